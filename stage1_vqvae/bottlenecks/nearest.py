@@ -1,0 +1,30 @@
+"""Nearest codebook vector by squared Euclidean distance, without ever holding all n x K distances.
+
+Axes: n vectors, g codebooks, k codes, d dimension of one codebook.
+"""
+
+import torch
+from torch import Tensor
+
+_BLOCK_BYTES = 2**20  # scores held at a time: they stay in a core's second-level cache on their way to the maximum
+
+
+def nearest_codes(z: Tensor, codebooks: Tensor) -> Tensor:
+    """z (n, g, d), codebooks (g, k, d), of one floating type -> codes (n, g) int64; ties go to the lower code.
+
+    argmin_k |z - e_k|^2 = argmax_k z.e_k - |e_k|^2 / 2: one matrix product a block.
+    """
+    n, g, _ = z.shape
+    k = codebooks.shape[1]
+    codes = torch.empty(n, g, dtype=torch.int64, device=z.device)
+    rows = max(1, _BLOCK_BYTES // (k * z.element_size()))
+    offsets = codebooks.square().sum(-1) / -2
+    scores = z.new_empty(min(rows, n), k)
+    for group in range(g):
+        transposed = codebooks[group].T
+        for start in range(0, n, rows):
+            block = z[start : start + rows, group]
+            out = scores[: len(block)]
+            torch.addmm(offsets[group], block, transposed, out=out)
+            codes[start : start + rows, group] = out.argmax(1)
+    return codes

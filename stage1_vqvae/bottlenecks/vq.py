@@ -1,0 +1,247 @@
+"""Vector quantisation: nearest codebook vector, straight-through gradient.
+
+van den Oord, Vinyals, Kavukcuoglu, "Neural Discrete Representation Learning" (arXiv 1711.00937). `GradientQuantizer`
+learns the codebook by equation 3, `EMAQuantizer` by the moving averages of appendix A.1, with the Laplace smoothing of
+Sonnet's VectorQuantizerEMA. With `num_codebooks` g > 1 the dimensions are split into g groups, each with its own
+codebook (product quantisation): at each position g codes.
+
+Beyond the paper both start at the k-means centres of encodings and both revive codes that are not used.
+
+Axes: b batch, n vectors (positions of all examples), g codebooks, k codes, d dimension of one codebook.
+"""
+
+import math
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stage1_vqvae.bottlenecks.base import Latent, Quantizer
+from stage1_vqvae.bottlenecks.kmeans import kmeans
+from stage1_vqvae.bottlenecks.nearest import nearest_codes
+from stage1_vqvae.collectives import all_sum, from_first_rank, rank_and_world
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Forward e, exactly; backward the identity to z (section 3.2 of the paper)."""
+
+    @staticmethod
+    def forward(ctx, z: Tensor, e: Tensor) -> Tensor:
+        return e.view_as(e)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+class VectorQuantizer(Quantizer):
+    """What the two ways of learning a codebook share: search, initialisation, and the revival of dead codes.
+
+    A code is dead when its moving count of uses falls below `revive_threshold` N / K, N being the vectors of a global
+    batch: a code used as often as the average one counts N / K. After the optimiser's step it is moved onto an encoding
+    of that step's global batch, with the count of an average code, and the optimiser's memory of it is wiped. 0 never
+    revives.
+    """
+
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        num_codebooks: int,
+        decay: float,
+        commitment_weight: float,
+        revive_threshold: float,
+        initialise_from_data: bool,
+    ):
+        super().__init__(num_codes, dim, num_codebooks)
+        self.decay = decay
+        self.commitment_weight = commitment_weight
+        self.revive_threshold = revive_threshold
+        self.register_buffer("counts", torch.zeros(num_codebooks, num_codes))  # moving counts of uses a batch; 0: new
+        self.register_buffer("initialised", torch.tensor(not initialise_from_data))
+        self._candidates: Tensor | None = None  # (g, m, d): this step's encodings for dead codes, m <= K
+        self._average_count = 0.0  # N / K of this step
+
+    def _start(self) -> Tensor:
+        """(g, k, d) of unit length in the mean, as Sonnet's initialiser (variance 1 / d)."""
+        g, d = self.num_codebooks, self.dim // self.num_codebooks
+        return torch.empty(g, self.num_codes, d).uniform_(-math.sqrt(3 / d), math.sqrt(3 / d))
+
+    @property
+    def needs_initialisation(self) -> bool:
+        return not self.initialised.item()
+
+    @torch.no_grad()
+    def initialise(self, z: Tensor) -> None:
+        """Sets each codebook to the k-means centres of the encodings (n, dim), n >= num_codes, better four times that."""
+        z = rearrange(z.to(self.codebook.dtype), "n (g d) -> g n d", g=self.num_codebooks)
+        self.codebook.copy_(torch.stack([kmeans(group, self.num_codes) for group in z]))
+        from_first_rank(self.codebook.data)
+        self.counts.zero_()
+        self.initialised.fill_(True)
+
+    def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:
+        """z (b, dim, *grid), any floating type: computed in that of the codebook, float32 or float64."""
+        if z.ndim < 2 or z.shape[1] != self.dim:
+            raise ValueError(f"expected encodings (b, {self.dim}, *grid), found {tuple(z.shape)}")
+        with torch.autocast(z.device.type, enabled=False):
+            vectors = rearrange(z.to(self.codebook.dtype), "b (g d) ... -> (b ...) g d", g=self.num_codebooks)
+            codes = nearest_codes(vectors.detach(), self.codebook.detach())
+            entries = self._entries(codes)
+            z_q = _StraightThrough.apply(vectors, entries.detach())
+            loss = self._loss(vectors, entries)
+            if self.training:
+                self._observe(vectors.detach(), codes)
+        batch, grid = len(z), z.shape[2:]
+        rate = codes.numel() // batch * math.log(self.num_codes)
+        return Latent(
+            z_q=self._to_grid(z_q, batch, grid),
+            codes=codes.unflatten(0, (batch, *grid)) if self.num_codebooks > 1 else codes.view(batch, *grid),
+            rate_nats=torch.full((batch,), rate, dtype=z_q.dtype, device=z.device),
+            loss=loss,
+        )
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        if codes.min() < 0 or codes.max() >= self.num_codes:
+            raise ValueError(
+                f"expected codes in 0..{self.num_codes - 1}, found {codes.min().item()}..{codes.max().item()}"
+            )
+        batch, grid = len(codes), codes.shape[1:-1] if self.num_codebooks > 1 else codes.shape[1:]
+        return self._to_grid(self._entries(codes.reshape(-1, self.num_codebooks)), batch, grid)
+
+    def _entries(self, codes: Tensor) -> Tensor:
+        """(n, g) -> (n, g, d)."""
+        return F.embedding(self._flat(codes), self.codebook.flatten(0, 1))
+
+    def _flat(self, codes: Tensor) -> Tensor:
+        """Codes (n, g) as row numbers of all codebooks one after the other."""
+        return codes + torch.arange(self.num_codebooks, device=codes.device) * self.num_codes
+
+    @staticmethod
+    def _to_grid(vectors: Tensor, batch: int, grid: tuple[int, ...]) -> Tensor:
+        """(n, g, d) -> (b, dim, *grid)."""
+        return vectors.reshape(batch, *grid, -1).movedim(-1, 1)
+
+    @abstractmethod
+    def _loss(self, z: Tensor, entries: Tensor) -> Tensor:
+        """The auxiliary loss () of vectors z and of their codebook entries (both (n, g, d), both with gradient)."""
+
+    @abstractmethod
+    def _update(self, count: Tensor, total: Tensor) -> None:
+        """Takes in hits (g, k) and sums of the vectors that hit (g, k, d), both over the global batch."""
+
+    @torch.no_grad()
+    def _observe(self, z: Tensor, codes: Tensor) -> None:
+        """Statistics of the global batch, one all-reduce: hits, sums, and encodings drawn for codes that are dead."""
+        rank, world = rank_and_world()
+        n, (g, k, d) = len(z), self.codebook.shape
+        flat = self._flat(codes)
+        count = z.new_zeros(g * k).scatter_add_(0, flat.flatten(), z.new_ones(n * g))
+        total = z.new_zeros(g * k, d).index_add_(0, flat.flatten(), z.flatten(0, 1))
+        chosen = torch.randperm(n * world, device=z.device)[:k] - rank * n  # without replacement: no two codes alike
+        mine = (chosen >= 0) & (chosen < n)
+        candidates = torch.where(mine[:, None, None], z[chosen.clamp(0, n - 1)], 0)
+        packed = all_sum(torch.cat([count, total.flatten(), candidates.flatten()]))
+        count, total, candidates = packed.split([count.numel(), total.numel(), candidates.numel()])
+        self._average_count = n * world / k
+        self._candidates = rearrange(candidates, "(m g d) -> g m d", g=g, d=d)
+        self._update(count.view(g, k), total.view(g, k, d))
+
+    @torch.no_grad()
+    def after_step(self, optimizer: Optimizer) -> None:
+        if self._candidates is None or not self.revive_threshold:
+            return
+        dead = self.counts < self.revive_threshold * self._average_count
+        order = dead.cumsum(1) - 1  # the j-th dead code takes the j-th candidate
+        dead &= order < self._candidates.shape[1]
+        order = order.clamp(0, self._candidates.shape[1] - 1)
+        encodings = self._candidates.gather(1, order[..., None].expand_as(self.codebook))
+        self._revive(dead, encodings)
+        for value in optimizer.state.get(self.codebook, {}).values():
+            if isinstance(value, Tensor) and value.shape == self.codebook.shape:
+                value.masked_fill_(dead[..., None], 0)
+        self._candidates = None
+
+    def _revive(self, dead: Tensor, encodings: Tensor) -> None:
+        """Moves the codes that are `dead` (g, k) onto `encodings` (g, k, d)."""
+        self.codebook.copy_(torch.where(dead[..., None], encodings, self.codebook))
+        self.counts.masked_fill_(dead, self._average_count)
+
+
+class GradientQuantizer(VectorQuantizer):
+    """The paper's equation 3: the codebook is a parameter, drawn to the encodings by a gradient of its own.
+
+    loss = codebook_weight |sg[z] - e|^2 + commitment_weight |z - sg[e]|^2, means over elements. `decay` is that of the
+    counts by which codes are found dead.
+    """
+
+    def __init__(
+        self,
+        num_codes: int = 512,
+        dim: int = 64,
+        num_codebooks: int = 1,
+        commitment_weight: float = 0.25,
+        codebook_weight: float = 1.0,
+        decay: float = 0.99,
+        revive_threshold: float = 0.05,
+        initialise_from_data: bool = True,
+    ):
+        super().__init__(
+            num_codes, dim, num_codebooks, decay, commitment_weight, revive_threshold, initialise_from_data
+        )
+        self.codebook_weight = codebook_weight
+        self.codebook = nn.Parameter(self._start())
+
+    def _loss(self, z: Tensor, entries: Tensor) -> Tensor:
+        commitment = F.mse_loss(z, entries.detach())
+        return self.codebook_weight * F.mse_loss(entries, z.detach()) + self.commitment_weight * commitment
+
+    def _update(self, count: Tensor, total: Tensor) -> None:
+        self.counts.copy_(torch.where(self.counts == 0, self._average_count, self.counts))
+        self.counts.lerp_(count, 1 - self.decay)
+
+
+class EMAQuantizer(VectorQuantizer):
+    """The paper's appendix A.1: a code is the moving average of the encodings that chose it.
+
+    N <- decay N + (1 - decay) n,  m <- decay m + (1 - decay) sum z,  e = m / N, with N smoothed as
+    (N + epsilon) / (sum N + K epsilon) sum N. A code without history starts at N / K hits where it stands, so that one
+    that is not chosen stays there.
+    """
+
+    def __init__(
+        self,
+        num_codes: int = 512,
+        dim: int = 64,
+        num_codebooks: int = 1,
+        decay: float = 0.99,
+        commitment_weight: float = 0.25,
+        epsilon: float = 1e-5,
+        revive_threshold: float = 0.05,
+        initialise_from_data: bool = True,
+    ):
+        super().__init__(
+            num_codes, dim, num_codebooks, decay, commitment_weight, revive_threshold, initialise_from_data
+        )
+        self.epsilon = epsilon
+        self.register_buffer("codebook", self._start())
+        self.register_buffer("sums", torch.zeros_like(self.codebook))
+
+    def _loss(self, z: Tensor, entries: Tensor) -> Tensor:
+        return self.commitment_weight * F.mse_loss(z, entries)
+
+    def _update(self, count: Tensor, total: Tensor) -> None:
+        new = self.counts == 0
+        self.counts.copy_(torch.where(new, self._average_count, self.counts)).lerp_(count, 1 - self.decay)
+        old = torch.where(new[..., None], self._average_count * self.codebook, self.sums)
+        self.sums.copy_(old).lerp_(total, 1 - self.decay)
+        everything = self.counts.sum(1, keepdim=True)
+        smoothed = (self.counts + self.epsilon) / (everything + self.num_codes * self.epsilon) * everything
+        self.codebook.copy_(self.sums / smoothed[..., None])
+
+    def _revive(self, dead: Tensor, encodings: Tensor) -> None:
+        super()._revive(dead, encodings)
+        self.sums.copy_(torch.where(dead[..., None], self._average_count * encodings, self.sums))

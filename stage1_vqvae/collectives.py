@@ -1,0 +1,25 @@
+"""Sums over the ranks of a distributed run; in a single process each function is the identity."""
+
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's rank and how many there are: (0, 1) where torch.distributed was not initialised."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """The sum of `x` over all ranks, in place, the same bits on each."""
+    if rank_and_world()[1] > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def from_first_rank(x: Tensor) -> Tensor:
+    """Rank 0's `x`, in place."""
+    if rank_and_world()[1] > 1:
+        dist.broadcast(x, src=0)
+    return x

@@ -1,0 +1,107 @@
+"""Encoder and decoder of images (b c h w): strided convolutions, residual blocks, transposed convolutions.
+
+The arguments cover two networks:
+
+- van den Oord et al. (arXiv 1711.00937, section 4.1): strided 4x4 convolutions and two residual blocks, all of 256
+  units; the decoder mirrors it. hidden = outer_hidden = residual_hidden = 256, mixing_convolution = False.
+- Sonnet's CIFAR-10 example (vqvae_example.ipynb): 64 units in the outer, 128 in the inner convolution, a 3x3 convolution,
+  residual blocks 128 -> 32 -> 128. hidden = 128, outer_hidden = 64, residual_hidden = 32, mixing_convolution = True.
+
+Every one of the `num_downsamplings` s halves height and width: (b, 3, 32, 48), s = 2 -> (b, dim, 8, 12).
+"""
+
+from torch import Tensor, nn
+
+
+class ResidualBlock(nn.Module):
+    """x + (ReLU, 3x3 convolution, ReLU, 1x1 convolution)(x), the paper's section 4.1."""
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(channels, hidden, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+def _residual_stack(channels: int, hidden: int, num_blocks: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(channels, hidden) for _ in range(num_blocks)), nn.ReLU(inplace=True))
+
+
+def _halvings(num_downsamplings: int, hidden: int, outer_hidden: int) -> list[int]:
+    """Units of the strided convolutions, from the image inwards: the last has `hidden`, the first `outer_hidden`."""
+    if num_downsamplings < 1:
+        raise ValueError(f"expected at least one downsampling, found num_downsamplings={num_downsamplings}")
+    return ([outer_hidden] + [hidden] * num_downsamplings)[: num_downsamplings - 1] + [hidden]
+
+
+class ImageEncoder(nn.Module):
+    """(b, in_channels, h, w) in network units -> (b, dim, h / 2^s, w / 2^s); ValueError where 2^s does not divide."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        dim: int,
+        *,
+        hidden: int,
+        outer_hidden: int,
+        residual_hidden: int,
+        num_residual_blocks: int,
+        num_downsamplings: int,
+        mixing_convolution: bool,
+    ):
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = in_channels
+        for units in _halvings(num_downsamplings, hidden, outer_hidden):
+            layers += [nn.Conv2d(channels, units, 4, stride=2, padding=1), nn.ReLU(inplace=True)]
+            channels = units
+        if mixing_convolution:
+            layers.append(nn.Conv2d(hidden, hidden, 3, padding=1))
+        self.layers = nn.Sequential(
+            *layers, _residual_stack(hidden, residual_hidden, num_residual_blocks), nn.Conv2d(hidden, dim, 1)
+        )
+        self.stride = 2**num_downsamplings
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        if height % self.stride or width % self.stride:
+            raise ValueError(f"expected height and width divisible by {self.stride}, found {height}x{width}")
+        return self.layers(x)
+
+
+class ImageDecoder(nn.Module):
+    """(b, dim, h / 2^s, w / 2^s) -> (b, out_channels, h, w): the encoder mirrored.
+
+    The latents are read by a 3x3 convolution with `mixing_convolution`, else by a 1x1.
+    """
+
+    def __init__(
+        self,
+        out_channels: int,
+        dim: int,
+        *,
+        hidden: int,
+        outer_hidden: int,
+        residual_hidden: int,
+        num_residual_blocks: int,
+        num_downsamplings: int,
+        mixing_convolution: bool,
+    ):
+        super().__init__()
+        first = nn.Conv2d(dim, hidden, 3, padding=1) if mixing_convolution else nn.Conv2d(dim, hidden, 1)
+        layers: list[nn.Module] = [first, _residual_stack(hidden, residual_hidden, num_residual_blocks)]
+        channels = hidden
+        for units in _halvings(num_downsamplings, hidden, outer_hidden)[-2::-1]:
+            layers += [nn.ConvTranspose2d(channels, units, 4, stride=2, padding=1), nn.ReLU(inplace=True)]
+            channels = units
+        layers.append(nn.ConvTranspose2d(channels, out_channels, 4, stride=2, padding=1))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z_q: Tensor) -> Tensor:
+        return self.layers(z_q)
