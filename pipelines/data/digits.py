@@ -1,0 +1,40 @@
+"""The 1,797 handwritten digits that scikit-learn carries: 8x8 pixels, no download.
+
+E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
+"""
+
+import torch
+from sklearn.datasets import load_digits
+
+from pipelines.data.base import Data, checked_hold_out_size, hold_out
+from pipelines.data.images import ImageSplit
+
+
+class Digits(Data):
+    """uint8 (1, 8, 8). The publisher's values 0..16 become round(x * 255 / 16), so that figures are those of 8-bit
+    images. Of each class the same share is held out for validation."""
+
+    name = "digits"
+    kind = "image"
+    shape = (1, 8, 8)
+    label_names = ("digit",)
+    classes = (tuple("0123456789"),)
+    splits = ("train", "validation")
+
+    def __init__(self, validation_fraction: float = 0.2, pad: int = 0, seed: int = 0):
+        images, digits = load_digits(return_X_y=True)
+        self.images = torch.from_numpy(images).reshape(-1, *self.shape).mul(255 / 16).round().to(torch.uint8)
+        self.digits = torch.from_numpy(digits).long()[:, None]
+        self.pad = pad
+        parts = {name: [] for name in self.splits}
+        for digit in range(10):
+            (of_class,) = torch.where(self.digits[:, 0] == digit)
+            size = round(validation_fraction * len(of_class))
+            checked_hold_out_size("data.validation_fraction", size, len(of_class))
+            for name, chosen in zip(self.splits, hold_out(len(of_class), size, seed + digit), strict=True):
+                parts[name].append(of_class[chosen])
+        self.rows = {name: torch.cat(indices).sort().values for name, indices in parts.items()}
+
+    def _split(self, name: str) -> ImageSplit:
+        rows = self.rows[name]
+        return ImageSplit(self.images, self.digits[rows], rows, size=self.shape[1:], pad=self.pad)

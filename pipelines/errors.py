@@ -1,0 +1,40 @@
+"""What a user can cause ends in one line on stderr and exit status 2; what is our bug keeps its traceback."""
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Of the system's errors those that a user can cause and cure: a wrong path, no permission, no room.
+USER_ERRNOS = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE),
+}
+
+
+class InputError(ValueError):
+    """A file, folder, key or flag is not as it has to be: the message names it, what was expected and what was found."""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Around the main part of a script, as `with one_line_errors():` or as a decorator, `@one_line_errors()`.
+
+    InputError, and an OSError of `USER_ERRNOS`, become `error: ...` on stderr and SystemExit(2). All else passes.
+    """
+    try:
+        yield
+    except InputError as error:
+        _exit(str(error))
+    except OSError as error:
+        if error.errno not in USER_ERRNOS:
+            raise
+        names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        _exit(f"{names}: {error.strerror}" if names else f"{error.strerror}")
+
+
+def _exit(message: str) -> None:
+    """Exit status 2 after one line, however many the message has. `from None`: Hydra prints no chain either."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(2) from None
