@@ -1,0 +1,57 @@
+# Two-stage generative models with discrete codes. `make` alone lists what there is.
+EXPERIMENT ?= digits
+ARGS ?=
+N ?= 64
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+CHOICE = experiment=$(EXPERIMENT) $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo stage1 extract-codes stage2 sample evaluate test test-all benchmark clean
+
+help:  ## list the targets
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(READY)  ## virtual environment .venv with the pinned packages and this project, editable
+
+demo: $(READY)  ## both stages, samples and figures on embedded handwritten digits: minutes on two cores
+	$(RUN) pipelines/train_stage1.py experiment=digits $(ARGS)
+	$(RUN) pipelines/extract_codes.py experiment=digits $(ARGS)
+	$(RUN) pipelines/train_stage2.py experiment=digits $(ARGS)
+	$(RUN) pipelines/sample.py --run runs/digits --n 64
+	$(RUN) pipelines/evaluate.py experiment=digits $(ARGS)
+
+stage1: $(READY)  ## train the autoencoder: make stage1 EXPERIMENT=mnist ARGS="train.steps=1000"
+	$(RUN) pipelines/train_stage1.py $(CHOICE)
+
+extract-codes: $(READY)  ## write the discrete code data set of the trained autoencoder
+	$(RUN) pipelines/extract_codes.py $(CHOICE)
+
+stage2: $(READY)  ## fit the prior on the codes
+	$(RUN) pipelines/train_stage2.py $(CHOICE)
+
+evaluate: $(READY)  ## measure a run: bits/dim, perplexity, NMSE, PSNR, SSIM, prior bits -> metrics.json
+	$(RUN) pipelines/evaluate.py $(CHOICE)
+
+sample: $(READY)  ## N=64 samples of the run trained last
+	$(RUN) pipelines/sample.py --n $(N)
+
+test: $(READY)  ## all tests but the slow ones
+	$(RUN) -m pytest -m "not slow"
+
+test-all: $(READY)  ## all tests
+	$(RUN) -m pytest
+
+benchmark: $(READY)  ## speed, side by side: quantiser, sampling
+	$(RUN) benchmarks/quantizer.py
+	$(RUN) benchmarks/sampling.py
+
+clean:  ## remove the virtual environment (runs stay)
+	rm -rf $(VENV)

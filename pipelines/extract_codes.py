@@ -1,0 +1,45 @@
+"""Images to codes: writes the code data set of a run's trained autoencoder.
+
+    python pipelines/extract_codes.py experiment=mnist
+    python pipelines/extract_codes.py experiment=imagenet128 extract.views=8   # training pictures in 8 augmentations
+
+Interrupted, it goes on after the last whole file with the same command; the result is the same to the byte.
+"""
+
+from omegaconf import DictConfig
+
+from pipelines.config import build, hydra_main
+from pipelines.data.base import Batch
+from pipelines.data.codes import write_codes
+from pipelines.errors import InputError
+from pipelines.runs import check_same_data, load_stage1, run_of, stage1_hash
+from pipelines.training.distributed import choose_device
+
+
+@hydra_main("stage1")
+def main(cfg: DictConfig) -> None:
+    run, options, device = run_of(cfg), cfg.extract, choose_device(cfg.extract.device)
+    stage1 = load_stage1(run, device)
+    autoencoder = stage1.module
+    if not hasattr(autoencoder.bottleneck, "num_codes"):
+        raise InputError(f"{run.stage1}: expected a bottleneck with codes, found "
+                         f"{type(autoencoder.bottleneck).__name__}: there is nothing to extract")
+    data = build(cfg.data)
+    check_same_data(run, stage1, data)
+
+    def encode(batch: Batch) -> dict:
+        return {"codes": autoencoder.encode(batch.x)}
+
+    codes = write_codes(
+        run.codes, data, encode, num_codes=autoencoder.bottleneck.num_codes,
+        num_codebooks=autoencoder.bottleneck.num_codebooks, stage1_hash=stage1_hash(stage1), device=device,
+        views=options.views, seed=cfg.seed, batch_size=options.batch_size, shard_size=options.shard_size,
+        overwrite=options.overwrite,
+    )
+    counts = ", ".join(f"{name} {len(codes.split(name))}" for name in codes.splits)
+    print(f"codes are written: {run.codes}; {counts}; grid {'x'.join(map(str, codes.grid))}, K = {codes.num_codes}"
+          + (f", {codes.num_codebooks} codebooks" if codes.num_codebooks > 1 else ""))
+
+
+if __name__ == "__main__":
+    main()

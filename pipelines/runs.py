@@ -1,0 +1,160 @@
+"""A run: one folder that holds all of an experiment, and how its trained stages are read back.
+
+    runs/NAME/stage1/   config.yaml metrics.jsonl checkpoints/ tensorboard/
+    runs/NAME/codes/    the code data set (pipelines/data/codes.py)
+    runs/NAME/stage2/   as stage1
+    runs/NAME/samples/  pictures of sample.py
+    runs/NAME/metrics.json, figures/   evaluate.py
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from pipelines.config import build, read_config
+from pipelines.data.base import Data
+from pipelines.errors import InputError
+from pipelines.training.checkpoint import find_checkpoint, load_weights, read_state, read_weights, write_atomically
+from pipelines.training.loop import RESUMABLE
+
+PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folders of a run."""
+
+    root: Path
+
+    @property
+    def stage1(self) -> Path:
+        return self.root / "stage1"
+
+    @property
+    def codes(self) -> Path:
+        return self.root / "codes"
+
+    @property
+    def stage2(self) -> Path:
+        return self.root / "stage2"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "figures"
+
+
+@dataclass(frozen=True)
+class TrainedStage:
+    """A stage read back from its folder: module in eval mode, configuration, state of its checkpoint."""
+
+    module: torch.nn.Module
+    config: dict
+    state: dict
+    step_folder: Path
+
+
+def run_of(cfg: Any) -> Run:
+    return Run(Path(cfg.runs_dir) / cfg.run)
+
+
+def claim_folder(folder: Path, config: dict) -> None:
+    """Writes a stage's config.yaml, or, where one lies there, holds it against the configuration given now.
+
+    Raises InputError for a difference other than steps, device and logging: those runs could not go on."""
+    path = folder / "config.yaml"
+    if path.exists():
+        if difference := first_difference(read_config(path), config):
+            key, there, here = difference
+            raise InputError(f"{path}: {key}: expected {there!r} as in this run so far, found {here!r}; "
+                             "give the run another name with run=NAME, or remove its folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, yaml.safe_dump(config, sort_keys=False).encode())
+
+
+def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """The first leaf in which two configurations differ, besides those that may change when a run goes on."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in [*old, *(name for name in new if name not in old)]:
+            inner = f"{key}.{name}" if key else str(name)
+            if inner in {f"train.{name}" for name in RESUMABLE} | {"data.root", "data.download", "data.workers",
+                                                                   "data.cache"}:
+                continue
+            if found := first_difference(old.get(name), new.get(name), inner):
+                return found
+        return None
+    return None if old == new else (key, old, new)
+
+
+def load_stage1(run: Run, device: torch.device, which: str = "best") -> TrainedStage:
+    """The autoencoder of a run, with the checkpoint that `which` names."""
+    return _load(run.stage1, "autoencoder", "stage 1", which, device)
+
+
+def load_stage2(run: Run, device: torch.device, which: str = "best") -> TrainedStage:
+    """The prior of a run; its averaged weights where they are kept."""
+    return _load(run.stage2, "prior", "stage 2", which, device)
+
+
+def _load(folder: Path, component: str, title: str, which: str, device: torch.device) -> TrainedStage:
+    step_folder = find_checkpoint(folder, which)
+    if step_folder is None:
+        raise InputError(f"{folder}: expected a trained {title}, found no checkpoint; train it first: "
+                         f"make {title.replace(' ', '')}")
+    config = read_config(folder / "config.yaml")
+    if component not in config:
+        raise InputError(f"{folder / 'config.yaml'}: expected the key {component!r}, found none")
+    module = build(config[component], trusted_only=True)
+    averaged = step_folder / "ema.safetensors"
+    weights = averaged if averaged.exists() else step_folder / "model.safetensors"
+    load_weights(module, read_weights(weights), weights)
+    return TrainedStage(module.to(device).eval().requires_grad_(False), config, read_state(step_folder), step_folder)
+
+
+def stage1_hash(stage: TrainedStage) -> str:
+    """SHA-256 over the sorted (name, dtype, shape, bytes) of the weights in use and the autoencoder's configuration."""
+    digest = hashlib.sha256(json.dumps(stage.config["autoencoder"], sort_keys=True).encode())
+    for name, tensor in sorted(stage.module.state_dict().items()):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_same_stage1(expected: str, stage1: TrainedStage, what: Path) -> None:
+    """Raises InputError unless `what` (codes, a prior) was made with this very stage 1."""
+    found = stage1_hash(stage1)
+    if expected != found:
+        raise InputError(f"{what}: expected to be used with the stage 1 it was made with ({expected[:12]}), found "
+                         f"{stage1.step_folder} ({found[:12]}); extract the codes and train stage 2 again")
+
+
+def check_same_data(run: Run, stage1: TrainedStage, data: Data) -> None:
+    """Raises InputError where the run was trained on other data than those given now."""
+    example = stage1.config["example"]
+    for key, found in (("data", data.name), ("shape", list(data.shape)),
+                       ("classes", [list(names) for names in data.classes])):
+        if example[key] != found:
+            raise InputError(f"{run.stage1 / 'config.yaml'}: {key}: expected {str(example[key])[:80]} as in training, "
+                             f"found {str(found)[:80]} in the data given now")
+
+
+def latest_run(runs_dir: Path) -> Run:
+    """The run whose stage 2 was trained last, as its state says; else the one that comes with the project."""
+    trained = []
+    for pointer in sorted(runs_dir.glob("*/stage2/checkpoints/latest")):
+        step_folder = find_checkpoint(pointer.parent.parent)
+        trained.append((read_state(step_folder).get("trained_at", ""), pointer.parents[2]))
+    if trained:
+        return Run(max(trained)[1])
+    if (PRETRAINED / "mnist").is_dir():
+        return Run(PRETRAINED / "mnist")
+    raise InputError(f"--run: expected a run, found no trained stage 2 in {runs_dir}; train one: make demo")

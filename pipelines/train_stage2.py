@@ -1,0 +1,103 @@
+"""Stage 2: fits a prior on the code data set of a run.
+
+    python pipelines/train_stage2.py experiment=mnist train.lr=5e-4
+    torchrun --nproc-per-node=2 pipelines/train_stage2.py experiment=imagenet128
+
+Sizes (codes, codebooks, classes) come from the code data set's manifest, never from a configuration.
+"""
+
+import math
+from datetime import datetime, timezone
+
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from pipelines.config import build, hydra_main, plain
+from pipelines.data.base import Batch
+from pipelines.data.codes import CodeData
+from pipelines.errors import InputError
+from pipelines.runs import claim_folder, run_of
+from pipelines.training import distributed
+from pipelines.training.checkpoint import find_checkpoint, read_state
+from pipelines.training.loop import Settings, Task, train
+
+
+class PriorTask(Task):
+    """Maximum likelihood of the codes: bits a code, in training and validation."""
+
+    title = "stage 2"
+    criterion = "bits"
+
+    def __init__(self, prior: nn.Module, columns: list[int]):
+        self.model = prior
+        self.columns = columns
+
+    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = network(batch.x, self.labels(batch), batch.local)
+        loss = F.cross_entropy(logits, batch.x)
+        return loss, {"bits": loss.detach() / math.log(2)}
+
+    def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        codes = batch.x[0].numel()
+        return {"bits": -model.log_prob(batch.x, self.labels(batch), batch.local) / (codes * math.log(2))}
+
+    def labels(self, batch: Batch) -> Tensor | None:
+        return batch.labels[:, self.columns] if self.columns else None
+
+
+def condition_columns(condition_on: list[str] | None, label_names: tuple[str, ...]) -> list[int]:
+    """Columns of the labels that the prior is told; None: all. Raises InputError for a name the data lack."""
+    if condition_on is None:
+        return list(range(len(label_names)))
+    for name in condition_on:
+        if name not in label_names:
+            raise InputError(f"condition_on: expected labels among {list(label_names)}, found {name!r}")
+    return [label_names.index(name) for name in condition_on]
+
+
+@hydra_main("stage2")
+def main(cfg: DictConfig) -> None:
+    run, settings = run_of(cfg), Settings(**plain(cfg.stage2))
+    device = distributed.choose_device(settings.device)
+    codes = CodeData(run.codes)
+    columns = condition_columns(plain(cfg.condition_on), codes.label_names)
+    local = codes.split("train").local
+    sizes = {
+        "num_codes": codes.num_codes,
+        "num_codebooks": codes.num_codebooks,
+        "num_classes": [len(codes.classes[column]) for column in columns],
+        "local_channels": 0 if local is None else local.shape[1],
+    }
+    prior_config = plain(OmegaConf.merge(cfg.prior, sizes))
+    config = {
+        "seed": cfg.seed,
+        "prior": prior_config,
+        "train": plain(cfg.stage2),
+        "condition_on": [codes.label_names[column] for column in columns],
+        "codes": {"grid": list(codes.grid), "num_codes": codes.num_codes, "num_codebooks": codes.num_codebooks,
+                  "label_names": list(codes.label_names), "classes": [list(names) for names in codes.classes],
+                  "label_counts": [list(counts) for counts in codes.label_counts], "data": codes.name, "shape": list(codes.manifest.data["shape"])}
+    }
+    with distributed.process_group(device):
+        if distributed.rank() == 0:
+            claim_folder(run.stage2, config)
+        distributed.barrier()
+        newest = find_checkpoint(run.stage2)
+        if newest is not None and read_state(newest)["stage1_hash"] != codes.stage1_hash:
+            raise InputError(f"{run.codes}: expected the codes that this prior was trained on so far, found those of "
+                             f"another stage 1; remove {run.stage2} or give the run another name")
+        torch.manual_seed(cfg.seed)
+        prior = build(prior_config)
+        splits = {name: codes.split(name) for name in ("train", "validation")}
+        facts = {"stage1_hash": codes.stage1_hash, "trained_at": datetime.now(timezone.utc).isoformat()}
+        state = train(PriorTask(prior, columns), splits, settings, run.stage2, cfg.seed, device, facts)
+    if distributed.rank() == 0:
+        early = ", stopped early" if state["stopped_early"] else ""
+        print(f"stage 2 is trained: {run.stage2}, step {state['step']}{early}; best validation "
+              f"{state['best_score']:.3f} bits a code at step {state['best_step']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""One process or many: what the loop needs to know of its ranks.
+
+Under `torchrun` every process is a rank; started plainly there is one, and every function here is then trivial.
+Batch sizes are global: rank r of w works on rows [r * b / w, (r + 1) * b / w) of each batch.
+"""
+
+import os
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipelines.errors import InputError
+
+
+@contextmanager
+def process_group(device: torch.device):
+    """Joins the group that torchrun describes (nccl for CUDA, gloo otherwise), and leaves it in order at the end."""
+    if "RANK" not in os.environ:
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+        dist.barrier()  # a rank that leaves early aborts the others' last collective
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def rank_rows(batch_size: int) -> slice:
+    """The rows of a global batch that are this rank's. Raises InputError where the ranks can't share it evenly."""
+    if batch_size % world_size():
+        raise InputError(f"batch_size: expected a multiple of the {world_size()} processes, found {batch_size}")
+    rows = batch_size // world_size()
+    return slice(rank() * rows, (rank() + 1) * rows)
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum over ranks, in place: any shape, the same on each rank."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """(n, ...) of each rank -> (world * n, ...), rank after rank: the rows of the global batch in their order."""
+    if not dist.is_initialized():
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is raised on any rank."""
+    if not dist.is_initialized():
+        return flag
+    return bool(sum_over_ranks(torch.tensor(float(flag), device=device)))
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is this rank's GPU where there is one, else the CPU. Raises InputError for a device that is not here."""
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device: expected auto, cpu, cuda or cuda:N, found {name!r}") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available() or device.index >= torch.cuda.device_count():
+            raise InputError(f"device: expected one of {torch.cuda.device_count()} CUDA devices here, found {name!r}")
+        torch.cuda.set_device(device)
+    return device

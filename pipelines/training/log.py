@@ -1,0 +1,71 @@
+"""What a run says of itself: metrics.jsonl, TensorBoard, the progress bar."""
+
+import json
+import math
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from pipelines.training.checkpoint import write_atomically
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The rows of a metrics.jsonl, in their order; a last line that a kill cut short is left out."""
+    rows = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+class RunLog:
+    """Rows of figures to metrics.jsonl and TensorBoard, the newest to the progress bar.
+
+    Starting at step s > 0 first cuts the rows after s away: they belong to steps that are about to be repeated.
+    A rank other than 0 has an inactive log (`active=False`) that writes nothing.
+    """
+
+    def __init__(self, folder: Path, step: int, total_steps: int, title: str, active: bool):
+        self.active = active
+        self.bar = tqdm(total=total_steps, initial=step, desc=title, unit="step", disable=not active, mininterval=0.5,
+                        dynamic_ncols=True)
+        if not active:
+            return
+        path = folder / "metrics.jsonl"
+        kept = [row for row in read_metrics(path) if row["step"] <= step]
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self.file = open(path, "a", buffering=1)
+        self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def figures(self, step: int, split: str, figures: dict[str, float], seconds: float) -> None:
+        if not self.active:
+            return
+        row = {"step": step, "split": split} | {name: round_figure(value) for name, value in figures.items()}
+        self.file.write(json.dumps(row | {"seconds": round(seconds, 3)}) + "\n")
+        for name, value in figures.items():
+            self.tensorboard.add_scalar(f"{name}/{split}", value, step)
+
+    def image(self, step: int, name: str, picture) -> None:
+        """picture: uint8 (3, h, w)."""
+        if self.active:
+            self.tensorboard.add_image(name, picture, step)
+
+    def show(self, step: int, figures: dict[str, float], items_per_second: float) -> None:
+        self.bar.update(step - self.bar.n)
+        words = {name: f"{value:.4g}" for name, value in figures.items()}
+        self.bar.set_postfix(words | {"items/s": f"{items_per_second:.0f}"}, refresh=False)
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.active:
+            self.file.close()
+            self.tensorboard.close()
+
+
+def round_figure(value: float) -> float | None:
+    """Seven significant digits, what float32 holds; null for what is not a number, since JSON has none."""
+    return float(f"{value:.7g}") if math.isfinite(value) else None

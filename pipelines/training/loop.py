@@ -1,0 +1,320 @@
+"""The training loop of both stages: one function, read from top to bottom.
+
+What differs between the stages is a `Task`: its loss, what happens before the first and after each step, its
+validation figures. Everything random is a function of (seed, step), so a run that was killed at any moment and started
+again with the same command ends with the same bits as one that was not (on a CPU, with the same number of threads).
+"""
+
+import copy
+import math
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipelines.data.base import Batch, Split
+from pipelines.errors import InputError
+from pipelines.training import checkpoint, distributed
+from pipelines.training.log import RunLog
+from pipelines.training.order import step_items, step_seed
+
+
+@dataclass
+class Settings:
+    """How one stage is trained. `configs/train/*.yaml` give the values of each stage."""
+
+    steps: int = 10_000
+    batch_size: int = 64  # of all processes together
+    lr: float = 3e-4
+    warmup_steps: int = 0  # the rate rises linearly over these
+    final_lr_fraction: float = 1.0  # the rate falls along a cosine to this fraction of lr; 1: stays constant
+    beta2: float = 0.999  # of Adam; beta1 is 0.9
+    weight_decay: float = 0.0  # decoupled, on matrices and kernels, not on biases and codebooks
+    grad_clip: float = 0.0  # largest norm of the gradient; 0: not clipped
+    ema_decay: float = 0.0  # average of the weights, used for validation and sampling; 0: none
+    precision: str = "auto"  # auto, bfloat16 (autocast), float32, float64
+    validate_every: int = 500
+    patience: int = 0  # stop after this many validations without a better one; 0: never
+    checkpoint_every: int = 500
+    log_every: int = 50
+    device: str = "auto"  # auto, cpu, cuda, cuda:N
+
+
+RESUMABLE = {"steps", "device", "log_every", "checkpoint_every"}
+# steps, device and logging may change when a run goes on; validation decides what `best` is, so it may not.
+
+
+class Task(ABC):
+    """What a stage asks of the loop. `model` is the plain module; `network` in `loss` may be its DDP wrapper."""
+
+    title: str
+    criterion: str  # the validation figure that `best` and early stopping minimise
+    model: nn.Module
+
+    @abstractmethod
+    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of this rank's rows, a mean over them, and scalar figures to log."""
+
+    @abstractmethod
+    def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Validation figures (b,), one value an example; the model is in eval mode."""
+
+    def summary(self) -> dict[str, float]:
+        """Figures of the whole split, asked for after its batches and then forgotten. Default: none."""
+        return {}
+
+    def before_first_step(self, batches) -> None:
+        """`batches`: an iterator over the batches of steps 1, 2, ..., this rank's rows. Default: nothing."""
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Runs after the optimiser's step. Default: nothing."""
+
+    def picture(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        """A picture for TensorBoard, uint8 (3, h, w), or None."""
+        return None
+
+
+def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path, seed: int, device: torch.device,
+          facts: dict) -> dict:
+    """Trains `task.model` on splits["train"] up to `settings.steps`, going on from the newest checkpoint in `folder`.
+
+    `facts` are copied into each checkpoint's state (hashes, counts: plain JSON). Returns the last state.
+    Raises InputError for a loss that is no number (the last good checkpoint stays) and `Interrupted` after SIGINT or
+    SIGTERM, once the present step is saved.
+    """
+    precision = choose_precision(settings.precision, device)
+    model = task.model.to(device, memory_format=torch.channels_last)  # twice as fast with bfloat16 on CPUs too
+    if precision == torch.float64:
+        model.double()
+    rows = distributed.rank_rows(settings.batch_size)
+    train_split = splits["train"].to(device)
+    validation = splits["validation"].to(device)
+    optimizer = make_optimizer(model, settings)
+    average = copy.deepcopy(model).eval().requires_grad_(False) if settings.ema_decay else None
+    state = {"step": 0, "best_step": None, "best_score": None, "bad_validations": 0, "stopped_early": False,
+             "seconds": 0.0} | facts
+
+    def batch_of(step: int) -> Batch:
+        indices, epochs = step_items(seed, step, settings.batch_size, len(train_split))
+        return train_split.batch(torch.from_numpy(indices[rows]), seed=seed, epoch=torch.from_numpy(epochs[rows]))
+
+    newest = checkpoint.find_checkpoint(folder)
+    if newest is not None:
+        state = checkpoint.read_state(newest) | facts
+        checkpoint.load_weights(model, checkpoint.read_weights(newest / "model.safetensors"), newest)
+        if average is not None:
+            checkpoint.load_weights(average, checkpoint.read_weights(newest / "ema.safetensors"), newest)
+        if distributed.rank() == 0:
+            checkpoint.settle_pointers(folder, state)
+        if state["step"] >= settings.steps or state["stopped_early"]:
+            return state
+        optimizer.load_state_dict(checkpoint.read_optimizer(newest / "optimizer.pt", device))
+    else:
+        with autocast(device, precision):
+            torch.manual_seed(step_seed(seed, 0))
+            task.before_first_step(batch_of(step) for step in range(1, 1 << 62))
+        if average is not None:
+            average.load_state_dict(model.state_dict())
+
+    network = model
+    if distributed.world_size() > 1:
+        network = DistributedDataParallel(model, broadcast_buffers=False)
+    first_step = state["step"]
+    log = RunLog(folder, first_step, settings.steps, task.title, active=distributed.rank() == 0)
+    first_bad = torch.zeros((), dtype=torch.int64, device=device)  # the first step whose loss is no number
+    start, last_shown, shown_step, shown = time.monotonic() - state["seconds"], time.monotonic(), first_step, {}
+
+    with stop_signals() as stop, _closing(log):
+        for step in range(first_step + 1, settings.steps + 1):
+            torch.manual_seed(step_seed(seed, step))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(settings, step)
+            model.train()
+            with autocast(device, precision):
+                loss, figures = task.loss(network, batch_of(step), step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if settings.grad_clip:
+                nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
+            first_bad = torch.where((first_bad == 0) & ~torch.isfinite(loss.detach()), step, first_bad)
+            optimizer.step()
+            task.after_step(optimizer)
+            if average is not None:
+                update_average(average, model, settings.ema_decay, step)
+            state["step"] = step
+
+            last = step == settings.steps
+            if step % settings.log_every == 0 or last:
+                refuse_bad_loss(first_bad, folder)
+                values = mean_over_ranks({"loss": loss.detach()} | figures)
+                now = time.monotonic()
+                speed = (step - shown_step) * settings.batch_size / max(now - last_shown, 1e-9)
+                last_shown, shown_step, shown = now, step, shown | values
+                log.figures(step, "train", values | {"lr": learning_rate(settings, step)}, now - start)
+                log.show(step, shown, speed)
+
+            improved = False
+            if step % settings.validate_every == 0 or last:
+                refuse_bad_loss(first_bad, folder)
+                judged = average if average is not None else model
+                values = validate(task, judged, validation, settings, device, precision)
+                log.figures(step, "validation", values, time.monotonic() - start)
+                picture = task.picture(judged, validation.batch(torch.arange(min(16, len(validation)))))
+                if picture is not None:
+                    log.image(step, "validation", picture)
+                score = values[task.criterion]
+                shown = {f"val {task.criterion}": score} | shown
+                improved = math.isfinite(score) and (state["best_score"] is None or score < state["best_score"])
+                if improved:
+                    state.update(best_step=step, best_score=score, bad_validations=0)
+                else:
+                    state["bad_validations"] += 1
+                state["stopped_early"] = bool(settings.patience) and state["bad_validations"] >= settings.patience
+
+            # ranks may see the signal a step apart: they agree where they meet anyway
+            stopping = distributed.any_rank(stop.is_set(), device) if step % 10 == 0 or last else (
+                stop.is_set() and distributed.world_size() == 1)
+            if improved or last or stopping or state["stopped_early"] or step % settings.checkpoint_every == 0:
+                refuse_bad_loss(first_bad, folder)
+                state["seconds"] = round(time.monotonic() - start, 3)
+                if distributed.rank() == 0:
+                    checkpoint.save_checkpoint(folder, step, model.state_dict(),
+                                               average.state_dict() if average is not None else None,
+                                               optimizer.state_dict(), state)
+                distributed.barrier()
+            if state["stopped_early"]:
+                break
+            if stopping and not last:
+                raise Interrupted(stop.number, step)
+    return state
+
+
+def validate(task: Task, model: nn.Module, split: Split, settings: Settings, device, precision) -> dict[str, float]:
+    """Means of the task's figures over the whole split, each rank working on its share of the batches."""
+    model.eval()
+    totals, count = {}, torch.zeros((), dtype=torch.float64, device=device)
+    starts = range(0, len(split), settings.batch_size)
+    with torch.no_grad(), autocast(device, precision):
+        for start in starts[distributed.rank() :: distributed.world_size()]:
+            batch = split.batch(torch.arange(start, min(start + settings.batch_size, len(split))))
+            for name, values in task.figures(model, batch).items():
+                totals[name] = totals.get(name, 0) + values.double().sum()
+            count += len(batch.x)
+    names = sorted(totals)
+    if distributed.world_size() > 1 and not names:  # fewer batches than ranks: one batch on each instead
+        raise InputError(f"validation: expected at least one batch for each of {distributed.world_size()} processes, "
+                         f"found {len(starts)}; lower batch_size")
+    sums = distributed.sum_over_ranks(torch.stack([totals[name] for name in names] + [count]))
+    means = {name: float(value) for name, value in zip(names, sums[:-1] / sums[-1])}
+    return means | task.summary()
+
+
+def learning_rate(settings: Settings, step: int) -> float:
+    """Linear warm-up, then a half cosine from lr to lr * final_lr_fraction at the last step."""
+    if step <= settings.warmup_steps:
+        return settings.lr * step / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    fall = 0.5 * (1 - math.cos(math.pi * progress))
+    return settings.lr * (1 - fall * (1 - settings.final_lr_fraction))
+
+
+def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """Adam, with decoupled weight decay where it is asked for."""
+    decayed = {name for name, parameter in model.named_parameters() if parameter.ndim > 1 and "codebook" not in name}
+    groups = [
+        {"params": [p for name, p in model.named_parameters() if name in decayed], "weight_decay": settings.weight_decay},
+        {"params": [p for name, p in model.named_parameters() if name not in decayed], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr,
+                             betas=(0.9, settings.beta2), fused=True)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Exponential average of the weights, its memory growing with the run at first; buffers are copied."""
+    decay = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    for own, new in zip(average.buffers(), model.buffers()):
+        own.copy_(new)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 autocast where the device multiplies it in hardware, else float32."""
+    if name == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+        name = "bfloat16" if fast else "float32"
+    if name not in ("bfloat16", "float32", "float64"):
+        raise InputError(f"precision: expected auto, bfloat16, float32 or float64, found {name!r}")
+    return getattr(torch, name)
+
+
+def autocast(device: torch.device, precision: torch.dtype):
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
+
+
+def mean_over_ranks(figures: dict[str, Tensor]) -> dict[str, float]:
+    names = list(figures)
+    values = torch.stack([figures[name].detach().double() for name in names])
+    values = distributed.sum_over_ranks(values) / distributed.world_size()
+    return dict(zip(names, values.tolist()))
+
+
+def refuse_bad_loss(first_bad: Tensor, folder: Path) -> None:
+    """Raises InputError if a loss on any rank was no number; nothing has been saved since."""
+    steps = distributed.gather_rows(first_bad[None])
+    if steps.any():
+        good = checkpoint.find_checkpoint(folder)
+        raise InputError(f"loss: expected a number, found NaN or infinity at step {int(steps[steps > 0].min())}; the last "
+                         f"good checkpoint is {good.name if good else 'none'}: try a lower lr or grad_clip=1")
+
+
+class Interrupted(Exception):
+    """Training was told to stop by a signal, and has saved its step."""
+
+    def __init__(self, signal_number: int, step: int):
+        super().__init__(f"stopped at step {step}, saved; the same command goes on from here")
+        self.signal_number = signal_number
+
+
+class _Stop(threading.Event):
+    number = signal.SIGTERM
+
+
+@contextmanager
+def stop_signals():
+    """An event that the first SIGINT or SIGTERM sets; a second one has its ordinary effect."""
+    stop, previous = _Stop(), {}
+
+    def handle(number, frame):
+        stop.number = number
+        stop.set()
+        signal.signal(number, previous[number])
+
+    if threading.current_thread() is not threading.main_thread():  # handlers can only be set there
+        yield stop
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _closing(log: RunLog):
+    try:
+        yield
+    finally:
+        log.close()

@@ -1,0 +1,39 @@
+"""Which examples a step sees, and with which random numbers: functions of counters, never of history.
+
+A run that was killed needs no stored random state: seed and step say everything.
+
+    order of the data    f(seed, epoch)
+    noise of a step      f(seed, step), drawn for the global batch, each rank taking its rows
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+_ORDER, _STEP = 1, 2  # keeps the streams of the two uses apart
+
+
+@lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, num_items: int) -> np.ndarray:
+    """The permutation of `range(num_items)` that epoch `epoch` walks through: int64 (num_items,)."""
+    return np.random.default_rng([_ORDER, seed, epoch]).permutation(num_items)
+
+
+def step_items(seed: int, step: int, batch_size: int, num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and epochs, int64 (batch_size,) each, of the global batch of step `step` (the first step is 1).
+
+    Epochs follow one another without a gap, so that no example is dropped: a batch may end one and begin the next.
+    With 10 items, batches of 4 and step 3: positions 8..11, that is epoch 0's last two and epoch 1's first two.
+    """
+    positions = np.arange((step - 1) * batch_size, step * batch_size, dtype=np.int64)
+    epochs, offsets = np.divmod(positions, num_items)
+    indices = np.empty_like(positions)
+    for epoch in np.unique(epochs):
+        chosen = epochs == epoch
+        indices[chosen] = epoch_order(seed, int(epoch), num_items)[offsets[chosen]]
+    return indices, epochs
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Seed of torch's global generator for one training step: a 63-bit mix of both numbers."""
+    return int(np.random.SeedSequence([_STEP, seed, step]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,84 @@
+"""Every yaml is complete: components list exactly the arguments of what they build, experiments build and run."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from pipelines.config import CONFIGS, build, find_target, plain
+from pipelines.train_stage1 import complete
+from pipelines.training.loop import Settings
+from stage2_prior.sampling import sample
+
+COMPONENTS = sorted(path for group in ("data", "autoencoder", "prior") for path in (Path(CONFIGS) / group).rglob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (Path(CONFIGS) / "experiment").glob("*.yaml"))
+
+
+def composed(*overrides: str):
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        return compose("main", overrides=list(overrides), return_hydra_config=True)
+
+
+def nodes_with_target(tree):
+    if isinstance(tree, dict):
+        if "_target_" in tree:
+            yield tree
+        for value in tree.values():
+            yield from nodes_with_target(value)
+
+
+@pytest.mark.parametrize("path", COMPONENTS, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_a_component_lists_every_argument_and_no_other(path):
+    tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    found = list(nodes_with_target(tree))
+    assert found, "a component says what it builds"
+    defaults = {str(entry) for item in tree.get("defaults", []) if isinstance(item, dict) for entry in item}
+    for node in found:
+        parameters = set(inspect.signature(find_target(node["_target_"], trusted_only=False)).parameters)
+        given = {key for key in node if not key.startswith("_") and key != "defaults"}
+        assert given | (defaults if node is tree else set()) == parameters, node["_target_"]
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_training_yaml_lists_every_setting(stage):
+    given = set(OmegaConf.load(Path(CONFIGS) / "train" / f"{stage}.yaml")) - {"defaults"}
+    assert given == set(Settings.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_builds_and_both_of_its_stages_run(experiment):
+    cfg = composed(f"experiment={experiment}")
+    channels, size = {"digits": (1, 8), "mnist": (1, 28), "fashion_mnist": (1, 28)}.get(
+        experiment, (3, 128 if "imagenet" in experiment else 32))
+
+    class Shape:
+        shape, variance = (channels, size, size), 4000.0
+
+    autoencoder = build(complete(cfg, Shape))
+    x = torch.randint(0, 256, (1, channels, size, size), dtype=torch.uint8)
+    autoencoder(x).loss.backward()
+    assert all(parameter.grad is not None for parameter in autoencoder.parameters())
+    codes = autoencoder.encode(x)
+    assert autoencoder.decode(codes).shape == x.shape
+    quantizer = autoencoder.bottleneck
+    grid = codes.shape[1:3]
+    prior = build(plain(OmegaConf.merge(cfg.prior, {"num_codes": quantizer.num_codes, "num_codebooks":
+                                                    quantizer.num_codebooks, "num_classes": [10], "local_channels": 0})))
+    labels = torch.tensor([[3]])
+    assert prior.log_prob(codes, labels).shape == (1,)
+    # a few positions are enough to see that it samples: all but the last row of the grid are given
+    known = codes.clone()
+    known[:, -1, -1] = -1
+    drawn = sample(prior, torch.rand(codes.shape, dtype=torch.float64), labels=labels, known=known)
+    assert drawn.shape == (1, *grid, *codes.shape[3:]) and bool((drawn[:, :-1] == codes[:, :-1]).all())
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_says_its_command(experiment):
+    header = (Path(CONFIGS) / "experiment" / f"{experiment}.yaml").read_text()
+    assert f"EXPERIMENT={experiment}" in header or "make demo" in header
