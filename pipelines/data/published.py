@@ -1,33 +1,67 @@
-"""Data sets that torchvision reads in their publisher's files: opened with errors that tell how to get them."""
+"""Image data sets that torchvision reads in their publisher's files, with errors that tell how to get those."""
 
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import numpy as np
 import torch
-from torch import Tensor
+from einops import rearrange
 
+from pipelines.data.base import Data, checked_hold_out_size, hold_out
+from pipelines.data.images import ImageSplit
 from pipelines.errors import InputError
 
 
-def open_published(dataset: type, root: str, folder: Path, download: bool) -> tuple[Any, Any]:
-    """The publisher's training and test part of a torchvision data set, whose files lie in `folder` below `root`.
+class PublishedImages(Data):
+    """uint8 (c, h, w). Validation is held out of the publisher's training images; test is the publisher's.
 
-    Raises InputError where they are missing, damaged or cannot be fetched. torchvision unpickles the files of CIFAR-10;
-    it does so only after their checksums were found to be the publisher's.
+    `root` is the folder that torchvision takes. `pad` and `flip` augment (pipelines/data/images.py), `seed` says which
+    images are held out. Raises InputError where files are missing, damaged or cannot be fetched.
     """
-    try:
-        return tuple(dataset(root, train=train, download=download) for train in (True, False))
-    except (RuntimeError, ValueError, TypeError, KeyError, AssertionError, URLError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"{folder}: expected the published files of {dataset.__name__}, found none that can be read ({reason}); "
-            "name the folder above it with data.root=FOLDER, or fetch them with data.download=true"
-        ) from error
 
+    kind = "image"
+    splits = ("train", "validation", "test")
+    published: type  # the torchvision data set
+    folder: str  # below root, where its files lie
+    published_classes: list[str]  # in the publisher's order; labels here index the sorted names
 
-def sorted_classes(published: list[str], targets: Any) -> tuple[tuple[str, ...], Tensor]:
-    """Class names in alphabetical order and the labels (n, 1) int64 that index them, from the publisher's order."""
-    names = tuple(sorted(published))
-    places = torch.tensor([names.index(name) for name in published])
-    return names, places[torch.as_tensor(targets, dtype=torch.int64)][:, None]
+    def __init__(self, root: str, download: bool = False, validation_size: int = 5000, pad: int = 0, flip: bool = False,
+                 seed: int = 0):
+        names = sorted(self.published_classes)
+        self.classes = (tuple(names),)
+        place = torch.tensor([names.index(name) for name in self.published_classes])
+        self.augmentation = {"size": self.shape[1:], "pad": pad, "flip": flip}
+        self.images, self.labels = {}, {}
+        for name, part in zip(("train", "test"), self._open(root, download), strict=True):
+            self.images[name], targets = self._tensors(part, Path(root) / self.folder)
+            self.labels[name] = place[targets][:, None]
+        size = checked_hold_out_size("data.validation_size", validation_size, len(self.images["train"]))
+        self.kept, self.held_out = hold_out(len(self.images["train"]), size, seed)
+
+    def _split(self, name: str) -> ImageSplit:
+        if name == "test":
+            return ImageSplit(self.images["test"], self.labels["test"], **self.augmentation)
+        rows = self.kept if name == "train" else self.held_out
+        return ImageSplit(self.images["train"], self.labels["train"][rows], rows, **self.augmentation)
+
+    def _open(self, root: str, download: bool) -> list[Any]:
+        """The training and the test part. torchvision unpickles CIFAR-10, after a check of the publisher's MD5 sums."""
+        try:
+            return [self.published(root, train=train, download=download) for train in (True, False)]
+        except (RuntimeError, ValueError, TypeError, KeyError, AssertionError, URLError) as error:
+            raise InputError(
+                f"{Path(root) / self.folder}: expected the published files of {self.published.__name__}, found none that "
+                f"can be read ({error or type(error).__name__}); name the folder above with data.root=FOLDER, or fetch "
+                "them with data.download=true"
+            ) from error
+
+    def _tensors(self, part: Any, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (n, c, h, w) uint8 and the publisher's labels (n,) int64."""
+        images, targets = torch.from_numpy(np.asarray(part.data)), torch.as_tensor(part.targets, dtype=torch.int64)
+        images = rearrange(images, "n h w -> n 1 h w" if images.ndim == 3 else "n h w c -> n c h w").contiguous()
+        classes = len(self.published_classes)
+        if images.shape[1:] != self.shape or len(images) != len(targets) or targets.max() >= classes:
+            raise InputError(f"{folder}: expected images {self.shape} with as many labels below {classes}, found "
+                             f"{len(images)} images {tuple(images.shape[1:])}, {len(targets)} labels up to {targets.max()}")
+        return images, targets
