@@ -1,34 +1,97 @@
-"""Picture files to uint8 arrays: one file, or thousands at a time with several processes into one file of raw pixels.
+"""Picture files to uint8 arrays: a few of them, or thousands with several processes into one file of raw pixels.
 
-Axes: n pictures, c channels, h w pixels; a stored picture is square.
+Axes: n pictures, c channels (1 grey, 3 RGB), h w pixels.
 """
 
 import os
+import stat
+import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
+
+from pipelines.errors import InputError
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 100_000_000  # of one picture: 300 MB when decoded; a file of a few kB can claim a thousand times as many
 CHUNK = 64  # pictures that a process takes at a time
+NAMED = 5  # unreadable pictures that a warning names; all are counted
 
 
-def read_picture(path: Path | str, size: int, channels: int) -> np.ndarray:
-    """The central square of a picture as uint8 (channels, size, size), grey (1) or RGB (3), as a viewer shows it.
+class PictureFile(NamedTuple):
+    """A picture file as it was found below some folder."""
+
+    path: str  # from that folder, with "/"
+    bytes: int
+    changed_ns: int
+
+
+def list_pictures(folder: Path) -> list[PictureFile]:
+    """Picture files at any depth below a folder, sorted by path; links are followed, hidden names are passed over."""
+    seen, found = set(), []
+    for inner, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(inner)) in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        prefix = "" if Path(inner) == folder else Path(inner).relative_to(folder).as_posix() + "/"
+        for name in names:
+            if name.startswith(".") or os.path.splitext(name)[1].lower() not in SUFFIXES:
+                continue
+            with suppress(FileNotFoundError):  # a link that leads nowhere
+                status = os.stat(os.path.join(inner, name))
+                if stat.S_ISREG(status.st_mode):
+                    found.append(PictureFile(prefix + name, status.st_size, status.st_mtime_ns))
+    return sorted(found)
+
+
+def find_pictures(path: Path) -> list[Path]:
+    """A picture file itself, or all pictures below a folder, sorted. Raises InputError where there are none."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"{path}: expected a picture or a folder of pictures, found nothing")
+    found = [path / picture.path for picture in list_pictures(path)]
+    if not found:
+        raise InputError(f"{path}: expected pictures ({', '.join(sorted(SUFFIXES))}), found none")
+    return found
+
+
+def load_pictures(paths: list[Path], shape: tuple[int, int, int]) -> tuple[list[Path], Tensor]:
+    """Those that can be read, and their pixels, uint8 (n, *shape), shape = (c, h, w); the others are warned of.
+
+    Raises InputError where none can be read."""
+    pixels, unreadable = _read_all(paths, shape)
+    if len(unreadable) == len(paths):
+        raise InputError(f"{paths[0]}: expected a picture, found none that can be read among {len(paths)}: {unreadable[0]}")
+    warn_unreadable(len(paths), {str(paths[place]): reason for place, reason in unreadable.items()})
+    readable = [place for place in range(len(paths)) if place not in unreadable]
+    return [paths[place] for place in readable], torch.from_numpy(pixels[readable])
+
+
+def read_picture(path: Path | str, shape: tuple[int, int, int]) -> np.ndarray:
+    """The centre of a picture as uint8 (c, h, w), cut to the proportions of (h, w) and resized, as a viewer shows it.
 
     Turned as its EXIF data say; transparent parts are white; 16 bits are cut to 8; of an animation the first frame.
-    Reduced with antialiasing; a picture that is size x size already keeps its pixels. Raises what Pillow raises, and
+    Reduced with antialiasing; a picture of h x w pixels keeps them as they are. Raises what Pillow raises, and
     ValueError for more than `MAX_PIXELS` and for pixels without a defined range.
     """
+    channels, height, width = shape
     mode = {1: "L", 3: "RGB"}[channels]
     with Image.open(path) as picture:
         if picture.width * picture.height > MAX_PIXELS:
             raise ValueError(f"{picture.width}x{picture.height} are more than {MAX_PIXELS} pixels")
-        picture.draft(mode, (2 * size, 2 * size))  # of a large JPEG only the low frequencies are decoded
+        turned = 2 * max(height, width)  # EXIF may exchange the axes
+        picture.draft(mode, (turned, turned))  # of a large JPEG only the low frequencies are decoded
         picture = ImageOps.exif_transpose(picture)
         if picture.mode.startswith("I;16"):
             picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
@@ -37,50 +100,61 @@ def read_picture(path: Path | str, size: int, channels: int) -> np.ndarray:
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        picture = ImageOps.fit(picture.convert(mode), (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(picture).reshape(size, size, channels).transpose(2, 0, 1)
+        picture = ImageOps.fit(picture.convert(mode), (width, height), Image.Resampling.BICUBIC)
+    return np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def decode_pictures(
-    paths: list[Path], target: Path, size: int, channels: int, workers: int, done: Callable[[int], object]
+    paths: list[Path], target: Path, shape: tuple[int, int, int], workers: int, done: Callable[[int], object]
 ) -> dict[int, str]:
-    """Writes `read_picture` of each path to `target`, raw and in order: uint8 (n, channels, size, size).
+    """Writes `read_picture` of each path to `target`, raw and in order: uint8 (n, *shape).
 
     Those that cannot be read are left zero; returned is the reason for each of them, by its place in `paths`.
-    `done(count)` is called as pictures are finished. Raises OSError where the file has no room on the disk, and
+    `done(count)` is called as pictures are finished. Raises OSError where the disk has no room for the file, and
     `concurrent.futures.process.BrokenProcessPool` where a process was killed.
     """
-    picture_bytes = channels * size * size
     with open(target, "wb") as file:
-        try:  # a file with holes would end in a bus error once the disk is full
-            os.posix_fallocate(file.fileno(), 0, len(paths) * picture_bytes)
+        try:  # writing to a file with holes would end in a bus error once the disk is full
+            os.posix_fallocate(file.fileno(), 0, len(paths) * int(np.prod(shape)))
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(target)) from error
-    starts = range(0, len(paths), CHUNK)
-    tasks = [(str(target), start, [str(path) for path in paths[start : start + CHUNK]], size, channels) for start in starts]
+    tasks = [(target, start, paths[start : start + CHUNK], shape) for start in range(0, len(paths), CHUNK)]
     unreadable = {}
     with ProcessPoolExecutor(min(workers, len(tasks))) as pool:
-        for (_, _, names, _, _), reasons in zip(tasks, pool.map(_decode_chunk, tasks), strict=True):
-            unreadable |= reasons
-            done(len(names))
+        for (_, start, chunk, _), reasons in zip(tasks, pool.map(_decode_chunk, tasks), strict=True):
+            unreadable |= {start + place: reason for place, reason in reasons.items()}
+            done(len(chunk))
     with open(target, "rb") as file:
         os.fsync(file.fileno())
     return unreadable
 
 
-def _decode_chunk(task: tuple[str, int, list[str], int, int]) -> dict[int, str]:
-    """Decodes the pictures [start, start + len(paths)) and writes them to their place; runs in a process of the pool."""
-    target, start, paths, size, channels = task
-    pictures = np.zeros((len(paths), channels, size, size), np.uint8)
-    unreadable = {}
+def warn_unreadable(total: int, reasons: dict[str, str]) -> None:
+    """One line on stderr that counts the pictures that were left out and names the first, by path and reason."""
+    if reasons:
+        named = "; ".join(f"{path}: {reason}" for path, reason in list(reasons.items())[:NAMED])
+        more = f"; and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
+        print(f"warning: left out {len(reasons)} of {total} pictures that cannot be read: {named}{more}", file=sys.stderr)
+
+
+def _decode_chunk(task: tuple[Path, int, list[Path], tuple[int, int, int]]) -> dict[int, str]:
+    """Decodes pictures and writes them to their place in the file; runs in a process of the pool."""
+    target, start, paths, shape = task
+    pixels, unreadable = _read_all(paths, shape)
+    with open(target, "r+b") as file:
+        file.seek(start * pixels[0].nbytes)
+        file.write(pixels.tobytes())
+    return unreadable
+
+
+def _read_all(paths: list[Path], shape: tuple[int, int, int]) -> tuple[np.ndarray, dict[int, str]]:
+    """Pixels (n, *shape), zero where a picture cannot be read, and the reasons by place."""
+    pixels, unreadable = np.zeros((len(paths), *shape), np.uint8), {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, once for each of thousands of files
         for place, path in enumerate(paths):
             try:
-                pictures[place] = read_picture(path, size, channels)
+                pixels[place] = read_picture(path, shape)
             except Exception as error:  # whatever a decoder raises, it is this picture that is at fault: it is reported
-                unreadable[start + place] = f"{error or type(error).__name__}"
-    with open(target, "r+b") as file:
-        file.seek(start * pictures[0].nbytes)
-        file.write(pictures.tobytes())
-    return unreadable
+                unreadable[place] = " ".join(str(error).split()) or type(error).__name__
+    return pixels, unreadable
