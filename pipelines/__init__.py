@@ -1,1 +1,1 @@
-"""The verbs: scripts that train, extract, sample and evaluate. The only package that knows files, devices and both stages."""
+"""The verbs: scripts that train, extract, sample and evaluate. Only this package knows files, devices and both stages."""

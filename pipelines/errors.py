@@ -14,7 +14,7 @@ USER_ERRNOS = {
 
 
 class InputError(ValueError):
-    """A file, folder, key or flag is not as it has to be: the message names it, what was expected and what was found."""
+    """A file, key or flag is not as it has to be: the message names it, what was expected and what was found."""
 
 
 @contextmanager
@@ -35,6 +35,6 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _exit(message: str) -> None:
-    """Exit status 2 after one line, however many the message has. `from None`: Hydra prints no chain either."""
+    """Exit status 2 after one line, however many lines the message has."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     raise SystemExit(2) from None

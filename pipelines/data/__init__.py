@@ -1,1 +1,1 @@
-"""Data sets: one file each, a yaml of the same name in `configs/data`, and the code data set that joins the two stages."""
+"""Data sets, one file and one yaml in `configs/data` each, and the code data set that joins the two stages."""
