@@ -1,1 +1,1 @@
-"""The verbs: scripts that train, extract, sample and evaluate. Only this package knows files, devices and both stages."""
+"""The verbs: scripts that train, extract, sample, evaluate. Only this package knows files, devices and both stages."""

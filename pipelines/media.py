@@ -69,9 +69,8 @@ def plot_curves(path: Path, stages: dict[str, list[dict]]) -> None:
         axes[0].text(0.5, 0.5, "no rows in metrics.jsonl", ha="center")
     for axis, (title, rows) in zip(axes, stages.items(), strict=False):
         splits = {split: [row for row in rows if row["split"] == split] for split in ("train", "validation")}
-        name = next((name for row in splits["train"] for name in row
-                     if name not in ("step", "split", "seconds") and any(name in other for other in splits["validation"])),
-                    "loss")
+        known = {name for row in splits["validation"] for name in row} - {"step", "split", "seconds"}
+        name = next((name for row in splits["train"] for name in row if name in known), "loss")
         drawn = {split: np.array([(row["step"], row[name]) for row in own if row.get(name) is not None]).reshape(-1, 2)
                  for split, own in splits.items()}
         axis.plot(*drawn["train"].T, color=TRAIN, linewidth=1, label="training")

@@ -2,24 +2,21 @@
 
 One folder:
 
-    train-00000.safetensors ...   codes (n, *grid[, g]) uint8 up to 256 codes, else uint16; labels (n, L) int64; and what
-                                  the encoder adds: lengths (n,) int64, local fields (n, c, *grid) under any other name
+    train-00000.safetensors ...   codes (n, *grid[, g]), uint8 up to 256 codes, else uint16; labels (n, L) int64; and
+                                  what the encoder adds: lengths (n,) int64, local fields (n, c, *grid) by other names
     manifest.json                 sizes, labels, hash of the stage 1 that made it, checksum of each shard; written last
 
 Shards hold `shard_size` items each, whatever the size of the batches, and appear whole or not at all. So an extraction
 that was interrupted goes on after the last whole shard, and ends with the same bytes as one that was not.
-Axes: n items, g codebooks, L labels of an item, c channels; *grid is any number of axes.
+Axes: n items, b items of a batch, g codebooks, L labels of an item, c channels; *grid is any number of axes.
 """
 
 import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,56 +26,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipelines.data.base import Batch, Data, Split
+from pipelines.data.manifest import MANIFEST, VERSION, Manifest, Shard, brief, expect, read_manifest
 from pipelines.errors import InputError
 from pipelines.training.checkpoint import write_atomically
 
-VERSION = 1
-MANIFEST = "manifest.json"
-LARGEST_MANIFEST = 64 * 2**20  # bytes: some 400,000 shards
-SHARD_NAME = re.compile(r"[a-z][a-z0-9_]*-\d{5}\.safetensors")
-HASH = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One file of a code data set."""
-
-    file: str
-    count: int  # items
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What manifest.json says; stage 2 and sampling take their sizes from here."""
-
-    num_codes: int
-    num_codebooks: int
-    grid: tuple[int, ...]
-    data: dict[str, Any]  # name, kind and shape of the data set that was encoded
-    label_names: tuple[str, ...]
-    classes: tuple[tuple[str, ...], ...]  # sorted names of each label's classes
-    label_counts: tuple[tuple[int, ...], ...]  # items of the training split in each of them
-    views: int  # passes over the training split: one plain, the others augmented
-    stage1_hash: str
-    parent_hash: str | None  # where the data were codes themselves: the hash of the stage 1 that made those
-    extraction: str  # hash of all that the shards' bytes depend on besides the data: the same for an extraction resumed
-    splits: dict[str, tuple[Shard, ...]]
-
-    @property
-    def item_shape(self) -> tuple[int, ...]:
-        return self.grid if self.num_codebooks == 1 else (*self.grid, self.num_codebooks)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(np.uint8 if self.num_codes <= 256 else np.uint16)
+Encode = Callable[[Batch], dict[str, Tensor]]
 
 
 def write_codes(
     folder: Path,
     data: Data,
-    encode: Callable[[Batch], dict[str, Tensor]],
+    encode: Encode,
     *,
     num_codes: int,
     num_codebooks: int,
@@ -88,7 +46,7 @@ def write_codes(
     views: int = 1,
     seed: int = 0,
     batch_size: int = 256,
-    shard_size: int = 4096,
+    shard_size: int = 8192,
     overwrite: bool = False,
 ) -> "CodeData":
     """Encodes every split of `data` into `folder`, or what of it is still missing there, and reads it back.
@@ -99,92 +57,49 @@ def write_codes(
 
     Raises InputError where the folder holds codes of another model or other settings, unless `overwrite` removes them.
     """
-    if not 2 <= num_codes <= 2**16:
-        raise InputError(f"num_codes: expected 2 to 65536, which fit in 16 bits, found {num_codes}")
+    for key, found, lowest, highest in (("num_codes", num_codes, 2, 2**16), ("extract.views", views, 1, 2**31),
+                                        ("extract.batch_size", batch_size, 1, 2**31),
+                                        ("extract.shard_size", shard_size, 1, 2**31)):
+        if not lowest <= found <= highest:
+            raise InputError(f"{key}: expected {lowest} to {highest}, found {found}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with torch.inference_mode():
-        grid = tuple(encode(data.split("train").to(device).batch(torch.arange(1)))["codes"].shape[1:])
-    if num_codebooks > 1:
-        assert grid[-1] == num_codebooks, (grid, num_codebooks)
-        grid = grid[:-1]
-    counts = {name: len(data.split(name)) * (views if name == "train" else 1) for name in data.splits}
-    facts = {
-        "num_codes": num_codes,
-        "num_codebooks": num_codebooks,
-        "grid": grid,
-        "data": {"name": data.name, "kind": data.kind, "shape": data.shape},
-        "label_names": data.label_names,
-        "classes": data.classes,
-        "views": views,
-        "stage1_hash": stage1_hash,
-        "parent_hash": parent_hash,
-    }
-    settings = facts | {"version": VERSION, "counts": counts, "shard_size": shard_size, "seed": seed}
-    extraction = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    label_counts = _label_counts(data, views)
-    manifest = Manifest(**facts, label_counts=label_counts, extraction=extraction, splits={})
-    if overwrite:
-        _remove(folder)
-    _check_same_extraction(folder, manifest)
+    splits = {name: data.split(name).to(device) for name in data.splits}
+    manifest = _plan(data, splits, encode, num_codes, num_codebooks, stage1_hash, parent_hash, views, seed, shard_size)
+    _prepare(folder, manifest, overwrite)
     if (folder / MANIFEST).exists():
         return CodeData(folder)
-
-    for name in data.splits:
-        split, shards = data.split(name).to(device), []
-        with tqdm(total=counts[name], desc=f"codes {name}", unit="item", disable=None, dynamic_ncols=True) as bar:
-            for number, start in enumerate(range(0, counts[name], shard_size)):
-                path = folder / f"{name}-{number:05d}.safetensors"
-                count = min(shard_size, counts[name] - start)
+    for name, split in splits.items():
+        count, shards = len(split) * (views if name == "train" else 1), []
+        with tqdm(total=count, desc=f"codes {name}", unit="item", disable=None, dynamic_ncols=True) as bar:
+            for start in range(0, count, shard_size):
+                stop = min(start + shard_size, count)
+                path = folder / f"{name}-{start // shard_size:05d}.safetensors"
                 if not path.exists():
-                    batches = _batches(split, start, start + count, batch_size, seed)
-                    arrays = _encode_shard(batches, encode, manifest)
-                    write_atomically(path, save(arrays, metadata={"extraction": extraction}))
+                    arrays = _encode(split, start, stop, batch_size, seed, encode, manifest)
+                    write_atomically(path, save(arrays, metadata={"extraction": manifest.extraction}))
                 content = path.read_bytes()
-                shards.append(Shard(path.name, count, len(content), hashlib.sha256(content).hexdigest()))
-                bar.update(count)
+                shards.append(Shard(path.name, stop - start, len(content), hashlib.sha256(content).hexdigest()))
+                bar.update(stop - start)
         manifest.splits[name] = tuple(shards)
-    text = json.dumps({"version": VERSION} | asdict(manifest), indent=1)
-    write_atomically(folder / MANIFEST, (text + "\n").encode())
+    write_atomically(folder / MANIFEST, manifest.to_json())
     return CodeData(folder)
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a code data set, every field checked. Raises InputError that names file and key."""
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        raise InputError(f"{path}: expected the manifest of a finished code data set, found none; extract the codes: "
-                         "make extract-codes")
-    if path.stat().st_size > LARGEST_MANIFEST:
-        raise InputError(f"{path}: expected at most {LARGEST_MANIFEST} bytes, found {path.stat().st_size}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON, found {error}") from error
-    _expect(path, "manifest", content, isinstance(content, dict), "an object")
-    version = content.pop("version", None)
-    _expect(path, "version", version, version == VERSION, str(VERSION))
-    names = {field.name for field in fields(Manifest)}
-    for problem, keys in (("missing", names - content.keys()), ("unknown", content.keys() - names)):
-        if keys:
-            raise InputError(f"{path}: expected the keys of version {VERSION}, found {min(keys)!r} {problem}")
-    return _checked_manifest(path, content)
-
-
 class CodeSplit(Split):
-    """Codes as int64. Stored in their 8 or 16 bits; torch indexes no uint16, so 16 bits lie in int16 and are masked."""
+    """Codes, int64 in a batch. Stored in their 8 or 16 bits: torch indexes no uint16, so these lie in an int16."""
 
     def batch(self, indices: Tensor, seed: int = 0, epoch: int | Tensor | None = None) -> Batch:
-        """The codes at `indices`; there is nothing random about them, their augmented views are items of their own."""
+        """The codes at `indices`. There is nothing random about them: augmented views are items of their own."""
         batch = self._take(indices)
         x = batch.x.long()
         return batch._replace(x=x & 0xFFFF if batch.x.dtype == torch.int16 else x)
 
 
 class CodeData(Data):
-    """A code data set that was read and found whole: the checksum of each shard, its types, sizes and ranges.
+    """A code data set, read into memory and found whole: the checksum of each shard, its types, sizes and ranges.
 
-    Its own attributes are those of any data set; `manifest` holds the rest. All splits are read into memory.
+    It is a data set like any other, of items (*grid[, g]); `manifest` tells where the codes come from.
     Raises InputError that names file and key, what was expected and what was found.
     """
 
@@ -198,10 +113,11 @@ class CodeData(Data):
         self.label_names, self.classes = self.manifest.label_names, self.manifest.classes
         self.splits = tuple(self.manifest.splits)
         _check_sizes(folder, self.manifest)
-        self._parts = {name: _read_split(folder, name, self.manifest) for name in self.splits}
+        parts = self.manifest.splits.items()
+        self._parts = {name: _read_split(folder, shards, self.manifest) for name, shards in parts}
         counts = _label_counts(self, 1)
-        _expect(folder / MANIFEST, "label_counts", self.manifest.label_counts, self.manifest.label_counts == counts,
-                f"those of the training shards, {_brief(counts)}")
+        expect(folder / MANIFEST, "label_counts", self.label_counts, self.label_counts == counts,
+               f"those of the training shards, {brief(counts)}")
 
     num_codes = property(lambda self: self.manifest.num_codes)
     num_codebooks = property(lambda self: self.manifest.num_codebooks)
@@ -213,194 +129,152 @@ class CodeData(Data):
         return self._parts[name]
 
 
-def _batches(split: Split, start: int, stop: int, batch_size: int, seed: int) -> Iterator[Batch]:
-    """Items [start, stop) of the views of a split, laid one after the other; view 0 is not augmented (epoch -1)."""
-    for items in torch.arange(start, stop).split(batch_size):
-        yield split.batch(items % len(split), seed, epoch=items // len(split) - 1)
+def _plan(data: Data, splits: dict[str, Split], encode: Encode, num_codes: int, num_codebooks: int, stage1_hash: str,
+          parent_hash: str | None, views: int, seed: int, shard_size: int) -> Manifest:
+    """The manifest without its shards; one item is encoded to learn the grid."""
+    with torch.inference_mode():
+        grid = tuple(encode(splits["train"].batch(torch.arange(1)))["codes"].shape[1:])
+    if num_codebooks > 1:
+        assert grid[-1] == num_codebooks, (grid, num_codebooks)
+        grid = grid[:-1]
+    facts = {
+        "num_codes": num_codes,
+        "num_codebooks": num_codebooks,
+        "grid": grid,
+        "data": {"name": data.name, "kind": data.kind, "shape": data.shape},
+        "label_names": data.label_names,
+        "classes": data.classes,
+        "label_counts": _label_counts(data, views),
+        "views": views,
+        "stage1_hash": stage1_hash,
+        "parent_hash": parent_hash,
+    }
+    counts = {name: len(split) for name, split in splits.items()}
+    settings = {"version": VERSION, "counts": counts, "seed": seed, "shard_size": shard_size}
+    extraction = hashlib.sha256(json.dumps(facts | settings, sort_keys=True).encode()).hexdigest()
+    return Manifest(**facts, extraction=extraction, splits={})
 
 
-def _encode_shard(batches: Iterator[Batch], encode: Callable, manifest: Manifest) -> dict[str, np.ndarray]:
-    """The arrays of one shard, in the types in which they are stored."""
+def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> None:
+    """Leaves nothing in the folder but files of this very extraction. Raises InputError for those of another one and
+    for damaged ones, or removes them if `overwrite`."""
+    for leftover in folder.glob(".*.tmp"):  # of a killed process
+        leftover.unlink()
+    files = [path for path in [folder / MANIFEST] if path.exists()] + sorted(folder.glob("*-[0-9][0-9][0-9][0-9][0-9].safetensors"))
+    for path in files:
+        if overwrite:  # the manifest first: what is left if this is interrupted is no data set
+            path.unlink()
+            continue
+        try:
+            if path.name == MANIFEST:
+                found = read_manifest(folder).extraction
+            else:
+                with safe_open(path, "np") as shard:
+                    found = (shard.metadata() or {}).get("extraction")
+        except SafetensorError as error:
+            raise InputError(f"{path}: expected a whole shard, found a damaged one ({error}); extract.overwrite=true "
+                             "extracts all codes anew") from error
+        if found != manifest.extraction:
+            raise InputError(f"{path}: expected codes of this stage 1 ({manifest.stage1_hash[:12]}) with these settings,"
+                             " found another extraction's; extract.overwrite=true removes them")
+
+
+def _encode(split: Split, start: int, stop: int, batch_size: int, seed: int, encode: Encode,
+            manifest: Manifest) -> dict[str, np.ndarray]:
+    """Items [start, stop) of the views of a split, one view after the other, in the types in which they are stored."""
     parts = []
-    for batch in batches:
+    for items in torch.arange(start, stop).split(batch_size):
+        batch = split.batch(items % len(split), seed, epoch=items // len(split) - 1)  # view 0: epoch -1, not augmented
         with torch.inference_mode():
             encoded = {name: tensor.cpu() for name, tensor in encode(batch).items()}
         codes = encoded["codes"]
-        assert codes.shape == (len(batch.x), *manifest.item_shape), (codes.shape, manifest.item_shape)
-        assert codes.min() >= 0 and codes.max() < manifest.num_codes, (codes.min(), codes.max(), manifest.num_codes)
-        encoded["codes"] = codes.to(torch.uint8 if manifest.dtype == np.uint8 else torch.uint16)
+        assert codes.shape == (len(items), *manifest.item_shape), (codes.shape, manifest.item_shape)
+        assert 0 <= codes.min() and codes.max() < manifest.num_codes, (codes.min(), codes.max(), manifest.num_codes)
         parts.append(encoded | {"labels": batch.labels.cpu()})
-    return {name: np.ascontiguousarray(torch.cat([part[name] for part in parts]).numpy()) for name in parts[0]}
+    arrays = {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
+    return arrays | {"codes": arrays["codes"].astype(manifest.dtype)}
 
 
 def _label_counts(data: Data, views: int) -> tuple[tuple[int, ...], ...]:
     """For each label, how many training items of each class there are."""
-    labels = data.split("train").labels
-    return tuple(tuple((torch.bincount(labels[:, column], minlength=count) * views).tolist())
-                 for column, count in enumerate(data.num_classes))
-
-
-def _check_same_extraction(folder: Path, manifest: Manifest) -> None:
-    """Raises InputError if any file of a code data set in the folder is of another extraction, or is damaged."""
-    found = {}
-    if (folder / MANIFEST).exists():
-        found[MANIFEST] = read_manifest(folder).extraction
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, "np") as shard:
-                found[path.name] = (shard.metadata() or {}).get("extraction")
-        except SafetensorError as error:
-            raise InputError(f"{path}: expected a whole shard, found a damaged one ({error}); "
-                             "overwrite=true extracts all codes anew") from error
-    for name, extraction in found.items():
-        if extraction != manifest.extraction:
-            raise InputError(f"{folder / name}: expected codes of this stage 1 ({manifest.stage1_hash[:12]}) with these "
-                             "settings, found another extraction's; overwrite=true removes them")
-
-
-def _remove(folder: Path) -> None:
-    """Removes a code data set, manifest first: what is left of it if interrupted is no data set."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for path in folder.iterdir():
-        if SHARD_NAME.fullmatch(path.name):
-            path.unlink()
+    columns = data.split("train").labels.unbind(1)
+    return tuple(tuple((torch.bincount(column, minlength=count) * views).tolist())
+                 for column, count in zip(columns, data.num_classes, strict=True))
 
 
 def _check_sizes(folder: Path, manifest: Manifest) -> None:
     """Each shard is there, as large as the manifest says and large enough for its items; memory can hold them all."""
-    path, total = folder / MANIFEST, 0
+    total = 0
     for name, shards in manifest.splits.items():
         for shard in shards:
-            file = folder / shard.file
-            if not file.is_file() or file.resolve().parent != folder.resolve():
-                raise InputError(f"{path}: splits.{name}: expected the shard {shard.file} in the folder, found none")
-            size, least = file.stat().st_size, shard.count * math.prod(manifest.item_shape) * manifest.dtype.itemsize
+            path = folder / shard.file
+            if not path.is_file() or path.resolve().parent != folder.resolve():
+                raise InputError(f"{folder / MANIFEST}: splits.{name}: expected {shard.file} beside it, found none")
+            size, least = path.stat().st_size, shard.count * math.prod(manifest.item_shape) * manifest.dtype.itemsize
             if size != shard.bytes:
-                raise InputError(f"{file}: expected {shard.bytes} bytes, found {size}")
+                raise InputError(f"{path}: expected {shard.bytes} bytes, found {size}")
             if size < least:
-                raise InputError(f"{path}: splits.{name}: expected {shard.file} to hold {shard.count} items "
-                                 f"({least} bytes of codes), found {size} bytes")
+                raise InputError(f"{folder / MANIFEST}: splits.{name}: expected {shard.file} to have room for "
+                                 f"{shard.count} items ({least} bytes), found {size} bytes")
             total += size
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if total > memory:
-        raise InputError(f"{path}: expected codes that fit in memory ({memory} bytes), found {total} bytes")
+        raise InputError(f"{folder}: expected shards that fit into memory, {memory} bytes, found {total} bytes")
 
 
-def _read_split(folder: Path, name: str, manifest: Manifest) -> CodeSplit:
-    """All shards of a split, joined."""
-    parts = [_read_shard(folder / shard.file, shard, manifest) for shard in manifest.splits[name]]
-    for shard, part in zip(manifest.splits[name], parts, strict=True):
-        _expect(folder / shard.file, "tensors", sorted(part), part.keys() == parts[0].keys(),
-                f"{sorted(parts[0])} as in the first shard")
-    joined = {field: torch.from_numpy(np.concatenate([part.pop(field) for part in parts])) for field in sorted(parts[0])}
-    codes, labels, lengths = joined.pop("codes"), joined.pop("labels"), joined.pop("lengths", None)
-    local = torch.cat([field.float() for field in joined.values()], dim=1) if joined else None
-    return CodeSplit(codes, labels, local=local, lengths=lengths)
+def _read_split(folder: Path, shards: tuple[Shard, ...], manifest: Manifest) -> CodeSplit:
+    """The shards of a split, each checked, joined into one array a field."""
+    count, start, joined = sum(shard.count for shard in shards), 0, {}
+    for shard in shards:
+        part = _read_shard(folder / shard.file, shard, manifest)
+        if not joined:
+            joined = {name: np.empty((count, *array.shape[1:]), array.dtype) for name, array in part.items()}
+        kinds = [{name: (array.dtype, array.shape[1:]) for name, array in arrays.items()} for arrays in (part, joined)]
+        expect(folder / shard.file, "fields", kinds[0], kinds[0] == kinds[1], f"those of {shards[0].file}, {kinds[1]}")
+        for name, array in part.items():
+            joined[name][start : start + shard.count] = array
+        start += shard.count
+    codes, labels, lengths = (joined.pop(name, None) for name in ("codes", "labels", "lengths"))
+    codes = codes.view(np.int16) if codes.dtype == np.uint16 else codes
+    local = [torch.from_numpy(joined[name]).float() for name in sorted(joined)]
+    return CodeSplit(
+        torch.from_numpy(codes),
+        torch.from_numpy(labels),
+        local=torch.cat(local, dim=1) if local else None,
+        lengths=None if lengths is None else torch.from_numpy(lengths),
+    )
 
 
 def _read_shard(path: Path, shard: Shard, manifest: Manifest) -> dict[str, np.ndarray]:
-    """The arrays of a shard, checked: codes as uint8 or int16, labels and lengths as int64, local fields as stored."""
+    """The arrays of a shard; types, shapes and ranges are those that the manifest tells."""
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != shard.sha256:
-        raise InputError(f"{path}: expected the checksum {shard.sha256[:12]}..., found {found[:12]}...: damaged; "
-                         "extract the codes again with overwrite=true")
+        raise InputError(f"{path}: expected the checksum {shard.sha256[:12]}..., found {found[:12]}...: it is damaged; "
+                         "extract.overwrite=true extracts all codes anew")
     try:
         arrays = load(content)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: expected a safetensors file of codes, found none that can be read ({error})") from error
-    for name, dtype, shape in (
-        ("codes", manifest.dtype, (shard.count, *manifest.item_shape)),
-        ("labels", np.dtype(np.int64), (shard.count, len(manifest.classes))),
-        *([("lengths", np.dtype(np.int64), (shard.count,))] if "lengths" in arrays else []),
-    ):
-        array = arrays.get(name)
-        described = "nothing" if array is None else f"{array.dtype} {array.shape}"
-        if array is None or array.dtype != dtype or array.shape != shape:
-            raise InputError(f"{path}: {name}: expected {dtype} {shape}, found {described}")
+        raise InputError(f"{path}: expected a safetensors file, found none that can be read ({error})") from error
+    int64 = np.dtype(np.int64)
+    forms = {"codes": (manifest.dtype, manifest.item_shape), "labels": (int64, (len(manifest.classes),)),
+             **({"lengths": (int64, ())} if "lengths" in arrays else {})}
+    for name, (dtype, shape) in forms.items():
+        array, form = arrays.get(name), (str(dtype), (shard.count, *shape))
+        found = None if array is None else (str(array.dtype), array.shape)
+        expect(path, name, found, found == form, str(form))
     _check_range(path, "codes", arrays["codes"], 0, manifest.num_codes - 1)
-    for column, names in enumerate(manifest.classes):
-        _check_range(path, f"labels[:, {column}]", arrays["labels"][:, column], 0, len(names) - 1)
     if "lengths" in arrays:
         _check_range(path, "lengths", arrays["lengths"], 1, manifest.grid[0])
-    for name in arrays.keys() - {"codes", "labels", "lengths"}:
-        array = arrays[name]
-        _expect(path, name, array.shape, array.ndim >= 2 and (len(array), *array.shape[2:]) == (shard.count, *manifest.grid),
-                f"a local field ({shard.count}, c, {', '.join(map(str, manifest.grid))})")
-    if arrays["codes"].dtype == np.uint16:
-        arrays["codes"] = arrays["codes"].view(np.int16)
+    for column, names in enumerate(manifest.classes):
+        _check_range(path, f"labels[:, {column}]", arrays["labels"][:, column], 0, len(names) - 1)
+    for name in arrays.keys() - forms.keys():
+        shape = arrays[name].shape
+        expect(path, name, shape, len(shape) == 2 + len(manifest.grid) and shape[0] == shard.count
+               and shape[2:] == manifest.grid, f"a local field of shape ({shard.count}, c, *{manifest.grid})")
     return arrays
 
 
 def _check_range(path: Path, name: str, array: np.ndarray, lowest: int, highest: int) -> None:
-    found = (int(array.min()), int(array.max()))
-    _expect(path, name, found, lowest <= found[0] and found[1] <= highest, f"values from {lowest} to {highest}")
-
-
-def _checked_manifest(path: Path, content: dict[str, Any]) -> Manifest:
-    """A manifest from JSON with every value of its type, lists turned into tuples."""
-
-    def integer(value: Any, lowest: int, highest: int = 2**62) -> bool:
-        return type(value) is int and lowest <= value <= highest
-
-    def list_of(value: Any, accept: Callable[[Any], bool], least: int = 0) -> bool:
-        return isinstance(value, list) and len(value) >= least and all(accept(item) for item in value)
-
-    def names(value: Any, least: int = 0) -> bool:
-        return list_of(value, lambda name: isinstance(name, str), least) and len(set(value)) == len(value)
-
-    def hashed(value: Any) -> bool:
-        return isinstance(value, str) and HASH.fullmatch(value) is not None
-
-    def check(key: str, accepted: bool, expected: str) -> None:
-        _expect(path, key, content[key], accepted, expected)
-
-    check("num_codes", integer(content["num_codes"], 2, 2**16), "an integer from 2 to 65536")
-    check("num_codebooks", integer(content["num_codebooks"], 1), "a positive integer")
-    check("grid", list_of(content["grid"], lambda size: integer(size, 1), 1), "a list of positive integers")
-    data = content["data"]
-    check("data", isinstance(data, dict) and set(data) == {"name", "kind", "shape"} and isinstance(data["name"], str)
-          and isinstance(data["kind"], str) and list_of(data["shape"], lambda size: integer(size, 1), 1),
-          "name, kind and shape of a data set")
-    check("label_names", names(content["label_names"]), "a list of names")
-    labels = len(content["label_names"])
-    check("classes", list_of(content["classes"], lambda value: names(value, 1) and value == sorted(value))
-          and len(content["classes"]) == labels, f"a list of sorted class names for each of {labels} labels")
-    sizes = [len(value) for value in content["classes"]]
-    check("label_counts", list_of(content["label_counts"], lambda value: list_of(value, lambda count: integer(count, 0)))
-          and [len(value) for value in content["label_counts"]] == sizes, f"lists of {sizes} counts")
-    check("views", integer(content["views"], 1), "a positive integer")
-    check("stage1_hash", hashed(content["stage1_hash"]), "64 hexadecimal digits")
-    check("parent_hash", content["parent_hash"] is None or hashed(content["parent_hash"]), "null or 64 hexadecimal digits")
-    check("extraction", hashed(content["extraction"]), "64 hexadecimal digits")
-    splits = content["splits"]
-    check("splits", isinstance(splits, dict) and "train" in splits, "an object with the split 'train'")
-    for name, shards in splits.items():
-        _expect(path, f"splits.{name}", shards, isinstance(shards, list) and len(shards) > 0, "a list of shards")
-        for number, shard in enumerate(shards):
-            key = f"splits.{name}[{number}]"
-            _expect(path, key, shard, isinstance(shard, dict) and shard.keys() == {field.name for field in fields(Shard)},
-                    "file, count, bytes and sha256")
-            file = f"{name}-{number:05d}.safetensors"
-            _expect(path, f"{key}.file", shard["file"], shard["file"] == file and SHARD_NAME.fullmatch(file), file)
-            for field, lowest in (("count", 1), ("bytes", 0)):
-                _expect(path, f"{key}.{field}", shard[field], integer(shard[field], lowest), f"an integer from {lowest}")
-            _expect(path, f"{key}.sha256", shard["sha256"], hashed(shard["sha256"]), "64 hexadecimal digits")
-    return Manifest(**content | {
-        "grid": tuple(content["grid"]),
-        "data": data | {"shape": tuple(data["shape"])},
-        "label_names": tuple(content["label_names"]),
-        "classes": tuple(map(tuple, content["classes"])),
-        "label_counts": tuple(map(tuple, content["label_counts"])),
-        "splits": {name: tuple(Shard(**shard) for shard in shards) for name, shards in splits.items()},
-    })
-
-
-def _expect(path: Path, key: str, found: Any, accepted: Any, expected: str) -> None:
-    if not accepted:
-        raise InputError(f"{path}: {key}: expected {expected}, found {_brief(found)}")
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    found = int(array.min()), int(array.max())
+    expect(path, name, found, lowest <= found[0] and found[1] <= highest, f"values from {lowest} to {highest}")

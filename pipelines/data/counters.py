@@ -22,7 +22,7 @@ def words(*counters: np.ndarray | int) -> np.ndarray:
 
 
 def below(bits: np.ndarray, limit: int) -> np.ndarray:
-    """Integers (int64) uniform in [0, limit) from random words; 0 < limit < 2^31, so the bias is below 2^-32 * limit."""
+    """Integers (int64) uniform in [0, limit) from random words; 0 < limit < 2^31, the bias is below 2^-32 * limit."""
     assert 0 < limit < 2**31, limit
     return ((bits >> np.uint64(32)) * np.uint64(limit) >> np.uint64(32)).astype(np.int64)
 

@@ -82,8 +82,8 @@ class ImageFolder(Data):
         self.label_names, self.classes = (("class",), (names,)) if names else ((), ())
         labels = {split: self._labels(part) for split, part in parts.items()}
         workers = workers or len(os.sched_getaffinity(0))
-        self.pixels, readable = decoded(list(parts.values()), Path(cache), self.name, (channels, store_size, store_size),
-                                        workers)
+        stored = (channels, store_size, store_size)
+        self.pixels, readable = decoded(list(parts.values()), Path(cache), self.name, stored, workers)
         self.parts = _place(labels, readable, validation_fraction, seed)
         self.splits = tuple(split for split in FOLDERS if split in self.parts)
         for split, (rows, _) in self.parts.items():
@@ -116,7 +116,8 @@ def find_parts(root: Path) -> dict[str, Part]:
     present = {split: [root / name for name in names if (root / name).is_dir()] for split, names in FOLDERS.items()}
     folders = {split: found[0] for split, found in present.items() if found}
     if len(present["validation"]) > 1:
-        raise InputError(f"{root}: expected one folder for validation, found {' and '.join(map(str, present['validation']))}")
+        found = " and ".join(folder.name for folder in present["validation"])
+        raise InputError(f"{root}: expected one folder for validation, found {found}")
     if folders and "train" not in folders:
         raise InputError(f"{root}: expected a folder train beside {next(iter(folders.values())).name}, found none")
     parts = {split: Part(folder, list_pictures(folder)) for split, folder in (folders or {"train": root}).items()}
@@ -137,7 +138,9 @@ def class_names(files: list[PictureFile]) -> tuple[str, ...]:
     return tuple(names) if len(names) > 1 and "" not in names else ()
 
 
-def decoded(parts: list[Part], cache: Path, name: str, shape: tuple[int, int, int], workers: int) -> tuple[Tensor, Tensor]:
+def decoded(
+    parts: list[Part], cache: Path, name: str, shape: tuple[int, int, int], workers: int
+) -> tuple[Tensor, Tensor]:
     """All pictures of the parts, one part after the other: uint8 (n, *shape), memory-mapped, and bool (n,): readable?
 
     They lie in the cache as NAME-KEY.u8, raw, beside NAME-KEY.json with the unreadable and why; KEY is a hash of the
@@ -171,7 +174,8 @@ def _decode(paths: list[Path], target: Path, shape: tuple[int, int, int], worker
         with tqdm(total=len(paths), desc="decode", unit="picture", disable=None, dynamic_ncols=True) as bar:
             unreadable = decode_pictures(paths, temporary, shape, workers, bar.update)
         if len(unreadable) == len(paths):
-            raise InputError(f"{paths[0]}: expected a picture, found none that can be read among {len(paths)}: {unreadable[0]}")
+            raise InputError(f"{paths[0]}: expected a picture, found {unreadable[0]}; "
+                             f"none of {len(paths)} can be read")
         os.replace(temporary, target)
     except BrokenProcessPool as error:
         raise InputError(f"data.workers: expected memory for {workers} decoding processes, found one killed") from error
@@ -186,8 +190,9 @@ def _place(labels: dict[str, Tensor], readable: Tensor, fraction: float, seed: i
     placed = {split: (rows[split], labels[split]) for split in labels}
     if "validation" not in labels:
         # held out before the unreadable are left out, so that a damaged picture moves no other to another split
-        size = checked_hold_out_size("data.validation_fraction", round(fraction * len(rows["train"])), len(rows["train"]))
-        for split, chosen in zip(("train", "validation"), hold_out(len(rows["train"]), size, seed), strict=True):
+        count = len(rows["train"])
+        size = checked_hold_out_size("data.validation_fraction", round(fraction * count), count)
+        for split, chosen in zip(("train", "validation"), hold_out(count, size, seed), strict=True):
             placed[split] = rows["train"][chosen], labels["train"][chosen]
     return {split: (rows[readable[rows]], labels[readable[rows]]) for split, (rows, labels) in placed.items()}
 

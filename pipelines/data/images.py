@@ -43,7 +43,8 @@ class ImageSplit(Split):
         window = np.stack([np.where(plain, top + self.pad, tops), np.where(plain, left + self.pad, lefts),
                            np.where(plain, 0, mirrored)])
         window = torch.from_numpy(window).to(batch.x.device, non_blocking=True)
-        return batch._replace(x=windows(F.pad(batch.x, (self.pad,) * 4), window[0], window[1], window[2] > 0, self.size))
+        padded = F.pad(batch.x, (self.pad,) * 4)
+        return batch._replace(x=windows(padded, window[0], window[1], window[2] > 0, self.size))
 
 
 def windows(x: Tensor, tops: Tensor, lefts: Tensor, mirrored: Tensor, size: tuple[int, int]) -> Tensor:

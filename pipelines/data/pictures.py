@@ -72,7 +72,7 @@ def load_pictures(paths: list[Path], shape: tuple[int, int, int]) -> tuple[list[
     Raises InputError where none can be read."""
     pixels, unreadable = _read_all(paths, shape)
     if len(unreadable) == len(paths):
-        raise InputError(f"{paths[0]}: expected a picture, found none that can be read among {len(paths)}: {unreadable[0]}")
+        raise InputError(f"{paths[0]}: expected a picture, found {unreadable[0]}; none of {len(paths)} can be read")
     warn_unreadable(len(paths), {str(paths[place]): reason for place, reason in unreadable.items()})
     readable = [place for place in range(len(paths)) if place not in unreadable]
     return [paths[place] for place in readable], torch.from_numpy(pixels[readable])
@@ -134,7 +134,8 @@ def warn_unreadable(total: int, reasons: dict[str, str]) -> None:
     if reasons:
         named = "; ".join(f"{path}: {reason}" for path, reason in list(reasons.items())[:NAMED])
         more = f"; and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
-        print(f"warning: left out {len(reasons)} of {total} pictures that cannot be read: {named}{more}", file=sys.stderr)
+        print(f"warning: left out {len(reasons)} of {total} pictures, which cannot be read: {named}{more}",
+              file=sys.stderr)
 
 
 def _decode_chunk(task: tuple[Path, int, list[Path], tuple[int, int, int]]) -> dict[int, str]:

@@ -51,9 +51,9 @@ class PublishedImages(Data):
             return [self.published(root, train=train, download=download) for train in (True, False)]
         except (RuntimeError, ValueError, TypeError, KeyError, AssertionError, URLError) as error:
             raise InputError(
-                f"{Path(root) / self.folder}: expected the published files of {self.published.__name__}, found none that "
-                f"can be read ({error or type(error).__name__}); name the folder above with data.root=FOLDER, or fetch "
-                "them with data.download=true"
+                f"{Path(root) / self.folder}: expected the published files of {self.published.__name__}, found none "
+                f"that can be read ({error or type(error).__name__}); name the folder above with data.root=FOLDER, or "
+                "fetch them with data.download=true"
             ) from error
 
     def _tensors(self, part: Any, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,5 +63,5 @@ class PublishedImages(Data):
         classes = len(self.published_classes)
         if images.shape[1:] != self.shape or len(images) != len(targets) or targets.max() >= classes:
             raise InputError(f"{folder}: expected images {self.shape} with as many labels below {classes}, found "
-                             f"{len(images)} images {tuple(images.shape[1:])}, {len(targets)} labels up to {targets.max()}")
+                             f"{len(images)} {tuple(images.shape[1:])}, {len(targets)} labels up to {targets.max()}")
         return images, targets
