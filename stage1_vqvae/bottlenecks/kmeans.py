@@ -1,4 +1,8 @@
-"""Lloyd's k-means, to start a codebook where the encodings are."""
+"""k-means, to start a codebook where the encodings are.
+
+Seeds are drawn far from each other (Bahmani et al., "Scalable K-Means++", 2012, with rounds that double the seeds), then
+moved by Lloyd's iterations. Axes: n encodings, d their dimension, k centres.
+"""
 
 import torch
 from torch import Tensor
@@ -7,24 +11,39 @@ from stage1_vqvae.bottlenecks.nearest import nearest_codes
 
 
 def kmeans(z: Tensor, k: int, iterations: int = 10) -> Tensor:
-    """Encodings (n, d) -> (k, d) centres; draws from the global generator; n >= k, else ValueError.
-
-    Starts at k encodings, then alternates assignment and mean. A cluster that lost its last member restarts at one of
-    the encodings that are farthest from their centres.
-    """
-    n = len(z)
-    if n < k:
-        raise ValueError(f"initialisation from data: expected at least {k} encodings, found {n}")
-    centres = z[torch.randperm(n, device=z.device)[:k]]
+    """Encodings (n, d) -> centres (k, d); draws from the global generator; ValueError unless n >= k."""
+    if len(z) < k:
+        raise ValueError(f"initialisation from data: expected at least {k} encodings, found {len(z)}")
+    centres = seeds(z, k)
     for _ in range(iterations):
-        codes = nearest_codes(z[:, None], centres[None])[:, 0]
+        codes = _assign(z, centres)
         counts = torch.bincount(codes, minlength=k)
         sums = torch.zeros_like(centres).index_add_(0, codes, z)
         farthest = (z - centres[codes]).square().sum(1).topk(k).indices
         empty = counts == 0
         centres = torch.where(
             empty[:, None],
-            z[farthest[empty.cumsum(0) - 1]],  # the j-th empty cluster takes the j-th farthest encoding
+            z[farthest[empty.cumsum(0) - 1]],  # the j-th empty cluster restarts at the j-th farthest encoding
             sums / counts.clamp(min=1)[:, None],
         )
     return centres
+
+
+def seeds(z: Tensor, k: int) -> Tensor:
+    """k different encodings, in rounds of 1, 1, 2, 4, ...: each round draws without replacement, with probability
+    proportional to the squared distance from the seeds of the rounds before."""
+    distances = z.new_ones(len(z))
+    chosen = torch.empty(0, dtype=torch.int64, device=z.device)
+    while len(chosen) < k:
+        # The largest of log w + Gumbel noise are a draw without replacement by the weights w.
+        keys = distances.log() - torch.empty_like(distances).exponential_().log()
+        keys[chosen] = -torch.inf
+        new = keys.topk(min(k - len(chosen), max(1, len(chosen)))).indices
+        to_new = (z - z[new][_assign(z, z[new])]).square().sum(1)
+        distances = torch.minimum(distances, to_new) if len(chosen) else to_new
+        chosen = torch.cat([chosen, new])
+    return z[chosen]
+
+
+def _assign(z: Tensor, centres: Tensor) -> Tensor:
+    return nearest_codes(z[:, None], centres[None])[:, 0]

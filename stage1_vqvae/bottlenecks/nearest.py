@@ -26,5 +26,5 @@ def nearest_codes(z: Tensor, codebooks: Tensor) -> Tensor:
             block = z[start : start + rows, group]
             out = scores[: len(block)]
             torch.addmm(offsets[group], block, transposed, out=out)
-            codes[start : start + rows, group] = out.argmax(1)
+            codes[start : start + rows, group] = out.max(1).indices
     return codes

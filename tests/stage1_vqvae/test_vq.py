@@ -1,0 +1,338 @@
+"""The two vector quantisers: what they return, what they learn from, how they keep their codes alive."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from einops import rearrange
+
+from stage1_vqvae.bottlenecks.vq import EMAQuantizer, GradientQuantizer
+
+KINDS = [EMAQuantizer, GradientQuantizer]
+GRIDS = [(7,), (3, 5), (2, 3, 4)]
+
+
+def encodings(batch=6, dim=8, grid=(3, 5), seed=0, **kwargs):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, dim, *grid, generator=generator, dtype=torch.float64).to(**{"dtype": torch.float32} | kwargs)
+
+
+def rows(z):
+    return rearrange(z, "b d ... -> (b ...) d")
+
+
+def quantizer(kind, seed=1, **kwargs):
+    torch.manual_seed(seed)
+    return kind(**{"num_codes": 16, "dim": 8} | kwargs)
+
+
+def adam(module):
+    """An optimiser with something in it, whether or not the quantiser has parameters."""
+    return torch.optim.Adam([torch.nn.Parameter(torch.zeros(1)), *module.parameters()], lr=0.1)
+
+
+def train_step(module, optimizer, z, weight=1.0):
+    optimizer.zero_grad()
+    latent = module(z)
+    if any(True for _ in module.parameters()):
+        (weight * latent.loss).backward()
+    optimizer.step()
+    module.after_step(optimizer)
+    return latent
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("num_codebooks", [1, 2])
+def test_codes_are_the_nearest_and_z_q_the_entries(kind, grid, num_codebooks):
+    module = quantizer(kind, num_codebooks=num_codebooks).double().eval()
+    z = encodings(grid=grid, dtype=torch.float64)
+    latent = module(z)
+    assert latent.codes.shape == (6, *grid) + ((num_codebooks,) if num_codebooks > 1 else ())
+    assert latent.codes.dtype == torch.int64
+    found = latent.codes.reshape(-1, num_codebooks).numpy()
+    for group, vectors in enumerate(np.split(rows(z).numpy(), num_codebooks, axis=1)):
+        codebook = module.codebook[group].detach().numpy()
+        distances = ((vectors[:, None] - codebook[None]) ** 2).sum(-1)
+        np.testing.assert_array_equal(found[:, group], distances.argmin(1))
+        np.testing.assert_array_equal(
+            np.split(rows(latent.z_q.detach()).numpy(), num_codebooks, axis=1)[group], codebook[found[:, group]]
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("num_codebooks", [1, 4])
+def test_lookup_of_codes_is_z_q_bitwise(kind, grid, num_codebooks):
+    module = quantizer(kind, num_codebooks=num_codebooks).eval()
+    latent = module(encodings(grid=grid))
+    assert torch.equal(module.lookup(latent.codes), latent.z_q)
+    assert torch.equal(module(encodings(grid=grid)).codes, latent.codes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_channels_last_changes_nothing(kind):
+    module = quantizer(kind).eval()
+    z = encodings()
+    a, b = module(z), module(z.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(a.z_q, b.z_q) and torch.equal(a.codes, b.codes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_permuting_the_batch_permutes_the_codes(kind):
+    module = quantizer(kind, num_codebooks=2).eval()
+    z = encodings()
+    order = torch.tensor([4, 2, 0, 5, 1, 3])
+    a, b = module(z), module(z[order])
+    assert torch.equal(a.codes[order], b.codes) and torch.equal(a.z_q[order], b.z_q)
+    assert not torch.equal(a.codes, b.codes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_straight_through_gradient_is_the_identity(kind):
+    module = quantizer(kind)
+    z = encodings().requires_grad_()
+    upstream = encodings(seed=2)
+    latent = module(z)
+    latent.z_q.backward(upstream)
+    assert torch.equal(z.grad, upstream)
+    assert all(p.grad is None for p in module.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_commitment_reaches_only_the_encoder_with_its_own_weight(kind):
+    kwargs = {"codebook_weight": 0.0} if kind is GradientQuantizer else {}
+    module = quantizer(kind, commitment_weight=0.3, **kwargs).double().eval()
+    z = encodings(dtype=torch.float64).requires_grad_()
+    latent = module(z)
+    latent.loss.backward()
+    assert latent.loss.item() == pytest.approx(0.3 * (z - latent.z_q).square().mean().item(), rel=1e-12)
+    torch.testing.assert_close(z.grad, 0.3 * 2 * (z - latent.z_q).detach() / z.numel())
+    assert all(not p.grad.any() for p in module.parameters())
+
+
+def test_codebook_loss_reaches_only_the_codebook_with_its_own_weight():
+    module = quantizer(GradientQuantizer, commitment_weight=0.0, codebook_weight=0.7).double()
+    z = encodings(dtype=torch.float64).requires_grad_()
+    latent = module(z)
+    latent.loss.backward()
+    assert not z.grad.any()
+    codes, vectors = latent.codes.flatten(), rows(z.detach())
+    expected = torch.zeros_like(module.codebook[0])
+    for vector, code in zip(vectors, codes):
+        expected[code] += 0.7 * 2 * (module.codebook[0, code].detach() - vector) / z.numel()
+    torch.testing.assert_close(module.codebook.grad[0], expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_and_rate_do_not_depend_on_the_batch_size(kind):
+    module = quantizer(kind, num_codebooks=2).double().eval()
+    z = encodings(dtype=torch.float64)
+    once, twice = module(z), module(torch.cat([z, z]))
+    assert once.loss.item() > 0
+    torch.testing.assert_close(once.loss, twice.loss, rtol=1e-12, atol=0)
+    assert once.rate_nats.shape == (6,) and twice.rate_nats.shape == (12,)
+    torch.testing.assert_close(once.rate_nats, torch.full((6,), 3 * 5 * 2 * math.log(16), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_does_not_lower_the_precision(kind):
+    module = quantizer(kind, num_codes=256).eval()
+    z = encodings(batch=64).to(torch.bfloat16)
+    expected = module(z.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = module(z)
+        assert (z.flatten(1) @ z.flatten(1).T).dtype == torch.bfloat16  # autocast is on around it
+    assert torch.equal(found.codes, expected.codes) and torch.equal(found.z_q, expected.z_q)
+    assert found.z_q.dtype == torch.float32 and torch.equal(found.loss, expected.loss)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_float64_is_kept(kind):
+    latent = quantizer(kind).double()(encodings(dtype=torch.float64))
+    assert latent.z_q.dtype == latent.loss.dtype == latent.rate_nats.dtype == torch.float64
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_product_codebooks_equal_separate_quantisers(kind):
+    joint = quantizer(kind, num_codebooks=2, decay=0.5, revive_threshold=0.5).double()
+    separate = [quantizer(kind, dim=4, decay=0.5, revive_threshold=0.5).double() for _ in range(2)]
+    for group, module in enumerate(separate):
+        module.codebook.data.copy_(joint.codebook.data[group : group + 1])
+    optimizers = [adam(module) for module in (joint, *separate)]
+    for step in range(3):
+        z = encodings(seed=step, dtype=torch.float64)
+        results = []
+        for module, optimizer, part in zip((joint, *separate), optimizers, (z, z[:, :4], z[:, 4:])):
+            torch.manual_seed(step)
+            weight = part.shape[1] / 8  # each loss is a mean over the elements that it sees
+            results.append(train_step(module, optimizer, part, weight))
+        whole, *parts = results
+        assert torch.equal(whole.z_q, torch.cat([p.z_q for p in parts], 1))
+        assert torch.equal(whole.codes, torch.stack([p.codes for p in parts], -1))
+        torch.testing.assert_close(whole.loss, (parts[0].loss + parts[1].loss) / 2)
+        torch.testing.assert_close(whole.rate_nats, parts[0].rate_nats + parts[1].rate_nats)
+    for name in ("codebook", "counts"):
+        torch.testing.assert_close(getattr(joint, name), torch.cat([getattr(m, name) for m in separate]))
+
+
+def test_ema_follows_the_appendix():
+    """Three steps against NumPy: N, m and e of appendix A.1 with Laplace smoothing, every code starting at N / K hits."""
+    k, decay, epsilon = 16, 0.9, 1e-3
+    module = quantizer(EMAQuantizer, decay=decay, epsilon=epsilon, revive_threshold=0.0).double()
+    module.codebook[0, 5] = 10.0  # a code that nothing chooses
+    e = module.codebook[0].numpy().copy()
+    n = 6 * 15
+    counts, sums = np.full(k, n / k), e * n / k
+    for step in range(3):
+        z = encodings(seed=step, dtype=torch.float64)
+        vectors = rows(z).numpy()
+        codes = ((vectors[:, None] - e[None]) ** 2).sum(-1).argmin(1)
+        np.testing.assert_array_equal(rows(module(z).z_q).numpy(), e[codes])
+        one_hot = np.eye(k)[codes]
+        counts = decay * counts + (1 - decay) * one_hot.sum(0)
+        sums = decay * sums + (1 - decay) * one_hot.T @ vectors
+        e = sums / ((counts + epsilon) / (counts.sum() + k * epsilon) * counts.sum())[:, None]
+        np.testing.assert_allclose(module.codebook[0].numpy(), e, rtol=1e-12)
+        e = module.codebook[0].numpy().copy()
+    assert one_hot.sum(0)[5] == 0 and (one_hot.sum(0) > 0).any()
+
+
+def test_ema_learns_in_training_only():
+    module = quantizer(EMAQuantizer)
+    before = copy.deepcopy(module.state_dict())
+    module.eval()(encodings())
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    module.train()(encodings())
+    assert not torch.equal(module.codebook, before["codebook"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unused_code_stays_where_it_is(kind):
+    """Not blown up in the first step, not moved in later ones."""
+    module = quantizer(kind, num_codes=4)
+    far = torch.full((8,), 50.0)
+    module.codebook.data[0, 2] = far
+    optimizer = adam(module)
+    for step in range(20):
+        latent = train_step(module, optimizer, encodings(seed=step))
+        assert not (latent.codes == 2).any()
+        torch.testing.assert_close(module.codebook.data[0, 2], far, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dead_code_is_revived_for_good(kind):
+    """It equals an encoding of the batch after the step, and still does after a step without hits, Adam or not."""
+    module = quantizer(kind, decay=0.5)
+    optimizer = adam(module)
+    train_step(module, optimizer, encodings())
+    alive = module.counts[0] >= 0.05 * 90 / 16  # untouched below: only the two codes that are sent away may die
+    assert alive.all()
+    module.codebook.data[0, [3, 7]] = 1e3  # far from every encoding, with Adam's moments of an earlier life
+    if kind is EMAQuantizer:
+        module.sums[0, [3, 7]] = 1e3 * module.counts[0, [3, 7], None]
+    z = encodings(seed=1)
+    for revived_after in range(1, 20):
+        torch.manual_seed(revived_after)
+        train_step(module, optimizer, z)
+        codebook = module.codebook.data[0].clone()
+        if (codebook[3] < 500).all():
+            break
+    assert 0.5 ** (revived_after - 1) * 2 > 0.05 > 0.5**revived_after * 0.5  # counts fell from around N / K
+    vectors = rows(z)
+    for code in (3, 7):
+        assert (vectors - codebook[code]).abs().amax(1).min() == 0
+        assert module.counts[0, code] == 90 / 16
+    assert not torch.equal(codebook[3], codebook[7])
+    if kind is GradientQuantizer:
+        for moment in ("exp_avg", "exp_avg_sq"):
+            assert not optimizer.state[module.codebook][moment][0, [3, 7]].any()
+            assert optimizer.state[module.codebook][moment][0, :3].any()
+    others = rows(encodings(seed=2))
+    distances = torch.cdist(others, codebook).argmin(1)
+    without_hits = others[(distances != 3) & (distances != 7)][:40]
+    latent = train_step(module, optimizer, without_hits)
+    assert not ((latent.codes == 3) | (latent.codes == 7)).any()
+    torch.testing.assert_close(module.codebook.data[0, [3, 7]], codebook[[3, 7]], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_revival_brings_a_collapsed_codebook_to_life(kind):
+    module = quantizer(kind, num_codes=32, decay=0.5)
+    module.codebook.data[0, 1:] = 1e3
+    optimizer = adam(module)
+    z = encodings(batch=16)
+    used = [train_step(module, optimizer, z).codes.unique().numel() for _ in range(12)]
+    assert used[0] == 1 and used[-1] > 24
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_revival_can_be_off_and_gives_no_encoding_twice(kind):
+    off = quantizer(kind, decay=0.5, revive_threshold=0.0)
+    few = quantizer(kind, decay=0.01)
+    for module in (off, few):
+        module.codebook.data.fill_(1e3)
+        module.codebook.data[0, 0] = 0.0
+        optimizer = adam(module)
+        train_step(module, optimizer, encodings(batch=5, grid=()))
+    assert (off.codebook.data[0, 1:] > 500).all()
+    revived = few.codebook.data[0, 1:][(few.codebook.data[0, 1:] < 500).all(1)]
+    assert len(revived) == 5 == len(revived.unique(dim=0))  # fifteen dead codes, five encodings
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_codebooks", [1, 2])
+def test_initialisation_from_data_beats_chance(kind, num_codebooks):
+    module = quantizer(kind, num_codebooks=num_codebooks).double().eval()
+    z = encodings(batch=40, dtype=torch.float64)
+    assert module.needs_initialisation
+    chance = (z - module(z).z_q).square().mean()
+    picked = quantizer(kind, num_codebooks=num_codebooks).double().eval()
+    picked.codebook.data.copy_(rearrange(rows(z)[:16], "k (g d) -> g k d", g=num_codebooks))
+    module.initialise(rows(z))
+    assert not module.needs_initialisation
+    fitted = (z - module(z).z_q).square().mean()
+    assert fitted < 0.8 * (z - picked(z).z_q).square().mean() and fitted < 0.8 * chance
+    assert len(module(z).codes.unique()) == 16
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_initialisation_is_asked_for_only_where_it_is_wanted(kind):
+    assert not quantizer(kind, initialise_from_data=False).needs_initialisation
+    with pytest.raises(ValueError, match="expected at least 16 encodings, found 15"):
+        quantizer(kind).initialise(torch.randn(15, 8))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_resumes_from_the_state_dict_bitwise(kind):
+    def steps(module, optimizer, start, stop):
+        for step in range(start, stop):
+            torch.manual_seed(step)
+            train_step(module, optimizer, encodings(seed=step))
+
+    straight = quantizer(kind, decay=0.7, revive_threshold=0.3)
+    torch.manual_seed(0)
+    straight.initialise(rows(encodings()))
+    optimizer = adam(straight)
+    steps(straight, optimizer, 0, 3)
+    resumed = quantizer(kind, seed=9, decay=0.7, revive_threshold=0.3)
+    resumed.load_state_dict(copy.deepcopy(straight.state_dict()))
+    assert not resumed.needs_initialisation
+    other = adam(resumed)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    steps(straight, optimizer, 3, 6)
+    steps(resumed, other, 3, 6)
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="num_codebooks=3"):
+        EMAQuantizer(dim=8, num_codebooks=3)
+    module = quantizer(EMAQuantizer)
+    with pytest.raises(ValueError, match=r"expected encodings \(b, 8, \*grid\), found \(6, 7, 3, 5\)"):
+        module(encodings(dim=7))
+    with pytest.raises(ValueError, match=r"expected codes in 0..15, found 0..16"):
+        module.lookup(torch.tensor([[0, 16]]))
