@@ -18,6 +18,17 @@ class InputError(ValueError):
 
 
 @contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Gives an OSError that names no file, such as that of a full disk, the name of the one that was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def one_line_errors() -> Iterator[None]:
     """Around the main part of a script, as `with one_line_errors():` or as a decorator, `@one_line_errors()`.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipelines.data import counters
 from pipelines.data.base import Batch, Split
+from pipelines.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,10 @@ class ImageSplit(Split):
     size: tuple[int, int]  # (h, w), at most (H, W)
     pad: int = 0
     flip: bool = False
+
+    def __post_init__(self):
+        if self.pad < 0:
+            raise InputError(f"data.pad: expected 0 or more, found {self.pad}")
 
     def batch(self, indices: Tensor, seed: int = 0, epoch: int | Tensor | None = None) -> Batch:
         batch = self._take(indices)

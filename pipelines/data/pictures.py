@@ -3,6 +3,7 @@
 Axes: n pictures, c channels (1 grey, 3 RGB), h w pixels.
 """
 
+import math
 import os
 import stat
 import sys
@@ -18,7 +19,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pipelines.errors import InputError
+from pipelines.errors import InputError, naming
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 100_000_000  # of one picture: 300 MB when decoded; a file of a few kB can claim a thousand times as many
@@ -114,10 +115,8 @@ def decode_pictures(
     `concurrent.futures.process.BrokenProcessPool` where a process was killed.
     """
     with open(target, "wb") as file:
-        try:  # writing to a file with holes would end in a bus error once the disk is full
-            os.posix_fallocate(file.fileno(), 0, len(paths) * int(np.prod(shape)))
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(target)) from error
+        with naming(target):  # a full disk is met now, not after an hour of decoding
+            os.posix_fallocate(file.fileno(), 0, len(paths) * math.prod(shape))
     tasks = [(target, start, paths[start : start + CHUNK], shape) for start in range(0, len(paths), CHUNK)]
     unreadable = {}
     with ProcessPoolExecutor(min(workers, len(tasks))) as pool:
