@@ -68,6 +68,8 @@ def expand_train(override: str, stage: str) -> str:
 
 def plain(cfg: Any) -> Any:
     """A resolved copy of a configuration as dicts and lists. Raises InputError for a key without a value (`???`)."""
+    if not OmegaConf.is_config(cfg):
+        return cfg
     try:
         return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

@@ -2,7 +2,7 @@
 
     python pipelines/sample.py --n 64                                # the run whose stage 2 was trained last
     python pipelines/sample.py --run pretrained/mnist --label digit=7 --temperature 0.9 --seed 1
-    python pipelines/sample.py --complete half-a-digit.png           # keeps the upper half, draws the rest 
+    python pipelines/sample.py --complete half-a-digit.png           # keeps the upper half, draws the rest
 
 Writes single pictures and one grid of them. Sample i depends on --seed and i alone, not on --n or --batch-size.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipelines import media
-from pipelines.data.pictures import read_picture
+from pipelines.data.pictures import load_pictures
 from pipelines.errors import InputError, one_line_errors
 from pipelines.generate import generate, load_chain
 from pipelines.runs import Run, TrainedStage, latest_run
@@ -101,8 +101,8 @@ def known_codes(arguments, stage1: TrainedStage, stage2: TrainedStage, device: t
     """The codes of the upper rows of a picture, -1 below, for each of the samples: int64 (n, *grid[, g])."""
     if not 0 <= arguments.keep <= 1:
         raise InputError(f"--keep: expected a share between 0 and 1, found {arguments.keep}")
-    picture = read_picture(arguments.complete, tuple(stage2.config["codes"]["shape"]))
-    codes = stage1.module.encode(picture[None].to(device))
+    _, picture = load_pictures([arguments.complete], tuple(stage2.config["codes"]["shape"]))
+    codes = stage1.module.encode(picture.to(device))
     codes[:, round(arguments.keep * codes.shape[1]) :] = -1
     return codes.expand(arguments.n, *codes.shape[1:])
 

@@ -9,6 +9,7 @@
 Each is written under a temporary name, forced to the disk and renamed; a pointer moves only afterwards.
 """
 
+import io
 import json
 import os
 import shutil
@@ -16,12 +17,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from pipelines.errors import InputError
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Replaces a file's content so that a reader, or a crash, sees the old or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -49,16 +50,15 @@ def save_checkpoint(folder: Path, step: int, weights: dict, ema: dict | None, op
     target, temporary = root / step_name(step), root / f".{step_name(step)}"
     temporary.mkdir()
     try:
-        save_file(_plain(weights), temporary / "model.safetensors")
+        parts = {"model.safetensors": save(_plain(weights)), "state.json": (json.dumps(state, indent=1) + "\n").encode()}
         if ema is not None:
-            save_file(_plain(ema), temporary / "ema.safetensors")
+            parts["ema.safetensors"] = save(_plain(ema))
         if optimizer is not None:
-            torch.save(optimizer, temporary / "optimizer.pt")
-        (temporary / "state.json").write_text(json.dumps(state, indent=1) + "\n")
-        for path in temporary.iterdir():
-            path.chmod(0o644)
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+            buffer = io.BytesIO()
+            torch.save(optimizer, buffer)
+            parts["optimizer.pt"] = buffer.getbuffer()
+        for name, content in parts.items():
+            write_atomically(temporary / name, content)
     except BaseException:  # a full disk, say: what was there before stays as it was
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -1,0 +1,81 @@
+"""A run made small enough to ship: weights rounded to half precision, without optimiser, codes and logs.
+
+    python pipelines/publish.py --run runs/mnist --out runs/mnist_half         # stage 1 only: the codes are another's
+    make extract-codes stage2 evaluate EXPERIMENT=mnist ARGS="run=mnist_half"
+    python pipelines/publish.py --run runs/mnist_half --out pretrained/mnist   # stage 1 is as before: stage 2 comes along
+
+A stage 1 is rounded before its codes are extracted, so that codes, prior and decoder belong together. The prior's best
+(averaged) weights are rounded last; evaluate the published run to see that its figures did not move.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors.torch import save
+
+from pipelines.errors import InputError, one_line_errors
+from pipelines.runs import Run, TrainedStage, load_stage1, load_stage2, stage1_hash
+from pipelines.training.checkpoint import write_atomically
+
+HALF_LARGEST = torch.finfo(torch.float16).max
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Writes a run with half-precision weights and without what training needs.")
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
+    return parser.parse_args()
+
+
+def main(arguments: argparse.Namespace) -> None:
+    source, target, cpu = Run(arguments.run), Run(arguments.out), torch.device("cpu")
+    if target.root.exists():
+        raise InputError(f"--out: expected a folder that does not exist yet, found {target.root}")
+    stage1 = load_stage1(source, cpu)
+    original = stage1_hash(stage1)
+    round_weights(stage1.module)
+    write_stage(target.stage1, stage1)
+    kept = stage1_hash(stage1) == original
+    if kept and (source.stage2 / "checkpoints" / "best").exists():
+        stage2 = load_stage2(source, cpu)
+        round_weights(stage2.module)
+        write_stage(target.stage2, stage2)
+        if (source.root / "metrics.json").exists():
+            shutil.copyfile(source.root / "metrics.json", target.root / "metrics.json")
+        print(f"published with both stages: {target.root}")
+    else:
+        why = "it had no stage 2" if kept else "rounding changed it: extract its codes and train stage 2 on them"
+        print(f"published stage 1 alone ({why}): {target.root}")
+    size = sum(path.stat().st_size for path in target.root.rglob("*") if path.is_file())
+    print(f"{size / 1e6:.2f} MB")
+
+
+@torch.no_grad()
+def round_weights(module: torch.nn.Module) -> None:
+    """Every floating tensor to the nearest half-precision value, kept in its own type."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and tensor.numel() > 1:  # single numbers, an error's average say, stay exact
+            if tensor.abs().max() > HALF_LARGEST:
+                raise InputError(f"{name}: expected values up to {HALF_LARGEST}, found {tensor.abs().max():.3g}")
+            tensor.copy_(tensor.half())
+
+
+def write_stage(folder: Path, stage: TrainedStage) -> None:
+    """Configuration, state and rounded weights, as one checkpoint that `best` names."""
+    checkpoint = folder / "checkpoints" / stage.step_folder.name
+    checkpoint.mkdir(parents=True)
+    weights = {name: tensor.half() if tensor.is_floating_point() and tensor.numel() > 1 else tensor
+               for name, tensor in stage.module.state_dict().items()}
+    write_atomically(checkpoint / "model.safetensors", save({name: t.contiguous() for name, t in weights.items()}))
+    write_atomically(checkpoint / "state.json", (json.dumps(stage.state, indent=1) + "\n").encode())
+    write_atomically(folder / "checkpoints" / "best", f"{checkpoint.name}\n".encode())
+    write_atomically(folder / "config.yaml", yaml.safe_dump(stage.config, sort_keys=False).encode())
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(parse_arguments())
