@@ -11,7 +11,7 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def real_data(tmp_path_factory) -> Path:
-    """A folder with MNIST/raw: what NDR_TEST_DATA names, or an archive beside the repository; else the test is skipped."""
+    """A folder with MNIST/raw: what NDR_TEST_DATA names, or an archive beside the repository; else skips the test."""
     if named := os.environ.get("NDR_TEST_DATA"):
         assert (Path(named) / "MNIST" / "raw").is_dir(), f"NDR_TEST_DATA={named}: expected MNIST/raw below it"
         return Path(named)

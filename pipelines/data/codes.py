@@ -160,8 +160,7 @@ def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> None:
     for damaged ones, or removes them if `overwrite`."""
     for leftover in folder.glob(".*.tmp"):  # of a killed process
         leftover.unlink()
-    files = [path for path in [folder / MANIFEST] if path.exists()] + sorted(folder.glob("*-[0-9][0-9][0-9][0-9][0-9].safetensors"))
-    for path in files:
+    for path in [*folder.glob(MANIFEST), *sorted(folder.glob("*-[0-9][0-9][0-9][0-9][0-9].safetensors"))]:
         if overwrite:  # the manifest first: what is left if this is interrupted is no data set
             path.unlink()
             continue
@@ -175,8 +174,8 @@ def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> None:
             raise InputError(f"{path}: expected a whole shard, found a damaged one ({error}); extract.overwrite=true "
                              "extracts all codes anew") from error
         if found != manifest.extraction:
-            raise InputError(f"{path}: expected codes of this stage 1 ({manifest.stage1_hash[:12]}) with these settings,"
-                             " found another extraction's; extract.overwrite=true removes them")
+            raise InputError(f"{path}: expected codes of this stage 1 ({manifest.stage1_hash[:12]}) with these "
+                             "settings, found another extraction's; extract.overwrite=true removes them")
 
 
 def _encode(split: Split, start: int, stop: int, batch_size: int, seed: int, encode: Encode,

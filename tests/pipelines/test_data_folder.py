@@ -41,7 +41,8 @@ def folder(tmp_path):
 @pytest.fixture
 def load(tmp_path):
     """load(root, ...) -> ImageFolder of 8x8 pictures with a cache of its own."""
-    return lambda root, **options: ImageFolder(str(root), str(tmp_path / "cache"), **{"size": 8, "workers": 2} | options)
+    defaults = {"cache": str(tmp_path / "cache"), "size": 8, "workers": 2}
+    return lambda root, **options: ImageFolder(str(root), **defaults | options)
 
 
 def everything(data: ImageFolder, split: str):

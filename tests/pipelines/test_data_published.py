@@ -52,7 +52,8 @@ def test_labels_index_sorted_class_names(tmp_path):
 
 
 def test_missing_files_say_how_to_get_them(tmp_path):
-    for data_set, folder in ((MNIST, "MNIST/raw"), (FashionMNIST, "FashionMNIST/raw"), (CIFAR10, "cifar-10-batches-py")):
+    folders = {MNIST: "MNIST/raw", FashionMNIST: "FashionMNIST/raw", CIFAR10: "cifar-10-batches-py"}
+    for data_set, folder in folders.items():
         with pytest.raises(InputError) as error:
             data_set(str(tmp_path))
         for words in (str(tmp_path / folder), "data.root=", "data.download=true"):
