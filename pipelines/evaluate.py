@@ -146,10 +146,7 @@ def call_judge(stage1, stage2, data: Data, split: Split, reconstructions: Tensor
     verdict = {"label": name, "real": accuracy(real, labels), "reconstructions": accuracy(judge(model, reconstructions),
                                                                                           labels), "samples": None}
     if stage2 is not None and name in stage2.config["condition_on"] and options.samples:
-        with tqdm(desc="samples for the judge", total=options.samples, leave=False, dynamic_ncols=True) as bar:
-            images, _, chosen = generate(stage1, stage2, options.samples, seed, options.batch_size, device,
-                                         progress=lambda done, total: bar.update(
-                                             options.batch_size * done // total - bar.n % options.batch_size))
+        images, _, chosen = generate(stage1, stage2, options.samples, seed, options.batch_size, device)
         asked = chosen[:, stage2.config["condition_on"].index(name)]
         verdict |= {"samples": accuracy(judge(model, images), asked), "samples_judged": options.samples}
     return verdict

@@ -7,6 +7,7 @@ in whatever batches they are drawn.
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pipelines.errors import InputError
 from pipelines.runs import Run, TrainedStage, check_same_stage1, load_stage1, load_stage2
@@ -62,21 +63,30 @@ def sample_uniforms(stage2: TrainedStage, seed: int, numbers: range) -> tuple[Te
 
 
 def generate(stage1: TrainedStage, stage2: TrainedStage, count: int, seed: int, batch_size: int, device: torch.device,
-             wanted: dict[str, str] | None = None, known: Tensor | None = None, progress=None, **truncation):
+             wanted: dict[str, str] | None = None, known: Tensor | None = None, **truncation):
     """`count` samples in data units, their codes and their labels: (x, codes, labels or None), on the CPU.
 
-    known: int64 (count, *grid[, g]), -1 where free; `truncation`: temperature, top_k, top_p; progress(examples, part)
-    is called with each batch's size and share done."""
+    known: int64 (count, *grid[, g]), -1 where free; `truncation`: temperature, top_k, top_p. Shows a progress bar."""
     images, grids, labels = [], [], []
+    bar = tqdm(total=count, desc="sampling", unit="sample", leave=False, dynamic_ncols=True,
+               bar_format="{l_bar}{bar}| {n:.0f}/{total} [{elapsed}<{remaining}]")
     for start in range(0, count, batch_size):
         numbers = range(start, min(start + batch_size, count))
+
+        def progress(done: int, total: int) -> None:
+            bar.update(numbers.start + len(numbers) * done / total - bar.n)
+
         draws, uniforms = sample_uniforms(stage2, seed, numbers)
         chosen = choose_labels(stage2, wanted or {}, draws)
         moved = None if chosen is None else chosen.to(device)
         fixed = None if known is None else known[numbers.start : numbers.stop].to(device)
-        codes = sample(stage2.module, uniforms.to(device), labels=moved, known=fixed, progress=progress, **truncation)
+        try:
+            codes = sample(stage2.module, uniforms.to(device), labels=moved, known=fixed, progress=progress, **truncation)
+        except ValueError as error:
+            raise InputError(f"sampling: {error}") from None
         with torch.inference_mode():
             images.append(stage1.module.decode(codes).cpu())
         grids.append(codes.cpu())
         labels.append(chosen)
+    bar.close()
     return torch.cat(images), torch.cat(grids), None if labels[0] is None else torch.cat(labels)

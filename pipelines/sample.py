@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pipelines import media
 from pipelines.data.pictures import load_pictures
@@ -56,18 +55,8 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"sampling {arguments.n} from {run.root} (prior of step {stage2.state['step']})")
 
     start = time.monotonic()
-    with tqdm(total=arguments.n * positions(stage2), unit="code", unit_scale=True, dynamic_ncols=True) as bar:
-
-        def progress(done: int, total: int) -> None:
-            batch = min(arguments.batch_size, arguments.n - finished[0])
-            bar.update(finished[0] * positions(stage2) + batch * positions(stage2) * done // total - bar.n)
-            if done == total:
-                finished[0] += batch
-
-        finished = [0]
-        images, _, _ = generate(stage1, stage2, arguments.n, arguments.seed, arguments.batch_size, device, wanted, known,
-                                progress, temperature=arguments.temperature, top_k=arguments.top_k,
-                                top_p=arguments.top_p)
+    images, _, _ = generate(stage1, stage2, arguments.n, arguments.seed, arguments.batch_size, device, wanted, known,
+                            temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p)
     seconds = time.monotonic() - start
 
     out = arguments.out or run.samples
@@ -89,12 +78,6 @@ def parse_labels(pairs: list[str], names: list[str]) -> dict[str, str]:
             raise InputError(f"--label: expected NAME=CLASS with a name among {names}, found {pair!r}")
         wanted[name] = value
     return wanted
-
-
-def positions(stage2: TrainedStage) -> int:
-    """Codes of one sample."""
-    codes = stage2.config["codes"]
-    return torch.Size(codes["grid"]).numel() * codes["num_codebooks"]
 
 
 def known_codes(arguments, stage1: TrainedStage, stage2: TrainedStage, device: torch.device) -> Tensor:
