@@ -6,7 +6,7 @@ Axes: n vectors, g codebooks, k codes, d dimension of one codebook.
 import torch
 from torch import Tensor
 
-_BLOCK_BYTES = 2**20  # scores held at a time: they stay in a core's second-level cache on their way to the maximum
+_BLOCK_BYTES = 2**21  # scores held at a time: they stay in the cores' second-level caches on their way to the maximum
 
 
 def nearest_codes(z: Tensor, codebooks: Tensor) -> Tensor:

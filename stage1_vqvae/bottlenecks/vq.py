@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
 from stage1_vqvae.bottlenecks.base import Latent, Quantizer
@@ -25,16 +26,27 @@ from stage1_vqvae.bottlenecks.nearest import nearest_codes
 from stage1_vqvae.collectives import all_sum, from_first_rank, rank_and_world
 
 
-class _StraightThrough(torch.autograd.Function):
-    """Forward e, exactly; backward the identity to z (section 3.2 of the paper)."""
+class _Quantise(torch.autograd.Function):
+    """Vectors z and their entries e, both (n, g, d) -> e and twice mean (z - e)^2, each with a gradient of its own.
+
+    The stop-gradients of equation 3 in one place: the gradient of e goes to z unchanged (straight-through, section 3.2),
+    that of the first mean to z only (commitment), that of the second to e only (codebook).
+    """
 
     @staticmethod
-    def forward(ctx, z: Tensor, e: Tensor) -> Tensor:
-        return e.view_as(e)
+    def forward(ctx, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        difference = z - e
+        ctx.save_for_backward(difference)
+        distance = difference.square().mean()
+        return e.view_as(e), distance, distance.clone()
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return grad, None
+    @once_differentiable
+    def backward(ctx, straight: Tensor, commitment: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor | None]:
+        (difference,) = ctx.saved_tensors
+        scale = 2 / difference.numel()
+        to_z = torch.addcmul(straight, difference, commitment * scale)
+        return to_z, difference * (codebook * -scale) if ctx.needs_input_grad[1] else None
 
 
 class VectorQuantizer(Quantizer):
@@ -90,9 +102,8 @@ class VectorQuantizer(Quantizer):
         with torch.autocast(z.device.type, enabled=False):
             vectors = rearrange(z.to(self.codebook.dtype), "b (g d) ... -> (b ...) g d", g=self.num_codebooks)
             codes = nearest_codes(vectors.detach(), self.codebook.detach())
-            entries = self._entries(codes)
-            z_q = _StraightThrough.apply(vectors, entries.detach())
-            loss = self._loss(vectors, entries)
+            z_q, commitment, distance = _Quantise.apply(vectors, self._entries(codes))
+            loss = self.commitment_weight * commitment + self._codebook_loss(distance)
             if self.training:
                 self._observe(vectors.detach(), codes)
         batch, grid = len(z), z.shape[2:]
@@ -126,8 +137,8 @@ class VectorQuantizer(Quantizer):
         return vectors.reshape(batch, *grid, -1).movedim(-1, 1)
 
     @abstractmethod
-    def _loss(self, z: Tensor, entries: Tensor) -> Tensor:
-        """The auxiliary loss () of vectors z and of their codebook entries (both (n, g, d), both with gradient)."""
+    def _codebook_loss(self, distance: Tensor) -> Tensor | float:
+        """The weighted term that moves the codebook by gradient; `distance` () is mean (z - e)^2 as a function of e."""
 
     @abstractmethod
     def _update(self, count: Tensor, total: Tensor) -> None:
@@ -195,9 +206,8 @@ class GradientQuantizer(VectorQuantizer):
         self.codebook_weight = codebook_weight
         self.codebook = nn.Parameter(self._start())
 
-    def _loss(self, z: Tensor, entries: Tensor) -> Tensor:
-        commitment = F.mse_loss(z, entries.detach())
-        return self.codebook_weight * F.mse_loss(entries, z.detach()) + self.commitment_weight * commitment
+    def _codebook_loss(self, distance: Tensor) -> Tensor:
+        return self.codebook_weight * distance
 
     def _update(self, count: Tensor, total: Tensor) -> None:
         self.counts.copy_(torch.where(self.counts == 0, self._average_count, self.counts))
@@ -230,8 +240,8 @@ class EMAQuantizer(VectorQuantizer):
         self.register_buffer("codebook", self._start())
         self.register_buffer("sums", torch.zeros_like(self.codebook))
 
-    def _loss(self, z: Tensor, entries: Tensor) -> Tensor:
-        return self.commitment_weight * F.mse_loss(z, entries)
+    def _codebook_loss(self, distance: Tensor) -> float:
+        return 0.0
 
     def _update(self, count: Tensor, total: Tensor) -> None:
         new = self.counts == 0
