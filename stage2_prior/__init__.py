@@ -1,0 +1,1 @@
+"""Stage 2: autoregressive priors over discrete codes, and sampling from them. Tensors in, tensors out."""

@@ -1,0 +1,455 @@
+"""Cached PixelCNN sampling as machine code, for CPUs: numba, with a matrix product built from vector instructions.
+
+A block of samples is drawn from the first position to the last by one thread. Its activations lie as (column * sample,
+feature), so that a whole row of the vertical stack is one tall matrix product a tap, and a shift by a column is an
+offset. Every sample goes through the same instructions in the same order wherever it stands in a block: what it draws
+does not depend on its batchmates, in float32 either.
+
+Axes: s samples of a block (padded to a multiple of ROWS), w columns, p features, n outputs (padded to whole panels).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+from torch import Tensor
+
+from stage2_prior.prior import NOT_FINITE, CompiledLoop
+
+if TYPE_CHECKING:
+    from stage2_prior.pixelcnn import GatedPixelCNN
+    from stage2_prior.sampling import Rule
+
+ir = cgutils.ir  # llvmlite's, the compiler that numba is built on
+
+ROWS = 4  # of a tile, the piece of a product whose sums stay in registers
+WIDE = 4 * 64  # bytes of a tile's row where there is AVX-512: 4 x 4 sums of its 32 registers of 64 bytes
+NARROW = 2 * 32  # and elsewhere: 4 x 2 sums of 16 registers of 32 bytes
+CHUNK = 64  # rows of the vertical stack that go through a layer at once, to stay in the nearest cache
+
+# numba's cache looks at this file alone: a change elsewhere to what is compiled here would go unseen.
+compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+
+
+def panel_width(dtype: np.dtype) -> int:
+    """Outputs that a tile covers: weights are packed into panels of so many columns."""
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return (WIDE if wide else NARROW) // np.dtype(dtype).itemsize
+
+
+def pack(weight: Tensor) -> np.ndarray:
+    """Weights (..., n, depth) of products x @ weight.T -> (..., panels, depth, panel width)."""
+    filled = fill_up(weight.movedim(-2, -1))
+    width = panel_width(filled.dtype)
+    return np.ascontiguousarray(rearrange(filled, "... depth (panels width) -> ... panels depth width", width=width))
+
+
+def fill_up(bias: Tensor) -> np.ndarray:
+    """(..., n) -> the same with n filled up with zeros to whole panels."""
+    bias = bias.detach().numpy()
+    return np.pad(bias, [(0, 0)] * (bias.ndim - 1) + [(0, -bias.shape[-1] % panel_width(bias.dtype))])
+
+
+def _tile(width_bytes: int, vector_bytes: int) -> Callable:
+    """out[row : row + ROWS, panel] += x[row : row + ROWS, :depth] @ weight[panel]; the last axes are contiguous.
+
+    Written in LLVM's vector types since its loop vectoriser uses half the width of AVX-512 and keeps sums in memory:
+    this reaches 85-90 % of the multiply-adds that the hardware can do.
+    """
+
+    @intrinsic
+    def multiply_tile(typing_context, x, row, weight, panel, out):
+        dtype = x.dtype
+        size = dtype.bitwidth // 8
+        lanes, vectors = vector_bytes // size, width_bytes // vector_bytes
+
+        def generate(context, builder, signature, arguments):
+            x, row, weight, panel, out = (
+                context.make_array(kind)(context, builder, value) if isinstance(kind, types.Array) else value
+                for kind, value in zip(signature.args, arguments, strict=True)
+            )
+            number = ir.IntType(64)
+            vector = ir.VectorType(context.get_value_type(dtype), lanes)
+            undefined = ir.Constant(vector, ir.Undefined)
+            spread = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+            multiply_add = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{lanes}f{dtype.bitwidth}"
+            )
+
+            def line(array, r):  # array[row + r]
+                stride = builder.sdiv(builder.extract_value(array.strides, 0), number(size))
+                return builder.gep(array.data, [builder.mul(builder.add(row, number(r)), stride)])
+
+            def vectors_at(pointer, offset):
+                starts = [builder.add(offset, number(v * lanes)) for v in range(vectors)]
+                return [builder.bitcast(builder.gep(pointer, [start]), vector.as_pointer()) for start in starts]
+
+            width = number(vectors * lanes)
+            depth = builder.extract_value(weight.shape, 1)
+            first = builder.mul(builder.mul(panel, depth), width)
+            inputs = [line(x, r) for r in range(ROWS)]
+            targets = [vectors_at(line(out, r), builder.mul(panel, width)) for r in range(ROWS)]
+            sums = [[cgutils.alloca_once_value(builder, builder.load(at, align=size)) for at in row] for row in targets]
+            with cgutils.for_range(builder, depth) as loop:
+                here = vectors_at(weight.data, builder.add(first, builder.mul(loop.index, width)))
+                weights = [builder.load(at, align=size) for at in here]
+                for r in range(ROWS):
+                    value = builder.load(builder.gep(inputs[r], [loop.index]))
+                    value = builder.insert_element(undefined, value, ir.IntType(32)(0))
+                    value = builder.shuffle_vector(value, undefined, spread)
+                    for v in range(vectors):
+                        total = builder.call(multiply_add, [value, weights[v], builder.load(sums[r][v])])
+                        builder.store(total, sums[r][v])
+            for r in range(ROWS):
+                for v in range(vectors):
+                    builder.store(builder.load(sums[r][v]), targets[r][v], align=size)
+            return context.get_dummy_value()
+
+        return types.void(x, types.intp, weight, types.intp, out), generate
+
+    return multiply_tile
+
+
+_multiply_wide_tile = _tile(WIDE, vector_bytes=64)
+_multiply_narrow_tile = _tile(NARROW, vector_bytes=32)
+
+
+@compiled
+def multiply(x, weight, out):
+    """out (rows, n) += x (rows, at least depth) @ weight, which is packed; rows a multiple of ROWS."""
+    wide = weight.shape[2] * weight.itemsize == WIDE
+    for panel in range(weight.shape[0]):
+        for row in range(0, out.shape[0], ROWS):
+            if wide:
+                _multiply_wide_tile(x, row, weight, panel, out)
+            else:
+                _multiply_narrow_tile(x, row, weight, panel, out)
+
+
+def _exponential(real: type, integer: type, mantissa: int, log2: tuple[float, float], terms: int) -> Callable:
+    """exp(x) = 2^n exp(r), |r| <= log(2) / 2, as plain arithmetic, which LLVM turns into vector instructions.
+
+    exp(r) by `terms` of its Taylor series; 2^n by writing n into the exponent's bits: it must be a normal number.
+    log2: log(2) in two parts, the first so short that n times it is exact.
+    """
+    per_log2, half = real(1.0 / math.log(2.0)), real(0.5)
+    high, low = real(log2[0]), real(log2[1])
+    shift, offset = integer(mantissa), integer(-np.finfo(real).minexp + 1)
+    coefficients = tuple(real(1.0 / math.factorial(i)) for i in range(terms))
+
+    def exponential(x):
+        n = np.floor(x * per_log2 + half)
+        r = (x - n * high) - n * low
+        y = coefficients[terms - 1]
+        for i in range(terms - 2, -1, -1):
+            y = y * r + coefficients[i]
+        return y * integer((integer(n) + offset) << shift).view(real)
+
+    return exponential
+
+
+# The first term left out: 0.347^8 / 8! = 5e-9 in float32, 0.347^14 / 14! = 4e-18 in float64.
+_EXP_32 = _exponential(np.float32, np.int32, 23, (0.693359375, -2.1219444005469058e-4), terms=8)
+_EXP_64 = _exponential(np.float64, np.int64, 52, (0.693145751953125, 1.4286068203094172e-6), terms=14)
+
+
+def exp(x: float) -> float:
+    """exp(x) in the precision of x, where it is a normal number: |x| <= 87 in float32, 708 in float64."""
+    raise NotImplementedError("for compiled functions only")
+
+
+@overload(exp)
+def _exp(x):
+    return _EXP_32 if x == types.float32 else _EXP_64
+
+
+@compiled
+def gate(sums, gated):
+    """gated (s, p) = tanh(f) sigmoid(g) of sums (s, f and g: 2p, ...), 1606.05328 equation 2.
+
+    With a = exp(-2f) and b = exp(-g): (1 - a) / ((1 + a) (1 + b)). Beyond 40 neither function moves any more.
+    """
+    p = gated.shape[1]
+    one, two, most = sums.dtype.type(1), sums.dtype.type(2), sums.dtype.type(40)
+    for s in range(gated.shape[0]):
+        for i in range(p):
+            f, g = -two * sums[s, i], -sums[s, p + i]
+            a = exp(most if f > most else (-most if f < -most else f))
+            b = exp(most if g > most else (-most if g < -most else g))
+            gated[s, i] = (one - a) / ((one + a) * (one + b))
+
+
+@compiled
+def draw(logits, uniform, temperature, top_k, top_p, cdf):
+    """`sampling.draw` for one sample; -1 where logits (k or more) are not numbers. cdf: float64 (k) to work in."""
+    codes = len(cdf)
+    best, top, numbers = 0, logits[0], True
+    for k in range(codes):
+        numbers &= logits[k] == logits[k]
+        if logits[k] > top:
+            best, top = k, logits[k]
+    if not (numbers and np.isfinite(top)):
+        return -1
+    if temperature == 0.0:
+        return best
+    for k in range(codes):
+        x = (np.float64(logits[k]) - np.float64(top)) / temperature
+        cdf[k] = exp(x) if x > -700.0 else 0.0
+    if top_k < codes or top_p < np.inf:
+        order = np.argsort(-logits[:codes], kind="mergesort")  # stable: the lower code first among equals
+        total = 0.0
+        for k in order[:top_k]:
+            total += cdf[k]
+        before, mass = 0.0, 0.0
+        for rank in range(codes):
+            mass = cdf[order[rank]]
+            if rank >= top_k or before >= top_p * total:
+                cdf[order[rank]] = 0.0
+            before += mass
+    for k in range(1, codes):
+        cdf[k] += cdf[k - 1]
+    # u <= 1 - 2^-53, so u * cdf[-1] < cdf[-1]: there is such a code, and its mass is positive.
+    return np.searchsorted(cdf, uniform * cdf[-1], side="right")
+
+
+class Weights(NamedTuple):
+    """A GatedPixelCNN's parameters, products packed (`pack`), biases filled up; l layers, t taps, g codebooks."""
+
+    embeddings: np.ndarray  # (g, k, p)
+    first_vertical: np.ndarray  # (t, ...): rows from above to below, in them columns from left to right
+    vertical: np.ndarray  # (l - 1, t, ...)
+    across: np.ndarray  # (l, ...)
+    first_horizontal: np.ndarray  # (t, ...)
+    horizontal: np.ndarray  # (l - 1, t, ...)
+    out: np.ndarray  # (l, ...)
+    out_bias: np.ndarray  # (l, n)
+    local: np.ndarray  # (l, 2: vertical and horizontal, ...)
+    within: np.ndarray  # (g - 1, k, p)
+    hidden: np.ndarray  # (g, ...)
+    hidden_bias: np.ndarray  # (g, n)
+    logits: np.ndarray  # (g, ...)
+    logits_bias: np.ndarray  # (g, n)
+
+
+class State(NamedTuple):
+    """What a block of samples remembers, and room to work in. The last few rows and columns lie by index modulo."""
+
+    biases: np.ndarray  # (l, 2: vertical and horizontal, s, n): of the convolutions, and what labels add
+    inputs: np.ndarray  # (rows, w * s, p): embedded codes, with a margin of zeros to either side, as `rows`
+    rows: np.ndarray  # (l - 1, rows, w * s, p): inputs of the vertical stack's layers after the first
+    columns: np.ndarray  # (l - 1, columns, s, n): inputs of the horizontal stack's layers after the first
+    sums: np.ndarray  # (l, w * s, n): before the horizontal gates, of one row
+    chunk: np.ndarray  # (several columns * s, n): before the vertical gates
+    gated: np.ndarray  # (s, p)
+    features: np.ndarray  # (s, n)
+    hidden: np.ndarray  # (s, n)
+    logits: np.ndarray  # (s, n)
+    cdf: np.ndarray  # (k,)
+
+
+@compiled
+def vertical_stack(row, local, weights, state):
+    """One row of the vertical stack, all layers: fills `state.sums` with what it adds to the horizontal stack."""
+    samples = state.gated.shape[0]
+    length = state.sums.shape[1]
+    last = weights.across.shape[0] - 1
+    margin = (state.rows.shape[2] - length) // 2  # in rows of the ring: columns * samples
+    for i in range(last + 1):
+        for start in range(0, length, state.chunk.shape[0]):
+            stop = min(start + state.chunk.shape[0], length)
+            chunk, sums = state.chunk[: stop - start], state.sums[i, start:stop]
+            for j in range(stop - start):
+                chunk[j] = state.biases[i, 0, j % samples]
+                sums[j] = state.biases[i, 1, j % samples]
+            if local.shape[1] > 0:
+                multiply(local[start:stop], weights.local[i, 0], chunk)
+                multiply(local[start:stop], weights.local[i, 1], sums)
+            if i == 0:
+                correlate(state.inputs, row - 1, start, samples, weights.first_vertical, chunk)
+            else:
+                correlate(state.rows[i - 1], row, start, samples, weights.vertical[i - 1], chunk)
+            multiply(chunk, weights.across[i], sums)
+            if i < last:
+                gate(chunk, state.rows[i, row % state.rows.shape[1], margin + start : margin + stop])
+
+
+@compiled
+def correlate(ring, newest, start, samples, weight, out):
+    """out += the taps of a convolution over rows up to `newest` of a ring (rows, margin + w * s + margin, p).
+
+    weight (height, width, ...): out's first row is at `start`, and its leftmost tap half a width before that.
+    """
+    height, width = weight.shape[0], weight.shape[1]
+    for y in range(height):
+        row = ring[(newest + 1 - height + y) % ring.shape[0]]
+        for x in range(width):
+            first = start + x * samples
+            multiply(row[first : first + out.shape[0]], weight[y, x], out)
+
+
+@compiled
+def horizontal_stack(row, column, weights, state):
+    """One position of the horizontal stack, all layers: `state.sums` -> `state.features`."""
+    samples = state.gated.shape[0]
+    last = weights.across.shape[0] - 1
+    here = column % state.columns.shape[1]
+    first_taps = weights.first_horizontal.shape[0]
+    inputs = state.inputs[row % state.inputs.shape[0]]
+    for i in range(last + 1):
+        sums = state.sums[i, column * samples : (column + 1) * samples]
+        if i == 0:  # its leftmost tap is first_taps columns back, and so is the margin
+            for tap in range(first_taps):
+                seen = inputs[(column + tap) * samples : (column + tap + 1) * samples]
+                multiply(seen, weights.first_horizontal[tap], sums)
+        else:
+            taps = state.columns.shape[1]
+            for tap in range(taps):
+                multiply(state.columns[i - 1, (column + 1 + tap) % taps], weights.horizontal[i - 1, tap], sums)
+        gate(sums, state.gated)
+        target = state.features if i == last else state.columns[i, here]
+        for s in range(samples):
+            for n in range(target.shape[1]):
+                residual = state.columns[i - 1, here, s, n] if i > 0 else target.dtype.type(0)
+                target[s, n] = weights.out_bias[i, n] + residual
+        multiply(state.gated, weights.out[i], target)
+
+
+@compiled
+def rectified_product(x, weight, bias, rectified, out):
+    """out = relu(x) @ weight + bias."""
+    zero = x.dtype.type(0)
+    for s in range(x.shape[0]):
+        for i in range(rectified.shape[1]):
+            rectified[s, i] = zero if x[s, i] < zero else x[s, i]
+        out[s] = bias
+    multiply(rectified, weight, out)
+
+
+@compiled
+def draw_row(row, codes, uniforms, local, temperature, top_k, top_p, weights, state):
+    """Draws a row of codes (s, h, w, g) where they are -1. False where logits were not numbers."""
+    samples, p = state.gated.shape
+    width = codes.shape[2]
+    margin = weights.first_horizontal.shape[0] * samples
+    embedded = state.inputs[row % state.inputs.shape[0]]
+    embedded[:] = 0
+    state.columns[:] = 0
+    vertical_stack(row, local, weights, state)
+    for column in range(width):
+        horizontal_stack(row, column, weights, state)
+        for g in range(codes.shape[3]):
+            if codes[:, row, column, g].min() < 0:
+                rectified_product(state.features, weights.hidden[g], weights.hidden_bias[g], state.gated, state.hidden)
+                rectified_product(state.hidden, weights.logits[g], weights.logits_bias[g], state.hidden, state.logits)
+            for s in range(codes.shape[0]):
+                code = codes[s, row, column, g]
+                if code < 0:
+                    u = uniforms[s, row, column, g]
+                    code = draw(state.logits[s], u, temperature, top_k, top_p, state.cdf)
+                    if code < 0:
+                        return False
+                    codes[s, row, column, g] = code
+                at = margin + column * samples + s
+                for i in range(p):
+                    embedded[at, i] += weights.embeddings[g, code, i]
+                    if g + 1 < codes.shape[3]:
+                        state.features[s, i] += weights.within[g, code, i]
+    return True
+
+
+class CompiledPixelCNN(CompiledLoop):
+    """A GatedPixelCNN's parameters, packed, and the loop over rows."""
+
+    def __init__(self, prior: "GatedPixelCNN") -> None:
+        dtype = prior.embeddings[0].weight.dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"prior: expected parameters of torch.float32 or torch.float64 on a CPU, found {dtype}")
+        self.prior, self.dtype = prior, np.float32 if dtype == torch.float32 else np.float64
+        first, *later = prior.layers
+        self.weights = Weights(
+            embeddings=self._stack([table.weight for table in prior.embeddings], axes=2),
+            first_vertical=pack(_taps(first.vertical)),
+            vertical=self._stack([pack(_taps(layer.vertical)) for layer in later], axes=5),
+            across=self._stack([pack(layer.across.weight[:, :, 0, 0]) for layer in prior.layers], axes=3),
+            first_horizontal=pack(_taps(first.horizontal)[0]),
+            horizontal=self._stack([pack(_taps(layer.horizontal)[0]) for layer in later], axes=4),
+            out=self._stack([pack(layer.out.weight[:, :, 0, 0]) for layer in prior.layers], axes=3),
+            out_bias=self._stack([fill_up(layer.out.bias) for layer in prior.layers], axes=1),
+            local=self._stack([pack(_halves(x.local)) for x in prior.layers if x.local is not None], axes=4),
+            within=self._stack([table.weight for table in prior.within], axes=2),
+            hidden=self._stack([pack(head[1].weight) for head in prior.heads], axes=3),
+            hidden_bias=self._stack([fill_up(head[1].bias) for head in prior.heads], axes=1),
+            logits=self._stack([pack(head[3].weight) for head in prior.heads], axes=3),
+            logits_bias=self._stack([fill_up(head[3].bias) for head in prior.heads], axes=1),
+        )
+
+    def _stack(self, parts: list[np.ndarray | Tensor], axes: int) -> np.ndarray:
+        """Arrays of so many axes along a new first one; there may be none."""
+        parts = [part.detach().numpy() if isinstance(part, Tensor) else part for part in parts]
+        return np.stack(parts) if parts else np.zeros((0,) * (axes + 1), self.dtype)
+
+    def fill(
+        self, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: "Rule"
+    ) -> Iterator[int]:
+        codes, uniforms = (x.contiguous().numpy().reshape(*x.shape[:3], -1) for x in (codes, uniforms))
+        batch, height, width, _ = codes.shape
+        samples = batch + -batch % ROWS
+        state = self._state(samples, width, self._biases(labels, samples))
+        if local is None:
+            local = np.zeros((height, width * samples, 0), self.dtype)
+        else:
+            filled = torch.nn.functional.pad(rearrange(local, "b c h w -> h w c b"), (0, samples - batch))
+            local = rearrange(filled, "h w c s -> h (w s) c").contiguous().numpy()
+        top_k = self.prior.num_codes if rule.top_k is None else rule.top_k
+        top_p = np.inf if rule.top_p is None else float(rule.top_p)
+        how = float(rule.temperature), top_k, top_p
+        for row in range(height):
+            if not draw_row(row, codes, uniforms, local[row], *how, self.weights, state):
+                raise ValueError(NOT_FINITE)
+            yield batch * width
+
+    def _biases(self, labels: Tensor | None, samples: int) -> np.ndarray:
+        """What stands before the gates of each layer without any code: (l, 2, s, n)."""
+        layers = []
+        for layer in self.prior.layers:
+            bias = torch.cat((layer.vertical.bias, layer.across.bias)).detach().repeat(samples, 1)
+            for column, table in enumerate(layer.tables):
+                bias[: len(labels)] += table.weight.detach()[labels[:, column]]
+            layers.append(fill_up(rearrange(bias, "s (two n) -> two s n", two=2)))
+        return np.stack(layers)
+
+    def _state(self, samples: int, width: int, biases: np.ndarray) -> State:
+        first, last = self.prior.layers[0], self.prior.layers[-1]
+        layers, p = len(self.prior.layers), first.out.weight.shape[0]
+        first_margin, margin = first.vertical.kernel_size[1] // 2, last.vertical.kernel_size[1] // 2
+
+        def zeros(*shape: int) -> np.ndarray:
+            return np.zeros(shape, self.dtype)
+
+        return State(
+            biases=biases,
+            inputs=zeros(first_margin + 1, (width + 2 * first_margin) * samples, p),
+            rows=zeros(layers - 1, margin + 1, (width + 2 * margin) * samples, p),
+            columns=zeros(layers - 1, margin + 1, samples, self.weights.out_bias.shape[1]),
+            sums=zeros(layers, width * samples, biases.shape[-1]),
+            chunk=zeros(max(1, CHUNK // samples) * samples, biases.shape[-1]),
+            gated=zeros(samples, p),
+            features=zeros(samples, self.weights.out_bias.shape[1]),
+            hidden=zeros(samples, self.weights.hidden_bias.shape[1]),
+            logits=zeros(samples, self.weights.logits_bias.shape[1]),
+            cdf=np.zeros(self.prior.num_codes),
+        )
+
+
+def _taps(convolution: torch.nn.Conv2d) -> Tensor:
+    return rearrange(convolution.weight, "n p y x -> y x n p")
+
+
+def _halves(convolution: torch.nn.Conv2d) -> Tensor:
+    return rearrange(convolution.weight, "(two n) c 1 1 -> two n c", two=2)

@@ -1,0 +1,36 @@
+"""Dropout whose mask does not depend on how the batch is split over processes.
+
+The mask is drawn for the *global* batch from the device's global generator and each process keeps the rows of its own
+samples (rank r holds rows r*b .. (r+1)*b). With the same seed on every rank, two processes that hold half a batch each
+take the same step as one that holds it whole.
+"""
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+
+class GlobalBatchDropout(nn.Module):
+    """Srivastava et al. (2014) on x (b, c, *grid): in training, zeroes with `probability` and rescales the rest."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        if not 0.0 <= probability < 1.0:
+            raise ValueError(f"dropout: expected a probability in [0, 1), found {probability}")
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.probability == 0.0:
+            return x
+        rank, world = _rank_and_world()
+        batch, channels, *grid = x.shape
+        # Channels last, as the activations lie in memory. Always float32: autocast leaves the mask as it is.
+        noise = torch.rand(world * batch, *grid, channels, device=x.device)[rank * batch : (rank + 1) * batch]
+        kept = noise.movedim(-1, 1) >= self.probability
+        return x * kept / (1.0 - self.probability)
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

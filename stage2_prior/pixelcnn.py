@@ -1,0 +1,239 @@
+"""The Gated PixelCNN of van den Oord et al., "Conditional Image Generation with PixelCNN Decoders" (arXiv 1606.05328).
+
+Variant: as their figure 2, with n x n kernels cropped to the taps that may be seen (rows above: the vertical stack;
+codes to the left: the horizontal one) instead of masked, so no multiplication is wasted; the first layer (mask A) sees
+neither the code itself nor the vertical stack's current row. No batch normalisation. The head is ReLU, 1x1, ReLU, 1x1.
+
+Axes: b batch, c channels, h rows, w columns, k codes of a codebook, g codebooks, p features of a stack.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from stage2_prior.compiled import CompiledPixelCNN
+from stage2_prior.dropout import GlobalBatchDropout
+from stage2_prior.prior import Prior, Stepper
+
+# For a, b ~ N(0, 1): Var[tanh(a) sigmoid(b)] = E[tanh(a)^2] E[sigmoid(b)^2] = 0.394 * 0.293 = 1 / 8.66. A convolution
+# that reads gated features and has this gain therefore yields unit variance again, however deep the stack.
+GATE_GAIN = math.sqrt(8.66)
+
+
+class GatedPixelCNN(Prior):
+    """p(codes | labels, local) over (h, w) grids of any size: 1606.05328, equations 2, 4 and 5.
+
+    channels: features p of each stack; convolutions yield 2p, gated to p. head_channels: width of the head.
+    kernel_size, first_kernel_size: odd n of the n x n neighbourhood; a position sees first_kernel_size // 2 +
+    (num_layers - 1) * (kernel_size // 2) rows up and columns to either side.
+    num_classes: one entry a label column; each has a table of biases in every layer (V_f, V_g).
+    local_channels: channels of `local` (b, c, h, w), which enters every layer by a 1x1 convolution.
+    dropout: of the horizontal stack's gated features.
+    With g codebooks the head of codebook j also reads embeddings of codes 0 .. j-1 of its position.
+
+    Codes (64, 32, 32) give logits (64, 512, 32, 32); with two codebooks (64, 32, 32, 2) give (64, 512, 32, 32, 2).
+    """
+
+    grid_axes = 2
+
+    def __init__(
+        self,
+        num_codes: int = 512,
+        num_codebooks: int = 1,
+        channels: int = 64,
+        num_layers: int = 15,
+        kernel_size: int = 3,
+        first_kernel_size: int = 7,
+        num_classes: Sequence[int] = (),
+        local_channels: int = 0,
+        head_channels: int = 256,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(num_codes, num_codebooks, num_classes, local_channels)
+        for name, value in {"channels": channels, "num_layers": num_layers, "head_channels": head_channels}.items():
+            if value < 1:
+                raise ValueError(f"{name}: expected 1 or more, found {value}")
+        for name, value in {"kernel_size": kernel_size, "first_kernel_size": first_kernel_size}.items():
+            if value < 3 or value % 2 == 0:
+                raise ValueError(f"{name}: expected an odd number of 3 or more, found {value}")
+        g = num_codebooks
+        self.embeddings = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(g))
+        sizes = (first_kernel_size,) + (kernel_size,) * (num_layers - 1)
+        self.layers = nn.ModuleList(
+            GatedLayer(channels, n, i == 0, self.num_classes, local_channels, dropout) for i, n in enumerate(sizes)
+        )
+        self.within = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(g - 1))
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.ReLU(), nn.Linear(channels, head_channels), nn.ReLU(), nn.Linear(head_channels, num_codes))
+            for _ in range(g)
+        )
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Unit variance before every gate; a residual stream that grows from 1 to 2; logits near zero."""
+        g, depth = self.num_codebooks, len(self.layers)
+        for embedding in (*self.embeddings, *self.within):
+            nn.init.normal_(embedding.weight, std=g**-0.5)
+        for i, layer in enumerate(self.layers):
+            _initialise(layer.vertical, 1.0 if i == 0 else GATE_GAIN)
+            _initialise(layer.across, 0.5**0.5)  # the two halves of the horizontal stack's sum
+            _initialise(layer.horizontal, 0.5**0.5)
+            _initialise(layer.out, GATE_GAIN * (1.0 if i == 0 else depth**-0.5))
+            for table in layer.tables:
+                nn.init.normal_(table.weight, std=0.1)
+            if layer.local is not None:
+                _initialise(layer.local, 0.5)
+        for head in self.heads:
+            _initialise(head[1], 2**0.5)  # He et al. (2015), for ReLU
+            _initialise(head[3], 0.1)
+
+    def forward(self, codes: Tensor, labels: Tensor | None = None, local: Tensor | None = None) -> Tensor:
+        self.check(codes, labels, local)
+        v = h = self.embed(codes if self.num_codebooks > 1 else codes[..., None])
+        for layer in self.layers:
+            v, h = layer(v, h, labels, local)
+        features = rearrange(h, "b p h w -> b h w p")
+        if self.num_codebooks == 1:
+            return self.heads[0](features).movedim(-1, 1)
+        earlier = (table(codes[..., j]) for j, table in enumerate(self.within))
+        logits = [head(seen) for head, seen in zip(self.heads, accumulate(earlier, initial=features), strict=True)]
+        return torch.stack(logits, dim=-2).movedim(-1, 1)  # in memory k is innermost: log_prob reads it as it lies
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Codes (b, h, w, g) -> the sum of their embeddings (b, p, h, w), channels last in memory."""
+        return sum(table(codes[..., j]) for j, table in enumerate(self.embeddings)).movedim(-1, 1)
+
+    def stepper(
+        self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
+    ) -> "PixelCNNStepper":
+        self.check_conditions(batch, grid, labels, local)
+        return PixelCNNStepper(self, batch, grid, labels, local)
+
+    def compiled_loop(self) -> CompiledPixelCNN:
+        return CompiledPixelCNN(self)
+
+
+class GatedLayer(nn.Module):
+    """One layer of both stacks: (v, h) -> (v, h), each (b, p, h, w).
+
+    Row r of v has seen rows above r only, and h its position's rows above and codes up to (first layer: before) it. The
+    vertical features go into the horizontal ones before they are gated. In the first layer v and h are the embedded
+    codes themselves, and there is no residual connection: it would show each code to itself.
+    """
+
+    def __init__(
+        self, p: int, kernel_size: int, first: bool, num_classes: Sequence[int], local_channels: int, dropout: float
+    ) -> None:
+        super().__init__()
+        reach, own = kernel_size // 2, 0 if first else 1
+        self.first = first
+        self.vertical = nn.Conv2d(p, 2 * p, (reach + own, kernel_size))
+        self.across = nn.Conv2d(2 * p, 2 * p, 1)
+        self.horizontal = nn.Conv2d(p, 2 * p, (1, reach + own), bias=False)  # `across` has one for the sum
+        self.out = nn.Conv2d(p, p, 1)
+        self.dropout = GlobalBatchDropout(dropout)
+        self.tables = nn.ModuleList(nn.Embedding(count, 4 * p) for count in num_classes)
+        self.local = nn.Conv2d(local_channels, 4 * p, 1, bias=False) if local_channels else None
+        # (left, right, top, bottom); a negative bottom or right drops the position itself
+        self.vertical_padding = (reach, reach, reach, own - 1)
+        self.horizontal_padding = (reach, own - 1, 0, 0)
+
+    def forward(self, v: Tensor, h: Tensor, labels: Tensor | None, local: Tensor | None) -> tuple[Tensor, Tensor]:
+        bias_v, bias_h = self.condition(labels, local)
+        v = add(self.vertical(F.pad(v, self.vertical_padding)), bias_v)
+        s = add(self.across(v) + self.horizontal(F.pad(h, self.horizontal_padding)), bias_h)
+        return gate(v), self.residual(s, h)
+
+    def residual(self, s: Tensor, h: Tensor) -> Tensor:
+        """The horizontal stack after its convolutions: sums s (b, 2p, h, w), input h (b, p, h, w)."""
+        update = self.out(self.dropout(gate(s)))
+        return update if self.first else h + update
+
+    def condition(self, labels: Tensor | None, local: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """What labels and local add before the gates: (b, 2p, 1 or h, 1 or w) for each stack, or None."""
+        terms = [rearrange(table(labels[:, i]), "b c -> b c 1 1") for i, table in enumerate(self.tables)]
+        if self.local is not None:
+            terms.append(self.local(local))
+        return sum(terms).chunk(2, dim=1) if terms else (None, None)
+
+
+def gate(s: Tensor) -> Tensor:
+    """tanh(W_f * x) sigmoid(W_g * x), equation 2, for both halves of s (b, 2p, h, w)."""
+    f, g = s.chunk(2, dim=1)
+    return torch.tanh(f) * torch.sigmoid(g)
+
+
+def add(x: Tensor, bias: Tensor | None) -> Tensor:
+    return x if bias is None else x + bias
+
+
+class PixelCNNStepper(Stepper):
+    """Cached evaluation: the vertical stack once a row, the horizontal one once a position.
+
+    Each layer remembers as many rows of its vertical input and columns of its horizontal input as its kernels span.
+    """
+
+    def __init__(
+        self, prior: GatedPixelCNN, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
+    ) -> None:
+        self.prior, self.labels, self.local = prior, labels, local
+        width, weight = grid[1], prior.embeddings[0].weight
+        p = weight.shape[1]
+        self.rows = [weight.new_zeros(batch, p, layer.vertical.kernel_size[0], width) for layer in prior.layers]
+        self.columns = [weight.new_zeros(batch, p, 1, layer.horizontal.kernel_size[1]) for layer in prior.layers]
+        self.sums: list[Tensor] = []  # (b, 2p, 1, w): what the vertical stack gives the horizontal one, this row
+        self.features = weight.new_zeros(batch, p)
+
+    def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
+        codes = codes if self.prior.num_codebooks > 1 else codes[..., None]
+        row, column, codebook = position if self.prior.num_codebooks > 1 else (*position, 0)
+        if codebook == 0:
+            if column == 0:
+                self._row(codes, row)
+            self.features = self._column(codes, row, column)
+        else:
+            self.features = self.features + self.prior.within[codebook - 1](codes[:, row, column, codebook - 1])
+        return self.prior.heads[codebook](self.features)
+
+    def _row(self, codes: Tensor, row: int) -> None:
+        if row > 0:
+            self.rows[0] = _push(self.rows[0], self.prior.embed(codes[:, row - 1 : row]), dim=2)
+        local = None if self.local is None else self.local[:, :, row : row + 1]
+        self.sums, last = [], len(self.prior.layers) - 1
+        for i, layer in enumerate(self.prior.layers):
+            bias_v, bias_h = layer.condition(self.labels, local)
+            v = add(layer.vertical(F.pad(self.rows[i], layer.vertical_padding[:2])), bias_v)
+            self.sums.append(add(layer.across(v), bias_h))
+            if i < last:
+                self.rows[i + 1] = _push(self.rows[i + 1], gate(v), dim=2)
+
+    def _column(self, codes: Tensor, row: int, column: int) -> Tensor:
+        if column == 0:
+            self.columns = [torch.zeros_like(seen) for seen in self.columns]
+        else:
+            embedded = self.prior.embed(codes[:, row : row + 1, column - 1 : column])
+            self.columns[0] = _push(self.columns[0], embedded, dim=3)
+        h = self.columns[0]
+        for i, layer in enumerate(self.prior.layers):
+            if i > 0:
+                self.columns[i] = _push(self.columns[i], h, dim=3)
+            h = layer.residual(self.sums[i][..., column : column + 1] + layer.horizontal(self.columns[i]), h)
+        return rearrange(h, "b p 1 1 -> b p")
+
+
+def _push(seen: Tensor, new: Tensor, dim: int) -> Tensor:
+    """Forgets the oldest slice of `seen` along `dim` and appends `new`."""
+    return torch.cat((seen.narrow(dim, 1, seen.shape[dim] - 1), new), dim=dim)
+
+
+def _initialise(module: nn.Conv2d | nn.Linear, gain: float) -> None:
+    """Normal weights that turn inputs of unit variance into outputs of variance gain^2; bias 0."""
+    nn.init.normal_(module.weight, std=gain / math.sqrt(module.weight[0].numel()))
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,145 @@
+"""What every autoregressive prior shares: conditioning, checks, likelihood, and how it is sampled from.
+
+A prior factorises p(codes | labels, local) over the positions of a grid of any number of axes, in raster order; where a
+position holds several codes (product codebooks) they follow one another, codebook g fastest.
+
+Axes: b batch, k codes of a codebook, g codebooks, c channels, L label columns.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from stage2_prior.sampling import Rule
+
+
+NOT_FINITE = "logits: expected numbers, found NaN or infinity; the prior's weights are broken"
+
+
+class Stepper(ABC):
+    """One pass over the positions of b grids that remembers what is needed of the codes so far: the general sampler."""
+
+    @abstractmethod
+    def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
+        """Logits (b, num_codes) of the code at `position` = (*grid index[, codebook]).
+
+        Called for every position once, in raster order, codebook fastest. `codes` (b, *grid[, g]) is filled before
+        `position`; what it holds there and later is not looked at.
+        """
+
+
+class CompiledLoop(ABC):
+    """The whole pass as machine code, for tensors on a CPU. Packs the weights once; blocks of samples share them."""
+
+    @abstractmethod
+    def fill(
+        self, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: "Rule"
+    ) -> Iterator[int]:
+        """Draws, in place, every code that is -1, and yields the number of positions done since it last did.
+
+        codes int64 and uniforms float64, both (b, *grid[, g]). Called from several threads at once, each with its own
+        block of samples, so the loop lets go of the interpreter's lock. A sample's codes do not depend on its block.
+        """
+
+
+class Prior(nn.Module, ABC):
+    """p(codes | labels, local), one code after the other.
+
+    num_classes: the number of classes of each label column; empty for an unconditional prior.
+    local_channels: channels of `local` (b, c, *grid), which conditions position by position; 0 for none.
+    grid_axes: the number of axes of a grid, set by the class: 1 for sound, 2 for images, 3 for video.
+    """
+
+    grid_axes: int
+
+    def __init__(self, num_codes: int, num_codebooks: int, num_classes: Sequence[int], local_channels: int) -> None:
+        super().__init__()
+        self.num_codes = _positive("num_codes", num_codes)
+        self.num_codebooks = _positive("num_codebooks", num_codebooks)
+        self.num_classes = tuple(_positive("num_classes", count) for count in num_classes)
+        if local_channels < 0:
+            raise ValueError(f"local_channels: expected 0 or more, found {local_channels}")
+        self.local_channels = local_channels
+
+    @abstractmethod
+    def forward(self, codes: Tensor, labels: Tensor | None = None, local: Tensor | None = None) -> Tensor:
+        """Logits (b, num_codes, *grid[, g]) for codes int64 (b, *grid[, g]), labels int64 (b, L), local (b, c, *grid).
+
+        A position's logits depend on earlier positions alone. Raises ValueError where the input is not as declared.
+        """
+
+    @abstractmethod
+    def stepper(self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None) -> Stepper:
+        """A fresh pass over `batch` grids, on the device and in the precision of the parameters."""
+
+    def compiled_loop(self) -> CompiledLoop | None:
+        """The machine code that draws on a CPU, or None for a prior that goes step by step on every device."""
+        return None
+
+    def log_prob(self, codes: Tensor, labels: Tensor | None = None, local: Tensor | None = None) -> Tensor:
+        """log p(codes | labels, local) in nats, (b,), summed over positions and codebooks; never below float32."""
+        logits = self(codes, labels, local)
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = logits if logits.dtype == torch.float64 else logits.float()
+            nll = F.cross_entropy(rearrange(logits, "b k ... -> (b ...) k"), codes.flatten(), reduction="none")
+            return -reduce(nll, "(b n) -> b", "sum", b=len(codes))
+
+    def check(self, codes: Tensor, labels: Tensor | None, local: Tensor | None) -> None:
+        """Raises ValueError unless the arguments of `forward` are as declared."""
+        self.check_shape("codes", codes.shape)
+        if codes.dtype != torch.int64:
+            raise ValueError(f"codes: expected dtype torch.int64, found {codes.dtype}")
+        if codes.numel():
+            low, high = (int(bound) for bound in codes.aminmax())
+            if low < 0 or high >= self.num_codes:
+                raise ValueError(f"codes: expected values in [0, {self.num_codes}), found [{low}, {high}]")
+        self.check_conditions(len(codes), self.grid(codes.shape), labels, local)
+
+    def check_shape(self, name: str, shape: Sequence[int]) -> None:
+        """Raises ValueError unless `shape` is (b, *grid[, g]) with a grid that is not empty."""
+        axes = ["b", *(f"grid{axis}" for axis in range(self.grid_axes))]
+        axes += [str(self.num_codebooks)] if self.num_codebooks > 1 else []
+        fits = len(shape) == len(axes) and (self.num_codebooks == 1 or shape[-1] == self.num_codebooks)
+        if not fits or 0 in shape[1:]:
+            raise ValueError(f"{name}: expected shape ({', '.join(axes)}), found {tuple(shape)}")
+
+    def check_conditions(
+        self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
+    ) -> None:
+        """Raises ValueError unless labels and local are what this prior is conditioned on."""
+        columns = len(self.num_classes)
+        if labels is None and columns:
+            raise ValueError(f"labels: expected shape ({batch}, {columns}), found none")
+        if labels is not None:
+            if labels.shape != (batch, columns):
+                raise ValueError(f"labels: expected shape ({batch}, {columns}), found {tuple(labels.shape)}")
+            if labels.dtype != torch.int64:
+                raise ValueError(f"labels: expected dtype torch.int64, found {labels.dtype}")
+            for column, count in enumerate(self.num_classes):
+                unknown = labels[:, column][(labels[:, column] < 0) | (labels[:, column] >= count)]
+                if len(unknown):
+                    raise ValueError(f"labels: column {column}: expected classes in [0, {count}), found {unknown[0]}")
+        shape = (batch, self.local_channels, *grid)
+        if local is None and self.local_channels:
+            raise ValueError(f"local: expected shape {shape}, found none")
+        if local is not None:
+            if not self.local_channels:
+                raise ValueError(f"local: expected none, found shape {tuple(local.shape)}")
+            if local.shape != shape or not local.is_floating_point():
+                raise ValueError(f"local: expected floats {shape}, found {local.dtype} {tuple(local.shape)}")
+
+    def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The grid in the shape of codes (b, *grid[, g])."""
+        return tuple(shape[1 : 1 + self.grid_axes])
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name}: expected 1 or more, found {value}")
+    return int(value)

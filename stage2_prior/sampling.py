@@ -1,0 +1,238 @@
+"""Ancestral sampling from any `Prior`: a pure function of the uniform numbers it is given.
+
+`sample` goes over the positions once and remembers what it needs; `sample_naive`, one full forward pass a position, is
+the oracle that it is tested against. Both draw by inverting the cumulative distribution in float64.
+
+Axes: b (or n) samples, k codes of a codebook, g codebooks.
+"""
+
+import itertools
+import math
+import queue
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stage2_prior.prior import NOT_FINITE, CompiledLoop, Prior
+
+BLOCK = 32  # samples that one thread of a compiled loop draws side by side: enough rows for the matrix products,
+#             few enough for what a row of them remembers to stay in the cache
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How logits become a distribution: temperature first (0 = argmax), then top-k, then top-p."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def check(self, num_codes: int) -> None:
+        if not 0.0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature: expected a finite number of 0 or more, found {self.temperature}")
+        if self.top_k is not None and not 1 <= self.top_k <= num_codes:
+            raise ValueError(f"top_k: expected 1 to {num_codes} codes, found {self.top_k}")
+        if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p: expected a probability in (0, 1], found {self.top_p}")
+
+
+@torch.no_grad()
+def sample(
+    prior: Prior,
+    uniforms: Tensor,
+    labels: Tensor | None = None,
+    local: Tensor | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    known: Tensor | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Codes int64 (n, *grid[, g]), one for each of `uniforms`, float64 in [0, 1), on the device of prior and inputs.
+
+    Sample i depends on its own row of `uniforms` (and labels, local, known) alone: not on n nor on the other samples.
+    On a CPU this holds to the bit, and the prior's compiled loop is used where it has one, on torch.get_num_threads()
+    threads; elsewhere the prior goes step by step. Sampling is done in evaluation mode and outside autocast.
+
+    labels, local: as in `Prior.forward`. temperature 0 takes the likeliest code. top_k keeps exactly k codes, ties to
+    the lower one. top_p keeps the likeliest codes up to and including the one that crosses p.
+    known: int64, like the result; what is not -1 is kept, the rest is drawn in order (exact for a prefix).
+    progress: called with (positions done, positions in all), summed over samples.
+    Raises ValueError for input that does not fit the prior, and for logits that are not numbers.
+    """
+    rule = Rule(temperature, top_k, top_p)
+    codes, local = _start(prior, uniforms, labels, local, rule, known)
+    total = codes.numel() // prior.num_codebooks
+    with _evaluating(prior, uniforms.device.type):
+        loop = prior.compiled_loop() if uniforms.device.type == "cpu" else None
+        if loop is None:
+            parts = _fill_by_steps(prior, codes, uniforms, labels, local, rule)
+        else:
+            parts = _fill_by_blocks(loop, codes, uniforms, labels, local, rule)
+        for done in itertools.accumulate(parts):
+            if progress is not None:
+                progress(done, total)
+    return codes
+
+
+@torch.no_grad()
+def sample_naive(
+    prior: Prior,
+    uniforms: Tensor,
+    labels: Tensor | None = None,
+    local: Tensor | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    known: Tensor | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """As `sample`, by one full forward pass for each code: slow, and obviously right."""
+    rule = Rule(temperature, top_k, top_p)
+    codes, local = _start(prior, uniforms, labels, local, rule, known)
+    positions = list(itertools.product(*map(range, codes.shape[1:])))
+    with _evaluating(prior, uniforms.device.type):
+        for done, position in enumerate(positions, start=1):
+            at = (slice(None), *position)
+            logits = prior(codes.clamp(min=0), labels, local)[(slice(None), *at)]
+            codes[at] = torch.where(codes[at] < 0, draw(_finite(logits), uniforms[at], rule), codes[at])
+            if progress is not None:
+                progress(len(codes) * done // prior.num_codebooks, codes.numel() // prior.num_codebooks)
+    return codes
+
+
+def draw(logits: Tensor, uniforms: Tensor, rule: Rule) -> Tensor:
+    """Codes int64 (b,) from logits (b, k) and uniforms float64 (b,): the first code with cdf > u * cdf[-1].
+
+    Where rounding leaves none, the last code with positive mass.
+    """
+    if rule.temperature == 0.0:
+        return logits.argmax(dim=-1)  # the first of equals
+    logits = logits.double()
+    mass = torch.exp((logits - logits.amax(dim=-1, keepdim=True)) / rule.temperature)
+    if rule.top_k is not None or rule.top_p is not None:
+        mass = mass * _kept(logits, mass, rule)
+    cdf = mass.cumsum(dim=-1)
+    possible = mass > 0
+    hit = possible & (cdf > uniforms[:, None] * cdf[:, -1:])
+    last = logits.shape[-1] - 1 - possible.flip(-1).byte().argmax(dim=-1)
+    return torch.where(hit.any(dim=-1), hit.byte().argmax(dim=-1), last)
+
+
+def _kept(logits: Tensor, mass: Tensor, rule: Rule) -> Tensor:
+    """Which codes (b, k) top-k and then top-p leave. Likeliest first, the lower code first among equals."""
+    order = logits.sort(dim=-1, descending=True, stable=True).indices
+    kept = torch.ones_like(mass, dtype=torch.bool)
+    if rule.top_k is not None:
+        kept[:, rule.top_k :] = False
+    if rule.top_p is not None:
+        ranked = mass.gather(-1, order) * kept
+        cdf = ranked.cumsum(dim=-1)
+        before = torch.cat((torch.zeros_like(cdf[:, :1]), cdf[:, :-1]), dim=-1)
+        kept &= before < rule.top_p * cdf[:, -1:]
+    return torch.zeros_like(kept).scatter(-1, order, kept)
+
+
+def _fill_by_steps(
+    prior: Prior, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: Rule
+) -> Iterator[int]:
+    stepper = prior.stepper(len(codes), prior.grid(codes.shape), labels, local)
+    finite = torch.ones((), dtype=torch.bool, device=codes.device)  # looked at once: a GPU need not wait at each step
+    seen = codes.clamp(min=0)
+    for position in itertools.product(*map(range, codes.shape[1:])):
+        at = (slice(None), *position)
+        logits = stepper.step(seen, position)
+        finite &= _is_finite(logits)
+        seen[at] = torch.where(codes[at] < 0, draw(logits, uniforms[at], rule), codes[at])
+        if prior.num_codebooks == 1 or position[-1] == prior.num_codebooks - 1:
+            yield len(codes)
+    if not finite:
+        raise ValueError(NOT_FINITE)
+    codes.copy_(seen)
+
+
+def _fill_by_blocks(
+    loop: CompiledLoop, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: Rule
+) -> Iterator[int]:
+    """Shares the samples out over threads. Blocks do not meet: each thread takes the next and draws it whole."""
+    threads = torch.get_num_threads()
+    size = max(1, min(BLOCK, math.ceil(len(codes) / threads)))
+    reports: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    stopped = False
+
+    def fill(start: int) -> None:
+        rows = slice(start, start + size)
+        mine = [None if x is None else x[rows] for x in (codes, uniforms, labels, local)]
+        try:
+            for done in loop.fill(*mine, rule):
+                reports.put(done)
+                if stopped:
+                    break
+        finally:
+            reports.put(None)
+
+    with ThreadPoolExecutor(threads) as pool:
+        blocks = [pool.submit(fill, start) for start in range(0, len(codes), size)]
+        try:
+            for _ in blocks:
+                yield from iter(reports.get, None)
+            for block in blocks:
+                block.result()
+        finally:
+            stopped = True
+
+
+def _start(
+    prior: Prior, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: Rule, known: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Checks all arguments. Returns the codes to begin with (-1: to be drawn), and local in the prior's precision."""
+    rule.check(prior.num_codes)
+    prior.check_shape("uniforms", uniforms.shape)
+    device, dtype = next((p.device, p.dtype) for p in prior.parameters())
+    for name, x in {"uniforms": uniforms, "labels": labels, "local": local, "known": known}.items():
+        if x is not None and x.device != device:
+            raise ValueError(f"{name}: expected on the prior's device {device}, found {x.device}")
+    if uniforms.dtype != torch.float64:
+        raise ValueError(f"uniforms: expected dtype torch.float64, found {uniforms.dtype}")
+    if not ((uniforms >= 0) & (uniforms < 1)).all():
+        raise ValueError(f"uniforms: expected values in [0, 1), found [{uniforms.min()}, {uniforms.max()}]")
+    prior.check_conditions(len(uniforms), prior.grid(uniforms.shape), labels, local)
+    local = None if local is None else local.to(dtype)  # it may come from a network under autocast
+    if known is None:
+        return torch.full(uniforms.shape, -1, device=device), local
+    if known.dtype != torch.int64 or known.shape != uniforms.shape:
+        raise ValueError(
+            f"known: expected torch.int64 {tuple(uniforms.shape)}, found {known.dtype} {tuple(known.shape)}"
+        )
+    if known.numel() and (known.min() < -1 or known.max() >= prior.num_codes):
+        low, high = (int(bound) for bound in known.aminmax())
+        raise ValueError(f"known: expected values in [-1, {prior.num_codes}), found [{low}, {high}]")
+    return known.clone(memory_format=torch.contiguous_format), local
+
+
+def _is_finite(logits: Tensor) -> Tensor:
+    """Whether every row of logits (b, k) is a distribution: single codes may be impossible (-inf)."""
+    return logits.amax(dim=-1).isfinite().all()
+
+
+def _finite(logits: Tensor) -> Tensor:
+    if not _is_finite(logits):
+        raise ValueError(NOT_FINITE)
+    return logits
+
+
+@contextmanager
+def _evaluating(prior: Prior, device_type: str) -> Iterator[None]:
+    """Evaluation mode, whatever mode each module was in, and full precision."""
+    modes = [(module, module.training) for module in prior.modules()]
+    prior.eval()
+    try:
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,33 @@
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from stage2_prior.pixelcnn import GatedPixelCNN
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are slower on several threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tiny() -> Callable[..., GatedPixelCNN]:
+    """Makes a small float64 GatedPixelCNN that sees 4 positions far, its logits spread as if it had been trained."""
+
+    def make(**options) -> GatedPixelCNN:
+        torch.manual_seed(0)
+        sizes = {"num_codes": 7, "channels": 12, "num_layers": 3, "first_kernel_size": 5, "head_channels": 20}
+        prior = GatedPixelCNN(**{**sizes, **options}).double()
+        with torch.no_grad():
+            for parameter in prior.parameters():  # biases, which start at zero, take part too
+                parameter += 0.1 * torch.randn_like(parameter)
+            for head in prior.heads:
+                head[3].weight *= 3
+        return prior
+
+    return make
