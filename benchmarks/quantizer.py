@@ -3,9 +3,9 @@
     python benchmarks/quantizer.py                      # 32,768 vectors of 64 dimensions, 512 codes, two threads
     python benchmarks/quantizer.py --codes 8192 --device cuda
 
-The bare product z @ e.T writes all n x K scores to memory: once into new memory, as the expression does, once into memory
-that is kept. The quantisers include their statistics, the update of the codebook and the revival of dead codes. All are
-run in turn, `--repeats` times, so that a busy moment of the machine meets each; the table shows medians and fastest runs.
+The bare product z @ e.T writes all n x K scores: once into new memory, as the expression does, once into memory that
+is kept. The quantisers include their statistics, the update of the codebook and the revival of dead codes. All are run
+in turn, `--repeats` times, so that a busy moment of the machine meets each; shown are medians and fastest runs.
 """
 
 import argparse
@@ -97,7 +97,8 @@ def main() -> None:
     torch.manual_seed(0)
     times = measure(contenders(args.vectors, args.dim, args.codes, args.device), args.repeats, args.device)
     bare, kept = (statistics.median(times[f"bare product, {memory} memory"]) for memory in ("new", "kept"))
-    print(f"{args.vectors} vectors, D={args.dim}, K={args.codes}, {args.device}, {args.threads} threads, {torch.__version__}")
+    size = f"{args.vectors} vectors, D={args.dim}, K={args.codes}"
+    print(f"{size}, {args.device}, {args.threads} threads, torch {torch.__version__}")
     print(f"{'':34}{'median ms':>10}{'fastest':>10}{'/ new':>8}{'/ kept':>8}")
     for name, values in times.items():
         median = statistics.median(values)

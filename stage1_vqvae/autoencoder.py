@@ -22,7 +22,7 @@ from stage1_vqvae.likelihoods import Likelihood
 class Output:
     """One training forward."""
 
-    loss: Tensor  # () what is minimised: (objective + beta * rate) / data dimensions, mean over the batch, + latent.loss
+    loss: Tensor  # () what is minimised: mean of (objective + beta rate / data dimensions), + latent.loss
     objective: Tensor  # (b,) the likelihood's, per data dimension: with a Gaussian of given variance the NMSE
     latent: Latent
     params: Tensor  # the decoder's output: the likelihood's parameters, (b, c * params_per_value, *grid)

@@ -4,8 +4,9 @@ The arguments cover two networks:
 
 - van den Oord et al. (arXiv 1711.00937, section 4.1): strided 4x4 convolutions and two residual blocks, all of 256
   units; the decoder mirrors it. hidden = outer_hidden = residual_hidden = 256, mixing_convolution = False.
-- Sonnet's CIFAR-10 example (vqvae_example.ipynb): 64 units in the outer, 128 in the inner convolution, a 3x3 convolution,
-  residual blocks 128 -> 32 -> 128. hidden = 128, outer_hidden = 64, residual_hidden = 32, mixing_convolution = True.
+- Sonnet's CIFAR-10 example (vqvae_example.ipynb): 64 units in the outer, 128 in the inner convolution, a 3x3
+  convolution, residual blocks 128 -> 32 -> 128. hidden = 128, outer_hidden = 64, residual_hidden = 32,
+  mixing_convolution = True.
 
 Every one of the `num_downsamplings` s halves height and width: (b, 3, 32, 48), s = 2 -> (b, dim, 8, 12).
 """

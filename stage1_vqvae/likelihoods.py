@@ -32,6 +32,10 @@ class Likelihood(nn.Module, ABC):
             raise ValueError(f"expected images of type torch.uint8, found {x.dtype}")
         return x.to(self.scale.dtype) * self.scale - 0.5
 
+    def _precise(self, params: Tensor) -> Tensor:
+        """Never below the module's type: what autocast lowered is raised again."""
+        return params.to(torch.promote_types(params.dtype, self.scale.dtype))
+
     @abstractmethod
     def objective(self, params: Tensor, x: Tensor) -> Tensor:
         """Decoder output (b, c * params_per_value, *grid), data (b, c, *grid) -> (b,), what training minimises."""
@@ -48,10 +52,11 @@ class Likelihood(nn.Module, ABC):
 class Gaussian(Likelihood):
     """The decoder gives the mean; one standard deviation for all values.
 
-    With sigma="training_mse" training minimises squared error / `variance`, both in data units: where `variance` is that
-    of all training pixels and channels, and after division by the data's dimensions, this is the normalised squared error
-    of Sonnet's example. sigma^2 is then the training error itself (the maximum-likelihood estimate), a moving average over
-    training batches. With sigma="learned" it is a parameter and training minimises the density's -log in nats.
+    With sigma="training_mse" training minimises squared error / `variance`, both in data units: where `variance` is
+    that of all training pixels and channels, and after division by the data's dimensions, this is the normalised
+    squared error of Sonnet's example. sigma^2 is then the training error itself (the maximum-likelihood estimate), a
+    moving average over training batches. With sigma="learned" it is a parameter and training minimises the density's
+    -log in nats.
 
     The mass of a level is the Gaussian's over [x - 1/2, x + 1/2]; levels 0 and 255 take the tails.
     """
@@ -72,13 +77,13 @@ class Gaussian(Likelihood):
         if self.learned:
             self.log_sigma = nn.Parameter(torch.tensor(math.log(variance) / 2))
         else:
-            # The average and its weight both start at 0: their quotient is free of the start's bias from the first batch.
+            # The average and its weight both start at 0: their quotient is free of the start's bias at once.
             self.register_buffer("mse_average", torch.tensor(0.0))
             self.register_buffer("mse_weight", torch.tensor(0.0))
 
     def _mean(self, params: Tensor) -> Tensor:
         """The mean in data units, not rounded."""
-        return (params.to(torch.promote_types(params.dtype, self.scale.dtype)) + 0.5) * (LEVELS - 1)
+        return (self._precise(params) + 0.5) * (LEVELS - 1)
 
     def sigma_squared(self) -> Tensor:
         """() float64, in data units; never below 1e-4, where a level's mass would be 1 in any case."""
@@ -128,18 +133,25 @@ class Categorical(Likelihood):
 
     params_per_value = LEVELS
 
-    def _logits(self, params: Tensor) -> Tensor:
-        """-> (b, k, c, *grid), never below float32."""
-        params = params.to(torch.promote_types(params.dtype, self.scale.dtype))
-        return rearrange(params, "b (c k) ... -> b k c ...", k=LEVELS)
+    def _nll(self, params: Tensor, x: Tensor) -> Tensor:
+        """-> (b, values), never below float32. In channels-last memory the logits of a value lie side by side: read as
+        rows they are neither copied nor strided, five times faster than over the second axis."""
+        params = self._precise(params)
+        if params.stride(1) == 1:
+            logits = rearrange(params, "b (c k) ... -> (b ... c) k", k=LEVELS)
+            nll = F.cross_entropy(logits, rearrange(x, "b c ... -> (b ... c)").long(), reduction="none")
+        else:
+            logits = rearrange(params, "b (c k) ... -> b k c ...", k=LEVELS)
+            nll = F.cross_entropy(logits, x.long(), reduction="none")
+        return nll.reshape(len(x), -1)
 
     def objective(self, params: Tensor, x: Tensor) -> Tensor:
-        return F.cross_entropy(self._logits(params), x.long(), reduction="none").flatten(1).sum(1)
+        return self._nll(params, x).sum(1)
 
     def nll_nats(self, params: Tensor, x: Tensor) -> Tensor:
-        return F.cross_entropy(self._logits(params), x.long(), reduction="none").flatten(1).double().sum(1)
+        return self._nll(params, x).double().sum(1)
 
     def mean(self, params: Tensor) -> Tensor:
-        levels = torch.arange(LEVELS, dtype=self.scale.dtype, device=params.device)
-        expectation = torch.einsum("bk...,k->b...", self._logits(params).softmax(1), levels)
-        return expectation.round().clamp(0, LEVELS - 1).to(torch.uint8)
+        p = rearrange(self._precise(params), "b (c k) ... -> b c ... k", k=LEVELS).softmax(-1)
+        levels = torch.arange(LEVELS, dtype=p.dtype, device=params.device)
+        return (p * levels).sum(-1).round().clamp(0, LEVELS - 1).to(torch.uint8)

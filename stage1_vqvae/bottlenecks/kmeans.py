@@ -1,7 +1,7 @@
 """k-means, to start a codebook where the encodings are.
 
-Seeds are drawn far from each other (Bahmani et al., "Scalable K-Means++", 2012, with rounds that double the seeds), then
-moved by Lloyd's iterations. Axes: n encodings, d their dimension, k centres.
+Seeds are drawn far from each other (Bahmani et al., "Scalable K-Means++", 2012, with rounds that double the seeds),
+then moved by Lloyd's iterations. Axes: n encodings, d their dimension, k centres.
 """
 
 import torch

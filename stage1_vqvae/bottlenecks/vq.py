@@ -29,8 +29,8 @@ from stage1_vqvae.collectives import all_sum, from_first_rank, rank_and_world
 class _Quantise(torch.autograd.Function):
     """Vectors z and their entries e, both (n, g, d) -> e and twice mean (z - e)^2, each with a gradient of its own.
 
-    The stop-gradients of equation 3 in one place: the gradient of e goes to z unchanged (straight-through, section 3.2),
-    that of the first mean to z only (commitment), that of the second to e only (codebook).
+    The stop-gradients of equation 3 in one place: the gradient of e goes to z unchanged (straight-through, section
+    3.2), that of the first mean to z only (commitment), that of the second to e only (codebook).
     """
 
     @staticmethod
@@ -88,7 +88,7 @@ class VectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
-        """Sets each codebook to the k-means centres of the encodings (n, dim), n >= num_codes, better four times that."""
+        """Sets each codebook to the k-means centres of encodings (n, dim): n >= num_codes, better 4 num_codes."""
         z = rearrange(z.to(self.codebook.dtype), "n (g d) -> g n d", g=self.num_codebooks)
         self.codebook.copy_(torch.stack([kmeans(group, self.num_codes) for group in z]))
         from_first_rank(self.codebook.data)

@@ -19,9 +19,9 @@ SMALL = COMPACT | {"hidden": 8, "outer_hidden": 4, "residual_hidden": 2}
 
 
 def layers(module):
-    """(in, out, kernel, stride) of each convolution, in order of use; transposed ones with a minus before the stride."""
+    """(in, out, kernel, stride) of each convolution, in order of use; a transposed one's stride is negative."""
     return [
-        (m.in_channels, m.out_channels, m.kernel_size[0], -m.stride[0] if isinstance(m, nn.ConvTranspose2d) else m.stride[0])
+        (m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0] * (-1 if m.transposed else 1))
         for m in module.modules()
         if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))
     ]
@@ -51,11 +51,11 @@ def test_each_downsampling_halves(num_downsamplings, mixing_convolution):
     assert ImageDecoder(7, 5, **arguments)(z).shape == (2, 7, 16, 24)
 
 
-@pytest.mark.parametrize("num_downsamplings, outer, inner", [(1, [8], [8]), (2, [4, 8], [8, 4]), (3, [4, 8, 8], [8, 8, 4])])
-def test_units_of_the_strided_convolutions(num_downsamplings, outer, inner):
+@pytest.mark.parametrize("num_downsamplings, units", [(1, [8]), (2, [4, 8]), (3, [4, 8, 8])])
+def test_units_of_the_strided_convolutions(num_downsamplings, units):
     arguments = SMALL | {"num_downsamplings": num_downsamplings}
-    assert [out for _, out, _, stride in layers(ImageEncoder(3, 5, **arguments)) if stride == 2] == outer
-    assert [into for into, _, _, stride in layers(ImageDecoder(3, 5, **arguments)) if stride == -2] == inner
+    assert [out for _, out, _, stride in layers(ImageEncoder(3, 5, **arguments)) if stride == 2] == units
+    assert [into for into, _, _, stride in layers(ImageDecoder(3, 5, **arguments)) if stride == -2] == units[::-1]
 
 
 def test_residual_block_by_hand():

@@ -16,7 +16,7 @@ def test_separate_clusters_are_found():
     z = (middles[:, None] + 0.1 * torch.randn(8, 50, 4, generator=generator)).flatten(0, 1)
     for seed in range(5):
         torch.manual_seed(seed)
-        # 0.04 = 4 dimensions x 0.1^2; an ill start may leave two clusters under one centre, reseeding must not make it worse
+        # 0.04 = 4 dimensions x 0.1^2; one cluster missed would cost some 50
         assert inertia(z, kmeans(z, 16, iterations=20)) < 0.05
 
 

@@ -43,12 +43,12 @@ def test_gaussian_mass_is_the_integral(level):
 
 def test_gaussian_far_tails_are_exact():
     """At 200 standard deviations the mass, e^-20000, is 0 in float64; its log is known by Mills' ratio."""
-    z = 200.0 - 0.5  # the nearer edge of level 200 for mean 0, sigma 1: mass = pdf(z) / z (1 - 1 / z^2 + ...), minus e^-z
+    z = 200.0 - 0.5  # mean 0, sigma 1: the nearer edge of level 200; the farther one takes off e^-200 of the mass
     expected = z**2 / 2 + math.log(z * math.sqrt(2 * math.pi)) - math.log1p(-(z**-2) + 3 * z**-4 - 15 * z**-6)
-    likelihood, params = gaussian(1.0), network_units(0.0).expand(1, 1, 1, 1)
-    assert likelihood.nll_nats(params, torch.full((1, 1, 1, 1), 200).byte()).item() == pytest.approx(expected, rel=1e-12)
-    mirrored = likelihood.nll_nats(network_units(255.0).expand(1, 1, 1, 1), torch.full((1, 1, 1, 1), 55).byte())
-    assert mirrored.item() == pytest.approx(expected, rel=1e-12)
+    for mean, level in ((0.0, 200), (255.0, 55)):
+        params = network_units(mean).expand(1, 1, 1, 1)
+        nll = gaussian(1.0).nll_nats(params, torch.full((1, 1, 1, 1), level).byte())
+        assert nll.item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("params", [-1e4, -0.5, 0.5, 1e4])
@@ -117,9 +117,11 @@ def test_gaussian_gradient_reaches_params():
         assert (params.grad < 0).all()  # brighter is better
 
 
-def test_categorical_masses_sum_to_one_and_match_a_softmax_by_hand():
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_categorical_masses_sum_to_one_and_match_a_softmax_by_hand(memory_format):
     generator = torch.Generator().manual_seed(0)
     params = torch.randn(2, 3 * 256, 4, 5, generator=generator, dtype=torch.float64) * 5
+    params = params.to(memory_format=memory_format)
     x = torch.randint(0, 256, (2, 3, 4, 5), generator=generator).byte()
     likelihood = Categorical().double()
     # channel c of the data is described by the decoder's channels 256 c .. 256 c + 255

@@ -56,7 +56,7 @@ def test_memory_stays_far_below_all_distances():
     from torch.profiler import ProfilerActivity, profile
 
     z, codebooks = torch.randn(16384, 1, 2), torch.randn(1, 2048, 2)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as events:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as events:
         nearest_codes(z, codebooks)
     largest = max(event.self_cpu_memory_usage for event in events.events())
     assert 0 < largest < 8 * 2**20

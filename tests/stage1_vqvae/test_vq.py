@@ -14,9 +14,9 @@ KINDS = [EMAQuantizer, GradientQuantizer]
 GRIDS = [(7,), (3, 5), (2, 3, 4)]
 
 
-def encodings(batch=6, dim=8, grid=(3, 5), seed=0, **kwargs):
+def encodings(batch=6, dim=8, grid=(3, 5), seed=0, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, dim, *grid, generator=generator, dtype=torch.float64).to(**{"dtype": torch.float32} | kwargs)
+    return torch.randn(batch, dim, *grid, generator=generator, dtype=dtype)
 
 
 def rows(z):
@@ -179,7 +179,7 @@ def test_product_codebooks_equal_separate_quantisers(kind):
 
 
 def test_ema_follows_the_appendix():
-    """Three steps against NumPy: N, m and e of appendix A.1 with Laplace smoothing, every code starting at N / K hits."""
+    """Three steps against NumPy: N, m, e of appendix A.1 with Laplace smoothing, every code starting at N / K hits."""
     k, decay, epsilon = 16, 0.9, 1e-3
     module = quantizer(EMAQuantizer, decay=decay, epsilon=epsilon, revive_threshold=0.0).double()
     module.codebook[0, 5] = 10.0  # a code that nothing chooses
@@ -228,23 +228,19 @@ def test_a_dead_code_is_revived_for_good(kind):
     module = quantizer(kind, decay=0.5)
     optimizer = adam(module)
     train_step(module, optimizer, encodings())
-    alive = module.counts[0] >= 0.05 * 90 / 16  # untouched below: only the two codes that are sent away may die
-    assert alive.all()
     module.codebook.data[0, [3, 7]] = 1e3  # far from every encoding, with Adam's moments of an earlier life
+    module.counts[0, [3, 7]] = average = 90 / 16
     if kind is EMAQuantizer:
-        module.sums[0, [3, 7]] = 1e3 * module.counts[0, [3, 7], None]
+        module.sums[0, [3, 7]] = 1e3 * average
     z = encodings(seed=1)
-    for revived_after in range(1, 20):
-        torch.manual_seed(revived_after)
+    for step in range(5):  # 0.5^4 > 0.05 > 0.5^5
+        assert (module.codebook.data[0, [3, 7]] > 500).all()
         train_step(module, optimizer, z)
-        codebook = module.codebook.data[0].clone()
-        if (codebook[3] < 500).all():
-            break
-    assert 0.5 ** (revived_after - 1) * 2 > 0.05 > 0.5**revived_after * 0.5  # counts fell from around N / K
+    codebook = module.codebook.data[0].clone()
     vectors = rows(z)
     for code in (3, 7):
         assert (vectors - codebook[code]).abs().amax(1).min() == 0
-        assert module.counts[0, code] == 90 / 16
+        assert module.counts[0, code] == average
     assert not torch.equal(codebook[3], codebook[7])
     if kind is GradientQuantizer:
         for moment in ("exp_avg", "exp_avg_sq"):
