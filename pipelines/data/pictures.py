@@ -156,5 +156,6 @@ def _read_all(paths: list[Path], shape: tuple[int, int, int]) -> tuple[np.ndarra
             try:
                 pixels[place] = read_picture(path, shape)
             except Exception as error:  # whatever a decoder raises, it is this picture that is at fault: it is reported
-                unreadable[place] = " ".join(str(error).split()) or type(error).__name__
+                reason = str(error).removesuffix(f" {str(path)!r}")  # that is named anyway
+                unreadable[place] = " ".join(reason.split()) or type(error).__name__
     return pixels, unreadable

@@ -320,9 +320,10 @@ def test_a_link_out_of_the_folder(folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("key", "value"), [
-    ("version", 2), ("version", None), ("num_codes", 1), ("num_codes", 65537), ("num_codes", True),
-    ("num_codes", 256.0), ("num_codebooks", 0), ("grid", []), ("grid", [2, 0]), ("grid", [2, -3]), ("grid", "23"), ("grid", [2, 3.0]),
-    ("data", []), ("data", {"name": "x"}), ("classes", [["a"]]), ("label_names", ["kind", "kind"]),
+    ("version", 2), ("version", None), ("num_codes", 1), ("num_codes", 65537), ("views", True),
+    ("num_codes", 256.0), ("num_codebooks", 0), ("grid", []), ("grid", [2, 0]), ("grid", [2, -3]), ("grid", "23"),
+    ("grid", [2, 3.0]), ("data", []), ("data", {"name": "x"}), ("classes", [["a"]]),
+    ("label_names", ["kind", "kind"]),
     ("classes", [["b", "a", "never"], ["theo", "yves"]]), ("classes", [["a", "a", "b"], ["theo", "yves"]]),
     ("classes", [[], ["theo", "yves"]]), ("classes", 3), ("label_counts", [[12, 11, 0], [23]]),
     ("label_counts", [[11, 12, 0], [16, 7]]), ("views", 0), ("stage1_hash", "ab"), ("stage1_hash", None),
