@@ -151,14 +151,11 @@ def decoded(
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     pixels, notes = (cache / f"{name}-{key}{suffix}" for suffix in (".u8", ".json"))
     cache.mkdir(parents=True, exist_ok=True)
-    lock = os.open(cache, os.O_RDONLY)
-    try:
+    with open(cache / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not notes.exists():
             unreadable = _decode(paths, pixels, shape, workers)
             write_atomically(notes, json.dumps(unreadable, indent=1).encode())
-    finally:
-        os.close(lock)
     try:
         unreadable = {int(place): str(reason) for place, reason in json.loads(notes.read_text()).items()}
     except (ValueError, AttributeError) as error:
