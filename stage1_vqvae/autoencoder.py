@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from stage1_vqvae.bottlenecks.base import Bottleneck, Latent, Quantizer
@@ -72,12 +71,6 @@ class Autoencoder(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """x in data units -> z_e (b, dim, *grid), what the bottleneck reads."""
         return self.encoder(self.likelihood.to_network(x))
-
-    @torch.no_grad()
-    def encodings(self, x: Tensor) -> Tensor:
-        """x in data units -> (n, dim), z_e of all positions of all examples: what `bottleneck.initialise` is given."""
-        with self._evaluating():
-            return rearrange(self.embed(x), "b d ... -> (b ...) d")
 
     @torch.no_grad()
     def evaluate(self, x: Tensor, labels: Tensor | None = None, uniforms: Tensor | None = None) -> Evaluation:

@@ -58,6 +58,8 @@ class VectorQuantizer(Quantizer):
     revives.
     """
 
+    codebook: Tensor  # (g, k, d), float32 or float64
+
     def __init__(
         self,
         num_codes: int,
@@ -146,7 +148,10 @@ class VectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def _observe(self, z: Tensor, codes: Tensor) -> None:
-        """Statistics of the global batch, one all-reduce: hits, sums, and encodings drawn for codes that are dead."""
+        """Hits, sums, and encodings drawn for codes that are dead, of the global batch, in one all-reduce.
+
+        Every rank holds an equal share of the batch and draws the same numbers.
+        """
         rank, world = rank_and_world()
         n, (g, k, d) = len(z), self.codebook.shape
         flat = self._flat(codes)

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from einops import rearrange
 from torch import nn
 
 from stage1_vqvae.autoencoder import Autoencoder
@@ -94,19 +95,16 @@ def test_using_the_model_does_not_train_it(training):
     first, again = model.encode(x), model.encode(x)
     model.evaluate(x)
     model.decode(first)
-    encodings = model.encodings(x)
     assert torch.equal(first, again)
     assert [m.training for m in model.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert encodings.shape == (4 * 2 * 3, 6) and not encodings.requires_grad
-    assert torch.equal(model.bottleneck.eval()(model.embed(x)).codes.flatten(), model.bottleneck(encodings).codes)
 
 
 @pytest.mark.parametrize("quantizer", [EMAQuantizer, GradientQuantizer])
 @pytest.mark.parametrize("likelihood", [Gaussian, Categorical])
 def test_every_parameter_learns_and_the_objective_falls(quantizer, likelihood):
     model, x = build(quantizer, likelihood), images(8)
-    model.bottleneck.initialise(model.encodings(x))
+    model.bottleneck.initialise(rearrange(model.embed(x).detach(), "b d h w -> (b h w) d"))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     objectives = []
     for step in range(25):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from einops import rearrange
 from torch.nn.parallel import DistributedDataParallel
 
 from stage1_vqvae.autoencoder import Autoencoder
@@ -37,7 +38,7 @@ def train(quantizer: str, rank: int, world: int) -> dict[str, torch.Tensor]:
     model = Autoencoder(encoder, bottleneck, decoder, Gaussian(5000.0)).double()
     x = torch.randint(0, 256, (STEPS, BATCH, 1, 8, 12)).byte()
     torch.manual_seed(1 + rank)  # draws differ, as kernels of different devices might: the first rank's count
-    bottleneck.initialise(model.encodings(x.flatten(0, 1)))
+    bottleneck.initialise(rearrange(model.embed(x.flatten(0, 1)).detach(), "b d h w -> (b h w) d"))
     trained = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     share = BATCH // world
