@@ -10,6 +10,7 @@ Axes: s samples of a block (padded to a multiple of ROWS), w columns, p features
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -206,11 +207,11 @@ def draw(logits, uniform, temperature, top_k, top_p, cdf):
         total = 0.0
         for k in order[:top_k]:
             total += cdf[k]
-        before, mass = 0.0, 0.0
-        for rank in range(codes):
-            mass = cdf[order[rank]]
+        before = 0.0
+        for rank, k in enumerate(order):
+            mass = cdf[k]
             if rank >= top_k or before >= top_p * total:
-                cdf[order[rank]] = 0.0
+                cdf[k] = 0.0
             before += mass
     for k in range(1, codes):
         cdf[k] += cdf[k - 1]
@@ -256,9 +257,7 @@ class State(NamedTuple):
 @compiled
 def vertical_stack(row, local, weights, state):
     """One row of the vertical stack, all layers: fills `state.sums` with what it adds to the horizontal stack."""
-    samples = state.gated.shape[0]
-    length = state.sums.shape[1]
-    last = weights.across.shape[0] - 1
+    samples, length, last = state.gated.shape[0], state.sums.shape[1], weights.across.shape[0] - 1
     margin = (state.rows.shape[2] - length) // 2  # in rows of the ring: columns * samples
     for i in range(last + 1):
         for start in range(0, length, state.chunk.shape[0]):
@@ -296,10 +295,9 @@ def correlate(ring, newest, start, samples, weight, out):
 @compiled
 def horizontal_stack(row, column, weights, state):
     """One position of the horizontal stack, all layers: `state.sums` -> `state.features`."""
-    samples = state.gated.shape[0]
-    last = weights.across.shape[0] - 1
-    here = column % state.columns.shape[1]
-    first_taps = weights.first_horizontal.shape[0]
+    samples, last = state.gated.shape[0], weights.across.shape[0] - 1
+    taps, first_taps = state.columns.shape[1], weights.first_horizontal.shape[0]
+    here = column % taps
     inputs = state.inputs[row % state.inputs.shape[0]]
     for i in range(last + 1):
         sums = state.sums[i, column * samples : (column + 1) * samples]
@@ -308,7 +306,6 @@ def horizontal_stack(row, column, weights, state):
                 seen = inputs[(column + tap) * samples : (column + tap + 1) * samples]
                 multiply(seen, weights.first_horizontal[tap], sums)
         else:
-            taps = state.columns.shape[1]
             for tap in range(taps):
                 multiply(state.columns[i - 1, (column + 1 + tap) % taps], weights.horizontal[i - 1, tap], sums)
         gate(sums, state.gated)
@@ -372,6 +369,7 @@ class CompiledPixelCNN(CompiledLoop):
             raise ValueError(f"prior: expected parameters of torch.float32 or torch.float64 on a CPU, found {dtype}")
         self.prior, self.dtype = prior, np.float32 if dtype == torch.float32 else np.float64
         first, *later = prior.layers
+        halves = partial(rearrange, pattern="(two n) c 1 1 -> two n c", two=2)
         self.weights = Weights(
             embeddings=self._stack([table.weight for table in prior.embeddings], axes=2),
             first_vertical=pack(_taps(first.vertical)),
@@ -381,7 +379,7 @@ class CompiledPixelCNN(CompiledLoop):
             horizontal=self._stack([pack(_taps(layer.horizontal)[0]) for layer in later], axes=4),
             out=self._stack([pack(layer.out.weight[:, :, 0, 0]) for layer in prior.layers], axes=3),
             out_bias=self._stack([fill_up(layer.out.bias) for layer in prior.layers], axes=1),
-            local=self._stack([pack(_halves(x.local)) for x in prior.layers if x.local is not None], axes=4),
+            local=self._stack([pack(halves(x.local.weight)) for x in prior.layers if x.local is not None], axes=4),
             within=self._stack([table.weight for table in prior.within], axes=2),
             hidden=self._stack([pack(head[1].weight) for head in prior.heads], axes=3),
             hidden_bias=self._stack([fill_up(head[1].bias) for head in prior.heads], axes=1),
@@ -449,7 +447,3 @@ class CompiledPixelCNN(CompiledLoop):
 
 def _taps(convolution: torch.nn.Conv2d) -> Tensor:
     return rearrange(convolution.weight, "n p y x -> y x n p")
-
-
-def _halves(convolution: torch.nn.Conv2d) -> Tensor:
-    return rearrange(convolution.weight, "(two n) c 1 1 -> two n c", two=2)
