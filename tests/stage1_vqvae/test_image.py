@@ -58,13 +58,15 @@ def test_units_of_the_strided_convolutions(num_downsamplings, units):
     assert [into for into, _, _, stride in layers(ImageDecoder(3, 5, **arguments)) if stride == -2] == units[::-1]
 
 
-def test_residual_block_by_hand():
-    block = ImageEncoder(3, 5, **SMALL).layers[-2][0]
+def test_residual_stack_by_hand():
+    stack = ImageEncoder(3, 5, **SMALL).layers[-2]
+    block = stack[0]
     x = torch.randn(2, 8, 4, 6)
     before = x.clone()
     first, second = block.branch[1], block.branch[3]
     expected = x + nn.functional.conv2d(first(x.relu()).relu(), second.weight, second.bias)
     assert torch.equal(block(x), expected) and torch.equal(x, before)
+    assert torch.equal(stack(x), stack[1](block(x)).relu())
 
 
 def test_an_image_does_not_depend_on_its_batchmates():
