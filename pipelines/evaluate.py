@@ -85,7 +85,7 @@ def measure_stage1(stage1: TrainedStage, split: Split, data: Data, batch_size: i
     codes, reconstructions = torch.cat(codes), torch.cat(reconstructions)
     bits = math.prod(data.shape) * math.log(2)
     distortion, uniform = float(nll.mean() / bits), float(rate.mean() / bits)
-    counts = torch.stack([usage(codes[..., book], quantizer.num_codes) for book in range(codes.shape[-1])])
+    counts = uses(codes, quantizer.num_codes)
     return {
         "bits_per_dim": {"distortion": distortion, "rate_uniform": uniform, "rate_prior": None,
                          "total_uniform": distortion + uniform, "total_prior": None},
@@ -162,7 +162,8 @@ def draw(run: Run, split: Split, reconstructions: Tensor, codes: Tensor, stage1:
     media.write_picture(paths["originals above reconstructions"], media.comparison(originals, reconstructions[:shown]))
     media.plot_curves(paths["loss curves"], {"stage 1": read_metrics(run.stage1 / "metrics.jsonl"),
                                              "stage 2": read_metrics(run.stage2 / "metrics.jsonl")})
-    media.plot_codebook_use(paths["use of the codebook"], usage(codes, stage1.module.bottleneck.num_codes))
+    media.plot_codebook_use(paths["use of the codebook"], 
+                              uses(codes, stage1.module.bottleneck.num_codes))
     if (run.samples / "grid.png").exists():
         paths["samples"] = run.samples / "grid.png"
     return paths
@@ -194,6 +195,11 @@ def table(result: dict) -> str:
     title = f"{result['run']}: {result['items']} images of {result['data']} ({result['split']})"
     lines = [f"{name:<38}{value:>12{form}}" for name, value, form in rows if value is not None]
     return "\n".join([title, "-" * 50, *lines, "-" * 50])
+
+
+def uses(codes: Tensor, num_codes: int) -> Tensor:
+    """Codes (n, t, g) -> how often each code of each codebook occurs (g, k)."""
+    return torch.stack([usage(own, num_codes) for own in codes.unbind(-1)])
 
 
 def batches(split: Split, batch_size: int, title: str):

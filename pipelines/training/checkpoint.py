@@ -19,14 +19,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from pipelines.errors import InputError
+from pipelines.errors import InputError, naming
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Replaces a file's content so that a reader, or a crash, sees the old or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with naming(path), open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -9,16 +9,17 @@ from torch import Tensor
 _BLOCK_BYTES = 2**21  # scores held at a time: they stay in the cores' second-level caches on their way to the maximum
 
 
-def nearest_codes(z: Tensor, codebooks: Tensor) -> Tensor:
+def nearest_codes(z: Tensor, codebooks: Tensor, costs: Tensor | None = None) -> Tensor:
     """z (n, g, d), codebooks (g, k, d), of one floating type -> codes (n, g) int64; ties go to the lower code.
 
-    argmin_k |z - e_k|^2 = argmax_k z.e_k - |e_k|^2 / 2: one matrix product a block.
+    argmin_k |z - e_k|^2 + cost_k = argmax_k z.e_k - (|e_k|^2 + cost_k) / 2: one matrix product a block, with or without
+    costs (g, k).
     """
     n, g, _ = z.shape
     k = codebooks.shape[1]
     codes = torch.empty(n, g, dtype=torch.int64, device=z.device)
     rows = max(1, _BLOCK_BYTES // (k * z.element_size()))
-    offsets = codebooks.square().sum(-1) / -2
+    offsets = (codebooks.square().sum(-1) + (0 if costs is None else costs)) / -2
     scores = z.new_empty(min(rows, n), k)
     for group in range(g):
         transposed = codebooks[group].T

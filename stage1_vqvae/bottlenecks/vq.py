@@ -56,6 +56,11 @@ class VectorQuantizer(Quantizer):
     batch: a code used as often as the average one counts N / K. After the optimiser's step it is moved onto an encoding
     of that step's global batch, with the count of an average code, and the optimiser's memory of it is wiped. 0 never
     revives.
+
+    `rate_weight` r makes the choice of a code depend on its frequency p_k, a moving average too: it minimises
+    |z - e_k|^2 - r D log p_k, D being the moving mean of |z - e|^2, so that r has no unit. r > 0 is entropy-constrained
+    quantisation (Chou, Lookabaugh and Gray, 1989): fewer bits for more distortion. r < 0 is competitive learning with a
+    conscience (DeSieno, 1988): codes are used more evenly. 0, the paper's: the nearest code.
     """
 
     codebook: Tensor  # (g, k, d), float32 or float64
@@ -69,12 +74,15 @@ class VectorQuantizer(Quantizer):
         commitment_weight: float,
         revive_threshold: float,
         initialise_from_data: bool,
+        rate_weight: float,
     ):
         super().__init__(num_codes, dim, num_codebooks)
         self.decay = decay
+        self.rate_weight = rate_weight
         self.commitment_weight = commitment_weight
         self.revive_threshold = revive_threshold
         self.register_buffer("counts", torch.zeros(num_codebooks, num_codes))  # moving counts of uses a batch; 0: new
+        self.register_buffer("error", torch.zeros(num_codebooks))  # moving mean of |z - e|^2; 0: none seen
         self.register_buffer("initialised", torch.tensor(not initialise_from_data))
         self._candidates: Tensor | None = None  # (g, m, d): this step's encodings for dead codes, m <= K
         self._average_count = 0.0  # N / K of this step
@@ -103,7 +111,7 @@ class VectorQuantizer(Quantizer):
             raise ValueError(f"expected encodings (b, {self.dim}, *grid), found {tuple(z.shape)}")
         with torch.autocast(z.device.type, enabled=False):
             vectors = rearrange(z.to(self.codebook.dtype), "b (g d) ... -> (b ...) g d", g=self.num_codebooks)
-            codes = nearest_codes(vectors.detach(), self.codebook.detach())
+            codes = nearest_codes(vectors.detach(), self.codebook.detach(), self._costs())
             z_q, commitment, distance = _Quantise.apply(vectors, self._entries(codes))
             loss = self.commitment_weight * commitment + self._codebook_loss(distance)
             if self.training:
@@ -124,6 +132,14 @@ class VectorQuantizer(Quantizer):
             )
         batch, grid = len(codes), codes.shape[1:-1] if self.num_codebooks > 1 else codes.shape[1:]
         return self._to_grid(self._entries(codes.reshape(-1, self.num_codebooks)), batch, grid)
+
+    def _costs(self) -> Tensor | None:
+        """What choosing each code costs besides its distance (g, k); a code's frequency counts as 0.01 / K at least."""
+        if not self.rate_weight:
+            return None
+        p = self.counts / self.counts.sum(1, keepdim=True)  # 0 / 0 before the first batch
+        p = torch.where(self.counts.sum(1, keepdim=True) > 0, p, 1 / self.num_codes).clamp(min=0.01 / self.num_codes)
+        return -self.rate_weight * self.error[:, None] * p.log()
 
     def _entries(self, codes: Tensor) -> Tensor:
         """(n, g) -> (n, g, d)."""
@@ -160,8 +176,13 @@ class VectorQuantizer(Quantizer):
         chosen = torch.randperm(n * world, device=z.device)[:k] - rank * n  # without replacement: no two codes alike
         mine = (chosen >= 0) & (chosen < n)
         candidates = torch.where(mine[:, None, None], z[chosen.clamp(0, n - 1)], 0)
-        packed = all_sum(torch.cat([count, total.flatten(), candidates.flatten()]))
-        count, total, candidates = packed.split([count.numel(), total.numel(), candidates.numel()])
+        parts = [count, total.flatten(), candidates.flatten()]
+        if self.rate_weight:
+            parts.append((z - self._entries(codes)).square().sum((0, 2)))
+        count, total, candidates, *error = all_sum(torch.cat(parts)).split([part.numel() for part in parts])
+        if self.rate_weight:
+            mean = error[0] / (n * world)
+            self.error.copy_(torch.where(self.error == 0, mean, torch.lerp(self.error, mean, 1 - self.decay)))
         self._average_count = n * world / k
         self._candidates = rearrange(candidates, "(m g d) -> g m d", g=g, d=d)
         self._update(count.view(g, k), total.view(g, k, d))
@@ -204,9 +225,10 @@ class GradientQuantizer(VectorQuantizer):
         decay: float = 0.99,
         revive_threshold: float = 0.05,
         initialise_from_data: bool = True,
+        rate_weight: float = 0.0,
     ):
         super().__init__(
-            num_codes, dim, num_codebooks, decay, commitment_weight, revive_threshold, initialise_from_data
+            num_codes, dim, num_codebooks, decay, commitment_weight, revive_threshold, initialise_from_data, rate_weight
         )
         self.codebook_weight = codebook_weight
         self.codebook = nn.Parameter(self._start())
@@ -237,9 +259,10 @@ class EMAQuantizer(VectorQuantizer):
         epsilon: float = 1e-5,
         revive_threshold: float = 0.05,
         initialise_from_data: bool = True,
+        rate_weight: float = 0.0,
     ):
         super().__init__(
-            num_codes, dim, num_codebooks, decay, commitment_weight, revive_threshold, initialise_from_data
+            num_codes, dim, num_codebooks, decay, commitment_weight, revive_threshold, initialise_from_data, rate_weight
         )
         self.epsilon = epsilon
         self.register_buffer("codebook", self._start())
