@@ -9,9 +9,8 @@ Axes: s samples of a block (padded to a multiple of ROWS), w columns, p features
 """
 
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +19,6 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from torch import Tensor
-
-from stage2_prior.prior import NOT_FINITE, CompiledLoop
-
-if TYPE_CHECKING:
-    from stage2_prior.pixelcnn import GatedPixelCNN
-    from stage2_prior.sampling import Rule
 
 ir = cgutils.ir  # llvmlite's, the compiler that numba is built on
 
@@ -203,20 +196,69 @@ def draw(logits, uniform, temperature, top_k, top_p, cdf):
         x = (np.float64(logits[k]) - np.float64(top)) / temperature
         cdf[k] = exp(x) if x > -700.0 else 0.0
     if top_k < codes or top_p < np.inf:
-        order = np.argsort(-logits[:codes], kind="mergesort")  # stable: the lower code first among equals
-        total = 0.0
-        for k in order[:top_k]:
-            total += cdf[k]
-        before = 0.0
-        for rank, k in enumerate(order):
-            mass = cdf[k]
-            if rank >= top_k or before >= top_p * total:
-                cdf[k] = 0.0
-            before += mass
+        truncate(logits, top_k, top_p, cdf)
     for k in range(1, codes):
         cdf[k] += cdf[k - 1]
     # u <= 1 - 2^-53, so u * cdf[-1] < cdf[-1]: there is such a code, and its mass is positive.
     return np.searchsorted(cdf, uniform * cdf[-1], side="right")
+
+
+@compiled
+def truncate(logits, top_k, top_p, mass):
+    """Sets to 0 the mass (k) of all codes but those that top-k, and of these top-p, leaves.
+
+    A heap yields the likeliest codes one by one: mostly few are asked for, and a sort would take longer than the rest.
+    """
+    codes = len(mass)
+    heap = np.arange(codes)  # heap[:left] is one, heap[left:] are the codes taken off it, the likeliest last
+    left = codes
+    for at in range(codes // 2 - 1, -1, -1):
+        sift_down(heap, at, left, logits)
+    if top_k < codes:
+        for _ in range(top_k):
+            left = take_likeliest(heap, left, logits)
+        for i in range(left):
+            mass[heap[i]] = 0.0
+    total = 0.0
+    for code in range(codes):
+        total += mass[code]
+    kept, before = codes, 0.0  # heap[kept:] stay
+    while kept > codes - top_k and before < top_p * total:
+        if kept == left:
+            left = take_likeliest(heap, left, logits)
+        kept -= 1
+        before += mass[heap[kept]]
+    for i in range(kept):
+        mass[heap[i]] = 0.0
+
+
+@compiled
+def take_likeliest(heap, size, logits):
+    """Moves the top of the heap behind its end; returns its new size."""
+    size -= 1
+    heap[0], heap[size] = heap[size], heap[0]
+    sift_down(heap, 0, size, logits)
+    return size
+
+
+@compiled
+def sift_down(heap, at, size, logits):
+    """Lets the code heap[at] sink until it is likelier than both below it, or as likely and lower."""
+    code = heap[at]
+    while 2 * at + 1 < size:
+        below = 2 * at + 1
+        if below + 1 < size and precedes(heap[below + 1], heap[below], logits):
+            below += 1
+        if not precedes(heap[below], code, logits):
+            break
+        heap[at] = heap[below]
+        at = below
+    heap[at] = code
+
+
+@compiled
+def precedes(one, other, logits):
+    return logits[one] > logits[other] or (logits[one] == logits[other] and one < other)
 
 
 class Weights(NamedTuple):
@@ -358,92 +400,3 @@ def draw_row(row, codes, uniforms, local, temperature, top_k, top_p, weights, st
                     if g + 1 < codes.shape[3]:
                         state.features[s, i] += weights.within[g, code, i]
     return True
-
-
-class CompiledPixelCNN(CompiledLoop):
-    """A GatedPixelCNN's parameters, packed, and the loop over rows."""
-
-    def __init__(self, prior: "GatedPixelCNN") -> None:
-        dtype = prior.embeddings[0].weight.dtype
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"prior: expected parameters of torch.float32 or torch.float64 on a CPU, found {dtype}")
-        self.prior, self.dtype = prior, np.float32 if dtype == torch.float32 else np.float64
-        first, *later = prior.layers
-        halves = partial(rearrange, pattern="(two n) c 1 1 -> two n c", two=2)
-        self.weights = Weights(
-            embeddings=self._stack([table.weight for table in prior.embeddings], axes=2),
-            first_vertical=pack(_taps(first.vertical)),
-            vertical=self._stack([pack(_taps(layer.vertical)) for layer in later], axes=5),
-            across=self._stack([pack(layer.across.weight[:, :, 0, 0]) for layer in prior.layers], axes=3),
-            first_horizontal=pack(_taps(first.horizontal)[0]),
-            horizontal=self._stack([pack(_taps(layer.horizontal)[0]) for layer in later], axes=4),
-            out=self._stack([pack(layer.out.weight[:, :, 0, 0]) for layer in prior.layers], axes=3),
-            out_bias=self._stack([fill_up(layer.out.bias) for layer in prior.layers], axes=1),
-            local=self._stack([pack(halves(x.local.weight)) for x in prior.layers if x.local is not None], axes=4),
-            within=self._stack([table.weight for table in prior.within], axes=2),
-            hidden=self._stack([pack(head[1].weight) for head in prior.heads], axes=3),
-            hidden_bias=self._stack([fill_up(head[1].bias) for head in prior.heads], axes=1),
-            logits=self._stack([pack(head[3].weight) for head in prior.heads], axes=3),
-            logits_bias=self._stack([fill_up(head[3].bias) for head in prior.heads], axes=1),
-        )
-
-    def _stack(self, parts: list[np.ndarray | Tensor], axes: int) -> np.ndarray:
-        """Arrays of so many axes along a new first one; there may be none."""
-        parts = [part.detach().numpy() if isinstance(part, Tensor) else part for part in parts]
-        return np.stack(parts) if parts else np.zeros((0,) * (axes + 1), self.dtype)
-
-    def fill(
-        self, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: "Rule"
-    ) -> Iterator[int]:
-        codes, uniforms = (x.contiguous().numpy().reshape(*x.shape[:3], -1) for x in (codes, uniforms))
-        batch, height, width, _ = codes.shape
-        samples = batch + -batch % ROWS
-        state = self._state(samples, width, self._biases(labels, samples))
-        if local is None:
-            local = np.zeros((height, width * samples, 0), self.dtype)
-        else:
-            filled = torch.nn.functional.pad(rearrange(local, "b c h w -> h w c b"), (0, samples - batch))
-            local = rearrange(filled, "h w c s -> h (w s) c").contiguous().numpy()
-        top_k = self.prior.num_codes if rule.top_k is None else rule.top_k
-        top_p = np.inf if rule.top_p is None else float(rule.top_p)
-        how = float(rule.temperature), top_k, top_p
-        for row in range(height):
-            if not draw_row(row, codes, uniforms, local[row], *how, self.weights, state):
-                raise ValueError(NOT_FINITE)
-            yield batch * width
-
-    def _biases(self, labels: Tensor | None, samples: int) -> np.ndarray:
-        """What stands before the gates of each layer without any code: (l, 2, s, n)."""
-        layers = []
-        for layer in self.prior.layers:
-            bias = torch.cat((layer.vertical.bias, layer.across.bias)).detach().repeat(samples, 1)
-            for column, table in enumerate(layer.tables):
-                bias[: len(labels)] += table.weight.detach()[labels[:, column]]
-            layers.append(fill_up(rearrange(bias, "s (two n) -> two s n", two=2)))
-        return np.stack(layers)
-
-    def _state(self, samples: int, width: int, biases: np.ndarray) -> State:
-        first, last = self.prior.layers[0], self.prior.layers[-1]
-        layers, p = len(self.prior.layers), first.out.weight.shape[0]
-        first_margin, margin = first.vertical.kernel_size[1] // 2, last.vertical.kernel_size[1] // 2
-
-        def zeros(*shape: int) -> np.ndarray:
-            return np.zeros(shape, self.dtype)
-
-        return State(
-            biases=biases,
-            inputs=zeros(first_margin + 1, (width + 2 * first_margin) * samples, p),
-            rows=zeros(layers - 1, margin + 1, (width + 2 * margin) * samples, p),
-            columns=zeros(layers - 1, margin + 1, samples, self.weights.out_bias.shape[1]),
-            sums=zeros(layers, width * samples, biases.shape[-1]),
-            chunk=zeros(max(1, CHUNK // samples) * samples, biases.shape[-1]),
-            gated=zeros(samples, p),
-            features=zeros(samples, self.weights.out_bias.shape[1]),
-            hidden=zeros(samples, self.weights.hidden_bias.shape[1]),
-            logits=zeros(samples, self.weights.logits_bias.shape[1]),
-            cdf=np.zeros(self.prior.num_codes),
-        )
-
-
-def _taps(convolution: torch.nn.Conv2d) -> Tensor:
-    return rearrange(convolution.weight, "n p y x -> y x n p")

@@ -8,17 +8,23 @@ Axes: b batch, c channels, h rows, w columns, k codes of a codebook, g codebooks
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from stage2_prior.compiled import CompiledPixelCNN
+from stage2_prior import compiled
 from stage2_prior.dropout import GlobalBatchDropout
-from stage2_prior.prior import Prior, Stepper
+from stage2_prior.prior import NOT_FINITE, CompiledLoop, Prior, Stepper
+
+if TYPE_CHECKING:
+    from stage2_prior.sampling import Rule
 
 # For a, b ~ N(0, 1): Var[tanh(a) sigmoid(b)] = E[tanh(a)^2] E[sigmoid(b)^2] = 0.394 * 0.293 = 1 / 8.66. A convolution
 # that reads gated features and has this gain therefore yields unit variance again, however deep the stack.
@@ -115,7 +121,7 @@ class GatedPixelCNN(Prior):
         self.check_conditions(batch, grid, labels, local)
         return PixelCNNStepper(self, batch, grid, labels, local)
 
-    def compiled_loop(self) -> CompiledPixelCNN:
+    def compiled_loop(self) -> "CompiledPixelCNN":
         return CompiledPixelCNN(self)
 
 
@@ -225,6 +231,96 @@ class PixelCNNStepper(Stepper):
                 self.columns[i] = _push(self.columns[i], h, dim=3)
             h = layer.residual(self.sums[i][..., column : column + 1] + layer.horizontal(self.columns[i]), h)
         return rearrange(h, "b p 1 1 -> b p")
+
+
+class CompiledPixelCNN(CompiledLoop):
+    """A GatedPixelCNN's parameters, packed, and the loop over rows."""
+
+    def __init__(self, prior: GatedPixelCNN) -> None:
+        dtype = prior.embeddings[0].weight.dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"prior: expected parameters of torch.float32 or torch.float64 on a CPU, found {dtype}")
+        self.prior, self.dtype = prior, np.float32 if dtype == torch.float32 else np.float64
+        (first, *later), layers, heads = prior.layers, prior.layers, prior.heads
+        halves = partial(rearrange, pattern="(two n) c 1 1 -> two n c", two=2)
+        pack, fill_up = compiled.pack, compiled.fill_up
+        self.weights = compiled.Weights(
+            embeddings=self._stack([table.weight for table in prior.embeddings], axes=2),
+            first_vertical=pack(_taps(first.vertical)),
+            vertical=self._stack([pack(_taps(layer.vertical)) for layer in later], axes=5),
+            across=self._stack([pack(layer.across.weight[:, :, 0, 0]) for layer in layers], axes=3),
+            first_horizontal=pack(_taps(first.horizontal)[0]),
+            horizontal=self._stack([pack(_taps(layer.horizontal)[0]) for layer in later], axes=4),
+            out=self._stack([pack(layer.out.weight[:, :, 0, 0]) for layer in layers], axes=3),
+            out_bias=self._stack([fill_up(layer.out.bias) for layer in layers], axes=1),
+            local=self._stack([pack(halves(x.local.weight)) for x in layers if x.local is not None], axes=4),
+            within=self._stack([table.weight for table in prior.within], axes=2),
+            hidden=self._stack([pack(head[1].weight) for head in heads], axes=3),
+            hidden_bias=self._stack([fill_up(head[1].bias) for head in heads], axes=1),
+            logits=self._stack([pack(head[3].weight) for head in heads], axes=3),
+            logits_bias=self._stack([fill_up(head[3].bias) for head in heads], axes=1),
+        )
+
+    def _stack(self, parts: list[np.ndarray | Tensor], axes: int) -> np.ndarray:
+        """Arrays of so many axes along a new first one; there may be none."""
+        parts = [part.detach().numpy() if isinstance(part, Tensor) else part for part in parts]
+        return np.stack(parts) if parts else np.zeros((0,) * (axes + 1), self.dtype)
+
+    def fill(
+        self, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: "Rule"
+    ) -> Iterator[int]:
+        codes, uniforms = (x.contiguous().numpy().reshape(*x.shape[:3], -1) for x in (codes, uniforms))
+        batch, height, width, _ = codes.shape
+        samples = batch + -batch % compiled.ROWS
+        state = self._state(samples, width, self._biases(labels, samples))
+        if local is None:
+            local = np.zeros((height, width * samples, 0), self.dtype)
+        else:
+            filled = F.pad(rearrange(local, "b c h w -> h w c b"), (0, samples - batch))
+            local = rearrange(filled, "h w c s -> h (w s) c").contiguous().numpy()
+        top_k = self.prior.num_codes if rule.top_k is None else rule.top_k
+        top_p = np.inf if rule.top_p is None else float(rule.top_p)
+        how = float(rule.temperature), top_k, top_p
+        for row in range(height):
+            if not compiled.draw_row(row, codes, uniforms, local[row], *how, self.weights, state):
+                raise ValueError(NOT_FINITE)
+            yield batch * width
+
+    def _biases(self, labels: Tensor | None, samples: int) -> np.ndarray:
+        """What stands before the gates of each layer without any code: (l, 2, s, n)."""
+        layers = []
+        for layer in self.prior.layers:
+            bias = torch.cat((layer.vertical.bias, layer.across.bias)).detach().repeat(samples, 1)
+            for column, table in enumerate(layer.tables):
+                bias[: len(labels)] += table.weight.detach()[labels[:, column]]
+            layers.append(compiled.fill_up(rearrange(bias, "s (two n) -> two s n", two=2)))
+        return np.stack(layers)
+
+    def _state(self, samples: int, width: int, biases: np.ndarray) -> compiled.State:
+        first, last = self.prior.layers[0], self.prior.layers[-1]
+        layers, p = len(self.prior.layers), first.out.weight.shape[0]
+        first_margin, margin = first.vertical.kernel_size[1] // 2, last.vertical.kernel_size[1] // 2
+
+        def zeros(*shape: int) -> np.ndarray:
+            return np.zeros(shape, self.dtype)
+
+        return compiled.State(
+            biases=biases,
+            inputs=zeros(first_margin + 1, (width + 2 * first_margin) * samples, p),
+            rows=zeros(layers - 1, margin + 1, (width + 2 * margin) * samples, p),
+            columns=zeros(layers - 1, margin + 1, samples, self.weights.out_bias.shape[1]),
+            sums=zeros(layers, width * samples, biases.shape[-1]),
+            chunk=zeros(max(1, compiled.CHUNK // samples) * samples, biases.shape[-1]),
+            gated=zeros(samples, p),
+            features=zeros(samples, self.weights.out_bias.shape[1]),
+            hidden=zeros(samples, self.weights.hidden_bias.shape[1]),
+            logits=zeros(samples, self.weights.logits_bias.shape[1]),
+            cdf=np.zeros(self.prior.num_codes),
+        )
+
+
+def _taps(convolution: nn.Conv2d) -> Tensor:
+    return rearrange(convolution.weight, "n p y x -> y x n p")
 
 
 def _push(seen: Tensor, new: Tensor, dim: int) -> Tensor:

@@ -10,12 +10,20 @@ from stage2_prior import compiled
 ULP = {np.float32: 6e-8, np.float64: 1.1e-16}
 
 
+@pytest.fixture(params=["AVX512", "AVX2"])
+def capability(request, monkeypatch) -> str:
+    """Both widths of a tile are right on every machine; only one is fast."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
+    return request.param
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("rows", "depth", "outputs"), [(4, 1, 1), (8, 7, 64), (12, 70, 130)])
-def test_multiply_adds_the_product(dtype, rows, depth, outputs):
+def test_multiply_adds_the_product(capability, dtype, rows, depth, outputs):
     rng = np.random.default_rng(0)
     x, weight = rng.normal(size=(rows, depth + 3)).astype(dtype), rng.normal(size=(outputs, depth)).astype(dtype)
     packed = compiled.pack(torch.from_numpy(weight))
+    assert packed.shape[2] * packed.itemsize == {"AVX512": 256, "AVX2": 64}[capability]
     start = rng.normal(size=(rows, packed.shape[0] * packed.shape[2])).astype(dtype)
     out = start.copy()
     compiled.multiply(x, packed, out)
