@@ -73,7 +73,8 @@ def plain(cfg: Any) -> Any:
     try:
         return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise InputError(f"configuration: {str(error).splitlines()[0]}") from None
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise InputError(f"{where}expected a value, found none ({str(error).splitlines()[0]})") from None
 
 
 def build(cfg: Any, trusted_only: bool = False, **extra: Any) -> Any:

@@ -68,25 +68,24 @@ def generate(stage1: TrainedStage, stage2: TrainedStage, count: int, seed: int, 
 
     known: int64 (count, *grid[, g]), -1 where free; `truncation`: temperature, top_k, top_p. Shows a progress bar."""
     images, grids, labels = [], [], []
-    bar = tqdm(total=count, desc="sampling", unit="sample", leave=False, dynamic_ncols=True,
-               bar_format="{l_bar}{bar}| {n:.0f}/{total} [{elapsed}<{remaining}]")
-    for start in range(0, count, batch_size):
-        numbers = range(start, min(start + batch_size, count))
+    with tqdm(total=count, desc="sampling", unit="sample", leave=False, dynamic_ncols=True, disable=None,
+              bar_format="{l_bar}{bar}| {n:.0f}/{total} [{elapsed}<{remaining}]") as bar:
+        for start in range(0, count, batch_size):
+            numbers = range(start, min(start + batch_size, count))
 
-        def progress(done: int, total: int) -> None:
-            bar.update(numbers.start + len(numbers) * done / total - bar.n)
+            def progress(done: int, total: int) -> None:
+                bar.update(numbers.start + len(numbers) * done / total - bar.n)
 
-        draws, uniforms = sample_uniforms(stage2, seed, numbers)
-        chosen = choose_labels(stage2, wanted or {}, draws)
-        moved = None if chosen is None else chosen.to(device)
-        fixed = None if known is None else known[numbers.start : numbers.stop].to(device)
-        try:
-            codes = sample(stage2.module, uniforms.to(device), labels=moved, known=fixed, progress=progress, **truncation)
-        except ValueError as error:
-            raise InputError(f"sampling: {error}") from None
-        with torch.inference_mode():
-            images.append(stage1.module.decode(codes).cpu())
-        grids.append(codes.cpu())
-        labels.append(chosen)
-    bar.close()
+            draws, uniforms = sample_uniforms(stage2, seed, numbers)
+            chosen = choose_labels(stage2, wanted or {}, draws)
+            moved = None if chosen is None else chosen.to(device)
+            fixed = None if known is None else known[numbers.start : numbers.stop].to(device)
+            try:
+                codes = sample(stage2.module, uniforms.to(device), labels=moved, known=fixed, progress=progress, **truncation)
+            except ValueError as error:
+                raise InputError(f"sampling: {error}") from None
+            with torch.inference_mode():
+                images.append(stage1.module.decode(codes).cpu())
+            grids.append(codes.cpu())
+            labels.append(chosen)
     return torch.cat(images), torch.cat(grids), None if labels[0] is None else torch.cat(labels)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipelines import media
 from pipelines.config import build, hydra_main, plain
 from pipelines.data.base import Batch, Data
+from pipelines.errors import InputError
 from pipelines.runs import claim_folder, run_of
 from pipelines.training import distributed
 from pipelines.training.loop import Settings, Task, train
@@ -93,6 +94,16 @@ def complete(cfg: DictConfig, data: Data) -> dict:
     return plain(tree)["autoencoder"]
 
 
+def check_fit(autoencoder: nn.Module, x: Tensor) -> None:
+    """Raises InputError where one example (1, *shape) does not pass through and come out in its own shape."""
+    try:
+        found = autoencoder.evaluate(x).reconstruction.shape
+    except ValueError as error:
+        raise InputError(f"autoencoder: {error}, for data of shape {tuple(x.shape[1:])}") from None
+    if found != x.shape:
+        raise InputError(f"autoencoder: expected reconstructions of shape {tuple(x.shape[1:])}, found {tuple(found[1:])}")
+
+
 @hydra_main("stage1")
 def main(cfg: DictConfig) -> None:
     run, settings = run_of(cfg), Settings(**plain(cfg.stage1))
@@ -107,12 +118,13 @@ def main(cfg: DictConfig) -> None:
             "example": {"data": data.name, "kind": data.kind, "shape": list(data.shape),
                         "label_names": list(data.label_names), "classes": [list(names) for names in data.classes]},
         }
-        if distributed.rank() == 0:
-            claim_folder(run.stage1, config)
-        distributed.barrier()
         torch.manual_seed(cfg.seed)
         autoencoder = build(config["autoencoder"])
         splits = {name: data.split(name) for name in ("train", "validation")}
+        check_fit(autoencoder, splits["train"].batch(torch.arange(1)).x)
+        if distributed.rank() == 0:
+            claim_folder(run.stage1, config)
+        distributed.barrier()
         state = train(AutoencoderTask(autoencoder), splits, settings, run.stage1, cfg.seed, device, facts={})
     if distributed.rank() == 0:
         print(f"stage 1 is trained: {run.stage1}, step {state['step']}; best validation objective "

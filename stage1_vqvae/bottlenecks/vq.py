@@ -60,7 +60,8 @@ class VectorQuantizer(Quantizer):
     `rate_weight` r makes the choice of a code depend on its frequency p_k, a moving average too: it minimises
     |z - e_k|^2 - r D log p_k, D being the moving mean of |z - e|^2, so that r has no unit. r > 0 is entropy-constrained
     quantisation (Chou, Lookabaugh and Gray, 1989): fewer bits for more distortion. r < 0 is competitive learning with a
-    conscience (DeSieno, 1988): codes are used more evenly. 0, the paper's: the nearest code.
+    conscience (DeSieno, 1988): codes are used more evenly. 0, the paper's: the nearest code. r grows linearly from 0 over
+    the first `rate_warmup_steps`: a large r from the start would leave a codebook that is still poor with few codes.
     """
 
     codebook: Tensor  # (g, k, d), float32 or float64
@@ -75,13 +76,16 @@ class VectorQuantizer(Quantizer):
         revive_threshold: float,
         initialise_from_data: bool,
         rate_weight: float,
+        rate_warmup_steps: int,
     ):
         super().__init__(num_codes, dim, num_codebooks)
         self.decay = decay
         self.rate_weight = rate_weight
+        self.rate_warmup_steps = rate_warmup_steps
         self.commitment_weight = commitment_weight
         self.revive_threshold = revive_threshold
         self.register_buffer("counts", torch.zeros(num_codebooks, num_codes))  # moving counts of uses a batch; 0: new
+        self.register_buffer("rate_now", torch.tensor(0.0 if rate_warmup_steps else rate_weight))
         self.register_buffer("error", torch.zeros(num_codebooks))  # moving mean of |z - e|^2; 0: none seen
         self.register_buffer("initialised", torch.tensor(not initialise_from_data))
         self._candidates: Tensor | None = None  # (g, m, d): this step's encodings for dead codes, m <= K
@@ -111,6 +115,8 @@ class VectorQuantizer(Quantizer):
             raise ValueError(f"expected encodings (b, {self.dim}, *grid), found {tuple(z.shape)}")
         with torch.autocast(z.device.type, enabled=False):
             vectors = rearrange(z.to(self.codebook.dtype), "b (g d) ... -> (b ...) g d", g=self.num_codebooks)
+            if self.training and self.rate_warmup_steps and step is not None:
+                self.rate_now.fill_(self.rate_weight * min(1.0, step / self.rate_warmup_steps))
             codes = nearest_codes(vectors.detach(), self.codebook.detach(), self._costs())
             z_q, commitment, distance = _Quantise.apply(vectors, self._entries(codes))
             loss = self.commitment_weight * commitment + self._codebook_loss(distance)
@@ -139,7 +145,7 @@ class VectorQuantizer(Quantizer):
             return None
         p = self.counts / self.counts.sum(1, keepdim=True)  # 0 / 0 before the first batch
         p = torch.where(self.counts.sum(1, keepdim=True) > 0, p, 1 / self.num_codes).clamp(min=0.01 / self.num_codes)
-        return -self.rate_weight * self.error[:, None] * p.log()
+        return -self.rate_now * self.error[:, None] * p.log()
 
     def _entries(self, codes: Tensor) -> Tensor:
         """(n, g) -> (n, g, d)."""
@@ -226,9 +232,18 @@ class GradientQuantizer(VectorQuantizer):
         revive_threshold: float = 0.05,
         initialise_from_data: bool = True,
         rate_weight: float = 0.0,
+        rate_warmup_steps: int = 0,
     ):
         super().__init__(
-            num_codes, dim, num_codebooks, decay, commitment_weight, revive_threshold, initialise_from_data, rate_weight
+            num_codes,
+            dim,
+            num_codebooks,
+            decay,
+            commitment_weight,
+            revive_threshold,
+            initialise_from_data,
+            rate_weight,
+            rate_warmup_steps,
         )
         self.codebook_weight = codebook_weight
         self.codebook = nn.Parameter(self._start())
@@ -260,9 +275,18 @@ class EMAQuantizer(VectorQuantizer):
         revive_threshold: float = 0.05,
         initialise_from_data: bool = True,
         rate_weight: float = 0.0,
+        rate_warmup_steps: int = 0,
     ):
         super().__init__(
-            num_codes, dim, num_codebooks, decay, commitment_weight, revive_threshold, initialise_from_data, rate_weight
+            num_codes,
+            dim,
+            num_codebooks,
+            decay,
+            commitment_weight,
+            revive_threshold,
+            initialise_from_data,
+            rate_weight,
+            rate_warmup_steps,
         )
         self.epsilon = epsilon
         self.register_buffer("codebook", self._start())

@@ -75,3 +75,13 @@ def test_a_code_that_was_never_used_can_still_be_chosen():
     quantizer.counts[0, 3] = 0
     quantizer.codebook[0, 3] = 50.0
     assert quantizer(torch.full((1, 4, 1), 50.0, dtype=torch.float64)).codes.item() == 3
+
+
+def test_the_weight_grows_with_the_step_and_stays_for_evaluation():
+    quantizer = EMAQuantizer(num_codes=4, dim=2, rate_weight=0.8, rate_warmup_steps=10)
+    z = torch.randn(8, 2, 3)
+    for step, expected in ((1, 0.08), (5, 0.4), (10, 0.8), (50, 0.8)):
+        quantizer.train()(z, step=step)
+        quantizer.eval()(z)
+        assert torch.isclose(quantizer.rate_now, torch.tensor(expected))
+    assert "rate_now" in quantizer.state_dict()
