@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from stage2_prior import compiled, sampling
 from stage2_prior.pixelcnn import GatedPixelCNN
+from stage2_prior.prior import Prior, Stepper
 from stage2_prior.sampling import Rule, draw, sample, sample_naive
 
 N, GRID = 5, (3, 5)
@@ -203,6 +205,46 @@ def test_samples_are_distributed_as_the_prior_says(tiny):
         statistic = ((found - expected)[used] ** 2 / expected[used]).sum().item()
         assert used.sum() > 20
         assert statistic < chi2.isf(1e-6, df=int(used.sum()) - 1)
+
+
+class Bigram(Prior):
+    """The smallest prior there is: a code depends on the one before it in raster order. For grids of any axes."""
+
+    def __init__(self, grid_axes: int, num_codebooks: int) -> None:
+        super().__init__(num_codes=5, num_codebooks=num_codebooks, num_classes=(), local_channels=0)
+        self.grid_axes = grid_axes
+        self.table = nn.Embedding(6, 5, dtype=torch.float64)  # row 5: nothing before
+
+    def forward(self, codes: Tensor, labels: Tensor | None = None, local: Tensor | None = None) -> Tensor:
+        self.check(codes, labels, local)
+        before = functional.pad(codes.flatten(1)[:, :-1], (1, 0), value=5)
+        return self.table(before).unflatten(1, codes.shape[1:]).movedim(-1, 1)
+
+    def stepper(self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None) -> Stepper:
+        return BigramStepper(self.table)
+
+
+class BigramStepper(Stepper):
+    def __init__(self, table: nn.Embedding) -> None:
+        self.table = table
+
+    def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
+        number = np.ravel_multi_index(position, codes.shape[1:])
+        return self.table(codes.flatten(1)[:, number - 1] if number else torch.full((len(codes),), 5))
+
+
+@pytest.mark.parametrize("shape", [(11,), (2, 3, 4)])
+@pytest.mark.parametrize("num_codebooks", [1, 2])
+def test_a_prior_may_have_any_number_of_axes_and_no_compiled_loop(shape, num_codebooks):
+    torch.manual_seed(0)
+    prior = Bigram(len(shape), num_codebooks)
+    shape = (3, *shape, num_codebooks) if num_codebooks > 1 else (3, *shape)
+    uniforms = torch.rand(shape, dtype=torch.float64)
+    codes = sample(prior, uniforms, top_k=4)
+    assert torch.equal(codes, sample_naive(prior, uniforms, top_k=4))
+    assert prior.log_prob(codes).shape == (3,)
+    with pytest.raises(ValueError, match="uniforms: expected shape"):
+        sample(prior, uniforms[0])
 
 
 # What follows holds for both forms of `draw`: for tensors, and compiled for one sample.
