@@ -77,8 +77,8 @@ def measure_stage1(stage1: TrainedStage, split: Split, data: Data, batch_size: i
         rate.append(result.latent.rate_nats.double().cpu())
         errors.append((result.reconstruction.double() - batch.x).square().flatten(1).mean(1).cpu())
         if min(batch.x.shape[-2:]) > 10:  # the usual window of SSIM is 11 pixels wide
-            similarities.append(ssim(result.reconstruction.double(), batch.x.double(), data_range=255.0,
-                                     reduction="none").cpu())
+            similarities.append(ssim(result.reconstruction.float(), batch.x.float(), data_range=255.0,
+                                     reduction="none").double().cpu())
         codes.append(result.latent.codes.reshape(len(batch.x), -1, quantizer.num_codebooks).cpu())
         reconstructions.append(result.reconstruction.cpu())
     nll, rate, errors = torch.cat(nll), torch.cat(rate), torch.cat(errors)
