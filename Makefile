@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# a process a core, each on one thread; a file's tests stay together, since they share a trained run
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile
 CHOICE = experiment=$(EXPERIMENT) $(ARGS)
 
 .DEFAULT_GOAL := help
@@ -44,10 +46,10 @@ sample: $(READY)  ## N=64 samples of the run trained last
 	$(RUN) pipelines/sample.py --n $(N)
 
 test: $(READY)  ## all tests but the slow ones
-	$(RUN) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(READY)  ## all tests
-	$(RUN) -m pytest
+	$(PYTEST)
 
 benchmark: $(READY)  ## speed, side by side: quantiser, sampling
 	$(RUN) benchmarks/quantizer.py
