@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from pipelines import media
 from pipelines.baselines import bigram_bits, unigram_bits
-from pipelines.config import build, hydra_main
+from pipelines.config import build, hydra_main, plain
 from pipelines.data.base import Data, Split
 from pipelines.data.codes import CodeData
 from pipelines.generate import generate, load_chain
@@ -43,7 +43,7 @@ def main(cfg: DictConfig) -> None:
     trained_prior = (run.stage2 / "checkpoints").is_dir()
     stage1, stage2 = load_chain(run, device) if trained_prior else (load_stage1(run, device), None)
     data = build(cfg.data)
-    check_same_data(run, stage1, data)
+    check_same_data(run, stage1, data, plain(cfg.data))
     name = options.split or ("test" if "test" in data.splits else "validation")
     split = data.split(name).to(device)
 

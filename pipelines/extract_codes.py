@@ -8,7 +8,7 @@ Interrupted, it goes on after the last whole file with the same command; the res
 
 from omegaconf import DictConfig
 
-from pipelines.config import build, hydra_main
+from pipelines.config import build, hydra_main, plain
 from pipelines.data.base import Batch
 from pipelines.data.codes import write_codes
 from pipelines.errors import InputError
@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> None:
         raise InputError(f"{run.stage1}: expected a bottleneck with codes, found "
                          f"{type(autoencoder.bottleneck).__name__}: there is nothing to extract")
     data = build(cfg.data)
-    check_same_data(run, stage1, data)
+    check_same_data(run, stage1, data, plain(cfg.data))
 
     def encode(batch: Batch) -> dict:
         return {"codes": autoencoder.encode(batch.x)}

@@ -5,7 +5,8 @@
     python pipelines/publish.py --run runs/mnist_half --out pretrained/mnist   # stage 1 is as before: stage 2 comes along
 
 A stage 1 is rounded before its codes are extracted, so that codes, prior and decoder belong together. The prior's best
-(averaged) weights are rounded last; evaluate the published run to see that its figures did not move.
+(averaged) weights are rounded last; metrics.json is that of the run before. To measure the published run itself, extract
+its codes (they are the same), evaluate it, and remove its codes again.
 """
 
 import argparse

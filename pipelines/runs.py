@@ -67,11 +67,11 @@ def run_of(cfg: Any) -> Run:
 
 
 def claim_folder(folder: Path, config: dict) -> None:
-    """Writes a stage's config.yaml, or, where one lies there, holds it against the configuration given now.
+    """Writes a stage's config.yaml, or, where the stage has a checkpoint, holds the one there against the configuration given now.
 
     Raises InputError for a difference other than steps, device and logging: those runs could not go on."""
     path = folder / "config.yaml"
-    if path.exists():
+    if path.exists() and find_checkpoint(folder) is not None:
         if difference := first_difference(read_config(path), config):
             key, there, here = difference
             raise InputError(f"{path}: {key}: expected {there!r} as in this run so far, found {here!r}; "
@@ -105,7 +105,7 @@ def load_stage2(run: Run, device: torch.device, which: str = "best") -> TrainedS
 
 
 def _load(folder: Path, component: str, title: str, which: str, device: torch.device) -> TrainedStage:
-    step_folder = find_checkpoint(folder, which)
+    step_folder = find_checkpoint(folder, which) or find_checkpoint(folder, "latest")  # stopped before a validation
     if step_folder is None:
         raise InputError(f"{folder}: expected a trained {title}, found no checkpoint; train it first: "
                          f"make {title.replace(' ', '')}")
@@ -137,21 +137,22 @@ def check_same_stage1(expected: str, stage1: TrainedStage, what: Path) -> None:
                          f"{stage1.step_folder} ({found[:12]}); extract the codes and train stage 2 again")
 
 
-def check_same_data(run: Run, stage1: TrainedStage, data: Data) -> None:
-    """Raises InputError where the run was trained on other data than those given now."""
-    example = stage1.config["example"]
-    for key, found in (("data", data.name), ("shape", list(data.shape)),
-                       ("classes", [list(names) for names in data.classes])):
-        if example[key] != found:
-            raise InputError(f"{run.stage1 / 'config.yaml'}: {key}: expected {str(example[key])[:80]} as in training, "
-                             f"found {str(found)[:80]} in the data given now")
+def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dict) -> None:
+    """Raises InputError where the run was trained on other data, or another split of them, than those given now."""
+    example, path = stage1.config["example"], run.stage1 / "config.yaml"
+    found = {"data": data.name, "shape": list(data.shape), "classes": [list(names) for names in data.classes]}
+    difference = first_difference({"data": stage1.config["data"]}, {"data": data_config}) or first_difference(
+        {key: example[key] for key in found}, found)
+    if difference:
+        key, there, here = difference
+        raise InputError(f"{path}: {key}: expected {str(there)[:80]} as in training, found {str(here)[:80]} now")
 
 
 def latest_run(runs_dir: Path) -> Run:
     """The run whose stage 2 was trained last, as its state says; else the one that comes with the project."""
     trained = []
-    for pointer in sorted(runs_dir.glob("*/stage2/checkpoints/latest")):
-        step_folder = find_checkpoint(pointer.parent.parent)
+    for pointer in sorted(runs_dir.glob("*/stage2/checkpoints/best")):
+        step_folder = find_checkpoint(pointer.parent.parent, "best")
         trained.append((read_state(step_folder).get("trained_at", ""), pointer.parents[2]))
     if trained:
         return Run(max(trained)[1])

@@ -33,6 +33,8 @@ class AutoencoderTask(Task):
 
     def __init__(self, autoencoder: nn.Module):
         self.model = autoencoder
+        # while the price of the rate still rises, errors are lower than they will be
+        self.settled_from = getattr(autoencoder.bottleneck, "rate_warmup_steps", 0)
         self.num_codes = getattr(autoencoder.bottleneck, "num_codes", None)
         self.counts: Tensor | None = None  # (g, k) uses over the validation split
 
@@ -40,7 +42,7 @@ class AutoencoderTask(Task):
         output = network(batch.x, labels=batch.labels, step=step)
         figures = {"objective": output.objective.mean(), "auxiliary": output.latent.loss}
         if self.num_codes:
-            counts = self.use(output.latent.codes)
+            counts = distributed.sum_over_ranks(self.use(output.latent.codes))
             figures |= {"perplexity": perplexity(counts).mean(), "codes used": (counts > 0).double().sum(1).mean()}
         return output.loss, figures
 
@@ -127,8 +129,8 @@ def main(cfg: DictConfig) -> None:
         distributed.barrier()
         state = train(AutoencoderTask(autoencoder), splits, settings, run.stage1, cfg.seed, device, facts={})
     if distributed.rank() == 0:
-        print(f"stage 1 is trained: {run.stage1}, step {state['step']}; best validation objective "
-              f"{state['best_score']:.4f} at step {state['best_step']}")
+        best = f"; best validation objective {state['best_score']:.4f} at step {state['best_step']}"
+        print(f"stage 1 is trained: {run.stage1}, step {state['step']}{best if state['best_step'] else ''}")
 
 
 if __name__ == "__main__":

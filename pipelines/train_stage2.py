@@ -78,7 +78,7 @@ def main(cfg: DictConfig) -> None:
         "condition_on": [codes.label_names[column] for column in columns],
         "codes": {"grid": list(codes.grid), "num_codes": codes.num_codes, "num_codebooks": codes.num_codebooks,
                   "label_names": list(codes.label_names), "classes": [list(names) for names in codes.classes],
-                  "label_counts": [list(counts) for counts in codes.label_counts], "data": codes.name, "shape": list(codes.manifest.data["shape"])}
+                  "label_counts": [list(counts) for counts in codes.label_counts], "extraction": codes.manifest.extraction, "data": codes.name, "shape": list(codes.manifest.data["shape"])}
     }
     with distributed.process_group(device):
         if distributed.rank() == 0:
@@ -95,8 +95,8 @@ def main(cfg: DictConfig) -> None:
         state = train(PriorTask(prior, columns), splits, settings, run.stage2, cfg.seed, device, facts)
     if distributed.rank() == 0:
         early = ", stopped early" if state["stopped_early"] else ""
-        print(f"stage 2 is trained: {run.stage2}, step {state['step']}{early}; best validation "
-              f"{state['best_score']:.3f} bits a code at step {state['best_step']}")
+        best = f"; best validation {state['best_score']:.3f} bits a code at step {state['best_step']}"
+        print(f"stage 2 is trained: {run.stage2}, step {state['step']}{early}{best if state['best_step'] else ''}")
 
 
 if __name__ == "__main__":

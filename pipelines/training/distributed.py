@@ -83,6 +83,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise InputError(f"device: expected auto, cpu, cuda or cuda:N, found {name!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device: expected auto, cpu, cuda or cuda:N, found {name!r}")
     if device.type == "cuda":
         if not torch.cuda.is_available() or device.index >= torch.cuda.device_count():
             raise InputError(f"device: expected one of {torch.cuda.device_count()} CUDA devices here, found {name!r}")

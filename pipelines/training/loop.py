@@ -46,6 +46,18 @@ class Settings:
     log_every: int = 50
     device: str = "auto"  # auto, cpu, cuda, cuda:N
 
+    def __post_init__(self) -> None:
+        """Raises InputError for a number that makes no sense."""
+        for name in ("steps", "batch_size", "validate_every", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        for name in ("lr", "warmup_steps", "final_lr_fraction", "weight_decay", "grad_clip", "patience"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name}: expected a number from 0, found {getattr(self, name)}")
+        for name in ("beta2", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}: expected a number from 0 to below 1, found {getattr(self, name)}")
+
 
 RESUMABLE = {"steps", "device", "log_every", "checkpoint_every"}
 # steps, device and logging may change when a run goes on; validation decides what `best` is, so it may not.
@@ -56,6 +68,7 @@ class Task(ABC):
 
     title: str
     criterion: str  # the validation figure that `best` and early stopping minimise
+    settled_from: int = 0  # steps before this one are not comparable with later ones, and are never `best`
     model: nn.Module
 
     @abstractmethod
@@ -171,10 +184,11 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
                     log.image(step, "validation", picture)
                 score = values[task.criterion]
                 shown = {f"val {task.criterion}": score} | shown
-                improved = math.isfinite(score) and (state["best_score"] is None or score < state["best_score"])
+                refuse_bad_loss(torch.where(torch.tensor(math.isfinite(score)), 0, step).to(device), folder)
+                improved = step >= task.settled_from and (state["best_score"] is None or score < state["best_score"])
                 if improved:
                     state.update(best_step=step, best_score=score, bad_validations=0)
-                else:
+                elif step >= task.settled_from:
                     state["bad_validations"] += 1
                 state["stopped_early"] = bool(settings.patience) and state["bad_validations"] >= settings.patience
 
@@ -182,7 +196,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
             stopping = distributed.any_rank(stop.is_set(), device) if step % 10 == 0 or last else (
                 stop.is_set() and distributed.world_size() == 1)
             if improved or last or stopping or state["stopped_early"] or step % settings.checkpoint_every == 0:
-                refuse_bad_loss(first_bad, folder)
+                refuse_bad_loss(torch.where(all_finite(model) | (first_bad > 0), first_bad, step), folder)
                 state["seconds"] = round(time.monotonic() - start, 3)
                 if distributed.rank() == 0:
                     checkpoint.save_checkpoint(folder, step, model.state_dict(),
@@ -208,7 +222,7 @@ def validate(task: Task, model: nn.Module, split: Split, settings: Settings, dev
                 totals[name] = totals.get(name, 0) + values.double().sum()
             count += len(batch.x)
     names = sorted(totals)
-    if distributed.world_size() > 1 and not names:  # fewer batches than ranks: one batch on each instead
+    if not names:
         raise InputError(f"validation: expected at least one batch for each of {distributed.world_size()} processes, "
                          f"found {len(starts)}; lower batch_size")
     sums = distributed.sum_over_ranks(torch.stack([totals[name] for name in names] + [count]))
@@ -260,6 +274,12 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 def autocast(device: torch.device, precision: torch.dtype):
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
+
+
+def all_finite(model: nn.Module) -> Tensor:
+    """() bool: whether every weight and every statistic of a model is a number."""
+    tensors = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    return torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
 
 
 def mean_over_ranks(figures: dict[str, Tensor]) -> dict[str, float]:

@@ -119,6 +119,12 @@ def test_a_prior_with_another_stage1(run, command, tiny):
     assert_one_line(command("extract_codes", *tiny, f"runs_dir={run.parent}", check=False), "overwrite=true")
 
 
+def test_another_split_of_the_data(run, command, tiny):
+    """It would mix training images into validation."""
+    result = command("evaluate", *tiny, f"runs_dir={run.parent}", "data.seed=1", check=False)
+    assert_one_line(result, "data.seed", "as in training")
+
+
 def test_another_configuration_for_the_same_run(run, command, tiny):
     result = command("train_stage1", *tiny, f"runs_dir={run.parent}", "train.lr=0.5", check=False)
     assert_one_line(result, "train.lr", "0.001", "0.5", "run=NAME")
@@ -180,6 +186,7 @@ def test_pictures_that_cannot_be_read(run, command, tmp_path):
 
 @pytest.mark.parametrize("override, words", [
     ("train.precision=float8", ("precision", "float8")), ("train.device=abacus", ("device", "abacus")),
+    ("train.log_every=0", ("log_every", "0")), ("train.lr=-1", ("lr", "-1")), ("train.device=mps", ("device", "mps")),
     ("autoencoder.bottleneck.num_codes=many", ("num_codes", "many")),
     ("autoencoder.bottleneck.num_codebooks=3", ("num_codebooks=3",)),
     ("data=image_folder", ("data.root",)),

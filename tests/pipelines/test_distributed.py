@@ -33,7 +33,7 @@ def assert_close(one: Path, two: Path, limit: float) -> None:
         difference = (weights[name].double() - other_weights[name].double()).abs().max()
         assert difference <= limit, f"{name}: {difference}"
     for row, other in zip(rows, other_rows):
-        for key in ("loss", "objective", "bits"):
+        for key in ("loss", "objective", "bits", "perplexity", "codes used"):
             if key in row:
                 assert abs(row[key] - other[key]) <= limit, f"step {row['step']}, {key}: {row[key]} {other[key]}"
 
