@@ -47,11 +47,12 @@ def judge(model: nn.Module, images: Tensor) -> Tensor:
 
 def _classifier(shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     channels, height, width = shape
-    layers: list[nn.Module] = [nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU()]
-    size, units = min(height, width), 32
-    while size > 4:  # to a few positions, doubling the units up to 128
-        wider = min(2 * units, 128)
-        layers += [nn.Conv2d(units, wider, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    size = min(height, width)
+    units = 32 if size <= 16 else 16  # most of the arithmetic is at full size
+    layers: list[nn.Module] = [nn.Conv2d(channels, units, 3, padding=1), nn.ReLU()]
+    while size > 4:  # to a few positions, doubling the units up to 64
+        wider = min(2 * units, 64)
+        layers += [nn.MaxPool2d(2), nn.Conv2d(units, wider, 3, padding=1), nn.ReLU()]
         size, units = size // 2, wider
     layers += [nn.AdaptiveAvgPool2d(min(size, 4)), nn.Flatten(), nn.Dropout(0.3)]
     layers += [nn.Linear(units * min(size, 4) ** 2, 128), nn.ReLU(), nn.Linear(128, num_classes)]

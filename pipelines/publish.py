@@ -11,7 +11,6 @@ its codes (they are the same), evaluate it, and remove its codes again.
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -46,7 +45,8 @@ def main(arguments: argparse.Namespace) -> None:
         round_weights(stage2.module)
         write_stage(target.stage2, stage2)
         if (source.root / "metrics.json").exists():
-            shutil.copyfile(source.root / "metrics.json", target.root / "metrics.json")
+            figures = json.loads((source.root / "metrics.json").read_text()) | {"run": target.root.name}
+            write_atomically(target.root / "metrics.json", (json.dumps(figures, indent=1) + "\n").encode())
         print(f"published with both stages: {target.root}")
     else:
         why = "it had no stage 2" if kept else "rounding changed it: extract its codes and train stage 2 on them"
@@ -74,7 +74,10 @@ def write_stage(folder: Path, stage: TrainedStage) -> None:
     write_atomically(checkpoint / "model.safetensors", save({name: t.contiguous() for name, t in weights.items()}))
     write_atomically(checkpoint / "state.json", (json.dumps(stage.state, indent=1) + "\n").encode())
     write_atomically(folder / "checkpoints" / "best", f"{checkpoint.name}\n".encode())
-    write_atomically(folder / "config.yaml", yaml.safe_dump(stage.config, sort_keys=False).encode())
+    config = dict(stage.config)
+    if "data" in config:  # where they lie on this machine is nobody's business
+        config["data"] = {key: value for key, value in config["data"].items() if key not in ("root", "cache")}
+    write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
 
 
 if __name__ == "__main__":
