@@ -18,7 +18,7 @@ from pipelines.data.base import Batch, Data
 from pipelines.errors import InputError
 from pipelines.runs import claim_folder, run_of
 from pipelines.training import distributed
-from pipelines.training.loop import Settings, Task, train
+from pipelines.training.loop import Settings, Task, describe_best, train
 from stage1_vqvae.codebook import perplexity, usage
 
 ENCODINGS_A_CODE = 32  # gathered for the data-driven start of a codebook: k-means is then stable
@@ -129,8 +129,7 @@ def main(cfg: DictConfig) -> None:
         distributed.barrier()
         state = train(AutoencoderTask(autoencoder), splits, settings, run.stage1, cfg.seed, device, facts={})
     if distributed.rank() == 0:
-        best = f"; best validation objective {state['best_score']:.4f} at step {state['best_step']}"
-        print(f"stage 1 is trained: {run.stage1}, step {state['step']}{best if state['best_step'] else ''}")
+        print(f"stage 1 is trained: {run.stage1}, step {state['step']}; {describe_best(state, 'objective')}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pipelines.errors import InputError
 from pipelines.runs import claim_folder, run_of
 from pipelines.training import distributed
 from pipelines.training.checkpoint import find_checkpoint, read_state
-from pipelines.training.loop import Settings, Task, train
+from pipelines.training.loop import Settings, Task, describe_best, train
 
 
 class PriorTask(Task):
@@ -95,8 +95,7 @@ def main(cfg: DictConfig) -> None:
         state = train(PriorTask(prior, columns), splits, settings, run.stage2, cfg.seed, device, facts)
     if distributed.rank() == 0:
         early = ", stopped early" if state["stopped_early"] else ""
-        best = f"; best validation {state['best_score']:.3f} bits a code at step {state['best_step']}"
-        print(f"stage 2 is trained: {run.stage2}, step {state['step']}{early}{best if state['best_step'] else ''}")
+        print(f"stage 2 is trained: {run.stage2}, step {state['step']}{early}; {describe_best(state, 'bits a code')}")
 
 
 if __name__ == "__main__":

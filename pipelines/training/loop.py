@@ -210,6 +210,13 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
     return state
 
 
+def describe_best(state: dict, figure: str) -> str:
+    """The best validation of a training's state, in words."""
+    if state["best_step"] is None:
+        return "not validated yet"
+    return f"best validation {figure} {state['best_score']:.4f} at step {state['best_step']}"
+
+
 def validate(task: Task, model: nn.Module, split: Split, settings: Settings, device, precision) -> dict[str, float]:
     """Means of the task's figures over the whole split, each rank working on its share of the batches."""
     model.eval()

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 # Both stages in a few seconds: 4x4 codes of the embedded digits, 30 steps each, a checkpoint every 10.
 TINY = [
     "experiment=digits", "run=tiny", "autoencoder.encoder.hidden=16", "autoencoder.encoder.residual_hidden=8",
-    "autoencoder.bottleneck.num_codes=32", "autoencoder.bottleneck.dim=8", "prior.channels=8", "prior.num_layers=2",
+    "autoencoder.bottleneck.num_codes=32", "autoencoder.bottleneck.dim=8",
+    "autoencoder.bottleneck.rate_warmup_steps=5", "prior.channels=8", "prior.num_layers=2",
     *(f"{stage}.{setting}" for stage in ("stage1", "stage2") for setting in
       ("steps=30", "batch_size=16", "validate_every=10", "checkpoint_every=10", "log_every=5")),
     "extract.shard_size=200", "extract.batch_size=64", "evaluate.samples=40",
