@@ -183,7 +183,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
                 if picture is not None:
                     log.image(step, "validation", picture)
                 score = values[task.criterion]
-                shown = {f"val {task.criterion}": score} | shown
+                shown = shown | {f"val {task.criterion}": score}
                 refuse_bad_loss(torch.where(torch.tensor(math.isfinite(score)), 0, step).to(device), folder)
                 improved = step >= task.settled_from and (state["best_score"] is None or score < state["best_score"])
                 if improved:
