@@ -12,7 +12,7 @@ from tqdm import tqdm
 from pipelines.data.base import Split
 from pipelines.training.order import step_items, step_seed
 
-STEPS, BATCH, LR = 1000, 128, 2e-3  # two epochs of MNIST: 99 % of its test digits
+STEPS, BATCH, LR = 1500, 128, 2e-3  # three and a half epochs of MNIST
 
 
 def train_judge(split: Split, column: int, num_classes: int, shape: tuple[int, int, int], device: torch.device,
@@ -47,8 +47,7 @@ def judge(model: nn.Module, images: Tensor) -> Tensor:
 
 def _classifier(shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     channels, height, width = shape
-    size = min(height, width)
-    units = 32 if size <= 16 else 16  # most of the arithmetic is at full size
+    size, units = min(height, width), 32
     layers: list[nn.Module] = [nn.Conv2d(channels, units, 3, padding=1), nn.ReLU()]
     while size > 4:  # to a few positions, doubling the units up to 64
         wider = min(2 * units, 64)
