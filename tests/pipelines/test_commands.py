@@ -144,7 +144,7 @@ def test_make_alone_lists_the_targets():
         assert re.search(rf"^{target}\s{{2,}}\S", listed, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10_compact"])
+@pytest.mark.parametrize("name", ["mnist", "cifar10_compact", "imagenet128"])
 def test_pretrained_runs_sample_and_are_small(name, tmp_path, command):
     run = ROOT / "pretrained" / name
     assert sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) < 6e6
