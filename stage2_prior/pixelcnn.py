@@ -7,7 +7,6 @@ neither the code itself nor the vertical stack's current row. No batch normalisa
 Axes: b batch, c channels, h rows, w columns, k codes of a codebook, g codebooks, p features of a stack.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import accumulate
@@ -21,14 +20,11 @@ from torch import Tensor, nn
 
 from stage2_prior import compiled
 from stage2_prior.dropout import GlobalBatchDropout
+from stage2_prior.initialise import GATE_GAIN, initialise
 from stage2_prior.prior import NOT_FINITE, CompiledLoop, Prior, Stepper
 
 if TYPE_CHECKING:
     from stage2_prior.sampling import Rule
-
-# For a, b ~ N(0, 1): Var[tanh(a) sigmoid(b)] = E[tanh(a)^2] E[sigmoid(b)^2] = 0.394 * 0.293 = 1 / 8.66. A convolution
-# that reads gated features and has this gain therefore yields unit variance again, however deep the stack.
-GATE_GAIN = math.sqrt(8.66)
 
 
 class GatedPixelCNN(Prior):
@@ -87,17 +83,17 @@ class GatedPixelCNN(Prior):
         for embedding in (*self.embeddings, *self.within):
             nn.init.normal_(embedding.weight, std=g**-0.5)
         for i, layer in enumerate(self.layers):
-            _initialise(layer.vertical, 1.0 if i == 0 else GATE_GAIN)
-            _initialise(layer.across, 0.5**0.5)  # the two halves of the horizontal stack's sum
-            _initialise(layer.horizontal, 0.5**0.5)
-            _initialise(layer.out, GATE_GAIN * (1.0 if i == 0 else depth**-0.5))
+            initialise(layer.vertical, 1.0 if i == 0 else GATE_GAIN)
+            initialise(layer.across, 0.5**0.5)  # the two halves of the horizontal stack's sum
+            initialise(layer.horizontal, 0.5**0.5)
+            initialise(layer.out, GATE_GAIN * (1.0 if i == 0 else depth**-0.5))
             for table in layer.tables:
                 nn.init.normal_(table.weight, std=0.1)
             if layer.local is not None:
-                _initialise(layer.local, 0.5)
+                initialise(layer.local, 0.5)
         for head in self.heads:
-            _initialise(head[1], 2**0.5)  # He et al. (2015), for ReLU
-            _initialise(head[3], 0.1)
+            initialise(head[1], 2**0.5)  # He et al. (2015), for ReLU
+            initialise(head[3], 0.1)
 
     def forward(self, codes: Tensor, labels: Tensor | None = None, local: Tensor | None = None) -> Tensor:
         self.check(codes, labels, local)
@@ -326,10 +322,3 @@ def _taps(convolution: nn.Conv2d) -> Tensor:
 def _push(seen: Tensor, new: Tensor, dim: int) -> Tensor:
     """Forgets the oldest slice of `seen` along `dim` and appends `new`."""
     return torch.cat((seen.narrow(dim, 1, seen.shape[dim] - 1), new), dim=dim)
-
-
-def _initialise(module: nn.Conv2d | nn.Linear, gain: float) -> None:
-    """Normal weights that turn inputs of unit variance into outputs of variance gain^2; bias 0."""
-    nn.init.normal_(module.weight, std=gain / math.sqrt(module.weight[0].numel()))
-    if module.bias is not None:
-        nn.init.zeros_(module.bias)

@@ -35,6 +35,7 @@ class Settings:
     lr: float = 3e-4
     warmup_steps: int = 0  # the rate rises linearly over these
     final_lr_fraction: float = 1.0  # the rate falls along a cosine to this fraction of lr; 1: stays constant
+    decay_share: float = 1.0  # the share of the steps, the last ones, over which it falls; before them it is constant
     beta2: float = 0.999  # of Adam; beta1 is 0.9
     weight_decay: float = 0.0  # decoupled, on matrices and kernels, not on biases and codebooks
     grad_clip: float = 0.0  # largest norm of the gradient; 0: not clipped
@@ -54,6 +55,8 @@ class Settings:
         for name in ("lr", "warmup_steps", "final_lr_fraction", "weight_decay", "grad_clip", "patience"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name}: expected a number from 0, found {getattr(self, name)}")
+        if not 0 < self.decay_share <= 1:
+            raise InputError(f"decay_share: expected a number above 0, at most 1, found {self.decay_share}")
         for name in ("beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}: expected a number from 0 to below 1, found {getattr(self, name)}")
@@ -238,10 +241,11 @@ def validate(task: Task, model: nn.Module, split: Split, settings: Settings, dev
 
 
 def learning_rate(settings: Settings, step: int) -> float:
-    """Linear warm-up, then a half cosine from lr to lr * final_lr_fraction at the last step."""
+    """Linear warm-up, lr, then over the last `decay_share` of the steps a half cosine to lr * final_lr_fraction."""
     if step <= settings.warmup_steps:
         return settings.lr * step / settings.warmup_steps
-    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    start = max(settings.warmup_steps, (1 - settings.decay_share) * settings.steps)
+    progress = max(0.0, step - start) / max(1.0, settings.steps - start)
     fall = 0.5 * (1 - math.cos(math.pi * progress))
     return settings.lr * (1 - fall * (1 - settings.final_lr_fraction))
 
