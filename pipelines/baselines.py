@@ -9,26 +9,34 @@ import torch
 from torch import Tensor
 
 
-def unigram_bits(train: Tensor, test: Tensor, num_codes: int) -> Tensor:
+def unigram_bits(train: Tensor, test: Tensor, num_codes: int, real: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Bits a code of `test` under the training frequencies (add-one smoothing), one for each codebook.
 
-    train, test: int64 (n, t, g). Returns float64 (g,)."""
-    logs = torch.stack([_unigram(train[..., book], num_codes).log2() for book in range(train.shape[-1])])
-    return torch.stack([-logs[book][test[..., book]].mean() for book in range(train.shape[-1])])
+    train, test: int64 (n, t, g). real: of both, which positions (n, t) are no padding; None: all. Returns float64 (g,)."""
+    real_train, real_test = real or (all_real(train), all_real(test))
+    books = range(train.shape[-1])
+    logs = [_unigram(train[..., book][real_train], num_codes).log2() for book in books]
+    return torch.stack([-logs[book][test[..., book][real_test]].mean() for book in books])
 
 
-def bigram_bits(train: Tensor, test: Tensor, num_codes: int) -> Tensor:
+def bigram_bits(train: Tensor, test: Tensor, num_codes: int, real: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Bits a code of `test` given the code before it in raster order; the first of a grid has the unigram.
 
     p(b | a) = (count(a, b) + s * p(b)) / (count(a) + s), the unigram as prior with the weight s, chosen among powers
     of two by the likelihood of a tenth of the training grids that is kept from the counts. As unigram_bits."""
+    real_train, real_test = real or (all_real(train), all_real(test))
+    cut = max(1, len(train) // 10)
     result = []
     for book in range(train.shape[-1]):
-        own, held = train[..., book], test[..., book]
-        cut = max(1, len(own) // 10)
-        costs = {s: _bigram_cost(own[cut:], own[:cut], num_codes, s) for s in (2.0**e for e in range(0, 15, 2))}
+        own, held = (train[..., book], real_train), (test[..., book], real_test)
+        parts = [tuple(x[cut:] for x in own), tuple(x[:cut] for x in own)]
+        costs = {s: _bigram_cost(*parts, num_codes, s) for s in (2.0**e for e in range(0, 15, 2))}
         result.append(_bigram_cost(own, held, num_codes, min(costs, key=costs.get)))
     return torch.tensor(result, dtype=torch.float64)
+
+
+def all_real(codes: Tensor) -> Tensor:
+    return torch.ones(codes.shape[:2], dtype=torch.bool)
 
 
 def _unigram(codes: Tensor, num_codes: int) -> Tensor:
@@ -36,10 +44,12 @@ def _unigram(codes: Tensor, num_codes: int) -> Tensor:
     return counts / counts.sum()
 
 
-def _bigram_cost(train: Tensor, test: Tensor, num_codes: int, weight: float) -> float:
-    base = _unigram(train, num_codes)
-    pairs = torch.bincount((train[:, :-1] * num_codes + train[:, 1:]).flatten(), minlength=num_codes**2)
-    pairs = pairs.double().reshape(num_codes, num_codes)
+def _bigram_cost(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], num_codes: int, weight: float) -> float:
+    """Bits a code; train and test are codes (n, t) and which of them are real (n, t), from the first on."""
+    (codes, real), (held, real_held) = train, test
+    base = _unigram(codes[real], num_codes)
+    following = (codes[:, :-1] * num_codes + codes[:, 1:])[real[:, 1:]]
+    pairs = torch.bincount(following, minlength=num_codes**2).double().reshape(num_codes, num_codes)
     table = (pairs + weight * base) / (pairs.sum(1, keepdim=True) + weight)
-    nats = -base[test[:, 0]].log().sum() - table[test[:, :-1], test[:, 1:]].log().sum()
-    return float(nats) / test.numel() / math.log(2)
+    nats = -base[held[:, 0]].log().sum() - table[held[:, :-1], held[:, 1:]][real_held[:, 1:]].log().sum()
+    return float(nats) / int(real_held.sum()) / math.log(2)

@@ -1,4 +1,5 @@
-"""Measures a run: exact bounds, use of the codebook, errors, the prior's bits, and a judge's verdict on its samples.
+"""Measures a run: exact bounds, use of the codebook, errors, the prior's bits, and what classifiers of real data make
+of its reconstructions and samples.
 
     python pipelines/evaluate.py experiment=mnist evaluate.split=test
 
@@ -16,17 +17,19 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 from tqdm import tqdm
 
-from pipelines import media
+from pipelines import media, sound_evaluation
 from pipelines.baselines import bigram_bits, unigram_bits
 from pipelines.config import build, hydra_main, plain
-from pipelines.data.base import Data, Split
-from pipelines.data.codes import CodeData
-from pipelines.generate import generate, load_chain
+from pipelines.data.base import Data, Split, code_lengths
+from pipelines.data.codes import CodeData, CodeSplit
+from pipelines.generate import decode, generate, generator, load_chain
 from pipelines.judge import judge, train_judge
+from pipelines.lengths import conditioning
+from pipelines.measured import Measured
 from pipelines.runs import Run, TrainedStage, check_same_data, load_stage1, run_of
 from pipelines.training.checkpoint import write_atomically
 from pipelines.training.distributed import choose_device
@@ -47,93 +50,126 @@ def main(cfg: DictConfig) -> None:
     name = options.split or ("test" if "test" in data.splits else "validation")
     split = data.split(name).to(device)
 
-    figures, codes, reconstructions = measure_stage1(stage1, split, data, options.batch_size)
+    measured = measure(stage1, split, options.batch_size, cfg.seed)
+    figures = bounds(measured, stage1)
     if stage2 is not None:
-        add_prior(figures, run, stage2, codes, split, data, options.batch_size, device)
-    verdict = None
-    if options.judge and data.label_names:
-        verdict = call_judge(stage1, stage2, data, split, reconstructions, options, cfg.seed, device)
+        add_prior(figures, run, stage2, measured, name, options.batch_size, device)
+    own = {"image": image_figures, "audio": sound_evaluation.figures}[data.kind]
+    figures |= own(measured, stage1, stage2, data, split, options, cfg.seed, device)
     result = {"run": cfg.run, "data": data.name, "split": name, "items": len(split),
               "stage1_step": stage1.state["step"], "stage2_step": stage2 and stage2.state["step"],
               "training_seconds": {"stage1": stage1.state["seconds"], "stage2": stage2 and stage2.state["seconds"]},
-              **figures, "judge": verdict}
+              **figures}
     write_atomically(run.root / "metrics.json", (json.dumps(rounded(result), indent=1) + "\n").encode())
-    pictures = draw(run, split, reconstructions, codes, stage1)
+    pictures = {"image": draw_images, "audio": sound_evaluation.draw}[data.kind](run, split, measured, stage1)
+    pictures |= draw_training(run, measured, stage1)
     print(table(result))
     print("\n".join(f"{title:<34}{path}" for title, path in pictures.items()))
     print(f"measured in {time.monotonic() - start:.0f} s -> {run.root / 'metrics.json'}")
 
 
 @torch.no_grad()
-def measure_stage1(stage1: TrainedStage, split: Split, data: Data, batch_size: int) -> tuple[dict, Tensor, Tensor]:
-    """Figures of the autoencoder over a whole split; its codes (n, t, g) and reconstructions (n, c, h, w), on the CPU.
+def measure(stage1: TrainedStage, split: Split, batch_size: int, seed: int) -> Measured:
+    """The autoencoder's figures, codes and reconstructions over a whole split.
 
-    NMSE and PSNR are of the reconstruction as it is written out, rounded to whole levels."""
-    model, quantizer = stage1.module, stage1.module.bottleneck
-    nll, rate, errors, similarities, codes, reconstructions = [], [], [], [], [], []
-    for batch in batches(split, batch_size, "stage 1"):
-        result = model.evaluate(batch.x)
+    A decoder that draws its reconstructions does so from generators made from (seed, item)."""
+    model, columns = stage1.module, stage1.decoder_columns
+    nll, rate, codes, real, reconstructions, sizes = [], [], [], [], [], []
+    for start, batch in batches(split, batch_size, "stage 1"):
+        labels = batch.labels[:, columns] if columns else None
+        result = model.evaluate(batch.x, labels, lengths=batch.lengths)
         nll.append(result.nll_nats.cpu())
-        rate.append(result.latent.rate_nats.double().cpu())
-        errors.append((result.reconstruction.double() - batch.x).square().flatten(1).mean(1).cpu())
-        if min(batch.x.shape[-2:]) > 10:  # the usual window of SSIM is 11 pixels wide
-            similarities.append(ssim(result.reconstruction.float(), batch.x.float(), data_range=255.0,
-                                     reduction="none").double().cpu())
-        codes.append(result.latent.codes.reshape(len(batch.x), -1, quantizer.num_codebooks).cpu())
-        reconstructions.append(result.reconstruction.cpu())
-    nll, rate, errors = torch.cat(nll), torch.cat(rate), torch.cat(errors)
-    codes, reconstructions = torch.cat(codes), torch.cat(reconstructions)
-    bits = math.prod(data.shape) * math.log(2)
-    distortion, uniform = float(nll.mean() / bits), float(rate.mean() / bits)
-    counts = uses(codes, quantizer.num_codes)
+        rate.append(result.rate_nats.cpu())
+        found = result.latent.codes
+        lengths = code_lengths(batch, found.shape[1])
+        codes.append(found.reshape(len(batch.x), -1, model.bottleneck.num_codebooks).cpu())
+        whole = torch.full((len(found),), codes[-1].shape[1]) if lengths is None else lengths.cpu()
+        real.append(torch.arange(codes[-1].shape[1]) < whole[:, None])
+        made = result.reconstruction
+        if made is None:
+            own = [generator(seed, start + place) for place in range(len(batch.x))]
+            made = decode(stage1, found, labels, batch.lengths.cpu(), own)
+        reconstructions.append(made.cpu())
+        sizes.append(torch.full((len(found),), batch.x[0].numel()) if lengths is None else batch.lengths.cpu())
+    return Measured(*(torch.cat(parts) for parts in (nll, rate, codes, real, reconstructions, sizes)))
+
+
+def bounds(measured: Measured, stage1: TrainedStage) -> dict:
+    """Distortion and rate in bits per data dimension, and the use of the codebooks; the prior's part is still null."""
+    bits, num_codes = float(measured.sizes.sum()) * math.log(2), stage1.module.bottleneck.num_codes
+    distortion, uniform = float(measured.nll_nats.sum()) / bits, float(measured.rate_nats.sum()) / bits
+    counts = uses(measured, num_codes)
     return {
         "bits_per_dim": {"distortion": distortion, "rate_uniform": uniform, "rate_prior": None,
                          "total_uniform": distortion + uniform, "total_prior": None},
-        "codes": {"perplexity": each(perplexity(counts)), "used": each((counts > 0).sum(1)),
-                  "num_codes": quantizer.num_codes, "codes_an_example": codes[0].numel(),
+        "codes": {"perplexity": each(perplexity(counts)), "used": each((counts > 0).sum(1)), "num_codes": num_codes,
+                  "codes_an_example": float(measured.real.sum()) * measured.codes.shape[-1] / len(measured.codes),
                   "unigram_bits": None, "bigram_bits": None, "prior_bits": None, "prior_bits_train": None},
-        "nmse": float(errors.mean() / data.variance),
-        "psnr_db": float((10 * torch.log10(255**2 / errors.clamp(min=1e-12))).mean()),
-        "ssim": float(torch.cat(similarities).mean()) if similarities else None,
-    }, codes, reconstructions
+    }
 
 
-def add_prior(figures: dict, run: Run, stage2: TrainedStage, codes: Tensor, split: Split, data: Data, batch_size: int,
+def add_prior(figures: dict, run: Run, stage2: TrainedStage, measured: Measured, name: str, batch_size: int,
               device: torch.device) -> None:
     """The prior's bits a code on the split and on training codes, unigram and bigram beside them, and the rate."""
-    trained = CodeData(run.codes).split("train")
-    shape = (-1, *codes.shape[1:])
-    train_codes = torch.cat([batch.x.reshape(shape).cpu() for batch in trained.evaluation_batches()])
-    num_codes = figures["codes"]["num_codes"]
-    columns = [stage2.config["codes"]["label_names"].index(name) for name in stage2.config["condition_on"]]
-    grid = stage2.config["codes"]["grid"]
-
-    def bits(grids: Tensor, labels: Tensor, title: str) -> Tensor:
-        own = [*grid, codes.shape[-1]] if codes.shape[-1] > 1 else list(grid)
-        total = 0
-        for part in tqdm(torch.arange(len(grids)).split(batch_size), desc=title, leave=False, dynamic_ncols=True):
-            x = grids[part].reshape(-1, *own).to(device)
-            chosen = labels[part.to(labels.device)][:, columns].to(device) if columns else None
-            total = total + code_nats(stage2.module, x, chosen).reshape(-1, codes.shape[-1]).sum(0).cpu()
-        return total / (len(grids) * codes.shape[1] * math.log(2))
-
-    held_out = bits(codes, split.labels, "prior")
+    data, num_codes = CodeData(run.codes), figures["codes"]["num_codes"]
+    splits = [data.split(own) for own in ("train", name)]
+    codes, real = zip(*(all_codes(split) for split in splits))
+    trained, held_out = (prior_bits(stage2, split, batch_size, device) for split in splits)
     figures["codes"] |= {
-        "unigram_bits": each(unigram_bits(train_codes, codes, num_codes)),
-        "bigram_bits": each(bigram_bits(train_codes, codes, num_codes)),
+        "unigram_bits": each(unigram_bits(*codes, num_codes, real)),
+        "bigram_bits": each(bigram_bits(*codes, num_codes, real)),
         "prior_bits": each(held_out),
-        "prior_bits_train": each(bits(train_codes, trained.labels, "prior, training codes")),
+        "prior_bits_train": each(trained),
     }
-    rate = float(held_out.sum()) * codes.shape[1] / math.prod(data.shape)
+    rate = float(held_out.sum()) * float(measured.real.sum()) / float(measured.sizes.sum())
     distortion = figures["bits_per_dim"]["distortion"]
     figures["bits_per_dim"] |= {"rate_prior": rate, "total_prior": distortion + rate}
 
 
+def all_codes(split: CodeSplit) -> tuple[Tensor, Tensor]:
+    """Codes (n, t, g) of a split, and which positions (n, t) are no padding."""
+    codes = torch.cat([batch.x.flatten(1).cpu() for batch in split.evaluation_batches()])
+    codes = codes.reshape(len(codes), -1, split.num_codebooks)
+    whole = torch.full((len(codes),), codes.shape[1]) if split.lengths is None else split.lengths
+    return codes, torch.arange(codes.shape[1]) < whole[:, None]
+
+
 @torch.no_grad()
-def code_nats(prior: nn.Module, codes: Tensor, labels: Tensor | None) -> Tensor:
-    """-log p of each single code given those before it: float64, of the codes' shape."""
-    logits = prior(codes, labels).double()
-    return -logits.log_softmax(1).gather(1, codes[:, None])[:, 0]
+def prior_bits(stage2: TrainedStage, split: CodeSplit, batch_size: int, device: torch.device) -> Tensor:
+    """Bits a code of each codebook (g,) float64, over what is no padding."""
+    columns = [stage2.config["codes"]["label_names"].index(name) for name in stage2.config["condition_on"]]
+    total, count = 0, 0
+    for _, batch in batches(split.to(device), batch_size, "prior"):
+        labels = batch.labels[:, columns] if columns else None
+        told = batch.lengths if stage2.config.get("condition_on_length") else None
+        nats = stage2.module.code_nats(batch.x, labels, conditioning(batch.local, told, batch.x.shape[1])).double()
+        nats = nats.reshape(len(nats), -1, split.num_codebooks)
+        if batch.lengths is not None:
+            nats = nats * (torch.arange(nats.shape[1], device=device) < batch.lengths[:, None])[..., None]
+        total = total + nats.sum((0, 1)).cpu()
+        count += nats.shape[0] * nats.shape[1] if batch.lengths is None else int(batch.lengths.sum())
+    return total / (count * math.log(2))
+
+
+def image_figures(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | None, data: Data, split: Split,
+                  options, seed: int, device: torch.device) -> dict:
+    """NMSE, PSNR and SSIM of the reconstructions as they are written out, rounded to whole levels; the judge's word."""
+    errors, similarities = [], []
+    for start, batch in batches(split, options.batch_size, "errors"):
+        x, made = batch.x.cpu(), measured.reconstructions[start : start + len(batch.x)]
+        errors.append((made.double() - x).square().flatten(1).mean(1))
+        if min(x.shape[-2:]) > 10:  # the usual window of SSIM is 11 pixels wide
+            similarities.append(ssim(made.float(), x.float(), data_range=255.0, reduction="none").double())
+    errors = torch.cat(errors)
+    verdict = None
+    if options.judge and data.label_names:
+        verdict = call_judge(stage1, stage2, data, split, measured.reconstructions, options, seed, device)
+    return {
+        "nmse": float(errors.mean() / data.variance),
+        "psnr_db": float((10 * torch.log10(255**2 / errors.clamp(min=1e-12))).mean()),
+        "ssim": float(torch.cat(similarities).mean()) if similarities else None,
+        "judge": verdict,
+    }
 
 
 def call_judge(stage1, stage2, data: Data, split: Split, reconstructions: Tensor, options, seed: int, device) -> dict:
@@ -146,41 +182,42 @@ def call_judge(stage1, stage2, data: Data, split: Split, reconstructions: Tensor
     verdict = {"label": name, "real": accuracy(real, labels), "reconstructions": accuracy(judge(model, reconstructions),
                                                                                           labels), "samples": None}
     if stage2 is not None and name in stage2.config["condition_on"] and options.samples:
-        images, _, chosen = generate(stage1, stage2, options.samples, seed, options.batch_size, device)
-        asked = chosen[:, stage2.config["condition_on"].index(name)]
-        verdict |= {"samples": accuracy(judge(model, images), asked), "samples_judged": options.samples}
+        made = generate(stage1, stage2, options.samples, seed, options.batch_size, device)
+        verdict |= {"samples": accuracy(judge(model, made.x), made.label(name)), "samples_judged": options.samples}
     return verdict
 
 
-def draw(run: Run, split: Split, reconstructions: Tensor, codes: Tensor, stage1: TrainedStage) -> dict[str, Path]:
-    """The pictures of a run; returns what each shows and where it lies."""
+def draw_images(run: Run, split: Split, measured: Measured, stage1: TrainedStage) -> dict[str, Path]:
+    """Originals above reconstructions, and where samples lie; returns what each picture shows and its path."""
     run.figures.mkdir(parents=True, exist_ok=True)
     shown = min(SHOWN, len(split))
     originals = split.batch(torch.arange(shown)).x.cpu()
-    paths = {"originals above reconstructions": run.figures / "reconstructions.png",
-             "loss curves": run.figures / "loss_curves.png", "use of the codebook": run.figures / "codebook_use.png"}
-    media.write_picture(paths["originals above reconstructions"], media.comparison(originals, reconstructions[:shown]))
+    paths = {"originals above reconstructions": run.figures / "reconstructions.png"}
+    media.write_picture(run.figures / "reconstructions.png", media.comparison(originals, measured.reconstructions[:shown]))
+    return paths | ({"samples": run.samples / "grid.png"} if (run.samples / "grid.png").exists() else {})
+
+
+def draw_training(run: Run, measured: Measured, stage1: TrainedStage) -> dict[str, Path]:
+    """Loss curves and the codebook's use."""
+    paths = {"loss curves": run.figures / "loss_curves.png", "use of the codebook": run.figures / "codebook_use.png"}
     media.plot_curves(paths["loss curves"], {"stage 1": read_metrics(run.stage1 / "metrics.jsonl"),
                                              "stage 2": read_metrics(run.stage2 / "metrics.jsonl")})
-    media.plot_codebook_use(paths["use of the codebook"], 
-                              uses(codes, stage1.module.bottleneck.num_codes))
-    if (run.samples / "grid.png").exists():
-        paths["samples"] = run.samples / "grid.png"
+    media.plot_codebook_use(paths["use of the codebook"], uses(measured, stage1.module.bottleneck.num_codes))
     return paths
 
 
 def table(result: dict) -> str:
     """The figures as a table of two columns, those that do not apply left out."""
-    bits, codes, verdict = result["bits_per_dim"], result["codes"], result["judge"] or {}
+    bits, codes, verdict = result["bits_per_dim"], result["codes"], result.get("judge") or {}
     rows = [
         ("distortion, bits/dim", bits["distortion"], ".4f"),
         ("rate, uniform prior, bits/dim", bits["rate_uniform"], ".4f"),
         ("rate, learned prior, bits/dim", bits["rate_prior"], ".4f"),
         ("bound, uniform prior, bits/dim", bits["total_uniform"], ".4f"),
         ("bound, learned prior, bits/dim", bits["total_prior"], ".4f"),
-        ("NMSE", result["nmse"], ".4f"),
-        ("PSNR, dB", result["psnr_db"], ".2f"),
-        ("SSIM", result["ssim"], ".4f"),
+        ("NMSE", result.get("nmse"), ".4f"),
+        ("PSNR, dB", result.get("psnr_db"), ".2f"),
+        ("SSIM", result.get("ssim"), ".4f"),
         (f"codes used, of {codes['num_codes']}", mean(codes["used"]), ".1f"),
         ("perplexity", mean(codes["perplexity"]), ".1f"),
         ("bits a code: unigram", mean(codes["unigram_bits"]), ".3f"),
@@ -191,20 +228,22 @@ def table(result: dict) -> str:
         ("judge: real images right", verdict.get("real"), ".1%"),
         ("judge: reconstructions right", verdict.get("reconstructions"), ".1%"),
         ("judge: samples right", verdict.get("samples"), ".1%"),
+        *(sound_evaluation.rows(result["sound"]) if "sound" in result else []),
     ]
-    title = f"{result['run']}: {result['items']} images of {result['data']} ({result['split']})"
+    title = f"{result['run']}: {result['items']} items of {result['data']} ({result['split']})"
     lines = [f"{name:<38}{value:>12{form}}" for name, value, form in rows if value is not None]
     return "\n".join([title, "-" * 50, *lines, "-" * 50])
 
 
-def uses(codes: Tensor, num_codes: int) -> Tensor:
-    """Codes (n, t, g) -> how often each code of each codebook occurs (g, k)."""
-    return torch.stack([usage(own, num_codes) for own in codes.unbind(-1)])
+def uses(measured: Measured, num_codes: int) -> Tensor:
+    """How often each code of each codebook occurs (g, k), padding apart."""
+    return torch.stack([usage(own, num_codes) for own in measured.codes[measured.real].unbind(-1)])
 
 
 def batches(split: Split, batch_size: int, title: str):
-    for part in tqdm(torch.arange(len(split)).split(batch_size), desc=title, leave=False, dynamic_ncols=True):
-        yield split.batch(part)
+    """(number of the first item, batch) over a whole split, with a progress bar."""
+    for part in tqdm(torch.arange(len(split)).split(batch_size), desc=title, leave=False, dynamic_ncols=True, disable=None):
+        yield int(part[0]), split.batch(part)
 
 
 def accuracy(seen: Tensor, true: Tensor) -> float:

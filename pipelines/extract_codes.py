@@ -1,4 +1,4 @@
-"""Images to codes: writes the code data set of a run's trained autoencoder.
+"""Images or sounds to codes: writes the code data set of a run's trained autoencoder.
 
     python pipelines/extract_codes.py experiment=mnist
     python pipelines/extract_codes.py experiment=imagenet128 extract.views=8   # training pictures in 8 augmentations
@@ -9,7 +9,7 @@ Interrupted, it goes on after the last whole file with the same command; the res
 from omegaconf import DictConfig
 
 from pipelines.config import build, hydra_main, plain
-from pipelines.data.base import Batch
+from pipelines.data.base import Batch, code_lengths
 from pipelines.data.codes import write_codes
 from pipelines.errors import InputError
 from pipelines.runs import check_same_data, load_stage1, run_of, stage1_hash
@@ -28,7 +28,9 @@ def main(cfg: DictConfig) -> None:
     check_same_data(run, stage1, data, plain(cfg.data))
 
     def encode(batch: Batch) -> dict:
-        return {"codes": autoencoder.encode(batch.x)}
+        codes = autoencoder.encode(batch.x)
+        lengths = code_lengths(batch, codes.shape[1])
+        return {"codes": codes} if lengths is None else {"codes": codes, "lengths": lengths}
 
     codes = write_codes(
         run.codes, data, encode, num_codes=autoencoder.bottleneck.num_codes,

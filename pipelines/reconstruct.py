@@ -1,10 +1,10 @@
-"""One's own pictures through the codes and back.
+"""One's own pictures or sounds through the codes and back.
 
     python pipelines/reconstruct.py --run runs/imagenet128 --input holiday.jpg
     python pipelines/reconstruct.py --run pretrained/cifar10_compact --input FOLDER --out FOLDER
 
 Writes each reconstruction, and one picture of originals above reconstructions. Pictures are resized and cropped to what
-the run was trained on.
+the run was trained on, sounds resampled; a decoder that is told the speaker needs --label speaker=NAME.
 """
 
 import argparse
@@ -12,21 +12,28 @@ from pathlib import Path
 
 import torch
 
-from pipelines import media
+from pipelines import media, own_sounds, sound_media
+from pipelines.convert import convert
 from pipelines.data.pictures import find_pictures, load_pictures
 from pipelines.errors import InputError, one_line_errors
-from pipelines.runs import Run, latest_run, load_stage1
+from pipelines.generate import class_number, parse_labels
+from pipelines.own_sounds import encode_sounds
+from pipelines.runs import Run, TrainedStage, latest_run, load_stage1
+from pipelines.sound_figures import log_spectral_distance
 from pipelines.training.distributed import choose_device
 
 SHOWN = 64
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Encodes pictures with a trained run and decodes them again.")
+    parser = argparse.ArgumentParser(description="Encodes pictures or sounds with a trained run and decodes them.")
     parser.add_argument("--input", type=Path, required=True, metavar="FILE_OR_FOLDER")
     parser.add_argument("--run", type=Path, help="a run's folder (default: the one whose stage 2 was trained last)")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where to look without --run")
-    parser.add_argument("--out", type=Path, help="folder for the pictures (default: RUN/reconstructions)")
+    parser.add_argument("--label", action="append", default=[], metavar="NAME=CLASS",
+                        help="what the decoder is told, for a run whose decoder is told labels")
+    parser.add_argument("--seed", type=int, default=0, help="of a decoder that draws its sounds")
+    parser.add_argument("--out", type=Path, help="folder for the files (default: RUN/reconstructions)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="auto")
     return parser.parse_args()
@@ -38,13 +45,19 @@ def main(arguments: argparse.Namespace) -> None:
     device = choose_device(arguments.device)
     run = Run(arguments.run) if arguments.run else latest_run(arguments.runs_dir)
     stage1 = load_stage1(run, device)
-    example = stage1.config["example"]
-    if example["kind"] != "image":
-        raise InputError(f"{run.root}: expected a run on images, found one on {example['kind']}")
-    paths, originals = load_pictures(find_pictures(arguments.input), tuple(example["shape"]))
     out = arguments.out or run.root / "reconstructions"
-    out.mkdir(parents=True, exist_ok=True)
+    reconstruct = {"image": reconstruct_pictures, "audio": reconstruct_sounds}.get(stage1.config["example"]["kind"])
+    if reconstruct is None:
+        raise InputError(f"{run.root}: expected a run on pictures or sounds, found one on {stage1.config['example']['kind']}")
+    count, picture, figure = reconstruct(stage1, arguments, out)
+    print(f"{count} reconstructions with {run.root}, {figure}: {picture}")
 
+
+def reconstruct_pictures(stage1: TrainedStage, arguments: argparse.Namespace, out: Path) -> tuple[int, Path, str]:
+    """How many, the picture of them, and their PSNR."""
+    device = next(stage1.module.parameters()).device
+    paths, originals = load_pictures(find_pictures(arguments.input), tuple(stage1.config["example"]["shape"]))
+    out.mkdir(parents=True, exist_ok=True)
     model, pictures, errors = stage1.module, [], []
     with torch.inference_mode():
         for part in originals.split(arguments.batch_size):
@@ -55,7 +68,32 @@ def main(arguments: argparse.Namespace) -> None:
         media.write_picture(out / f"{number:05d}-{path.stem}.png", picture)
     media.write_picture(out / "comparison.png", media.comparison(originals[:SHOWN], pictures[:SHOWN]))
     psnr = (10 * torch.log10(255**2 / errors.clamp(min=1e-12))).mean()
-    print(f"{len(paths)} reconstructions with {run.root}, PSNR {psnr:.2f} dB: {out / 'comparison.png'}")
+    return len(paths), out / "comparison.png", f"PSNR {psnr:.2f} dB"
+
+
+def reconstruct_sounds(stage1: TrainedStage, arguments: argparse.Namespace, out: Path) -> tuple[int, Path, str]:
+    """How many, the picture of them, and their log-spectral distance."""
+    example, told = stage1.config["example"], stage1.config["condition_on"]
+    rate, wanted = example["sample_rate_hz"], parse_labels(arguments.label, told)
+    paths, waves, codes, lengths = encode_sounds(stage1, arguments.input, arguments.batch_size)
+    labels = torch.zeros(len(codes), len(example["label_names"]), dtype=torch.int64)
+    for name in told:
+        column = example["label_names"].index(name)
+        if name not in wanted:
+            raise InputError(f"--label: expected {name}=CLASS, one of {', '.join(example['classes'][column][:12])}, found none")
+        labels[:, column] = class_number(f"--label {name}", wanted[name], example["classes"][column])
+    out.mkdir(parents=True, exist_ok=True)
+    made = convert(stage1, codes, labels, lengths, arguments.seed, arguments.batch_size)
+    own = [wave[0, :length] for wave, length in zip(made, lengths.tolist())]
+    for number, (path, wave) in enumerate(zip(paths, own)):
+        sound_media.write_wav(out / f"{number:05d}-{path.stem}.wav", wave, rate)
+    shown = {"original": waves[: own_sounds.SHOWN], "reconstruction": own[: own_sounds.SHOWN]}
+    sound_media.comparison(out / "spectrograms.png", shown, {"original": [path.stem for path in paths[: own_sounds.SHOWN]]}, rate)
+    originals = torch.zeros_like(made)
+    for row, wave in zip(originals, waves):
+        row[0, : len(wave)] = wave
+    distance = log_spectral_distance(originals, made, rate, lengths).mean()
+    return len(paths), out / "spectrograms.png", f"log-spectral distance {distance:.2f} dB"
 
 
 if __name__ == "__main__":

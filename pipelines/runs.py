@@ -61,6 +61,11 @@ class TrainedStage:
     state: dict
     step_folder: Path
 
+    @property
+    def decoder_columns(self) -> list[int]:
+        """Of stage 1: the columns of the data's labels that its decoder is told."""
+        return [self.config["example"]["label_names"].index(name) for name in self.config.get("condition_on", [])]
+
 
 def run_of(cfg: Any) -> Run:
     return Run(Path(cfg.runs_dir) / cfg.run)

@@ -1,10 +1,11 @@
-"""New pictures by ancestral sampling: prior -> codes -> decoder.
+"""New pictures or sounds by ancestral sampling: prior -> codes -> decoder.
 
     python pipelines/sample.py --n 64                                # the run whose stage 2 was trained last
     python pipelines/sample.py --run pretrained/mnist --label digit=7 --temperature 0.9 --seed 1
     python pipelines/sample.py --complete half-a-digit.png           # keeps the upper half, draws the rest
+    python pipelines/sample.py --run pretrained/fsdd --label digit=7 --label speaker=theo --seconds 0.5
 
-Writes single pictures and one grid of them. Sample i depends on --seed and i alone, not on --n or --batch-size.
+Writes single pictures and one grid of them; or wav files, and one picture of their waves and spectrograms. Sample i depends on --seed and i alone, not on --n or --batch-size.
 """
 
 import argparse
@@ -17,13 +18,16 @@ from torch import Tensor
 from pipelines import media
 from pipelines.data.pictures import load_pictures
 from pipelines.errors import InputError, one_line_errors
-from pipelines.generate import generate, load_chain
+from pipelines.generate import Samples, generate, load_chain, parse_labels, told_names
 from pipelines.runs import Run, TrainedStage, latest_run
+from pipelines.sound_media import spectrograms, write_wav
 from pipelines.training.distributed import choose_device
+
+SHOWN = 8  # sounds in the picture
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="New pictures from a trained run, by ancestral sampling.")
+    parser = argparse.ArgumentParser(description="New pictures or sounds from a trained run, by ancestral sampling.")
     parser.add_argument("--run", type=Path, help="a run's folder (default: the one whose stage 2 was trained last)")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where to look without --run")
     parser.add_argument("--n", type=int, default=64, help="how many")
@@ -34,8 +38,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--top-p", type=float, help="draw among the most likely codes of this total probability")
     parser.add_argument("--complete", type=Path, metavar="PICTURE", help="keep its upper part, draw what is below")
     parser.add_argument("--keep", type=float, default=0.5, help="with --complete: the share of rows to keep")
+    parser.add_argument("--seconds", type=float, help="of sounds: how long (default: as training clips of these labels)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="folder for the pictures (default: RUN/samples)")
+    parser.add_argument("--out", type=Path, help="folder for the files (default: RUN/samples)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="auto")
     return parser.parse_args()
@@ -50,34 +55,44 @@ def main(arguments: argparse.Namespace) -> None:
     device = choose_device(arguments.device)
     run = Run(arguments.run) if arguments.run else latest_run(arguments.runs_dir)
     stage1, stage2 = load_chain(run, device)
-    wanted = parse_labels(arguments.label, stage2.config["condition_on"])
+    example = stage1.config["example"]
+    for flag, kind in (("seconds", "audio"), ("complete", "image")):
+        if getattr(arguments, flag) is not None and example["kind"] != kind:
+            raise InputError(f"--{flag}: expected a run on {kind} data, found {run.root} on {example['kind']}")
+    wanted = parse_labels(arguments.label, told_names(stage1, stage2))
     known = known_codes(arguments, stage1, stage2, device) if arguments.complete else None
     print(f"sampling {arguments.n} from {run.root} (prior of step {stage2.state['step']})")
 
     start = time.monotonic()
-    images, _, _ = generate(stage1, stage2, arguments.n, arguments.seed, arguments.batch_size, device, wanted, known,
-                            temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p)
+    made = generate(stage1, stage2, arguments.n, arguments.seed, arguments.batch_size, device, wanted, known,
+                    arguments.seconds, temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p)
     seconds = time.monotonic() - start
 
     out = arguments.out or run.samples
     out.mkdir(parents=True, exist_ok=True)
+    picture = write_sounds(out, made, stage1) if example["kind"] == "audio" else write_pictures(out, made.x)
+    print(f"{arguments.n} samples in {seconds:.1f} s: {picture}")
+
+
+def write_pictures(out: Path, images: Tensor) -> Path:
+    """Each as a file, and all in a grid, which is named."""
     for number, image in enumerate(images):
         media.write_picture(out / f"{number:05d}.png", image)
     media.write_picture(out / "grid.png", media.grid(images))
-    print(f"{arguments.n} samples in {seconds:.1f} s: {out / 'grid.png'}")
+    return out / "grid.png"
 
 
-def parse_labels(pairs: list[str], names: list[str]) -> dict[str, str]:
-    """["digit=7"] -> {"digit": "7"}; the name may be left out where the prior has just one label."""
-    wanted = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals and len(names) == 1:
-            name, value = names[0], pair
-        elif not equals:
-            raise InputError(f"--label: expected NAME=CLASS with a name among {names}, found {pair!r}")
-        wanted[name] = value
-    return wanted
+def write_sounds(out: Path, made: Samples, stage1: TrainedStage) -> Path:
+    """Each as a wav file named by its labels, and the first ones in a picture, which is named."""
+    example, captions = stage1.config["example"], []
+    rate = example["sample_rate_hz"]
+    for number, (wave, length) in enumerate(zip(made.x[:, 0], made.lengths.tolist(), strict=True)):
+        words = [example["classes"][example["label_names"].index(name)][made.label(name)[number]] for name in made.label_names]
+        captions.append(" ".join(words))
+        write_wav(out / f"{'-'.join([f'{number:05d}', *words])}.wav", wave[:length], rate)
+    waves = [wave[:length] for wave, length in zip(made.x[:SHOWN, 0], made.lengths.tolist())]
+    spectrograms(out / "spectrograms.png", waves, captions[:SHOWN], rate)
+    return out / "spectrograms.png"
 
 
 def known_codes(arguments, stage1: TrainedStage, stage2: TrainedStage, device: torch.device) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipelines import media
 from pipelines.config import build, hydra_main, plain
-from pipelines.data.base import Batch, Data
+from pipelines.data.base import Batch, Data, label_columns, real_codes
 from pipelines.errors import InputError
 from pipelines.runs import claim_folder, run_of
 from pipelines.training import distributed
@@ -31,25 +31,26 @@ class AutoencoderTask(Task):
     title = "stage 1"
     criterion = "objective"
 
-    def __init__(self, autoencoder: nn.Module):
+    def __init__(self, autoencoder: nn.Module, columns: list[int]):
         self.model = autoencoder
+        self.columns = columns  # of the labels, those that the decoder is told
         # while the price of the rate still rises, errors are lower than they will be
         self.settled_from = getattr(autoencoder.bottleneck, "rate_warmup_steps", 0)
         self.num_codes = getattr(autoencoder.bottleneck, "num_codes", None)
         self.counts: Tensor | None = None  # (g, k) uses over the validation split
 
     def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        output = network(batch.x, labels=batch.labels, step=step)
-        figures = {"objective": output.objective.mean(), "auxiliary": output.latent.loss}
+        output = network(batch.x, labels=self.labels(batch), step=step, lengths=batch.lengths)
+        figures = {"objective": output.objective.mean(), "auxiliary": output.auxiliary}
         if self.num_codes:
-            counts = distributed.sum_over_ranks(self.use(output.latent.codes))
+            counts = distributed.sum_over_ranks(self.use(output.latent.codes, batch))
             figures |= {"perplexity": perplexity(counts).mean(), "codes used": (counts > 0).double().sum(1).mean()}
         return output.loss, figures
 
     def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        output = model(batch.x, labels=batch.labels)
+        output = model(batch.x, labels=self.labels(batch), lengths=batch.lengths)
         if self.num_codes:
-            counts = self.use(output.latent.codes)
+            counts = self.use(output.latent.codes, batch)
             self.counts = counts if self.counts is None else self.counts + counts
         return {"objective": output.objective, "bound": output.objective + model.beta * output.latent.rate_nats
                 / batch.x[0].numel()}
@@ -60,10 +61,14 @@ class AutoencoderTask(Task):
         counts, self.counts = distributed.sum_over_ranks(self.counts), None
         return {"perplexity": float(perplexity(counts).mean()), "codes used": float((counts > 0).double().sum(1).mean())}
 
-    def use(self, codes: Tensor) -> Tensor:
-        """Uses of each code of each codebook, int64 (g, k)."""
-        codebooks = self.model.bottleneck.num_codebooks
-        return torch.stack([usage(part, self.num_codes) for part in codes.reshape(-1, codebooks).unbind(1)])
+    def labels(self, batch: Batch) -> Tensor | None:
+        """Those that the decoder is conditioned on."""
+        return batch.labels[:, self.columns] if self.columns else None
+
+    def use(self, codes: Tensor, batch: Batch) -> Tensor:
+        """Uses of each code of each codebook, int64 (g, k); of padded items those of what is real."""
+        codes = real_codes(codes, batch).reshape(-1, self.model.bottleneck.num_codebooks)
+        return torch.stack([usage(part, self.num_codes) for part in codes.unbind(1)])
 
     @torch.no_grad()
     def before_first_step(self, batches: Iterator[Batch]) -> None:
@@ -80,30 +85,43 @@ class AutoencoderTask(Task):
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.model.bottleneck.after_step(optimizer)
 
-    def picture(self, model: nn.Module, batch: Batch) -> Tensor:
+    def picture(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        if batch.x.dtype != torch.uint8:
+            return None
         return media.comparison(batch.x.cpu(), model.evaluate(batch.x).reconstruction.cpu())
 
 
 def complete(cfg: DictConfig, data: Data) -> dict:
-    """The autoencoder's configuration with the sizes that only the data know."""
-    autoencoder = OmegaConf.create(OmegaConf.to_container(cfg.autoencoder, resolve=False))
+    """The autoencoder's configuration with what only the data know in the place of each `???`."""
+    columns = label_columns("decoder_condition_on", plain(cfg.decoder_condition_on), data.label_names)
+    autoencoder = OmegaConf.to_container(cfg.autoencoder, resolve=False)
+    facts = {"in_channels": data.shape[0], "num_classes": [len(data.classes[column]) for column in columns]}
+    facts |= {"sample_rate_hz": data.sample_rate_hz} if data.kind == "audio" else {}
+    facts |= {"variance": data.variance} if autoencoder["likelihood"].get("variance") == "???" else {}
+    fill_in(autoencoder, facts)
     tree = OmegaConf.create({"autoencoder": autoencoder})
-    if OmegaConf.is_missing(tree.autoencoder.likelihood, "variance"):
-        tree.autoencoder.likelihood.variance = data.variance
-    tree.autoencoder.encoder.in_channels = data.shape[0]
-    per_value = build(plain(tree.autoencoder.likelihood)).params_per_value
-    tree.autoencoder.decoder.out_channels = data.shape[0] * per_value
-    return plain(tree)["autoencoder"]
+    fill_in(autoencoder, {"out_channels": data.shape[0] * build(plain(tree.autoencoder.likelihood)).params_per_value})
+    return plain(OmegaConf.create({"autoencoder": autoencoder}))["autoencoder"]
 
 
-def check_fit(autoencoder: nn.Module, x: Tensor) -> None:
-    """Raises InputError where one example (1, *shape) does not pass through and come out in its own shape."""
+def fill_in(tree: dict, facts: dict) -> None:
+    """Sets each key without a value (`???`), at any depth, that `facts` has."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            fill_in(value, facts)
+        elif value == "???" and key in facts:
+            tree[key] = facts[key]
+
+
+def check_fit(task: AutoencoderTask, batch: Batch) -> None:
+    """Raises InputError where an example does not pass through and come out in its own shape."""
+    shape = tuple(batch.x.shape[1:])
     try:
-        found = autoencoder.evaluate(x).reconstruction.shape
+        found = task.model.evaluate(batch.x, task.labels(batch), lengths=batch.lengths).reconstruction
     except ValueError as error:
-        raise InputError(f"autoencoder: {error}, for data of shape {tuple(x.shape[1:])}") from None
-    if found != x.shape:
-        raise InputError(f"autoencoder: expected reconstructions of shape {tuple(x.shape[1:])}, found {tuple(found[1:])}")
+        raise InputError(f"autoencoder: {error}, for data of shape {shape}") from None
+    if found is not None and found.shape != batch.x.shape:
+        raise InputError(f"autoencoder: expected reconstructions of shape {shape}, found {tuple(found.shape[1:])}")
 
 
 @hydra_main("stage1")
@@ -116,18 +134,22 @@ def main(cfg: DictConfig) -> None:
             "seed": cfg.seed,
             "data": plain(cfg.data),
             "autoencoder": complete(cfg, data),
+            "condition_on": plain(cfg.decoder_condition_on),
             "train": plain(cfg.stage1),
             "example": {"data": data.name, "kind": data.kind, "shape": list(data.shape),
-                        "label_names": list(data.label_names), "classes": [list(names) for names in data.classes]},
+                        "label_names": list(data.label_names), "classes": [list(names) for names in data.classes],
+                        **({"sample_rate_hz": data.sample_rate_hz} if data.kind == "audio" else {})},
         }
         torch.manual_seed(cfg.seed)
         autoencoder = build(config["autoencoder"])
         splits = {name: data.split(name) for name in ("train", "validation")}
-        check_fit(autoencoder, splits["train"].batch(torch.arange(1)).x)
+        task = AutoencoderTask(autoencoder, label_columns("decoder_condition_on", config["condition_on"], data.label_names))
+        for epoch in (None, 0):  # as evaluation and as training see it
+            check_fit(task, splits["train"].batch(torch.arange(1), cfg.seed, epoch))
         if distributed.rank() == 0:
             claim_folder(run.stage1, config)
         distributed.barrier()
-        state = train(AutoencoderTask(autoencoder), splits, settings, run.stage1, cfg.seed, device, facts={})
+        state = train(task, splits, settings, run.stage1, cfg.seed, device, facts={})
     if distributed.rank() == 0:
         print(f"stage 1 is trained: {run.stage1}, step {state['step']}; {describe_best(state, 'objective')}")
 

@@ -15,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from pipelines.config import build, hydra_main, plain
-from pipelines.data.base import Batch
+from pipelines.data.base import Batch, Split, label_columns
 from pipelines.data.codes import CodeData
 from pipelines.errors import InputError
+from pipelines.lengths import CLOCK_CHANNELS, conditioning, length_counts
 from pipelines.runs import claim_folder, run_of
 from pipelines.training import distributed
 from pipelines.training.checkpoint import find_checkpoint, read_state
@@ -30,31 +31,37 @@ class PriorTask(Task):
     title = "stage 2"
     criterion = "bits"
 
-    def __init__(self, prior: nn.Module, columns: list[int]):
+    def __init__(self, prior: nn.Module, columns: list[int], mean_codes: dict[str, float], told_length: bool):
         self.model = prior
         self.columns = columns
+        self.mean_codes = mean_codes  # codes of an item in the mean, for each split: without padding
+        self.told_length = told_length
 
     def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = network(batch.x, self.labels(batch), batch.local)
-        loss = F.cross_entropy(logits, batch.x)
+        logits = network(batch.x, self.labels(batch), self.local(batch))
+        if batch.lengths is None:
+            loss = F.cross_entropy(logits, batch.x)
+        else:  # over the mean number of codes, not this batch's own: so every rank's share weighs the same
+            real = torch.arange(batch.x.shape[1], device=batch.x.device) < batch.lengths[:, None]
+            nats = F.cross_entropy(logits, batch.x, reduction="none")
+            loss = nats[real].sum() / (len(batch.x) * self.mean_codes["train"])
         return loss, {"bits": loss.detach() / math.log(2)}
 
     def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        codes = batch.x[0].numel()
-        return {"bits": -model.log_prob(batch.x, self.labels(batch), batch.local) / (codes * math.log(2))}
+        log_prob = model.log_prob(batch.x, self.labels(batch), self.local(batch), batch.lengths)
+        return {"bits": -log_prob / (self.mean_codes["validation"] * math.log(2))}
 
     def labels(self, batch: Batch) -> Tensor | None:
         return batch.labels[:, self.columns] if self.columns else None
 
+    def local(self, batch: Batch) -> Tensor | None:
+        return conditioning(batch.local, batch.lengths if self.told_length else None, batch.x.shape[1])
 
-def condition_columns(condition_on: list[str] | None, label_names: tuple[str, ...]) -> list[int]:
-    """Columns of the labels that the prior is told; None: all. Raises InputError for a name the data lack."""
-    if condition_on is None:
-        return list(range(len(label_names)))
-    for name in condition_on:
-        if name not in label_names:
-            raise InputError(f"condition_on: expected labels among {list(label_names)}, found {name!r}")
-    return [label_names.index(name) for name in condition_on]
+
+def mean_codes(split: Split) -> float:
+    """Codes of an item in the mean: of all positions and codebooks, or of those that are not padding."""
+    codes = math.prod(split.x.shape[1:])
+    return codes if split.lengths is None else float(split.lengths.double().mean()) * codes / split.x.shape[1]
 
 
 @hydra_main("stage2")
@@ -62,13 +69,14 @@ def main(cfg: DictConfig) -> None:
     run, settings = run_of(cfg), Settings(**plain(cfg.stage2))
     device = distributed.choose_device(settings.device)
     codes = CodeData(run.codes)
-    columns = condition_columns(plain(cfg.condition_on), codes.label_names)
-    local = codes.split("train").local
+    columns = label_columns("condition_on", plain(cfg.condition_on), codes.label_names)
+    split = codes.split("train")
+    local, told_length = split.local, bool(cfg.condition_on_length) and split.lengths is not None
     sizes = {
         "num_codes": codes.num_codes,
         "num_codebooks": codes.num_codebooks,
         "num_classes": [len(codes.classes[column]) for column in columns],
-        "local_channels": 0 if local is None else local.shape[1],
+        "local_channels": (0 if local is None else local.shape[1]) + CLOCK_CHANNELS * told_length,
     }
     prior_config = plain(OmegaConf.merge(cfg.prior, sizes))
     config = {
@@ -78,8 +86,13 @@ def main(cfg: DictConfig) -> None:
         "condition_on": [codes.label_names[column] for column in columns],
         "codes": {"grid": list(codes.grid), "num_codes": codes.num_codes, "num_codebooks": codes.num_codebooks,
                   "label_names": list(codes.label_names), "classes": [list(names) for names in codes.classes],
-                  "label_counts": [list(counts) for counts in codes.label_counts], "extraction": codes.manifest.extraction, "data": codes.name, "shape": list(codes.manifest.data["shape"])}
+                  "label_counts": [list(counts) for counts in codes.label_counts],
+                  "extraction": codes.manifest.extraction, "data": codes.name,
+                  "shape": list(codes.manifest.data["shape"])},
     }
+    if split.lengths is not None:
+        config["codes"]["length_counts"] = length_counts(split.labels, split.lengths)
+        config["condition_on_length"] = told_length
     with distributed.process_group(device):
         if distributed.rank() == 0:
             claim_folder(run.stage2, config)
@@ -92,7 +105,8 @@ def main(cfg: DictConfig) -> None:
         prior = build(prior_config)
         splits = {name: codes.split(name) for name in ("train", "validation")}
         facts = {"stage1_hash": codes.stage1_hash, "trained_at": datetime.now(timezone.utc).isoformat()}
-        state = train(PriorTask(prior, columns), splits, settings, run.stage2, cfg.seed, device, facts)
+        means = {name: mean_codes(split) for name, split in splits.items()}
+        state = train(PriorTask(prior, columns, means, told_length), splits, settings, run.stage2, cfg.seed, device, facts)
     if distributed.rank() == 0:
         early = ", stopped early" if state["stopped_early"] else ""
         print(f"stage 2 is trained: {run.stage2}, step {state['step']}{early}; {describe_best(state, 'bits a code')}")

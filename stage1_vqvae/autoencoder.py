@@ -6,13 +6,14 @@ rate term of a variational bound beside it: constant (log K a code) where the co
 Axes: b batch, c channels, *grid positions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from stage1_vqvae.autoregressive import AutoregressiveDecoder, Prediction
 from stage1_vqvae.bottlenecks.base import Bottleneck, Latent, Quantizer
 from stage1_vqvae.likelihoods import Likelihood
 
@@ -21,8 +22,9 @@ from stage1_vqvae.likelihoods import Likelihood
 class Output:
     """One training forward."""
 
-    loss: Tensor  # () what is minimised: mean of (objective + beta rate / data dimensions), + latent.loss
+    loss: Tensor  # () what is minimised: mean of (objective + beta rate / data dimensions), + auxiliary
     objective: Tensor  # (b,) the likelihood's, per data dimension: with a Gaussian of given variance the NMSE
+    auxiliary: Tensor  # () the latent's loss and that of an autoregressive decoder's guide
     latent: Latent
     params: Tensor  # the decoder's output: the likelihood's parameters, (b, c * params_per_value, *grid)
 
@@ -32,15 +34,17 @@ class Evaluation:
     """One exact evaluation."""
 
     nll_nats: Tensor  # (b,) float64, -log p(x | z_q): the distortion of the bound nll + rate
+    rate_nats: Tensor  # (b,) float64
     latent: Latent
-    reconstruction: Tensor  # (b, c, *grid) in data units
+    reconstruction: Tensor | None  # (b, c, *grid) in data units; None where it is drawn and there are no uniforms
 
 
 class Autoencoder(nn.Module):
-    """Data are given and returned in data units (images: uint8): scaling lives in the likelihood.
+    """Data are given and returned in data units (uint8 images, waves in [-1, 1]): scaling lives in the likelihood.
 
-    `beta` weighs the rate. `labels` and `uniforms` are for conditional and for autoregressive decoders: a feed-forward
-    decoder reads neither.
+    `beta` weighs the rate. `labels` (b, L) int64 are those that the decoder is conditioned on, None for one that is not.
+    `lengths` (b,) int64 say how much of the first grid axis is data, where items are padded: the rest counts nowhere but
+    in what the bottleneck learns from, which is sound followed by silence.
     """
 
     def __init__(
@@ -59,29 +63,40 @@ class Autoencoder(nn.Module):
         labels: Tensor | None = None,
         step: Tensor | int | None = None,
         uniforms: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> Output:
         """x (b, c, *grid) in data units -> the loss and what it is made of."""
         latent = self.bottleneck(self.embed(x), step, uniforms)
-        params = self.decoder(latent.z_q)
-        dimensions = x[0].numel()
-        objective = self.likelihood.objective(params, x) / dimensions
-        loss = (objective + self.beta / dimensions * latent.rate_nats).mean() + latent.loss
-        return Output(loss=loss, objective=objective, latent=latent, params=params)
+        prediction = self._predict(latent.z_q, x, labels)
+        dimensions = x[0].numel() if lengths is None else lengths * x[0, :, 0].numel()
+        objective = self.likelihood.objective(prediction.params, x, lengths) / dimensions
+        rate = self._counted_rate(latent, x, lengths)
+        auxiliary = latent.loss + prediction.loss
+        loss = (objective + self.beta / dimensions * rate).mean() + auxiliary
+        return Output(loss=loss, objective=objective, auxiliary=auxiliary, latent=latent, params=prediction.params)
 
     def embed(self, x: Tensor) -> Tensor:
         """x in data units -> z_e (b, dim, *grid), what the bottleneck reads."""
         return self.encoder(self.likelihood.to_network(x))
 
     @torch.no_grad()
-    def evaluate(self, x: Tensor, labels: Tensor | None = None, uniforms: Tensor | None = None) -> Evaluation:
-        """Exact figures of each example, in eval mode: nothing is learned from it."""
+    def evaluate(
+        self,
+        x: Tensor,
+        labels: Tensor | None = None,
+        uniforms: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Evaluation:
+        """Exact figures of each example, in eval mode: nothing is learned from it. uniforms: as of `decode`."""
         with self._evaluating():
-            latent = self.bottleneck(self.embed(x), uniforms=uniforms)
-            params = self.decoder(latent.z_q)
+            latent = self.bottleneck(self.embed(x))
+            params = self._predict(latent.z_q, x, labels).params
+            drawn = isinstance(self.decoder, AutoregressiveDecoder)
             return Evaluation(
-                nll_nats=self.likelihood.nll_nats(params, x),
+                nll_nats=self.likelihood.nll_nats(params, x, lengths),
+                rate_nats=self._counted_rate(latent, x, lengths).double(),
                 latent=latent,
-                reconstruction=self.likelihood.mean(params),
+                reconstruction=None if drawn and uniforms is None else self._reconstruct(latent.z_q, labels, uniforms),
             )
 
     @torch.no_grad()
@@ -94,12 +109,47 @@ class Autoencoder(nn.Module):
         return codes
 
     @torch.no_grad()
-    def decode(self, codes: Tensor, labels: Tensor | None = None, uniforms: Tensor | None = None) -> Tensor:
-        """codes (b, *grid[, g]) int64 -> x in data units: the likelihood's mean, in eval mode."""
+    def decode(
+        self,
+        codes: Tensor,
+        labels: Tensor | None = None,
+        uniforms: Tensor | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """codes (b, *grid[, g]) int64 -> x in data units, in eval mode: the likelihood's mean.
+
+        With an autoregressive decoder its ancestral sample, from uniforms (b, *data grid) float64 in [0, 1): for as much
+        of the first axis as there are. progress: called with (positions done, positions in all) as they are drawn."""
         if not isinstance(self.bottleneck, Quantizer):
             raise ValueError(f"expected a bottleneck with codes, found {type(self.bottleneck).__name__}")
         with self._evaluating():
-            return self.likelihood.mean(self.decoder(self.bottleneck.lookup(codes)))
+            return self._reconstruct(self.bottleneck.lookup(codes), labels, uniforms, progress)
+
+    def _predict(self, z_q: Tensor, x: Tensor, labels: Tensor | None) -> Prediction:
+        if isinstance(self.decoder, AutoregressiveDecoder):
+            return self.decoder(z_q, labels, self.likelihood.levels(x))
+        return Prediction(self.decoder(z_q) if labels is None else self.decoder(z_q, labels), 0.0)
+
+    def _reconstruct(
+        self,
+        z_q: Tensor,
+        labels: Tensor | None,
+        uniforms: Tensor | None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        if isinstance(self.decoder, AutoregressiveDecoder):
+            if uniforms is None:
+                raise ValueError("uniforms: expected some for an autoregressive decoder, found none")
+            return self.likelihood.from_levels(self.decoder.sample(z_q, labels, uniforms, progress))
+        return self.likelihood.mean(self.decoder(z_q) if labels is None else self.decoder(z_q, labels))
+
+    @staticmethod
+    def _counted_rate(latent: Latent, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """(b,) the rate of the latents that stand for data: their number is the lengths' share, rounded up."""
+        if lengths is None:
+            return latent.rate_nats
+        positions = latent.z_q.shape[2]
+        return latent.rate_nats * (lengths * positions / x.shape[2]).ceil() / positions
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

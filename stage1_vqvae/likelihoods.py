@@ -1,6 +1,8 @@
-"""Likelihoods of images in 0..255: scaling to and from the network's units, and exact probabilities of the levels.
+"""Likelihoods: scaling to and from the network's units, and exact probabilities of the data's 256 levels.
 
-Axes: b batch, c channels, *grid height and width, k levels. Network units are x / 255 - 0.5, in [-0.5, 0.5].
+Images are uint8, in network units x / 255 - 0.5, in [-0.5, 0.5]. Sound is a float wave in [-1, 1], described by its
+mu-law symbol; its network units are those of the compressed wave, in [-1, 1].
+Axes: b batch, c channels, *grid height and width, or samples, k levels.
 """
 
 import math
@@ -27,26 +29,44 @@ class Likelihood(nn.Module, ABC):
         self.register_buffer("scale", torch.tensor(1.0 / (LEVELS - 1)), persistent=False)  # carries the module's dtype
 
     def to_network(self, x: Tensor) -> Tensor:
-        """uint8 (b, c, *grid) -> network units, in the module's floating type."""
+        """Data (b, c, *grid), images: uint8 -> network units, in the module's floating type."""
         if x.dtype != torch.uint8:
             raise ValueError(f"expected images of type torch.uint8, found {x.dtype}")
         return x.to(self.scale.dtype) * self.scale - 0.5
+
+    def levels(self, x: Tensor) -> Tensor:
+        """Data (b, c, *grid) -> their levels int64, what an autoregressive decoder reads and draws."""
+        return x.long()
+
+    def from_levels(self, levels: Tensor) -> Tensor:
+        """Levels (b, c, *grid) int64 -> data."""
+        return levels.to(torch.uint8)
 
     def _precise(self, params: Tensor) -> Tensor:
         """Never below the module's type: what autocast lowered is raised again."""
         return params.to(torch.promote_types(params.dtype, self.scale.dtype))
 
     @abstractmethod
-    def objective(self, params: Tensor, x: Tensor) -> Tensor:
-        """Decoder output (b, c * params_per_value, *grid), data (b, c, *grid) -> (b,), what training minimises."""
+    def objective(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Decoder output (b, c * params_per_value, *grid), data (b, c, *grid) -> (b,), what training minimises.
+
+        lengths (b,) int64: how much of the first grid axis counts, of sound that is padded."""
 
     @abstractmethod
-    def nll_nats(self, params: Tensor, x: Tensor) -> Tensor:
+    def nll_nats(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """-> (b,) float64: exact -log p(x) of the whole example, a probability mass over the 256 levels."""
 
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
-        """-> (b, c, *grid) uint8: the mean, rounded."""
+        """-> (b, c, *grid) in data units: the mean, of images rounded."""
+
+    @staticmethod
+    def _counted(values: Tensor, lengths: Tensor | None) -> Tensor:
+        """Values (b, c, *grid) -> their sums (b,) over what counts."""
+        if lengths is not None:
+            counts = torch.arange(values.shape[2], device=values.device) < lengths[:, None]
+            values = values * counts.view(len(values), 1, -1, *[1] * (values.ndim - 3))
+        return values.flatten(1).sum(1)
 
 
 class Gaussian(Likelihood):
@@ -94,7 +114,9 @@ class Gaussian(Likelihood):
             value = torch.where(weight > 0, average / weight, self.variance)
         return value.clamp(min=1e-4)
 
-    def objective(self, params: Tensor, x: Tensor) -> Tensor:
+    def objective(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        if lengths is not None:
+            raise ValueError("likelihood: expected MuLaw for items with lengths, found Gaussian")
         squared_error = (self._mean(params) - x).square().flatten(1).sum(1)
         dimensions = x[0].numel()
         if self.learned:
@@ -107,8 +129,8 @@ class Gaussian(Likelihood):
             self.mse_weight.lerp_(torch.ones_like(mse), 1 - self.decay)
         return squared_error / self.variance
 
-    def nll_nats(self, params: Tensor, x: Tensor) -> Tensor:
-        return -self.log_mass(self._mean(params.double()), x).flatten(1).sum(1)
+    def nll_nats(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self._counted(-self.log_mass(self._mean(params.double()), x), lengths)
 
     def log_mass(self, mean: Tensor, x: Tensor) -> Tensor:
         """log p of each level x (float64, elementwise), accurate in the far tails.
@@ -134,24 +156,59 @@ class Categorical(Likelihood):
     params_per_value = LEVELS
 
     def _nll(self, params: Tensor, x: Tensor) -> Tensor:
-        """-> (b, values), never below float32. In channels-last memory the logits of a value lie side by side: read as
+        """-> (b, c, *grid), never below float32. In channels-last memory the logits of a value lie side by side: read as
         rows they are neither copied nor strided, five times faster than over the second axis."""
-        params = self._precise(params)
+        params, levels = self._precise(params), self.levels(x)
         if params.stride(1) == 1:
             logits = rearrange(params, "b (c k) ... -> (b ... c) k", k=LEVELS)
-            nll = F.cross_entropy(logits, rearrange(x, "b c ... -> (b ... c)").long(), reduction="none")
-        else:
-            logits = rearrange(params, "b (c k) ... -> b k c ...", k=LEVELS)
-            nll = F.cross_entropy(logits, x.long(), reduction="none")
-        return nll.reshape(len(x), -1)
+            nll = F.cross_entropy(logits, rearrange(levels, "b c ... -> (b ... c)"), reduction="none")
+            return nll.view(len(x), *x.shape[2:], x.shape[1]).movedim(-1, 1)
+        logits = rearrange(params, "b (c k) ... -> b k c ...", k=LEVELS)
+        return F.cross_entropy(logits, levels, reduction="none")
 
-    def objective(self, params: Tensor, x: Tensor) -> Tensor:
-        return self._nll(params, x).sum(1)
+    def objective(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self._counted(self._nll(params, x), lengths)
 
-    def nll_nats(self, params: Tensor, x: Tensor) -> Tensor:
-        return self._nll(params, x).double().sum(1)
+    def nll_nats(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self._counted(self._nll(params, x).double(), lengths)
 
     def mean(self, params: Tensor) -> Tensor:
+        return self._expected(params, torch.arange(LEVELS, device=params.device)).round().to(torch.uint8)
+
+    def _expected(self, params: Tensor, values: Tensor) -> Tensor:
+        """(b, c, *grid): the mean of `values` (k,), one for each level."""
         p = rearrange(self._precise(params), "b (c k) ... -> b c ... k", k=LEVELS).softmax(-1)
-        levels = torch.arange(LEVELS, dtype=p.dtype, device=params.device)
-        return (p * levels).sum(-1).round().clamp(0, LEVELS - 1).to(torch.uint8)
+        return (p * values.to(p.dtype)).sum(-1)
+
+
+class MuLaw(Categorical):
+    """Sound in [-1, 1] as one of 256 mu-law symbols (ITU-T G.711's curve, torchaudio's rounding), each with its logit.
+
+    The mass is that of the symbols: figures are bits a symbol. Symbol 128 is silence, 0 and 255 are -1 and 1.
+    """
+
+    MU = LEVELS - 1
+
+    def to_network(self, x: Tensor) -> Tensor:
+        """Waves (b, c, t) -> the compressed waves: sign(x) log(1 + 255 |x|) / log(256)."""
+        if not x.is_floating_point():
+            raise ValueError(f"expected waves of floating type in [-1, 1], found {x.dtype}")
+        return self._compressed(x.to(self.scale.dtype))
+
+    def levels(self, x: Tensor) -> Tensor:
+        wide = x if x.dtype == torch.float64 else x.float()
+        return ((self._compressed(wide) + 1) / 2 * self.MU + 0.5).long().clamp(0, self.MU)
+
+    def from_levels(self, levels: Tensor) -> Tensor:
+        return expand(levels.to(self.scale.dtype) / self.MU * 2 - 1)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return self._expected(params, self.from_levels(torch.arange(LEVELS, device=params.device)))
+
+    def _compressed(self, x: Tensor) -> Tensor:
+        return x.sign() * torch.log1p(self.MU * x.abs()) / math.log1p(self.MU)
+
+
+def expand(compressed: Tensor) -> Tensor:
+    """The wave of a mu-law compressed wave: sign(y) ((256^|y|) - 1) / 255."""
+    return compressed.sign() * torch.expm1(compressed.abs() * math.log(LEVELS)) / (LEVELS - 1)

@@ -1,15 +1,16 @@
-"""Cached PixelCNN sampling as machine code, for CPUs: numba, with a matrix product built from vector instructions.
+"""Cached sampling as machine code, for CPUs: numba, with a matrix product built from vector instructions.
 
-A block of samples is drawn from the first position to the last by one thread. Its activations lie as (column * sample,
-feature), so that a whole row of the vertical stack is one tall matrix product a tap, and a shift by a column is an
-offset. Every sample goes through the same instructions in the same order wherever it stands in a block: what it draws
-does not depend on its batchmates, in float32 either.
+A block of samples is drawn from the first position to the last by one thread. A PixelCNN's activations lie as (column *
+sample, feature), so that a whole row of the vertical stack is one tall matrix product a tap, and a shift by a column is
+an offset; a WaveNet's lie as (sample, feature). Each sum of a sample runs in the same order wherever it stands in a
+block: what it draws does not depend on its batchmates, in float32 either.
 
-Axes: s samples of a block (padded to a multiple of ROWS), w columns, p features, n outputs (padded to whole panels).
+Axes: s samples of a block (for a PixelCNN padded to a multiple of ROWS), w columns, t positions, p gated features,
+r residual channels, n outputs (padded to whole panels).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,9 @@ ir = cgutils.ir  # llvmlite's, the compiler that numba is built on
 
 ROWS = 4  # of a tile, the piece of a product whose sums stay in registers
 WIDE = 4 * 64  # bytes of a tile's row where there is AVX-512: 4 x 4 sums of its 32 registers of 64 bytes
+HALF = 2 * 64  # of such a tile for products of few outputs, which would be mostly padding
 NARROW = 2 * 32  # and elsewhere: 4 x 2 sums of 16 registers of 32 bytes
+AT_ONCE = 16  # rows of what positions of a WaveNet can be given together
 CHUNK = 64  # rows of the vertical stack that go through a layer at once, to stay in the nearest cache
 
 # numba's cache looks at this file alone: a change elsewhere to what is compiled here would go unseen.
@@ -37,10 +40,16 @@ def panel_width(dtype: np.dtype) -> int:
     return (WIDE if wide else NARROW) // np.dtype(dtype).itemsize
 
 
-def pack(weight: Tensor) -> np.ndarray:
-    """Weights (..., n, depth) of products x @ weight.T -> (..., panels, depth, panel width)."""
+def pack(weight: Tensor, fitted: bool = False) -> np.ndarray:
+    """Weights (..., n, depth) of products x @ weight.T -> (..., panels, depth, panel width).
+
+    fitted: halves the width where that leaves half the padding or less.
+    """
     filled = fill_up(weight.movedim(-2, -1))
     width = panel_width(filled.dtype)
+    if fitted and width * filled.itemsize == WIDE and 0 < weight.shape[-2] % width <= width // 2:
+        width //= 2
+        filled = filled[..., :-width]
     return np.ascontiguousarray(rearrange(filled, "... depth (panels width) -> ... panels depth width", width=width))
 
 
@@ -50,8 +59,14 @@ def fill_up(bias: Tensor) -> np.ndarray:
     return np.pad(bias, [(0, 0)] * (bias.ndim - 1) + [(0, -bias.shape[-1] % panel_width(bias.dtype))])
 
 
-def _tile(width_bytes: int, vector_bytes: int) -> Callable:
-    """out[row : row + ROWS, panel] += x[row : row + ROWS, :depth] @ weight[panel]; the last axes are contiguous.
+def stack(parts: Sequence[np.ndarray | Tensor], axes: int, dtype: type) -> np.ndarray:
+    """Arrays of so many axes along a new first one; there may be none."""
+    parts = [part.detach().numpy() if isinstance(part, Tensor) else part for part in parts]
+    return np.stack(parts) if parts else np.zeros((0,) * (axes + 1), dtype)
+
+
+def _tile(rows: int, width_bytes: int, vector_bytes: int) -> Callable:
+    """out[row : row + rows, panel] += x[row : row + rows, :depth] @ weight[panel]; the last axes are contiguous.
 
     Written in LLVM's vector types since its loop vectoriser uses half the width of AVX-512 and keeps sums in memory:
     this reaches 85-90 % of the multiply-adds that the hardware can do.
@@ -87,20 +102,20 @@ def _tile(width_bytes: int, vector_bytes: int) -> Callable:
             width = number(vectors * lanes)
             depth = builder.extract_value(weight.shape, 1)
             first = builder.mul(builder.mul(panel, depth), width)
-            inputs = [line(x, r) for r in range(ROWS)]
-            targets = [vectors_at(line(out, r), builder.mul(panel, width)) for r in range(ROWS)]
+            inputs = [line(x, r) for r in range(rows)]
+            targets = [vectors_at(line(out, r), builder.mul(panel, width)) for r in range(rows)]
             sums = [[cgutils.alloca_once_value(builder, builder.load(at, align=size)) for at in row] for row in targets]
             with cgutils.for_range(builder, depth) as loop:
                 here = vectors_at(weight.data, builder.add(first, builder.mul(loop.index, width)))
                 weights = [builder.load(at, align=size) for at in here]
-                for r in range(ROWS):
+                for r in range(rows):
                     value = builder.load(builder.gep(inputs[r], [loop.index]))
                     value = builder.insert_element(undefined, value, ir.IntType(32)(0))
                     value = builder.shuffle_vector(value, undefined, spread)
                     for v in range(vectors):
                         total = builder.call(multiply_add, [value, weights[v], builder.load(sums[r][v])])
                         builder.store(total, sums[r][v])
-            for r in range(ROWS):
+            for r in range(rows):
                 for v in range(vectors):
                     builder.store(builder.load(sums[r][v]), targets[r][v], align=size)
             return context.get_dummy_value()
@@ -110,20 +125,39 @@ def _tile(width_bytes: int, vector_bytes: int) -> Callable:
     return multiply_tile
 
 
-_multiply_wide_tile = _tile(WIDE, vector_bytes=64)
-_multiply_narrow_tile = _tile(NARROW, vector_bytes=32)
+_multiply_wide_tile = _tile(ROWS, WIDE, vector_bytes=64)
+_multiply_wide_row = _tile(1, WIDE, vector_bytes=64)
+_multiply_half_tile = _tile(ROWS, HALF, vector_bytes=64)
+_multiply_half_row = _tile(1, HALF, vector_bytes=64)
+_multiply_narrow_tile = _tile(ROWS, NARROW, vector_bytes=32)
+_multiply_narrow_row = _tile(1, NARROW, vector_bytes=32)
 
 
 @compiled
 def multiply(x, weight, out):
-    """out (rows, n) += x (rows, at least depth) @ weight, which is packed; rows a multiple of ROWS."""
-    wide = weight.shape[2] * weight.itemsize == WIDE
+    """out (rows, n) += x (rows, at least depth) @ weight, which is packed.
+
+    Rows beyond a multiple of ROWS go one by one. Each sum runs over the depth in order, in a tile and in a single row.
+    """
+    width = weight.shape[2] * weight.itemsize
+    rows = out.shape[0]
+    tiled = rows - rows % ROWS
     for panel in range(weight.shape[0]):
-        for row in range(0, out.shape[0], ROWS):
-            if wide:
+        if width == WIDE:
+            for row in range(0, tiled, ROWS):
                 _multiply_wide_tile(x, row, weight, panel, out)
-            else:
+            for row in range(tiled, rows):
+                _multiply_wide_row(x, row, weight, panel, out)
+        elif width == HALF:
+            for row in range(0, tiled, ROWS):
+                _multiply_half_tile(x, row, weight, panel, out)
+            for row in range(tiled, rows):
+                _multiply_half_row(x, row, weight, panel, out)
+        else:
+            for row in range(0, tiled, ROWS):
                 _multiply_narrow_tile(x, row, weight, panel, out)
+            for row in range(tiled, rows):
+                _multiply_narrow_row(x, row, weight, panel, out)
 
 
 def _exponential(real: type, integer: type, mantissa: int, log2: tuple[float, float], terms: int) -> Callable:
@@ -399,4 +433,136 @@ def draw_row(row, codes, uniforms, local, temperature, top_k, top_p, weights, st
                     embedded[at, i] += weights.embeddings[g, code, i]
                     if g + 1 < codes.shape[3]:
                         state.features[s, i] += weights.within[g, code, i]
+    return True
+
+
+class WaveNetWeights(NamedTuple):
+    """A WaveNet's parameters, products packed (`pack`), biases filled up; l layers, g codebooks, c skip channels."""
+
+    embeddings: np.ndarray  # (g, k, r)
+    dilations: np.ndarray  # (l,) int64
+    dilated: np.ndarray  # (l, taps, ...): from the earliest to the present
+    local: np.ndarray  # (l, ...)
+    skip: np.ndarray  # (l, ...)
+    skip_bias: np.ndarray  # (n,)
+    out: np.ndarray  # (l - 1, ...)
+    out_bias: np.ndarray  # (l - 1, r)
+    within: np.ndarray  # (g - 1, k, c)
+    hidden: np.ndarray  # (g, ...)
+    hidden_bias: np.ndarray  # (g, n)
+    logits: np.ndarray  # (g, ...)
+    logits_bias: np.ndarray  # (g, n)
+
+
+class WaveNetState(NamedTuple):
+    """What a block of samples remembers, and room to work in."""
+
+    biases: np.ndarray  # (l, s, n): before the gates, with what labels add
+    sums: np.ndarray  # (l, several positions * s, n): before the gates
+    rings: np.ndarray  # (positions that the layers' kernels reach back * s, r): earlier inputs, by position modulo reach
+    x: np.ndarray  # (s, n): the residual stream
+    gated: np.ndarray  # (s, p)
+    features: np.ndarray  # (s, n): the sum of the skip connections
+    rectified: np.ndarray  # (s, c)
+    hidden: np.ndarray  # (s, n)
+    logits: np.ndarray  # (s, n)
+    cdf: np.ndarray  # (k,)
+
+
+@compiled
+def start_sums(t, local, weights, state):
+    """What several positions from t on can be given at once, local (positions * s, channels) as many: `state.sums`.
+
+    That is biases, local, and the earlier inputs of layers whose dilation is so large that all of them are known.
+    t is a multiple of their number, and so is such a dilation: what they read is one piece of the ring.
+    """
+    samples, rows, taps = state.x.shape[0], len(local), weights.dilated.shape[1]
+    several = state.sums.shape[1] // samples
+    ring = 0
+    for i in range(state.sums.shape[0]):
+        dilation = weights.dilations[i]
+        reach = (taps - 1) * dilation
+        sums = state.sums[i, :rows]
+        for row in range(rows):
+            for n in range(sums.shape[1]):
+                sums[row, n] = state.biases[i, row % samples, n]
+        if local.shape[1] > 0:
+            multiply(local, weights.local[i], sums)
+        if dilation >= several:
+            for tap in range(taps - 1):
+                first = (ring + (t + tap * dilation) % reach) * samples
+                multiply(state.rings[first : first + rows], weights.dilated[i, tap], sums)
+        ring += reach
+
+
+@compiled
+def gated_layers(t, place, drawing, weights, state):
+    """One position of all layers: `state.x`, embedded codes -> `state.features`, where `drawing` asks for them.
+
+    place: of the position in `state.sums`.
+    """
+    samples, layers, taps, r = state.x.shape[0], *weights.dilated.shape[:2], state.rings.shape[1]
+    several = state.sums.shape[1] // samples
+    ring = 0
+    for i in range(layers):
+        dilation = weights.dilations[i]
+        reach = (taps - 1) * dilation
+        sums = state.sums[i, place * samples : (place + 1) * samples]
+        if dilation < several:
+            for tap in range(taps - 1):
+                first = (ring + (t + tap * dilation) % reach) * samples
+                multiply(state.rings[first : first + samples], weights.dilated[i, tap], sums)
+        multiply(state.x, weights.dilated[i, taps - 1], sums)
+        first = (ring + t % reach) * samples  # of the earliest inputs, no longer needed
+        for s in range(samples):
+            for j in range(r):
+                state.rings[first + s, j] = state.x[s, j]
+        ring += reach
+        gate(sums, state.gated)
+        if drawing:
+            multiply(state.gated, weights.skip[i], state.features)
+        if i + 1 < layers:
+            for s in range(samples):
+                for j in range(r):
+                    state.x[s, j] += weights.out_bias[i, j]
+            multiply(state.gated, weights.out[i], state.x)
+
+
+@compiled
+def draw_positions(start, codes, uniforms, local, temperature, top_k, top_p, weights, state):
+    """Draws codes (s, t, g) where they are -1, from position `start` on, as far as local (positions * s, channels)
+    goes. False where logits were not numbers.
+    """
+    samples, r = state.x.shape[0], state.rings.shape[1]
+    several = state.sums.shape[1] // samples
+    for t in range(start, start + len(local) // samples):
+        place = (t - start) % several
+        if place == 0:
+            first = (t - start) * samples
+            start_sums(t, local[first : first + several * samples], weights, state)
+        state.x[:] = 0
+        if t > 0:
+            for s in range(samples):
+                for g in range(codes.shape[2]):
+                    for j in range(r):
+                        state.x[s, j] += weights.embeddings[g, codes[s, t - 1, g], j]
+        for s in range(samples):
+            state.features[s] = weights.skip_bias
+        gated_layers(t, place, codes[:, t].min() < 0, weights, state)
+        for g in range(codes.shape[2]):
+            if codes[:, t, g].min() < 0:
+                rectified_product(
+                    state.features, weights.hidden[g], weights.hidden_bias[g], state.rectified, state.hidden
+                )
+                rectified_product(state.hidden, weights.logits[g], weights.logits_bias[g], state.hidden, state.logits)
+            for s in range(samples):
+                code = codes[s, t, g]
+                if code < 0:
+                    code = draw(state.logits[s], uniforms[s, t, g], temperature, top_k, top_p, state.cdf)
+                    if code < 0:
+                        return False
+                    codes[s, t, g] = code
+                if g + 1 < codes.shape[2]:
+                    for j in range(state.rectified.shape[1]):
+                        state.features[s, j] += weights.within[g, code, j]
     return True

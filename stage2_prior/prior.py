@@ -82,13 +82,25 @@ class Prior(nn.Module, ABC):
         """The machine code that draws on a CPU, or None for a prior that goes step by step on every device."""
         return None
 
-    def log_prob(self, codes: Tensor, labels: Tensor | None = None, local: Tensor | None = None) -> Tensor:
-        """log p(codes | labels, local) in nats, (b,), summed over positions and codebooks; never below float32."""
+    def log_prob(
+        self, codes: Tensor, labels: Tensor | None = None, local: Tensor | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
+        """log p(codes | labels, local) in nats, (b,), summed over positions and codebooks; never below float32.
+
+        lengths (b,) int64: how many positions of the first grid axis count, of codes that are padded."""
+        nats = -self.code_nats(codes, labels, local)
+        if lengths is not None:
+            counts = torch.arange(codes.shape[1], device=codes.device) < lengths[:, None]
+            nats = nats * rearrange(counts, "b t -> b t" + " 1" * (codes.ndim - 2))
+        return reduce(nats, "b ... -> b", "sum")
+
+    def code_nats(self, codes: Tensor, labels: Tensor | None = None, local: Tensor | None = None) -> Tensor:
+        """-log p of each code given those before it, of the codes' shape (b, *grid[, g]); never below float32."""
         logits = self(codes, labels, local)
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits if logits.dtype == torch.float64 else logits.float()
             nll = F.cross_entropy(rearrange(logits, "b k ... -> (b ...) k"), codes.flatten(), reduction="none")
-            return -reduce(nll, "(b n) -> b", "sum", b=len(codes))
+            return nll.view(codes.shape)
 
     def check(self, codes: Tensor, labels: Tensor | None, local: Tensor | None) -> None:
         """Raises ValueError unless the arguments of `forward` are as declared."""

@@ -9,6 +9,7 @@ Axes: b (or n) samples, k codes of a codebook, g codebooks.
 import itertools
 import math
 import queue
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,10 +18,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stage2_prior.prior import NOT_FINITE, CompiledLoop, Prior
+from stage2_prior.prior import NOT_FINITE, CompiledLoop, Prior, Stepper
 
 BLOCK = 32  # samples that one thread of a compiled loop draws side by side: enough rows for the matrix products,
 #             few enough for what a row of them remembers to stay in the cache
+WARM_UP = 3  # positions before a step is recorded as a CUDA graph
+
+
+class ReplayableStepper(Stepper):
+    """Over sequences, grids (t,): its step can be recorded once, as a CUDA graph, and replayed for every position."""
+
+    @abstractmethod
+    def step_at(self, codes: Tensor, position: Tensor, codebook: int) -> Tensor:
+        """Like `step`, with the position int64 (1,) on the device.
+
+        It reads and writes tensors that stay where they are between calls, and never waits for the device.
+        """
+
+    def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
+        t, codebook = position if len(position) == 2 else (*position, 0)
+        return self.step_at(codes, torch.full((1,), t, device=codes.device), codebook)
 
 
 @dataclass(frozen=True)
@@ -69,10 +86,12 @@ def sample(
     total = codes.numel() // prior.num_codebooks
     with _evaluating(prior, uniforms.device.type):
         loop = prior.compiled_loop() if uniforms.device.type == "cpu" else None
-        if loop is None:
-            parts = _fill_by_steps(prior, codes, uniforms, labels, local, rule)
-        else:
+        if loop is not None:
             parts = _fill_by_blocks(loop, codes, uniforms, labels, local, rule)
+        else:
+            stepper = prior.stepper(len(codes), prior.grid(codes.shape), labels, local)
+            fill = _fill_by_replay if isinstance(stepper, ReplayableStepper) else _fill_by_steps
+            parts = fill(prior, stepper, codes, uniforms, rule)
         for done in itertools.accumulate(parts):
             if progress is not None:
                 progress(done, total)
@@ -138,9 +157,8 @@ def _kept(logits: Tensor, mass: Tensor, rule: Rule) -> Tensor:
 
 
 def _fill_by_steps(
-    prior: Prior, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: Rule
+    prior: Prior, stepper: Stepper, codes: Tensor, uniforms: Tensor, rule: Rule
 ) -> Iterator[int]:
-    stepper = prior.stepper(len(codes), prior.grid(codes.shape), labels, local)
     finite = torch.ones((), dtype=torch.bool, device=codes.device)  # looked at once: a GPU need not wait at each step
     seen = codes.clamp(min=0)
     for position in itertools.product(*map(range, codes.shape[1:])):
@@ -153,6 +171,74 @@ def _fill_by_steps(
     if not finite:
         raise ValueError(NOT_FINITE)
     codes.copy_(seen)
+
+
+def _fill_by_replay(
+    prior: Prior, stepper: ReplayableStepper, codes: Tensor, uniforms: Tensor, rule: Rule
+) -> Iterator[int]:
+    """Position by position; on CUDA the first few one by one, the others by replaying a recording of one step."""
+    seen = codes.clamp(min=0)
+    finite = torch.ones((), dtype=torch.bool, device=codes.device)
+    step = _replayable(prior, stepper, seen, codes, uniforms, rule, finite)
+    side = torch.cuda.Stream(codes.device) if codes.device.type == "cuda" else None
+    for done in range(codes.shape[1]):
+        if side is not None and done < WARM_UP:
+            _run_beside(side, step)
+        else:
+            if side is not None and done == WARM_UP:
+                step = _record(side, step)
+            step()
+        yield len(codes)
+    if not finite:
+        raise ValueError(NOT_FINITE)
+    codes.copy_(seen)
+
+
+def _replayable(
+    prior: Prior,
+    stepper: ReplayableStepper,
+    seen: Tensor,
+    known: Tensor,
+    uniforms: Tensor,
+    rule: Rule,
+    finite: Tensor,
+) -> Callable[[], None]:
+    """A function that writes the next position of seen (b, t[, g]) each time it is called: what is known, or a draw.
+
+    All that it reads and writes lies in tensors that stay where they are, the position too, and it never waits for the
+    device: what it launches for one position does for all. `finite` becomes False where logits are not numbers.
+    """
+    position = torch.zeros(1, dtype=torch.int64, device=seen.device)
+    by_codebook = [x if prior.num_codebooks > 1 else x[..., None] for x in (seen, known, uniforms)]
+
+    def step() -> None:
+        for j in range(prior.num_codebooks):
+            new, given, u = (x[..., j] for x in by_codebook)
+            logits = stepper.step_at(seen, position, j)
+            finite.logical_and_(_is_finite(logits))
+            given = given.index_select(1, position)
+            drawn = draw(logits, u.index_select(1, position)[:, 0], rule)
+            new.index_copy_(1, position, torch.where(given < 0, drawn[:, None], given))
+        position.add_(1)
+
+    return step
+
+
+def _run_beside(side: "torch.cuda.Stream", step: Callable[[], None]) -> None:
+    """On another stream, as libraries that set themselves up at their first call must before a recording."""
+    main = torch.cuda.current_stream(side.device)
+    side.wait_stream(main)
+    with torch.cuda.stream(side):
+        step()
+    main.wait_stream(side)
+
+
+def _record(side: "torch.cuda.Stream", step: Callable[[], None]) -> Callable[[], None]:
+    """Records the launches of `step`, without running it; what comes back runs them all, by one call to the driver."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=side):
+        step()
+    return graph.replay
 
 
 def _fill_by_blocks(

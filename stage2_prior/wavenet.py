@@ -9,17 +9,23 @@ Inside, features lie as (b, t, c), so that every layer is one matrix product ove
 Axes: b batch, t positions, k codes of a codebook, g codebooks, c channels, L label columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from stage2_prior import compiled
 from stage2_prior.dropout import GlobalBatchDropout
 from stage2_prior.initialise import GATE_GAIN, initialise
-from stage2_prior.prior import Prior, Stepper
+from stage2_prior.prior import NOT_FINITE, CompiledLoop, Prior
+from stage2_prior.sampling import ReplayableStepper, Rule
+
+SPAN = 256  # positions between two reports of the compiled loop
 
 
 class WaveNet(Prior):
@@ -27,6 +33,7 @@ class WaveNet(Prior):
 
     gate_channels: before the split into filter and gate, so twice the units of a layer.
     Layer i has the dilation 2^(i mod dilation_cycle). `dropout` is on the gated units.
+    ordered: codes are levels of a quantity, of sound say: their embeddings start as smooth functions of the level.
     """
 
     grid_axes = 1
@@ -44,8 +51,10 @@ class WaveNet(Prior):
         num_classes: Sequence[int] = (),
         local_channels: int = 0,
         dropout: float = 0.0,
+        ordered: bool = False,
     ) -> None:
         super().__init__(num_codes, num_codebooks, num_classes, local_channels)
+        self.ordered = ordered
         sizes = {"residual_channels": residual_channels, "skip_channels": skip_channels, "num_layers": num_layers,
                  "dilation_cycle": dilation_cycle}
         for name, value in sizes.items():
@@ -91,6 +100,9 @@ class WaveNet(Prior):
         depth, halved = len(self.layers), 1 + (self.local_channels > 0)
         for embedding in (*self.embeddings, *self.within):
             nn.init.normal_(embedding.weight, std=self.num_codebooks**-0.5)
+        if self.ordered:
+            for embedding in self.embeddings:
+                embedding.weight.copy_(_waves(*embedding.weight.shape) * self.num_codebooks**-0.5)
         for layer in self.layers:
             initialise(layer.dilated, halved**-0.5)
             if layer.out is not None:
@@ -109,6 +121,9 @@ class WaveNet(Prior):
         codes = codes if self.num_codebooks > 1 else codes[..., None]
         x = F.pad(self.embed(codes[:, :-1]), (0, 0, 1, 0))  # the code before each position; zeros before the first
         local = None if local is None else rearrange(local, "b c t -> b t c")
+        if torch.is_autocast_enabled(x.device.type):  # once, not at every layer
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, local = x.to(dtype), None if local is None else local.to(dtype)
         gated = []
         for layer in self.layers:
             x, units = layer(x, labels, local)
@@ -129,6 +144,19 @@ class WaveNet(Prior):
     ) -> "WaveNetStepper":
         self.check_conditions(batch, grid, labels, local)
         return WaveNetStepper(self, batch, labels, local)
+
+    def compiled_loop(self) -> "CompiledWaveNet":
+        return CompiledWaveNet(self)
+
+
+def _waves(levels: int, channels: int) -> Tensor:
+    """(levels, channels): cosines of the level with 1/2, 1, 3/2, ... periods over the range, of unit variance in all.
+
+    The first, nearly linear in the level, has a quarter of it (of 32); of the others each has less than the one before."""
+    level = (torch.arange(levels) + 0.5) / levels
+    frequency = torch.arange(1, channels + 1)
+    waves = torch.cos(torch.pi * frequency * level[:, None]) / frequency**0.5
+    return waves / waves.square().mean().sqrt()
 
 
 class GatedLayer(nn.Module):
@@ -158,52 +186,205 @@ class GatedLayer(nn.Module):
         self.delays = tuple(dilation * tap for tap in range(kernel_size - 1, -1, -1))
 
     def forward(self, x: Tensor, labels: Tensor | None, local: Tensor | None) -> tuple[Tensor, Tensor]:
-        length = x.shape[1]
-        padded = F.pad(x, (0, 0, self.delays[0], 0))
-        taps = torch.cat([padded[:, self.delays[0] - delay :][:, :length] for delay in self.delays], dim=-1)
-        return self.finish(x, taps, labels, local)
+        return self.finish(x, _Taps.apply(x, local, self.delays), labels)
 
-    def finish(
-        self, x: Tensor, taps: Tensor, labels: Tensor | None, local: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """From what the kernel sees, taps (b, t, kernel_size * r), and local (b, t, c)."""
-        sums = self.dilated(taps)
-        for column, table in enumerate(self.tables):
-            sums = sums + table(labels[:, column])[:, None]
+    def finish(self, x: Tensor, seen: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """seen (b, t, kernel_size * r + local channels): what the kernel sees of x, earliest first, then local.
+
+        One product for all of it: at these widths memory is what takes time."""
+        weight = self.dilated.weight
         if self.local is not None:
-            sums = sums + self.local(local)
-        f, g = sums.chunk(2, dim=-1)
-        units = self.dropout(torch.tanh(f) * torch.sigmoid(g))
+            weight = torch.cat((weight, self.local.weight), dim=1)
+        bias = self.dilated.bias.expand(len(x), -1)
+        for column, table in enumerate(self.tables):
+            bias = bias + table(labels[:, column])
+        sums = torch.baddbmm(bias[:, None], seen, weight.T.expand(len(bias), -1, -1))
+        units = self.dropout(_Gate.apply(sums))
         return (x if self.out is None else x + self.out(units)), units
 
 
-class WaveNetStepper(Stepper):
+class _Taps(torch.autograd.Function):
+    """x (b, t, r), local (b, t, c) or None -> (b, t, taps * r + c): x delayed by each of `delays`, the last 0, then local.
+
+    As padding, slicing and concatenating do, with a third of the memory that their gradients go through."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, local: Tensor | None, delays: tuple[int, ...]) -> Tensor:
+        ctx.delays, ctx.width, length = delays, x.shape[2], x.shape[1]
+        channels = 0 if local is None else local.shape[2]
+        seen = x.new_empty(*x.shape[:2], len(delays) * ctx.width + channels)
+        for tap, delay in enumerate(delays):
+            part, delay = seen[..., tap * ctx.width :][..., : ctx.width], min(delay, length)
+            part[:, :delay] = 0
+            part[:, delay:] = x[:, : length - delay]
+        if local is not None:
+            seen[..., len(delays) * ctx.width :] = local
+        return seen
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        parts = gradient[..., : len(ctx.delays) * ctx.width].unflatten(-1, (len(ctx.delays), ctx.width)).unbind(2)
+        to_x, length = parts[-1].clone(), gradient.shape[1]
+        for part, delay in zip(parts[:-1], ctx.delays):
+            to_x[:, : max(0, length - delay)] += part[:, delay:]
+        to_local = gradient[..., len(ctx.delays) * ctx.width :].contiguous() if ctx.needs_input_grad[1] else None
+        return to_x, to_local, None
+
+
+class _Gate(torch.autograd.Function):
+    """sums (..., 2 h) -> tanh(f) sigmoid(g) (..., h), equation 2, by one tanh: sigmoid(g) = (1 + tanh(g / 2)) / 2."""
+
+    @staticmethod
+    def forward(ctx, sums: Tensor) -> Tensor:
+        half = sums.shape[-1] // 2
+        scale = sums.new_tensor([1.0, 0.5]).repeat_interleave(half)
+        tanh = torch.mul(sums, scale).tanh_()
+        ctx.save_for_backward(tanh)
+        f, g = tanh[..., :half], tanh[..., half:]
+        return torch.addcmul(f, f, g).mul_(0.5)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (tanh,) = ctx.saved_tensors
+        half = tanh.shape[-1] // 2
+        f, g = tanh[..., :half], tanh[..., half:]
+        slope = 1 - tanh * tanh
+        result = torch.empty_like(tanh)
+        halved = gradient * 0.5
+        torch.mul(halved, 1 + g, out=result[..., :half])
+        torch.mul(halved, f * 0.5, out=result[..., half:])
+        return result.mul_(slope)
+
+
+class WaveNetStepper(ReplayableStepper):
     """Cached evaluation: each layer remembers as many of its inputs as its kernel reaches back, in a ring."""
 
     def __init__(self, prior: WaveNet, batch: int, labels: Tensor | None, local: Tensor | None) -> None:
-        self.prior, self.labels = prior, labels
+        self.prior, layers = prior, prior.layers
         self.local = None if local is None else rearrange(local, "b c t -> b t c")
         weight = prior.embeddings[0].weight
-        self.start = weight.new_zeros(batch, 1, weight.shape[1])
-        self.rings = [weight.new_zeros(batch, layer.delays[0] + 1, weight.shape[1]) for layer in prior.layers]
+        self.start = weight.new_zeros(batch, weight.shape[1])
+        self.rings = [weight.new_zeros(batch, layer.delays[0] + 1, weight.shape[1]) for layer in layers]
+        self.delays = torch.tensor([layer.delays for layer in layers], device=weight.device)
+        self.lengths = self.delays[:, :1] + 1
+        self.weights = [layer.dilated.weight.T for layer in layers]  # (kernel_size * r + local channels, gate channels)
+        if local is not None:
+            self.weights = [torch.cat((w, layer.local.weight.T)) for w, layer in zip(self.weights, layers, strict=True)]
+        self.biases = [
+            sum((table(labels[:, i]) for i, table in enumerate(layer.tables)), start=layer.dilated.bias)
+            for layer in layers
+        ]
         self.features = self.start
 
-    def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
+    def step_at(self, codes: Tensor, position: Tensor, codebook: int) -> Tensor:
         codes = codes if self.prior.num_codebooks > 1 else codes[..., None]
-        t, codebook = position if self.prior.num_codebooks > 1 else (*position, 0)
         if codebook == 0:
-            self.features = self._features(codes, t)
+            self.features = self._features(codes, position)
         else:
-            self.features = self.features + self.prior.within[codebook - 1](codes[:, t, codebook - 1])
+            before = codes[..., codebook - 1].index_select(1, position)[:, 0]
+            self.features = self.features + self.prior.within[codebook - 1](before)
         return self.prior.heads[codebook](self.features)
 
-    def _features(self, codes: Tensor, t: int) -> Tensor:
-        x = self.prior.embed(codes[:, t - 1 : t]) if t > 0 else self.start
-        local = None if self.local is None else self.local[:, t : t + 1]
+    def _features(self, codes: Tensor, position: Tensor) -> Tensor:
+        before = codes.index_select(1, (position - 1).clamp(min=0))
+        x = torch.where(position > 0, self.prior.embed(before)[:, 0], self.start)
+        local = None if self.local is None else self.local.index_select(1, position)[:, 0]
+        slots = (position - self.delays) % self.lengths  # (layers, kernel_size): where in the rings the kernels' taps are
         gated = []
-        for layer, ring in zip(self.prior.layers, self.rings, strict=True):
-            ring[:, t % ring.shape[1]] = x[:, 0]
-            taps = torch.cat([ring[:, (t - delay) % ring.shape[1]] for delay in layer.delays], dim=-1)
-            x, units = layer.finish(x, taps[:, None], self.labels, local)
-            gated.append(units)
-        return self.prior.skip(torch.cat(gated, dim=-1))[:, 0]
+        for layer, ring, slot, weight, bias in zip(
+            self.prior.layers, self.rings, slots, self.weights, self.biases, strict=True
+        ):
+            ring.index_copy_(1, slot[-1:], x[:, None])
+            seen = ring.index_select(1, slot).flatten(1)
+            seen = seen if self.local is None else torch.cat((seen, local), dim=-1)
+            f, g = torch.addmm(bias, seen, weight).chunk(2, dim=-1)
+            gated.append(torch.tanh(f) * torch.sigmoid(g))
+            if layer.out is not None:
+                x = x + layer.out(gated[-1])
+        return self.prior.skip(torch.cat(gated, dim=-1))
+
+
+class CompiledWaveNet(CompiledLoop):
+    """A WaveNet's parameters, packed, and the loop over spans of positions."""
+
+    def __init__(self, prior: WaveNet) -> None:
+        dtype = prior.embeddings[0].weight.dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"prior: expected parameters of torch.float32 or torch.float64 on a CPU, found {dtype}")
+        self.prior, self.dtype = prior, np.float32 if dtype == torch.float32 else np.float64
+        layers, inner, heads = prior.layers, prior.layers[:-1], prior.heads
+        pack, fill_up = compiled.pack, compiled.fill_up
+        taps = [rearrange(layer.dilated.weight, "n (k r) -> k n r", k=prior.kernel_size) for layer in layers]
+        skip = rearrange(prior.skip.weight, "n (l p) -> l n p", l=len(layers))
+        self.weights = compiled.WaveNetWeights(
+            embeddings=self._stack([table.weight for table in prior.embeddings], axes=2),
+            dilations=np.array([layer.dilation for layer in layers]),
+            dilated=self._stack([pack(weight) for weight in taps], axes=4),
+            local=self._stack([pack(layer.local.weight) for layer in layers if layer.local is not None], axes=3),
+            skip=pack(skip),
+            skip_bias=fill_up(prior.skip.bias),
+            out=self._stack([pack(layer.out.weight, fitted=True) for layer in inner], axes=3),
+            out_bias=self._stack([layer.out.bias for layer in inner], axes=1),
+            within=self._stack([table.weight for table in prior.within], axes=2),
+            hidden=self._stack([pack(head[1].weight) for head in heads], axes=3),
+            hidden_bias=self._stack([fill_up(head[1].bias) for head in heads], axes=1),
+            logits=self._stack([pack(head[3].weight) for head in heads], axes=3),
+            logits_bias=self._stack([fill_up(head[3].bias) for head in heads], axes=1),
+        )
+
+    def _stack(self, parts: list[np.ndarray | Tensor], axes: int) -> np.ndarray:
+        return compiled.stack(parts, axes, self.dtype)
+
+    def fill(
+        self, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: Rule
+    ) -> Iterator[int]:
+        codes, uniforms = (x.contiguous().numpy().reshape(*x.shape[:2], -1) for x in (codes, uniforms))
+        batch, length, _ = codes.shape
+        state = self._state(batch, self._biases(labels, batch))
+        top_k = self.prior.num_codes if rule.top_k is None else rule.top_k
+        top_p = np.inf if rule.top_p is None else float(rule.top_p)
+        how = float(rule.temperature), top_k, top_p
+        for start in range(0, length, SPAN):
+            stop = min(start + SPAN, length)
+            if local is None:
+                span = np.zeros(((stop - start) * batch, 0), self.dtype)
+            else:
+                span = rearrange(local[:, :, start:stop], "b c t -> (t b) c").contiguous().numpy()
+            if not compiled.draw_positions(start, codes, uniforms, span, *how, self.weights, state):
+                raise ValueError(NOT_FINITE)
+            yield batch * (stop - start)
+
+    def _biases(self, labels: Tensor | None, batch: int) -> np.ndarray:
+        """What stands before the gates of each layer without any code: (l, s, n)."""
+        layers = []
+        for layer in self.prior.layers:
+            bias = layer.dilated.bias.detach().repeat(batch, 1)
+            for column, table in enumerate(layer.tables):
+                bias += table.weight.detach()[labels[:, column]]
+            layers.append(compiled.fill_up(bias))
+        return np.stack(layers)
+
+    def _state(self, samples: int, biases: np.ndarray) -> compiled.WaveNetState:
+        first, weights = self.prior.layers[0], self.weights
+        r, p = weights.embeddings.shape[2], first.dilated.out_features // 2
+        several = 1  # a power of two, as the dilations are
+        while 2 * several * samples <= compiled.AT_ONCE:
+            several *= 2
+
+        def zeros(*shape: int) -> np.ndarray:
+            return np.zeros(shape, self.dtype)
+
+        return compiled.WaveNetState(
+            biases=biases,
+            sums=zeros(len(biases), several * samples, biases.shape[-1]),
+            rings=zeros(sum(layer.delays[0] for layer in self.prior.layers) * samples, r),
+            x=zeros(samples, compiled.fill_up(first.dilated.weight[0, :r]).shape[0]),
+            gated=zeros(samples, p),
+            features=zeros(samples, weights.skip_bias.shape[0]),
+            rectified=zeros(samples, self.prior.skip.out_features),
+            hidden=zeros(samples, weights.hidden_bias.shape[1]),
+            logits=zeros(samples, weights.logits_bias.shape[1]),
+            cdf=np.zeros(self.prior.num_codes),
+        )

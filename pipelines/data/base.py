@@ -146,3 +146,26 @@ def checked_hold_out_size(key: str, size: int, num_items: int) -> int:
     if not 0 < size < num_items:
         raise InputError(f"{key}: expected between 1 and {num_items - 1} of {num_items} items, found {size}")
     return size
+
+
+def label_columns(key: str, names: list[str] | None, label_names: tuple[str, ...]) -> list[int]:
+    """Columns of the labels that a model is told; None: all. Raises InputError for a name the data lack, at `key`."""
+    if names is None:
+        return list(range(len(label_names)))
+    for name in names:
+        if name not in label_names:
+            raise InputError(f"{key}: expected labels among {list(label_names)}, found {name!r}")
+    return [label_names.index(name) for name in names]
+
+
+def code_lengths(batch: Batch, positions: int) -> Tensor | None:
+    """How many of the `positions` of an item's codes stand for something real, (b,) int64; None where all do."""
+    return None if batch.lengths is None else -(-batch.lengths * positions // batch.x.shape[2])
+
+
+def real_codes(codes: Tensor, batch: Batch) -> Tensor:
+    """Codes (b, *grid[, g]) of a batch -> those that stand for something real: (n, ...) of padded items, else unchanged."""
+    lengths = code_lengths(batch, codes.shape[1])
+    if lengths is None:
+        return codes
+    return codes[torch.arange(codes.shape[1], device=codes.device) < lengths[:, None]]

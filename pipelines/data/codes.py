@@ -16,6 +16,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +87,11 @@ def write_codes(
     return CodeData(folder)
 
 
+@dataclass(frozen=True, kw_only=True)
 class CodeSplit(Split):
     """Codes, int64 in a batch. Stored in their 8 or 16 bits: torch indexes no uint16, so these lie in an int16."""
+
+    num_codebooks: int
 
     def batch(self, indices: Tensor, seed: int = 0, epoch: int | Tensor | None = None) -> Batch:
         """The codes at `indices`. There is nothing random about them: augmented views are items of their own."""
@@ -241,6 +245,7 @@ def _read_split(folder: Path, shards: tuple[Shard, ...], manifest: Manifest) -> 
         torch.from_numpy(labels),
         local=torch.cat(local, dim=1) if local else None,
         lengths=None if lengths is None else torch.from_numpy(lengths),
+        num_codebooks=manifest.num_codebooks,
     )
 
 

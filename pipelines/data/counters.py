@@ -21,10 +21,13 @@ def words(*counters: np.ndarray | int) -> np.ndarray:
     return state
 
 
-def below(bits: np.ndarray, limit: int) -> np.ndarray:
-    """Integers (int64) uniform in [0, limit) from random words; 0 < limit < 2^31, the bias is below 2^-32 * limit."""
-    assert 0 < limit < 2**31, limit
-    return ((bits >> np.uint64(32)) * np.uint64(limit) >> np.uint64(32)).astype(np.int64)
+def below(bits: np.ndarray, limit: np.ndarray | int) -> np.ndarray:
+    """Integers (int64) uniform in [0, limit) from random words; 0 < limit < 2^31, the bias is below 2^-32 * limit.
+
+    One limit for all, or one for each word."""
+    limit = np.asarray(limit)
+    assert (limit > 0).all() and (limit < 2**31).all(), limit
+    return ((bits >> np.uint64(32)) * limit.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
 
 
 def permutation(count: int, *counters: int) -> np.ndarray:

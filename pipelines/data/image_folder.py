@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from pipelines.data.base import Data, checked_hold_out_size, hold_out
 from pipelines.data.images import ImageSplit
-from pipelines.data.pictures import SUFFIXES, PictureFile, decode_pictures, list_pictures, warn_unreadable
+from pipelines.data.files import FoundFile, warn_unreadable
+from pipelines.data.pictures import SUFFIXES, decode_pictures, list_pictures
 from pipelines.errors import InputError
 from pipelines.training.checkpoint import write_atomically
 
@@ -35,7 +36,7 @@ class Part(NamedTuple):
     """The pictures of a folder, as found there."""
 
     folder: Path
-    files: list[PictureFile]
+    files: list[FoundFile]
 
 
 class ImageFolder(Data):
@@ -127,12 +128,12 @@ def find_parts(root: Path) -> dict[str, Part]:
     return parts
 
 
-def class_folder(file: PictureFile) -> str:
+def class_folder(file: FoundFile) -> str:
     """The first folder on a picture's path, "" if there is none."""
     return file.path.split("/")[0] if "/" in file.path else ""
 
 
-def class_names(files: list[PictureFile]) -> tuple[str, ...]:
+def class_names(files: list[FoundFile]) -> tuple[str, ...]:
     """The folders that pictures lie in, sorted, if they are classes: two at least, and no picture outside them."""
     names = sorted({class_folder(file) for file in files})
     return tuple(names) if len(names) > 1 and "" not in names else ()
@@ -160,7 +161,7 @@ def decoded(
         unreadable = {int(place): str(reason) for place, reason in json.loads(notes.read_text()).items()}
     except (ValueError, AttributeError) as error:
         raise InputError(f"{notes}: expected notes on decoded pictures, found none; remove it") from error
-    warn_unreadable(len(paths), {str(paths[place]): reason for place, reason in unreadable.items()})
+    warn_unreadable("pictures", len(paths), {str(paths[place]): reason for place, reason in unreadable.items()})
     return _map(pixels, (len(paths), *shape)), torch.tensor([place not in unreadable for place in range(len(paths))])
 
 

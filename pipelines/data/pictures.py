@@ -5,54 +5,27 @@ Axes: n pictures, c channels (1 grey, 3 RGB), h w pixels.
 
 import math
 import os
-import stat
-import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from pipelines.data.files import FoundFile, list_files, warn_unreadable
 from pipelines.errors import InputError, naming
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 100_000_000  # of one picture: 300 MB when decoded; a file of a few kB can claim a thousand times as many
 CHUNK = 64  # pictures that a process takes at a time
-NAMED = 5  # unreadable pictures that a warning names; all are counted
 
 
-class PictureFile(NamedTuple):
-    """A picture file as it was found below some folder."""
-
-    path: str  # from that folder, with "/"
-    bytes: int
-    changed_ns: int
-
-
-def list_pictures(folder: Path) -> list[PictureFile]:
-    """Picture files at any depth below a folder, sorted by path; links are followed, hidden names are passed over."""
-    seen, found = set(), []
-    for inner, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(inner)) in seen:  # a link that leads back up
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        prefix = "" if Path(inner) == folder else Path(inner).relative_to(folder).as_posix() + "/"
-        for name in names:
-            if name.startswith(".") or os.path.splitext(name)[1].lower() not in SUFFIXES:
-                continue
-            with suppress(FileNotFoundError):  # a link that leads nowhere
-                status = os.stat(os.path.join(inner, name))
-                if stat.S_ISREG(status.st_mode):
-                    found.append(PictureFile(prefix + name, status.st_size, status.st_mtime_ns))
-    return sorted(found)
+def list_pictures(folder: Path) -> list[FoundFile]:
+    """Picture files at any depth below a folder, sorted by path."""
+    return list_files(folder, SUFFIXES)
 
 
 def find_pictures(path: Path) -> list[Path]:
@@ -74,7 +47,7 @@ def load_pictures(paths: list[Path], shape: tuple[int, int, int]) -> tuple[list[
     pixels, unreadable = _read_all(paths, shape)
     if len(unreadable) == len(paths):
         raise InputError(f"{paths[0]}: expected a picture, found {unreadable[0]}; none of {len(paths)} can be read")
-    warn_unreadable(len(paths), {str(paths[place]): reason for place, reason in unreadable.items()})
+    warn_unreadable("pictures", len(paths), {str(paths[place]): reason for place, reason in unreadable.items()})
     readable = [place for place in range(len(paths)) if place not in unreadable]
     return [paths[place] for place in readable], torch.from_numpy(pixels[readable])
 
@@ -126,15 +99,6 @@ def decode_pictures(
     with open(target, "rb") as file:
         os.fsync(file.fileno())
     return unreadable
-
-
-def warn_unreadable(total: int, reasons: dict[str, str]) -> None:
-    """One line on stderr that counts the pictures that were left out and names the first, by path and reason."""
-    if reasons:
-        named = "; ".join(f"{path}: {reason}" for path, reason in list(reasons.items())[:NAMED])
-        more = f"; and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
-        print(f"warning: left out {len(reasons)} of {total} pictures, which cannot be read: {named}{more}",
-              file=sys.stderr)
 
 
 def _decode_chunk(task: tuple[Path, int, list[Path], tuple[int, int, int]]) -> dict[int, str]:

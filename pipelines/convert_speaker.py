@@ -1,0 +1,65 @@
+"""Recordings in another voice: what is said stays, who says it changes.
+
+    python pipelines/convert_speaker.py --run pretrained/fsdd --input seven.wav --speaker theo
+    python pipelines/convert_speaker.py --input FOLDER --speaker theo --out FOLDER
+
+Each recording is encoded, and its codes are decoded with the other speaker's label. Any rate, stereo and bit depth goes
+in; out come wav files at the run's rate, and one picture of originals above conversions.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from pipelines.convert import convert
+from pipelines.errors import InputError, one_line_errors
+from pipelines.generate import class_number
+from pipelines.own_sounds import SHOWN, encode_sounds
+from pipelines.runs import Run, latest_run, load_stage1
+from pipelines.sound_media import comparison, write_wav
+from pipelines.training.distributed import choose_device
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Says recordings again in the voice of another speaker.")
+    parser.add_argument("--input", type=Path, required=True, metavar="FILE_OR_FOLDER")
+    parser.add_argument("--speaker", required=True, help="one of the speakers that the run was trained on")
+    parser.add_argument("--run", type=Path, help="a run's folder (default: the one whose stage 2 was trained last)")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where to look without --run")
+    parser.add_argument("--label", default="speaker", help="the decoder's label that is changed (default: speaker)")
+    parser.add_argument("--out", type=Path, help="folder for the files (default: RUN/conversions)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args()
+
+
+def main(arguments: argparse.Namespace) -> None:
+    if arguments.batch_size < 1:
+        raise InputError(f"--batch-size: expected at least 1, found {arguments.batch_size}")
+    device = choose_device(arguments.device)
+    run = Run(arguments.run) if arguments.run else latest_run(arguments.runs_dir)
+    stage1 = load_stage1(run, device)
+    told, example = stage1.config.get("condition_on", []), stage1.config["example"]
+    if arguments.label not in told:
+        raise InputError(f"{run.root}: expected a decoder that is told {arguments.label!r}, found one told {told}")
+    column = example["label_names"].index(arguments.label)
+    target = class_number("--speaker", arguments.speaker, example["classes"][column])
+    paths, waves, codes, lengths = encode_sounds(stage1, arguments.input, arguments.batch_size)
+    labels = torch.zeros(len(codes), len(example["label_names"]), dtype=torch.int64)
+    labels[:, column] = target
+    made = convert(stage1, codes, labels, lengths, arguments.seed, arguments.batch_size)
+    out = arguments.out or run.root / "conversions"
+    out.mkdir(parents=True, exist_ok=True)
+    own = [wave[0, :length] for wave, length in zip(made, lengths.tolist())]
+    for number, (path, wave) in enumerate(zip(paths, own)):
+        write_wav(out / f"{number:05d}-{path.stem}-{arguments.speaker}.wav", wave, example["sample_rate_hz"])
+    rows = {"original": waves[:SHOWN], arguments.speaker: own[:SHOWN]}
+    comparison(out / "spectrograms.png", rows, {"original": [path.stem for path in paths[:SHOWN]]}, example["sample_rate_hz"])
+    print(f"{len(paths)} conversions to {arguments.speaker} with {run.root}: {out / 'spectrograms.png'}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(parse_arguments())

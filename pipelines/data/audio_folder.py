@@ -1,0 +1,63 @@
+"""Any folder of sound files.
+
+    root/*.wav                        no labels; validation is held out
+    root/SPEAKER/*.wav                the label is the name of the folder
+    root/{train,validation,test}/...  either of these in each; validation (also `val`, `valid`) and test may be missing
+"""
+
+from pathlib import Path
+
+import torch
+
+from pipelines.data.files import FoundFile, list_files
+from pipelines.data.image_folder import FOLDERS, class_folder, class_names
+from pipelines.data.sound import Recordings, SoundData, labels_of
+from pipelines.data.sounds import SUFFIXES
+from pipelines.errors import InputError
+
+
+class AudioFolder(SoundData):
+    """Label speaker, if all training files lie in class folders, two at least; the files may lie deeper.
+
+    Raises InputError for folders of splits without training's, without sounds or with a speaker unknown to training.
+    """
+
+    def __init__(self, root: str, cache: str, name: str = "", sample_rate_hz: int = 16_000, crop: int = 7680,
+                 length: int = 65_536, peak: float = 0.0, validation_fraction: float = 0.1, workers: int = 0,
+                 seed: int = 0):
+        self.name = name or Path(root).resolve().name
+        super().__init__(root, cache, sample_rate_hz, crop, length, peak, validation_fraction, workers, seed)
+
+    def _recordings(self, root: Path) -> Recordings:
+        parts = find_parts(root)
+        speakers = class_names(parts["train"][1])
+        files, splits, labels = [], [], []
+        for split, (folder, found) in parts.items():
+            prefix = "" if folder == root else f"{folder.name}/"
+            files += [prefix + file.path for file in found]
+            splits += [split] * len(found)
+            for file in found if speakers else ():
+                if class_folder(file) not in speakers:
+                    raise InputError(f"{folder / file.path}: expected a sound in the folder of one of training's "
+                                     f"{len(speakers)} speakers, found {class_folder(file) or 'no such folder'!r}")
+                labels.append(class_folder(file))
+        if not speakers:
+            return Recordings(files, torch.zeros(len(files), 0, dtype=torch.int64), splits)
+        self.label_names, self.classes, numbers = labels_of({"speaker": labels})
+        return Recordings(files, numbers, splits)
+
+
+def find_parts(root: Path) -> dict[str, tuple[Path, list[FoundFile]]]:
+    """The folder and the sounds of each split that has one; where none has, all of root's are training's."""
+    present = {split: [root / name for name in names if (root / name).is_dir()] for split, names in FOLDERS.items()}
+    if len(present["validation"]) > 1:
+        found = " and ".join(folder.name for folder in present["validation"])
+        raise InputError(f"{root}: expected one folder for validation, found {found}")
+    folders = {split: found[0] for split, found in present.items() if found} or {"train": root}
+    if "train" not in folders:
+        raise InputError(f"{root}: expected a folder train beside {next(iter(folders.values())).name}, found none")
+    parts = {split: (folder, list_files(folder, SUFFIXES)) for split, folder in folders.items()}
+    for folder, found in parts.values():
+        if not found:
+            raise InputError(f"{folder}: expected sounds ({', '.join(sorted(SUFFIXES))}), found none")
+    return parts

@@ -1,0 +1,58 @@
+"""LibriSpeech: read audio books at 16 kHz, in published subsets of which no two share a speaker.
+
+    root/train-clean-100/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac
+
+The layout is walked here: torchaudio's LIBRISPEECH holds one subset, and reads a transcript for each path it tells.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.data.files import list_files
+from pipelines.data.sound import Recordings, SoundData, labels_of
+from pipelines.errors import InputError
+
+NAME = re.compile(r"(?P<speaker>\d+)/(?P<chapter>\d+)/(?P=speaker)-(?P=chapter)-\d+\.flac")
+
+
+class LibriSpeech(SoundData):
+    """Label speaker: the numbers of all subsets' speakers, sorted as text.
+
+    By default validation is held out of the training recordings, and there is no test: the speakers of dev-clean and
+    test-clean are in no training subset, so a decoder or prior that is told the speaker has learnt nothing for them,
+    and its figures would mean nothing. For models that are not told it, validation_subsets=[dev-clean] and
+    test_subsets=[test-clean] take the published ones.
+
+    Raises InputError that names the key for a subset that is not there or given twice.
+    """
+
+    name = "librispeech"
+
+    def __init__(self, root: str, cache: str, train_subsets: Sequence[str] = ("train-clean-100",),
+                 validation_subsets: Sequence[str] = (), test_subsets: Sequence[str] = (), sample_rate_hz: int = 16_000,
+                 crop: int = 7680, length: int = 40_960, peak: float = 0.0, validation_fraction: float = 0.02,
+                 workers: int = 0, seed: int = 0):
+        self.subsets = {"train": train_subsets, "validation": validation_subsets, "test": test_subsets}
+        super().__init__(root, cache, sample_rate_hz, crop, length, peak, validation_fraction, workers, seed)
+
+    def _recordings(self, root: Path) -> Recordings:
+        files, speakers, splits, seen = [], [], [], set()
+        for split, subsets in self.subsets.items():
+            for subset in subsets:
+                key = f"data.{split}_subsets"
+                if subset in seen:
+                    raise InputError(f"{key}: expected each subset once, found {subset} again")
+                seen.add(subset)
+                if "/" in subset or not (root / subset).is_dir():
+                    raise InputError(f"{key}: expected a folder {root / subset}, found none")
+                matches = [NAME.fullmatch(file.path) for file in list_files(root / subset, {".flac"})]
+                matches = [match for match in matches if match]
+                if not matches:
+                    raise InputError(f"{key}: expected SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac in {root / subset}, "
+                                     "found none")
+                files += [f"{subset}/{match[0]}" for match in matches]
+                speakers += [match["speaker"] for match in matches]
+                splits += [split] * len(matches)
+        self.label_names, self.classes, labels = labels_of({"speaker": speakers})
+        return Recordings(files, labels, splits)

@@ -1,0 +1,179 @@
+"""Splits of sound: training sees random windows, evaluation and extraction whole clips, padded, with their lengths.
+
+A recording that is longer than `length` is several items, cut one after another; a window never lies over two
+recordings. Axes: n items of a split, b items of a batch, t samples.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.data import counters
+from pipelines.data.base import RESIDENT_SHARE, Batch, Data, Split, checked_hold_out_size, hold_out
+from pipelines.data.sounds import FULL_SCALE, decoded_sounds
+from pipelines.errors import InputError
+
+CHUNK = 2**24  # samples at a time where a whole split is gone through
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """What a data set says of its files: which they are, their labels, and the split that each belongs to."""
+
+    files: list[str]  # below the root, with "/"
+    labels: Tensor  # (m, L) int64
+    splits: list[str]  # "train", "validation" or "test"; without "validation" some of "train" are held out
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoundSplit(Split):
+    """float32 (b, 1, t) in [-1, 1) from int16 samples, all recordings one after another in `x` (samples in all,).
+
+    With an `epoch` the items are random windows of `crop` samples of their recordings; without, they are padded with
+    zeros to `length`. `Batch.lengths` says how many samples are real: a recording may be shorter than either.
+    """
+
+    starts: Tensor  # (n,) int64, of the items, in samples of x
+    bounds: Tensor  # (n, 2) int64, where each item's recording begins and ends
+    crop: int
+    length: int
+
+    def to(self, device: torch.device | str) -> "SoundSplit":
+        """As of any split; of the samples only its own recordings' take room on a GPU. Starts, bounds and lengths stay
+        in the machine's memory, where they are drawn from, so that no batch waits for a GPU."""
+        device = torch.empty(0, device=device).device
+        moved = replace(self, device=device, labels=self.labels.to(device))
+        if device.type == "cpu":
+            return replace(moved, x=self.x.cpu())
+        bytes_needed = int(self.bounds.unique(dim=0).diff(dim=1).sum()) * self.x.element_size()
+        if self.x.device != device and bytes_needed <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+            moved = moved.resident(device)
+        return moved
+
+    def resident(self, device: torch.device | str) -> "SoundSplit":
+        """This split with its own recordings alone in `x`, on `device`, one after another as they were."""
+        recordings, which = self.bounds.unique(dim=0, return_inverse=True)
+        sizes = recordings[:, 1] - recordings[:, 0]
+        begins = sizes.cumsum(0) - sizes
+        x = torch.empty(int(sizes.sum()), dtype=self.x.dtype, device=device)
+        for begin, (old, end) in zip(begins.tolist(), recordings.tolist(), strict=True):
+            x[begin : begin + end - old] = self.x[old:end].to(device)
+        shift = begins[which] - self.bounds[:, 0]
+        return replace(self, x=x, starts=self.starts + shift, bounds=self.bounds + shift[:, None])
+
+    def batch(self, indices: Tensor, seed: int = 0, epoch: int | Tensor | None = None) -> Batch:
+        items = indices.cpu()
+        starts, lengths, size = self.starts[items], self.lengths[items], self.length
+        augmented = torch.as_tensor(-1 if epoch is None else epoch).cpu() >= 0
+        if augmented.any():
+            if not augmented.all():
+                raise InputError("extract.views: expected 1 for sound, whose items are whole clips")
+            begin, end = self.bounds[items].unbind(1)
+            size, lengths = self.crop, (end - begin).clamp(max=self.crop)
+            bits = counters.words(seed, np.asarray(torch.as_tensor(epoch).cpu()), items.numpy())
+            starts = begin + torch.from_numpy(counters.below(bits, (end - begin - lengths + 1).numpy()))
+        places = torch.arange(size, device=self.x.device)
+        at = (starts.to(self.x.device)[:, None] + places).clamp(max=len(self.x) - 1)
+        x = torch.where(places < lengths.to(self.x.device)[:, None], self.x[at], 0).to(self.device)
+        labels = self.labels[items.to(self.device)]
+        return Batch(x.float()[:, None] / FULL_SCALE, labels, lengths=lengths.to(self.device))
+
+
+class SoundData(Data):
+    """Sound files below a folder, decoded once into a cache. A subclass says which files, labels and splits there are.
+
+    sample_rate_hz: what files are resampled to. crop: samples of a training window. length: samples of an item in
+    evaluation and in the code data set; both are multiples of what the encoder reduces by.
+    peak: every file is scaled to this largest magnitude; 0: left as it is. `validation_fraction` of the training
+    recordings are held out where the data have no validation split of their own, `seed` says which.
+
+    Raises InputError for a folder that is missing or without sounds that can be read.
+    """
+
+    kind = "audio"
+
+    def __init__(self, root: str, cache: str, sample_rate_hz: int, crop: int, length: int, peak: float,
+                 validation_fraction: float, workers: int, seed: int):
+        for key, found, accepted, expected in (
+            ("sample_rate_hz", sample_rate_hz, sample_rate_hz >= 1000, "1000 or more"),
+            ("crop", crop, crop >= 1, "1 or more"),
+            ("length", length, length >= 1, "1 or more"),
+            ("peak", peak, 0 <= peak <= 1, "0 to 1"),
+            ("workers", workers, workers >= 0, "0 or more"),
+        ):
+            if not accepted:
+                raise InputError(f"data.{key}: expected {expected}, found {found}")
+        if not Path(root).is_dir():
+            found = "a file" if Path(root).exists() else "nothing"
+            raise InputError(f"{root}: expected a folder of sounds, found {found}; name it with data.root=FOLDER")
+        self.sample_rate_hz, self.shape = sample_rate_hz, (1, length)
+        self.window = {"crop": crop, "length": length}
+        found = self._recordings(Path(root))
+        if not found.files:
+            raise InputError(f"{root}: expected sounds as {type(self).__name__} lays them out, found none")
+        places = {name: torch.tensor([at for at, split in enumerate(found.splits) if split == name], dtype=torch.int64)
+                  for name in ("train", "validation", "test")}
+        train = places["train"]
+        if not len(train):
+            raise InputError(f"{root}: expected sounds for training, found {len(found.files)} that are not for it")
+        if not len(places["validation"]):
+            size = checked_hold_out_size("data.validation_fraction", round(validation_fraction * len(train)), len(train))
+            kept, held_out = hold_out(len(train), size, seed)
+            places |= {"train": train[kept], "validation": train[held_out]}
+        self.samples, starts, lengths = decoded_sounds(Path(root), found.files, Path(cache), self.name, sample_rate_hz,
+                                                       peak, workers)
+        # unreadable files, of length 0, are left out last, so that one moves no other to another split
+        self._items = {name: _items(own, starts, lengths, length) for name, own in places.items() if len(own)}
+        self._labels = found.labels
+        self.splits = tuple(self._items)
+        for name, (recordings, *_) in self._items.items():
+            if not len(recordings):
+                raise InputError(f"{root}: expected sounds for {name}, found none that can be read")
+
+    @abstractmethod
+    def _recordings(self, root: Path) -> Recordings:
+        """The files, in a fixed order; sets `name`, `label_names` and `classes` too."""
+
+    @cached_property
+    def variance(self) -> float:
+        """As of any data set, over the training recordings' own samples: without the zeros that pad items."""
+        count, total, squares = 0, 0, 0
+        for begin, end in self._items["train"][3].unique(dim=0).tolist():
+            for part in self.samples[begin:end].split(CHUNK):
+                values = part.long()  # integers: exact, and of no order
+                count, total = count + len(values), total + int(values.sum())
+                squares += int(values.square().sum())
+        return (squares / count - (total / count) ** 2) / FULL_SCALE**2
+
+    def _split(self, name: str) -> SoundSplit:
+        recordings, starts, lengths, bounds = self._items[name]
+        return SoundSplit(self.samples, self._labels[recordings], lengths=lengths, starts=starts, bounds=bounds, **self.window)
+
+
+def _items(recordings: Tensor, starts: Tensor, lengths: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Recordings cut into items of up to `length` samples: of each its recording, start, length, recording's bounds.
+
+    A last piece of less than a tenth of a full item is left out: it is the end of a sound that has been heard. Of a
+    recording without samples there are none."""
+    rows = []
+    for recording in recordings.tolist():
+        begin, samples = int(starts[recording]), int(lengths[recording])
+        for offset in range(0, samples, length):
+            size = min(length, samples - offset)
+            if offset == 0 or size >= length / 10:
+                rows.append((recording, begin + offset, size, begin, begin + samples))
+    table = torch.tensor(rows, dtype=torch.int64).reshape(-1, 5)
+    return table[:, 0], table[:, 1], table[:, 2], table[:, 3:]
+
+
+def labels_of(columns: dict[str, list[str]]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...], Tensor]:
+    """{"digit": ["7", ...], ...} -> label names, of each its class names, sorted, and labels (m, L) int64."""
+    classes = tuple(tuple(sorted(set(values))) for values in columns.values())
+    numbers = [{name: number for number, name in enumerate(names)} for names in classes]
+    rows = [[table[value] for value in values] for table, values in zip(numbers, columns.values(), strict=True)]
+    return tuple(columns), classes, torch.tensor(rows, dtype=torch.int64).T.contiguous()

@@ -1,0 +1,186 @@
+"""Encoder and decoder of sound (b c t): strided convolutions down to one vector for many samples, and back up.
+
+van den Oord et al. (arXiv 1711.00937, section 4.3): six convolutions of stride 2 and window 4, so one latent for 64
+samples. Here the residual blocks of the images' networks, of one axis, follow at the codes' rate, where they cost little;
+other strides make other factors. The upsampler is the mirrored half of the decoder: with a WaveNet behind it, it gives
+the features that condition each sample; alone, with `out_channels` a symbol's logits, it is a plain, fast decoder.
+
+Axes: b batch, c channels, t samples, n positions of the codes, L label columns, d latent dimension.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+from stage1_vqvae.likelihoods import LEVELS, expand
+
+
+class SoundEncoder(nn.Module):
+    """Waves in network units (b, in_channels, t) -> (b, dim, t / product of strides).
+
+    A convolution of stride s has a window of 2 s. ValueError where the strides do not divide t.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        dim: int,
+        *,
+        hidden: int,
+        strides: Sequence[int],
+        num_residual_blocks: int,
+    ):
+        super().__init__()
+        self.strides = _checked_strides(strides)
+        layers: list[nn.Module] = []
+        for i, stride in enumerate(self.strides):
+            channels = in_channels if i == 0 else hidden
+            layers += [nn.Conv1d(channels, hidden, 2 * stride, stride, padding=0), nn.ReLU(inplace=True)]
+        self.convolutions = nn.ModuleList(layers)
+        self.blocks = nn.ModuleList(ResidualBlock(hidden, ()) for _ in range(num_residual_blocks))
+        self.out = nn.Conv1d(hidden, dim, 1)
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = math.prod(self.strides)
+        if x.shape[-1] % factor:
+            raise ValueError(f"expected a number of samples divisible by {factor}, found {x.shape[-1]}")
+        for stride, convolution, relu in zip(self.strides, self.convolutions[::2], self.convolutions[1::2]):
+            before = stride // 2
+            x = relu(convolution(F.pad(x, (before, stride - before))))
+        for block in self.blocks:
+            x = block(x, None)
+        return self.out(F.relu(x))
+
+
+class SoundUpsampler(nn.Module):
+    """Latents (b, dim, n) and labels (b, L) -> (b, out_channels, n * product of factors).
+
+    Residual blocks at the codes' rate, each told the labels, then transposed convolutions of window 2 f for every
+    factor f. `num_classes`: one entry a label column.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        out_channels: int,
+        *,
+        hidden: int,
+        channels: int,
+        factors: Sequence[int],
+        num_residual_blocks: int,
+        num_classes: Sequence[int] = (),
+    ):
+        super().__init__()
+        self.num_classes = tuple(num_classes)
+        self.input = nn.Conv1d(dim, hidden, 3, padding=1)
+        self.blocks = nn.ModuleList(ResidualBlock(hidden, self.num_classes) for _ in range(num_residual_blocks))
+        widths = [hidden, *[channels] * len(factors)]
+        self.factors = _checked_strides(factors)
+        self.transposed = nn.ModuleList(
+            nn.ConvTranspose1d(wide, narrow, 2 * factor, factor, padding=0)
+            for wide, narrow, factor in zip(widths, widths[1:], self.factors)
+        )
+        self.out = nn.Conv1d(channels, out_channels, 1)
+        _initialise(self)
+
+    def forward(self, z_q: Tensor, labels: Tensor | None = None) -> Tensor:
+        if (0 if labels is None else labels.shape[1]) != len(self.num_classes):
+            found = "none" if labels is None else tuple(labels.shape)
+            raise ValueError(f"labels: expected {len(self.num_classes)} columns, found {found}")
+        x = self.input(z_q)
+        for block in self.blocks:
+            x = block(x, labels)
+        for factor, convolution in zip(self.factors, self.transposed):
+            before = factor // 2
+            x = F.relu(convolution(F.relu(x))[..., before : before + factor * x.shape[-1]])
+        return self.out(x)
+
+
+class ResidualBlock(nn.Module):
+    """x + (ReLU, convolution of 3, labels' biases, ReLU, 1x1)(x) on (b, c, n)."""
+
+    def __init__(self, channels: int, num_classes: Sequence[int]):
+        super().__init__()
+        self.wide = nn.Conv1d(channels, channels, 3, padding=1)
+        self.tables = nn.ModuleList(nn.Embedding(count, channels) for count in num_classes)
+        self.narrow = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        hidden = self.wide(F.relu(x))
+        for column, table in enumerate(self.tables):
+            hidden = hidden + rearrange(table(labels[:, column]), "b c -> b c 1")
+        return x + self.narrow(F.relu(hidden))
+
+
+class SpectralGuide(nn.Module):
+    """Teaches an upsampler the sound's log spectrum directly: squared error / variance-free, times `weight`.
+
+    Beyond the paper: through a WaveNet alone, whose own past explains most of a sample, codes learn content slowly. A
+    linear map of the features, averaged over `hop_length` samples, is compared with log magnitudes of `num_bands`
+    triangular bands, spaced as the mel scale, of windows of 4 hops.
+    """
+
+    def __init__(self, in_channels: int, hop_length: int, sample_rate_hz: int, num_bands: int, weight: float):
+        super().__init__()
+        self.hop_length = hop_length
+        self.weight = weight
+        self.out = nn.Linear(in_channels, num_bands)
+        self.register_buffer("window", torch.hann_window(4 * hop_length), persistent=False)
+        self.register_buffer("bands", mel_bands(4 * hop_length, sample_rate_hz, num_bands), persistent=False)
+
+    def forward(self, features: Tensor, levels: Tensor) -> Tensor:
+        """features (b, c, t), levels (b, 1, t) mu-law symbols -> ()."""
+        found = self.out(reduce(features, "b c (n h) -> b n c", "mean", h=self.hop_length).to(self.out.weight.dtype))
+        return self.weight * F.mse_loss(found.float(), self.log_bands(levels).float())
+
+    @torch.no_grad()
+    def log_bands(self, levels: Tensor) -> Tensor:
+        """-> (b, n, bands): natural logarithms of magnitudes, of about unit variance in speech."""
+        with torch.autocast(levels.device.type, enabled=False):
+            wave = expand(levels[:, 0].to(self.window.dtype) / (LEVELS - 1) * 2 - 1)
+            size, hop = 4 * self.hop_length, self.hop_length
+            padded = F.pad(wave, ((size - hop) // 2, size - hop - (size - hop) // 2))
+            spectrum = torch.stft(padded, size, hop, window=self.window, center=False, return_complex=True).abs()
+            return torch.log(spectrum.transpose(1, 2) @ self.bands + 1e-2)
+
+
+def mel_bands(size: int, sample_rate_hz: int, num_bands: int) -> Tensor:
+    """(size / 2 + 1, num_bands): triangles over an FFT's frequencies, at equal distances in mel, each of sum 1."""
+    mel = torch.linspace(0, 2595 * math.log10(1 + sample_rate_hz / 2 / 700), num_bands + 2)
+    edges = 700 * (10 ** (mel / 2595) - 1)
+    hz = torch.linspace(0, sample_rate_hz / 2, size // 2 + 1)[:, None]
+    rising, falling = (hz - edges[:-2]) / (edges[1:-1] - edges[:-2]), (edges[2:] - hz) / (edges[2:] - edges[1:-1])
+    triangles = torch.minimum(rising, falling).clamp(min=0)
+    # where bands are narrower than the FFT resolves, a band is its nearest frequency
+    nearest = F.one_hot((hz - edges[1:-1]).abs().argmin(0), size // 2 + 1).T.to(triangles.dtype)
+    triangles = torch.where(triangles.sum(0) > 0, triangles, nearest)
+    return triangles / triangles.sum(0)
+
+
+def _checked_strides(strides: Sequence[int]) -> tuple[int, ...]:
+    if not strides or min(strides) < 1:
+        raise ValueError(f"expected strides of at least 1, found {list(strides)}")
+    return tuple(int(stride) for stride in strides)
+
+
+@torch.no_grad()
+def _initialise(network: nn.Module) -> None:
+    """He et al. (arXiv 1502.01852), as the images' networks; residual branches start at zero, labels near it."""
+    for module in network.modules():
+        if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+            taps = module.in_channels * module.kernel_size[0]
+            if isinstance(module, nn.ConvTranspose1d):
+                taps //= module.stride[0]  # of its kernel, each output sees one tap in so many
+            last = module is getattr(network, "out", None)
+            nn.init.normal_(module.weight, std=(1.0 if last else math.sqrt(2)) / math.sqrt(taps))
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.3)
+    for block in network.modules():
+        if isinstance(block, ResidualBlock):
+            nn.init.zeros_(block.narrow.weight)
