@@ -55,7 +55,10 @@ def main(cfg: DictConfig) -> None:
     if stage2 is not None:
         add_prior(figures, run, stage2, measured, name, options.batch_size, device)
     own = {"image": image_figures, "audio": sound_evaluation.figures}[data.kind]
-    figures |= own(measured, stage1, stage2, data, split, options, cfg.seed, device)
+    figures |= own(measured, stage1, stage2, data, name, options, cfg.seed, device)
+    if "sound" in figures and stage2 is not None:
+        bits_a_sample = figures["bits_per_dim"]["rate_prior"]
+        figures["sound"]["code_bits_a_second_prior"] = bits_a_sample * data.sample_rate_hz
     result = {"run": cfg.run, "data": data.name, "split": name, "items": len(split),
               "stage1_step": stage1.state["step"], "stage2_step": stage2 and stage2.state["step"],
               "training_seconds": {"stage1": stage1.state["seconds"], "stage2": stage2 and stage2.state["seconds"]},
@@ -151,10 +154,10 @@ def prior_bits(stage2: TrainedStage, split: CodeSplit, batch_size: int, device: 
     return total / (count * math.log(2))
 
 
-def image_figures(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | None, data: Data, split: Split,
+def image_figures(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | None, data: Data, split_name: str,
                   options, seed: int, device: torch.device) -> dict:
     """NMSE, PSNR and SSIM of the reconstructions as they are written out, rounded to whole levels; the judge's word."""
-    errors, similarities = [], []
+    errors, similarities, split = [], [], data.split(split_name).to(device)
     for start, batch in batches(split, options.batch_size, "errors"):
         x, made = batch.x.cpu(), measured.reconstructions[start : start + len(batch.x)]
         errors.append((made.double() - x).square().flatten(1).mean(1))

@@ -1,8 +1,8 @@
 """What discrete codes of speech know of phonemes, without having been told of any.
 
-The experiment of arXiv 1711.00937, section 4.3: every code is taken for the phoneme that it most often goes with, and the
-phonemes that clips are then read as are compared with the true ones. The paper's codes (128 of them, 25 a second) reach
-49.3 %, where always guessing the most likely of its 41 phonemes reaches 7.2 %.
+The experiment of arXiv 1711.00937, section 4.3: every code is taken for the phoneme that it most often goes with, and
+the phonemes that clips are then read as are compared with the true ones. The paper's codes (128 of them, 25 a second)
+reach 49.3 %, where always guessing the most likely of its 41 phonemes reaches 7.2 %.
 
 The map from codes to phonemes is counted on one half of the clips and measured on the other, one way: a map that was
 measured on what it was counted on would be the better the more codes there are.
@@ -23,7 +23,7 @@ class PhonemeAccuracy:
 
     accuracy: float  # share of frames whose code stands for their phoneme
     baseline: float  # share of frames that have the most frequent phoneme of the first half
-    normalised: float  # (accuracy - baseline) / (1 - baseline): 0 as the guess, 1 all right; NaN if the guess is all right
+    normalised: float  # (accuracy - baseline) / (1 - baseline): 0 the guess, 1 all right; NaN if the guess is that
     frames: int  # how many were measured
     classes: int  # phonemes that occur in either half
 
@@ -32,9 +32,10 @@ def frame_labels(intervals: Sequence[tuple[str, float, float]], codes: int, hop_
                  silence: str = SILENCE) -> list[str]:
     """The phoneme of each of the first `codes` codes of a clip: that at the centre of the code's span.
 
-    Code i stands for samples [i * hop_length, (i + 1) * hop_length); its centre is sample i * hop_length + hop_length // 2.
+    Code i stands for samples [i * hop_length, (i + 1) * hop_length), centre i * hop_length + hop_length // 2.
     intervals: (symbol, start, end) in samples of the wave that was encoded, end exclusive, in order, none overlapping
     another. What lies in no interval, such as a last code's centre past the end of the sound, is silence.
+    Raises ValueError where they overlap or are out of order.
 
     With hop_length 64, [("a", 0, 100), ("b", 100, 200)] and 4 codes, whose centres are 32, 96, 160 and 224, the labels
     are a, a, b and silence.

@@ -5,6 +5,7 @@ their reconstructions, to conversions (what is said stays, another speaker is as
 """
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from pipelines.convert import convert, other_classes
 from pipelines.data.base import Data, Split
+from pipelines.data.spoken_words import SpokenWords
 from pipelines.generate import generate
 from pipelines.measured import Measured
+from pipelines.phonemes import PhonemeAccuracy, frame_labels, phoneme_accuracy
 from pipelines.probe import probe, train_probe
 from pipelines.runs import Run, TrainedStage
 from pipelines.sound_figures import click_score, dc_offset, log_spectral_distance, stoi
@@ -23,10 +26,10 @@ SHOWN = 5  # clips in the picture of originals, reconstructions and conversions
 MU_LAW_BITS = 8  # a sample, without any model
 
 
-def figures(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | None, data: Data, split: Split, options,
+def figures(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | None, data: Data, split_name: str, options,
             seed: int, device: torch.device) -> dict:
     """{"sound": ...}, `rows` names each figure; with options.judge and labels the probes' word too."""
-    rate = stage1.config["example"]["sample_rate_hz"]
+    rate, split = stage1.config["example"]["sample_rate_hz"], data.split(split_name).to(device)
     hop = data.shape[-1] // measured.codes.shape[1]
     samples, made, lengths = split.batch(torch.arange(len(split))).x.cpu(), measured.reconstructions, measured.sizes
     borders = torch.arange(hop, data.shape[-1], hop)
@@ -43,11 +46,21 @@ def figures(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | Non
         "dc_offset_largest": float(dc_offset(made, lengths).abs().max()),
         "clicks_real": float(clicks[0].nanmedian()),
         "clicks_reconstructions": float(clicks[1].nanmedian()),
+        "phonemes": None,
         "probes": None,
     }
+    if isinstance(data, SpokenWords):
+        result["phonemes"] = asdict(phonemes(measured, data, split_name, hop, stage1.module.bottleneck.num_codes))
     if options.judge and data.label_names:
         result["probes"] = listen(measured, stage1, stage2, data, split, options, seed, device)
     return {"sound": result}
+
+
+def phonemes(measured: Measured, data: SpokenWords, split: str, hop_length: int, num_codes: int) -> PhonemeAccuracy:
+    """The paper's experiment (section 4.3): how well single codes name the phonemes that are spoken."""
+    counts = measured.real.sum(1).tolist()
+    labels = [frame_labels(spoken, count, hop_length) for spoken, count in zip(data.phonemes(split), counts, strict=True)]
+    return phoneme_accuracy(measured.codes[..., 0], labels, num_codes)
 
 
 def listen(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | None, data: Data, split: Split, options,
@@ -91,6 +104,10 @@ def rows(found: dict) -> list[tuple[str, float | None, str]]:
         ("roughness at code borders: real", found["clicks_real"], ".2f"),
         ("roughness at code borders: made", found["clicks_reconstructions"], ".2f"),
     ]
+    if found["phonemes"]:
+        spoken = found["phonemes"]
+        table += [("phonemes: right by code", spoken["accuracy"], ".1%"), ("phonemes: always the commonest",
+                  spoken["baseline"], ".1%"), ("phonemes: share of the way", spoken["normalised"], ".3f")]
     for name, verdict in (found["probes"] or {}).items():
         table += [(f"{name} heard: {kind}", value, ".1%") for kind, value in verdict.items()]
     return table

@@ -40,7 +40,7 @@ def log_spectral_distance(real: Tensor, made: Tensor, sample_rate_hz: int, lengt
 
 
 def stoi(real: Tensor, made: Tensor, sample_rate_hz: int, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Short-time objective intelligibility, about 0 to 1 (Taal et al. 2011), and bool (b,): which clips it was measured of.
+    """Short-time objective intelligibility, about 0 to 1 (Taal et al. 2011), and bool (b,): which clips have it.
 
     It compares stretches of 30 frames, 0.4 s, of the real clip's speech, frames weaker by 40 dB than the loudest left
     out. A clip with less speech has no figure: it is NaN here and False there, and no mean should count it.

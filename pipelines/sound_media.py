@@ -1,7 +1,7 @@
 """Sounds to files: WAV, and pictures of waveforms above their spectrograms.
 
-Waves are float (t,) in [-1, 1], each as long as the clip is: no padding. In one picture all panels have the same axes of
-time, of amplitude and of power, so that they can be compared by eye. Files appear whole or not at all.
+Waves are float (t,) in [-1, 1], each as long as the clip is: no padding. In one picture all panels have the same axes
+of time, of amplitude and of power, so that they can be compared by eye. Files appear whole or not at all.
 """
 
 import io

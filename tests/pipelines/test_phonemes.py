@@ -8,10 +8,11 @@ from pipelines.phonemes import frame_labels, phoneme_accuracy
 SYMBOLS = ("a", "b", "c", "d")
 
 
-def clips(number: int, frames: int, seed: int, shares=(0.25, 0.25, 0.25, 0.25)) -> tuple[torch.Tensor, list[list[str]]]:
+def clips(number: int, frames: int, seed: int, shares=(0.25,) * 4) -> tuple[torch.Tensor, list[list[str]]]:
     """Phonemes drawn independently with the given shares, as numbers (n, t) and as labels."""
     generator = torch.Generator().manual_seed(seed)
-    numbers = torch.multinomial(torch.tensor(shares), number * frames, True, generator=generator).reshape(number, frames)
+    drawn = torch.multinomial(torch.tensor(shares), number * frames, True, generator=generator)
+    numbers = drawn.reshape(number, frames)
     return numbers, [[SYMBOLS[phoneme] for phoneme in row] for row in numbers.tolist()]
 
 

@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def tones(number: int, seed: int) -> SoundSplit:
-    """Clips of 60 to 250 ms at any loudness, noise in the background; label 1 is 900 Hz, 0 is 500 Hz. Column 0 is noise."""
+    """Clips of 60 to 250 ms at any loudness in some noise; column 1 says 500 Hz (0) or 900 Hz (1), column 0 nothing."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 2, (number, 2), generator=generator)
     lengths = torch.randint(480, LENGTH, (number,), generator=generator)
@@ -109,7 +109,7 @@ def test_noise_has_the_power_that_is_asked_for(monkeypatch):
     wave, lengths = torch.sin(torch.arange(60_000.0))[None, None], torch.tensor([50_000])
     noisy, _ = probing.augmented(wave, lengths, RATE)
     noise = (noisy - wave)[..., :50_000].square().mean()
-    # of 50,000 squares of normal numbers the mean has a relative deviation of sqrt(2 / 50,000) = 0.6 %: 5 % is 8 of them
+    # the mean of 50,000 squares of normal numbers deviates by sqrt(2 / 50,000) = 0.6 % of itself: 5 % is 8 of them
     assert noise.item() == pytest.approx(0.5 / 10, rel=0.05) and (noisy[..., 50_000:] == 0).all()
 
 

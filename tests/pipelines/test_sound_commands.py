@@ -1,0 +1,155 @@
+"""Speech through the commands, end to end, on a small tree of recordings laid out as the Free Spoken Digit Dataset."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from pipelines.data.codes import CodeData
+from pipelines.data.fsdd import FSDD
+from pipelines.runs import Run, load_stage1
+
+SMALL = [
+    "experiment=fsdd", "run=small", "data.crop=512", "data.length=1024", "data.validation_fraction=0.2",
+    "autoencoder.encoder.hidden=8", "autoencoder.bottleneck.num_codes=16", "autoencoder.bottleneck.dim=4",
+    "autoencoder.decoder.upsampler.hidden=8", "autoencoder.decoder.upsampler.channels=8",
+    "autoencoder.decoder.upsampler.out_channels=4", "autoencoder.decoder.network.num_layers=3",
+    "autoencoder.decoder.network.residual_channels=8", "autoencoder.decoder.network.gate_channels=8",
+    "autoencoder.decoder.network.skip_channels=8", "prior.num_layers=2", "prior.residual_channels=8",
+    "prior.gate_channels=8", "prior.skip_channels=8",
+    *(f"{stage}.{setting}" for stage in ("stage1", "stage2") for setting in
+      ("steps=20", "batch_size=4", "validate_every=10", "checkpoint_every=10", "log_every=5")),
+    "evaluate.samples=6", "evaluate.judge=false",
+]
+SPEAKERS = ("ann", "bob")
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory) -> Path:
+    """Two speakers, two digits, seven recordings of each, 60 to 130 ms: tones with a few harmonics."""
+    folder = tmp_path_factory.mktemp("data") / "fsdd"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for digit in (0, 7):
+        for number, speaker in enumerate(SPEAKERS):
+            for index in range(7):
+                time = np.arange(generator.integers(480, 1020)) / 8000
+                wave = sum(np.sin(2 * np.pi * (150 + 80 * number) * k * time) / k for k in range(1, 3 + digit))
+                soundfile.write(folder / f"{digit}_{speaker}_{index}.wav", 0.3 * wave, 8000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def arguments(recordings, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    return [*SMALL, f"data.root={recordings}", f"data.cache={runs / 'cache'}", f"runs_dir={runs}"], runs / "small"
+
+
+@pytest.fixture(scope="module")
+def run(arguments, command) -> Path:
+    for script in ("train_stage1", "extract_codes", "train_stage2"):
+        command(script, *arguments[0])
+    return arguments[1]
+
+
+def waves(folder: Path) -> dict[str, np.ndarray]:
+    return {path.name: soundfile.read(path, dtype="int16")[0] for path in sorted(folder.glob("*.wav"))}
+
+
+def test_codes_have_lengths_and_are_what_the_encoder_says(run, recordings, tmp_path):
+    codes, data = CodeData(run / "codes"), FSDD(str(recordings), str(tmp_path), crop=512, length=1024,
+                                                validation_fraction=0.2)
+    assert codes.grid == (16,) and codes.label_names == ("digit", "speaker")
+    stage1 = load_stage1(Run(run), torch.device("cpu"))
+    for name in ("train", "validation", "test"):
+        everything = torch.arange(len(codes.split(name)))
+        batch, own = data.split(name).batch(everything), codes.split(name).batch(everything)
+        assert torch.equal(own.x, stage1.module.encode(batch.x)) and torch.equal(own.labels, batch.labels)
+        assert torch.equal(own.lengths, -(-batch.lengths // 64))
+
+
+def test_samples_have_the_labels_and_the_lengths_that_were_asked_for(run, command, tmp_path):
+    def sampled(name: str, *flags: str) -> dict[str, np.ndarray]:
+        result = command("sample", "--run", str(run), "--out", str(tmp_path / name), *flags)
+        assert "spectrograms.png" in result.stdout and (tmp_path / name / "spectrograms.png").exists()
+        return waves(tmp_path / name)
+
+    many, few = sampled("many", "--n", "5", "--batch-size", "2"), sampled("few", "--n", "2")
+    assert len(many) == 5 and all(np.array_equal(wave, many[name]) for name, wave in few.items())
+    asked = sampled("asked", "--n", "3", "--label", "digit=7", "--label", "speaker=bob", "--seconds", "0.064")
+    assert list(asked) == [f"{number:05d}-7-bob.wav" for number in range(3)]
+    assert {len(wave) for wave in asked.values()} == {512}
+    lengths = {len(wave) for wave in many.values()}
+    assert lengths <= {64 * int(length) for length in CodeData(run / "codes").split("train").lengths}
+
+
+def test_conversion_keeps_codes_and_length_and_changes_the_voice(run, recordings, command, tmp_path):
+    result = command("convert_speaker", "--run", str(run), "--input", str(recordings / "7_ann_0.wav"), "--speaker", "bob",
+                     "--out", str(tmp_path / "bob"))
+    assert "1 conversions to bob" in result.stdout
+    command("convert_speaker", "--run", str(run), "--input", str(recordings), "--speaker", "ann", "--out", str(tmp_path / "ann"))
+    (one,) = waves(tmp_path / "bob").values()
+    original = soundfile.read(recordings / "7_ann_0.wav")[0]
+    assert len(one) == len(original) and len(waves(tmp_path / "ann")) == 28
+
+
+def test_reconstruct_takes_any_rate_and_needs_the_speaker(run, command, tmp_path):
+    stereo = np.stack([np.sin(np.arange(2000) / 20), np.zeros(2000)], 1) * 0.5
+    soundfile.write(tmp_path / "own.flac", stereo, 44_100)
+    base = ("reconstruct", "--run", str(run), "--input", str(tmp_path / "own.flac"), "--out", str(tmp_path / "out"))
+    result = command(*base, "--label", "speaker=ann")
+    assert "log-spectral distance" in result.stdout
+    (wave,) = waves(tmp_path / "out").values()
+    assert len(wave) == -(-2000 * 8000 // 44_100)
+    refused = command(*base, check=False)
+    assert refused.returncode == 2 and refused.stderr.strip().splitlines()[-1].startswith("error: --label: expected speaker=")
+
+
+def test_evaluation_counts_no_padding(run, arguments, command):
+    result = command("evaluate", *arguments[0])
+    figures = json.loads((run / "metrics.json").read_text())
+    sound, bits = figures["sound"], figures["bits_per_dim"]
+    assert figures["split"] == "test" and figures["items"] == 20
+    assert sound["bits_a_symbol"] == bits["distortion"] and sound["mu_law_bits_a_second"] == 64_000
+    assert sound["code_bits_a_second_uniform"] == 8000 / 64 * 4
+    assert sound["code_bits_a_second_prior"] == pytest.approx(bits["rate_prior"] * 8000, rel=1e-4)
+    # a length is rounded up to whole codes, so codes are a little more than one in 64 samples
+    assert 500 <= bits["rate_uniform"] * 8000 < 600
+    assert 0 <= sound["stoi_share"] <= 1 and "bits a mu-law symbol" in result.stdout
+    assert (run / "figures" / "spectrograms.png").exists()
+
+
+def test_probes_listen_when_they_are_asked(run, arguments, command, monkeypatch):
+    result = command("evaluate", *arguments[0], "evaluate.judge=true")
+    probes = json.loads((run / "metrics.json").read_text())["sound"]["probes"]
+    assert set(probes) == {"digit", "speaker"}
+    for verdict in probes.values():
+        assert set(verdict) == {"real", "reconstructions", "conversions", "samples"}
+        assert verdict["real"] > 0.9 and all(0 <= value <= 1 for value in verdict.values())
+    assert "digit heard: conversions" in result.stdout
+
+
+@pytest.mark.parametrize("script, flags, message", [
+    ("sample", ["--label", "digit=5"], "error: --label digit: expected one of 0, 7, found '5'"),
+    ("sample", ["--seconds", "9"], "error: --seconds: expected more than 0, at most 0.128, found 9.0"),
+    ("sample", ["--complete", "x.png"], "error: --complete: expected a run on image data"),
+    ("convert_speaker", ["--input", ".", "--speaker", "eve"], "error: --speaker: expected one of ann, bob, found 'eve'"),
+    ("convert_speaker", ["--input", "nothing", "--speaker", "ann"], "error: nothing: expected a sound file"),
+])
+def test_bad_requests_are_one_line(run, command, script, flags, message):
+    refused = command(script, "--run", str(run), *flags, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.strip().splitlines()[-1].startswith(message), refused.stderr
+
+
+def test_several_views_of_sound_are_refused(arguments, run, command):
+    refused = command("extract_codes", *arguments[0], "extract.views=2", check=False)
+    assert refused.returncode == 2 and "extract.views: expected 1 for sound" in refused.stderr
+
+
+def test_a_crop_that_the_encoder_cannot_divide_is_refused(arguments, command):
+    refused = command("train_stage1", *arguments[0], "run=odd", "data.crop=500", check=False)
+    assert refused.returncode == 2 and "divisible by 64, found 500" in refused.stderr
