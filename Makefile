@@ -6,12 +6,14 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+SPEECH := $(VENV)/.speech
 # a process a core, each on one thread; a file's tests stay together, since they share a trained run
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile
+DEMO_AUDIO = experiment=spoken_words_demo run=demo_audio
 CHOICE = experiment=$(EXPERIMENT) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stage1 extract-codes stage2 sample evaluate test test-all benchmark clean
+.PHONY: help install demo demo-audio stage1 extract-codes stage2 sample evaluate test test-all benchmark clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -29,6 +31,17 @@ demo: $(READY)  ## both stages, samples and figures on embedded handwritten digi
 	$(RUN) pipelines/train_stage2.py experiment=digits $(ARGS)
 	$(RUN) pipelines/sample.py --run runs/digits --n 64
 	$(RUN) pipelines/evaluate.py experiment=digits $(ARGS)
+
+$(SPEECH): $(READY)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,speech]'
+	@touch $@
+
+demo-audio: $(SPEECH)  ## both stages, new words and conversions of embedded speech: within ten minutes on two cores
+	$(RUN) pipelines/train_stage1.py $(DEMO_AUDIO) $(ARGS)
+	$(RUN) pipelines/extract_codes.py $(DEMO_AUDIO) $(ARGS)
+	$(RUN) pipelines/train_stage2.py $(DEMO_AUDIO) $(ARGS)
+	$(RUN) pipelines/sample.py --run runs/demo_audio --n 16
+	$(RUN) pipelines/evaluate.py $(DEMO_AUDIO) $(ARGS)
 
 stage1: $(READY)  ## train the autoencoder: make stage1 EXPERIMENT=mnist ARGS="train.steps=1000"
 	$(RUN) pipelines/train_stage1.py $(CHOICE)
@@ -51,9 +64,10 @@ test: $(READY)  ## all tests but the slow ones
 test-all: $(READY)  ## all tests
 	$(PYTEST)
 
-benchmark: $(READY)  ## speed, side by side: quantiser, sampling
+benchmark: $(READY)  ## speed, side by side: quantiser, sampling, sound
 	$(RUN) benchmarks/quantizer.py
 	$(RUN) benchmarks/sampling.py
+	$(RUN) benchmarks/wavenet.py
 
 clean:  ## remove the virtual environment (runs stay)
 	rm -rf $(VENV)

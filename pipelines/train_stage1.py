@@ -8,6 +8,7 @@ Sizes (channels, the variance that errors are divided by) come from the data, ne
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from pipelines.data.base import Batch, Data, label_columns, real_codes
 from pipelines.errors import InputError
 from pipelines.runs import claim_folder, run_of
 from pipelines.training import distributed
+from pipelines.training.log import RunLog
 from pipelines.training.loop import Settings, Task, describe_best, train
 from stage1_vqvae.codebook import perplexity, usage
 
@@ -31,9 +33,10 @@ class AutoencoderTask(Task):
     title = "stage 1"
     criterion = "objective"
 
-    def __init__(self, autoencoder: nn.Module, columns: list[int]):
+    def __init__(self, autoencoder: nn.Module, columns: list[int], sample_rate_hz: int | None):
         self.model = autoencoder
         self.columns = columns  # of the labels, those that the decoder is told
+        self.sample_rate_hz = sample_rate_hz  # of sound; None: pictures
         # while the price of the rate still rises, errors are lower than they will be
         self.settled_from = getattr(autoencoder.bottleneck, "rate_warmup_steps", 0)
         self.num_codes = getattr(autoencoder.bottleneck, "num_codes", None)
@@ -85,10 +88,17 @@ class AutoencoderTask(Task):
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.model.bottleneck.after_step(optimizer)
 
-    def picture(self, model: nn.Module, batch: Batch) -> Tensor | None:
-        if batch.x.dtype != torch.uint8:
-            return None
-        return media.comparison(batch.x.cpu(), model.evaluate(batch.x).reconstruction.cpu())
+    def show(self, model: nn.Module, batch: Batch, log: RunLog, step: int) -> None:
+        if self.sample_rate_hz is None:
+            made = model.evaluate(batch.x, self.labels(batch)).reconstruction
+            log.image(step, "validation", media.comparison(batch.x.cpu(), made.cpu()))
+            return
+        length = int(batch.lengths[0])
+        codes, labels = model.encode(batch.x[:1]), self.labels(batch)
+        draws = torch.from_numpy(np.random.Generator(np.random.Philox(key=[0, 0])).random((1, length)))
+        made = model.decode(codes, None if labels is None else labels[:1], draws.to(batch.x.device))
+        for name, wave in (("original", batch.x), ("reconstruction", made)):
+            log.sound(step, name, wave[0, 0, :length].float().cpu(), self.sample_rate_hz)
 
 
 def complete(cfg: DictConfig, data: Data) -> dict:
@@ -143,7 +153,8 @@ def main(cfg: DictConfig) -> None:
         torch.manual_seed(cfg.seed)
         autoencoder = build(config["autoencoder"])
         splits = {name: data.split(name) for name in ("train", "validation")}
-        task = AutoencoderTask(autoencoder, label_columns("decoder_condition_on", config["condition_on"], data.label_names))
+        columns = label_columns("decoder_condition_on", config["condition_on"], data.label_names)
+        task = AutoencoderTask(autoencoder, columns, config["example"].get("sample_rate_hz"))
         for epoch in (None, 0):  # as evaluation and as training see it
             check_fit(task, splits["train"].batch(torch.arange(1), cfg.seed, epoch))
         if distributed.rank() == 0:

@@ -27,7 +27,7 @@ ROWS = 4  # of a tile, the piece of a product whose sums stay in registers
 WIDE = 4 * 64  # bytes of a tile's row where there is AVX-512: 4 x 4 sums of its 32 registers of 64 bytes
 HALF = 2 * 64  # of such a tile for products of few outputs, which would be mostly padding
 NARROW = 2 * 32  # and elsewhere: 4 x 2 sums of 16 registers of 32 bytes
-AT_ONCE = 16  # rows of what positions of a WaveNet can be given together
+AT_ONCE = 16  # rows (positions * samples) of what a WaveNet's layers can be given for several positions together
 CHUNK = 64  # rows of the vertical stack that go through a layer at once, to stay in the nearest cache
 
 # numba's cache looks at this file alone: a change elsewhere to what is compiled here would go unseen.

@@ -73,7 +73,8 @@ def sample(
 
     Sample i depends on its own row of `uniforms` (and labels, local, known) alone: not on n nor on the other samples.
     On a CPU this holds to the bit, and the prior's compiled loop is used where it has one, on torch.get_num_threads()
-    threads; elsewhere the prior goes step by step. Sampling is done in evaluation mode and outside autocast.
+    threads; elsewhere the prior goes step by step, on CUDA by replaying one recorded step where the prior's allows it.
+    Sampling is done in evaluation mode and outside autocast.
 
     labels, local: as in `Prior.forward`. temperature 0 takes the likeliest code. top_k keeps exactly k codes, ties to
     the lower one. top_p keeps the likeliest codes up to and including the one that crosses p.
@@ -156,9 +157,7 @@ def _kept(logits: Tensor, mass: Tensor, rule: Rule) -> Tensor:
     return torch.zeros_like(kept).scatter(-1, order, kept)
 
 
-def _fill_by_steps(
-    prior: Prior, stepper: Stepper, codes: Tensor, uniforms: Tensor, rule: Rule
-) -> Iterator[int]:
+def _fill_by_steps(prior: Prior, stepper: Stepper, codes: Tensor, uniforms: Tensor, rule: Rule) -> Iterator[int]:
     finite = torch.ones((), dtype=torch.bool, device=codes.device)  # looked at once: a GPU need not wait at each step
     seen = codes.clamp(min=0)
     for position in itertools.product(*map(range, codes.shape[1:])):
@@ -236,7 +235,7 @@ def _run_beside(side: "torch.cuda.Stream", step: Callable[[], None]) -> None:
 def _record(side: "torch.cuda.Stream", step: Callable[[], None]) -> Callable[[], None]:
     """Records the launches of `step`, without running it; what comes back runs them all, by one call to the driver."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=side):
+    with torch.cuda.device(side.device), torch.cuda.graph(graph, stream=side):
         step()
     return graph.replay
 

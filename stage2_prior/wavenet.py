@@ -9,6 +9,7 @@ Inside, features lie as (b, t, c), so that every layer is one matrix product ove
 Axes: b batch, t positions, k codes of a codebook, g codebooks, c channels, L label columns.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
@@ -369,9 +370,8 @@ class CompiledWaveNet(CompiledLoop):
     def _state(self, samples: int, biases: np.ndarray) -> compiled.WaveNetState:
         first, weights = self.prior.layers[0], self.weights
         r, p = weights.embeddings.shape[2], first.dilated.out_features // 2
-        several = 1  # a power of two, as the dilations are
-        while 2 * several * samples <= compiled.AT_ONCE:
-            several *= 2
+        several = 2 ** max(0, math.floor(math.log2(compiled.AT_ONCE / samples)))  # a power of two, as the dilations are
+        assert SPAN % several == 0
 
         def zeros(*shape: int) -> np.ndarray:
             return np.zeros(shape, self.dtype)

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -49,10 +50,13 @@ class RunLog:
         for name, value in figures.items():
             self.tensorboard.add_scalar(f"{name}/{split}", value, step)
 
-    def image(self, step: int, name: str, picture) -> None:
+    def image(self, step: int, name: str, picture: Tensor) -> None:
         """picture: uint8 (3, h, w)."""
-        if self.active:
-            self.tensorboard.add_image(name, picture, step)
+        self.tensorboard.add_image(name, picture, step)
+
+    def sound(self, step: int, name: str, wave: Tensor, sample_rate_hz: int) -> None:
+        """wave: (t,) in [-1, 1]."""
+        self.tensorboard.add_audio(name, wave, step, sample_rate_hz)
 
     def show(self, step: int, figures: dict[str, float], items_per_second: float) -> None:
         self.bar.update(step - self.bar.n)

@@ -92,9 +92,8 @@ class Task(ABC):
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Runs after the optimiser's step. Default: nothing."""
 
-    def picture(self, model: nn.Module, batch: Batch) -> Tensor | None:
-        """A picture for TensorBoard, uint8 (3, h, w), or None."""
-        return None
+    def show(self, model: nn.Module, batch: Batch, log: RunLog, step: int) -> None:
+        """Writes an example of what the model does, a picture or a sound, to the log. Default: nothing."""
 
 
 def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path, seed: int, device: torch.device,
@@ -182,9 +181,8 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
                 judged = average if average is not None else model
                 values = validate(task, judged, validation, settings, device, precision)
                 log.figures(step, "validation", values, time.monotonic() - start)
-                picture = task.picture(judged, validation.batch(torch.arange(min(16, len(validation)))))
-                if picture is not None:
-                    log.image(step, "validation", picture)
+                if log.active:
+                    task.show(judged, validation.batch(torch.arange(min(16, len(validation)))), log, step)
                 score = values[task.criterion]
                 shown = shown | {f"val {task.criterion}": score}
                 refuse_bad_loss(torch.where(torch.tensor(math.isfinite(score)), 0, step).to(device), folder)

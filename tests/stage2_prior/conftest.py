@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from stage2_prior.pixelcnn import GatedPixelCNN
+from stage2_prior.prior import Prior
+from stage2_prior.wavenet import WaveNet
 
 
 @pytest.fixture(autouse=True)
@@ -22,12 +24,29 @@ def tiny() -> Callable[..., GatedPixelCNN]:
     def make(**options) -> GatedPixelCNN:
         torch.manual_seed(0)
         sizes = {"num_codes": 7, "channels": 12, "num_layers": 3, "first_kernel_size": 5, "head_channels": 20}
-        prior = GatedPixelCNN(**{**sizes, **options}).double()
-        with torch.no_grad():
-            for parameter in prior.parameters():  # biases, which start at zero, take part too
-                parameter += 0.1 * torch.randn_like(parameter)
-            for head in prior.heads:
-                head[3].weight *= 3
-        return prior
+        return spread(GatedPixelCNN(**{**sizes, **options}))
 
     return make
+
+
+@pytest.fixture
+def tiny_wavenet() -> Callable[..., WaveNet]:
+    """Makes a small float64 WaveNet of the dilations 1, 2, 4, 1, 2, its logits spread as if it had been trained."""
+
+    def make(**options) -> WaveNet:
+        torch.manual_seed(0)
+        sizes = {"num_codes": 7, "residual_channels": 6, "gate_channels": 10, "skip_channels": 24, "num_layers": 5,
+                 "dilation_cycle": 3}
+        return spread(WaveNet(**{**sizes, **options}))
+
+    return make
+
+
+@torch.no_grad()
+def spread(prior: Prior) -> Prior:
+    prior = prior.double()
+    for parameter in prior.parameters():  # biases, which start at zero, take part too
+        parameter += 0.1 * torch.randn_like(parameter)
+    for head in prior.heads:
+        head[3].weight *= 3
+    return prior
