@@ -12,7 +12,8 @@ from torch import Tensor
 def unigram_bits(train: Tensor, test: Tensor, num_codes: int, real: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Bits a code of `test` under the training frequencies (add-one smoothing), one for each codebook.
 
-    train, test: int64 (n, t, g). real: of both, which positions (n, t) are no padding; None: all. Returns float64 (g,)."""
+    train, test: int64 (n, t, g). real: of both, which positions (n, t) are no padding; None: all.
+    Returns float64 (g,)."""
     real_train, real_test = real or (all_real(train), all_real(test))
     books = range(train.shape[-1])
     logs = [_unigram(train[..., book][real_train], num_codes).log2() for book in books]

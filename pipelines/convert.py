@@ -1,4 +1,4 @@
-"""Conversion: the codes of a sound, decoded with other labels (arXiv 1711.00937, section 4.3): another speaker's voice."""
+"""Conversion (arXiv 1711.00937, section 4.3): the codes of a sound, decoded with other labels: in another voice."""
 
 import numpy as np
 import torch

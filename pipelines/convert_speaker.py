@@ -56,7 +56,8 @@ def main(arguments: argparse.Namespace) -> None:
     for number, (path, wave) in enumerate(zip(paths, own)):
         write_wav(out / f"{number:05d}-{path.stem}-{arguments.speaker}.wav", wave, example["sample_rate_hz"])
     rows = {"original": waves[:SHOWN], arguments.speaker: own[:SHOWN]}
-    comparison(out / "spectrograms.png", rows, {"original": [path.stem for path in paths[:SHOWN]]}, example["sample_rate_hz"])
+    captions = {"original": [path.stem for path in paths[:SHOWN]]}
+    comparison(out / "spectrograms.png", rows, captions, example["sample_rate_hz"])
     print(f"{len(paths)} conversions to {arguments.speaker} with {run.root}: {out / 'spectrograms.png'}")
 
 

@@ -196,7 +196,8 @@ def draw_images(run: Run, split: Split, measured: Measured, stage1: TrainedStage
     shown = min(SHOWN, len(split))
     originals = split.batch(torch.arange(shown)).x.cpu()
     paths = {"originals above reconstructions": run.figures / "reconstructions.png"}
-    media.write_picture(run.figures / "reconstructions.png", media.comparison(originals, measured.reconstructions[:shown]))
+    pairs = media.comparison(originals, measured.reconstructions[:shown])
+    media.write_picture(run.figures / "reconstructions.png", pairs)
     return paths | ({"samples": run.samples / "grid.png"} if (run.samples / "grid.png").exists() else {})
 
 
@@ -245,7 +246,8 @@ def uses(measured: Measured, num_codes: int) -> Tensor:
 
 def batches(split: Split, batch_size: int, title: str):
     """(number of the first item, batch) over a whole split, with a progress bar."""
-    for part in tqdm(torch.arange(len(split)).split(batch_size), desc=title, leave=False, dynamic_ncols=True, disable=None):
+    parts = torch.arange(len(split)).split(batch_size)
+    for part in tqdm(parts, desc=title, leave=False, dynamic_ncols=True, disable=None):
         yield int(part[0]), split.batch(part)
 
 

@@ -48,7 +48,8 @@ def main(arguments: argparse.Namespace) -> None:
     out = arguments.out or run.root / "reconstructions"
     reconstruct = {"image": reconstruct_pictures, "audio": reconstruct_sounds}.get(stage1.config["example"]["kind"])
     if reconstruct is None:
-        raise InputError(f"{run.root}: expected a run on pictures or sounds, found one on {stage1.config['example']['kind']}")
+        kind = stage1.config["example"]["kind"]
+        raise InputError(f"{run.root}: expected a run on pictures or sounds, found one on {kind}")
     count, picture, figure = reconstruct(stage1, arguments, out)
     print(f"{count} reconstructions with {run.root}, {figure}: {picture}")
 
@@ -80,15 +81,17 @@ def reconstruct_sounds(stage1: TrainedStage, arguments: argparse.Namespace, out:
     for name in told:
         column = example["label_names"].index(name)
         if name not in wanted:
-            raise InputError(f"--label: expected {name}=CLASS, one of {', '.join(example['classes'][column][:12])}, found none")
+            classes = ", ".join(example["classes"][column][:12])
+            raise InputError(f"--label: expected {name}=CLASS, one of {classes}, found none")
         labels[:, column] = class_number(f"--label {name}", wanted[name], example["classes"][column])
     out.mkdir(parents=True, exist_ok=True)
     made = convert(stage1, codes, labels, lengths, arguments.seed, arguments.batch_size)
     own = [wave[0, :length] for wave, length in zip(made, lengths.tolist())]
     for number, (path, wave) in enumerate(zip(paths, own)):
         sound_media.write_wav(out / f"{number:05d}-{path.stem}.wav", wave, rate)
-    shown = {"original": waves[: own_sounds.SHOWN], "reconstruction": own[: own_sounds.SHOWN]}
-    sound_media.comparison(out / "spectrograms.png", shown, {"original": [path.stem for path in paths[: own_sounds.SHOWN]]}, rate)
+    most = own_sounds.SHOWN
+    shown, captions = {"original": waves[:most], "reconstruction": own[:most]}, [path.stem for path in paths[:most]]
+    sound_media.comparison(out / "spectrograms.png", shown, {"original": captions}, rate)
     originals = torch.zeros_like(made)
     for row, wave in zip(originals, waves):
         row[0, : len(wave)] = wave

@@ -5,7 +5,8 @@
     python pipelines/sample.py --complete half-a-digit.png           # keeps the upper half, draws the rest
     python pipelines/sample.py --run pretrained/fsdd --label digit=7 --label speaker=theo --seconds 0.5
 
-Writes single pictures and one grid of them; or wav files, and one picture of their waves and spectrograms. Sample i depends on --seed and i alone, not on --n or --batch-size.
+Writes single pictures and one grid of them; or wav files, and one picture of their waves and spectrograms. Sample i
+depends on --seed and i alone, not on --n or --batch-size.
 """
 
 import argparse
@@ -85,9 +86,9 @@ def write_pictures(out: Path, images: Tensor) -> Path:
 def write_sounds(out: Path, made: Samples, stage1: TrainedStage) -> Path:
     """Each as a wav file named by its labels, and the first ones in a picture, which is named."""
     example, captions = stage1.config["example"], []
-    rate = example["sample_rate_hz"]
+    classes, rate = dict(zip(example["label_names"], example["classes"])), example["sample_rate_hz"]
     for number, (wave, length) in enumerate(zip(made.x[:, 0], made.lengths.tolist(), strict=True)):
-        words = [example["classes"][example["label_names"].index(name)][made.label(name)[number]] for name in made.label_names]
+        words = [classes[name][made.label(name)[number]] for name in made.label_names]
         captions.append(" ".join(words))
         write_wav(out / f"{'-'.join([f'{number:05d}', *words])}.wav", wave[:length], rate)
     waves = [wave[:length] for wave, length in zip(made.x[:SHOWN, 0], made.lengths.tolist())]

@@ -106,7 +106,8 @@ def main(cfg: DictConfig) -> None:
         splits = {name: codes.split(name) for name in ("train", "validation")}
         facts = {"stage1_hash": codes.stage1_hash, "trained_at": datetime.now(timezone.utc).isoformat()}
         means = {name: mean_codes(split) for name, split in splits.items()}
-        state = train(PriorTask(prior, columns, means, told_length), splits, settings, run.stage2, cfg.seed, device, facts)
+        task = PriorTask(prior, columns, means, told_length)
+        state = train(task, splits, settings, run.stage2, cfg.seed, device, facts)
     if distributed.rank() == 0:
         early = ", stopped early" if state["stopped_early"] else ""
         print(f"stage 2 is trained: {run.stage2}, step {state['step']}{early}; {describe_best(state, 'bits a code')}")

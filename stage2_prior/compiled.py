@@ -459,7 +459,7 @@ class WaveNetState(NamedTuple):
 
     biases: np.ndarray  # (l, s, n): before the gates, with what labels add
     sums: np.ndarray  # (l, several positions * s, n): before the gates
-    rings: np.ndarray  # (positions that the layers' kernels reach back * s, r): earlier inputs, by position modulo reach
+    rings: np.ndarray  # (positions that the kernels reach back * s, r): earlier inputs, by position modulo reach
     x: np.ndarray  # (s, n): the residual stream
     gated: np.ndarray  # (s, p)
     features: np.ndarray  # (s, n): the sum of the skip connections

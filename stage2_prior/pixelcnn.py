@@ -258,9 +258,7 @@ class CompiledPixelCNN(CompiledLoop):
         )
 
     def _stack(self, parts: list[np.ndarray | Tensor], axes: int) -> np.ndarray:
-        """Arrays of so many axes along a new first one; there may be none."""
-        parts = [part.detach().numpy() if isinstance(part, Tensor) else part for part in parts]
-        return np.stack(parts) if parts else np.zeros((0,) * (axes + 1), self.dtype)
+        return compiled.stack(parts, axes, self.dtype)
 
     def fill(
         self, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: "Rule"

@@ -153,7 +153,7 @@ class WaveNet(Prior):
 def _waves(levels: int, channels: int) -> Tensor:
     """(levels, channels): cosines of the level with 1/2, 1, 3/2, ... periods over the range, of unit variance in all.
 
-    The first, nearly linear in the level, has a quarter of it (of 32); of the others each has less than the one before."""
+    The first, nearly linear in the level, has a quarter of it (of 32), each of the others less than the one before."""
     level = (torch.arange(levels) + 0.5) / levels
     frequency = torch.arange(1, channels + 1)
     waves = torch.cos(torch.pi * frequency * level[:, None]) / frequency**0.5
@@ -205,7 +205,7 @@ class GatedLayer(nn.Module):
 
 
 class _Taps(torch.autograd.Function):
-    """x (b, t, r), local (b, t, c) or None -> (b, t, taps * r + c): x delayed by each of `delays`, the last 0, then local.
+    """x (b, t, r), local (b, t, c) or None -> (b, t, taps * r + c): x delayed by `delays`, of which the last is 0, local.
 
     As padding, slicing and concatenating do, with a third of the memory that their gradients go through."""
 
@@ -239,7 +239,8 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, sums: Tensor) -> Tensor:
         half = sums.shape[-1] // 2
-        scale = sums.new_tensor([1.0, 0.5]).repeat_interleave(half)
+        scale = sums.new_ones(2 * half)
+        scale[half:] = 0.5  # filled on the device: nothing is copied there, nothing waits
         tanh = torch.mul(sums, scale).tanh_()
         ctx.save_for_backward(tanh)
         f, g = tanh[..., :half], tanh[..., half:]
@@ -292,7 +293,7 @@ class WaveNetStepper(ReplayableStepper):
         before = codes.index_select(1, (position - 1).clamp(min=0))
         x = torch.where(position > 0, self.prior.embed(before)[:, 0], self.start)
         local = None if self.local is None else self.local.index_select(1, position)[:, 0]
-        slots = (position - self.delays) % self.lengths  # (layers, kernel_size): where in the rings the kernels' taps are
+        slots = (position - self.delays) % self.lengths  # (layers, kernel_size): where in a ring what the kernel sees is
         gated = []
         for layer, ring, slot, weight, bias in zip(
             self.prior.layers, self.rings, slots, self.weights, self.biases, strict=True
@@ -370,7 +371,7 @@ class CompiledWaveNet(CompiledLoop):
     def _state(self, samples: int, biases: np.ndarray) -> compiled.WaveNetState:
         first, weights = self.prior.layers[0], self.weights
         r, p = weights.embeddings.shape[2], first.dilated.out_features // 2
-        several = 2 ** max(0, math.floor(math.log2(compiled.AT_ONCE / samples)))  # a power of two, as the dilations are
+        several = 2 ** max(0, math.floor(math.log2(compiled.AT_ONCE / samples)))  # a power of two, as dilations are
         assert SPAN % several == 0
 
         def zeros(*shape: int) -> np.ndarray:

@@ -164,7 +164,7 @@ def code_lengths(batch: Batch, positions: int) -> Tensor | None:
 
 
 def real_codes(codes: Tensor, batch: Batch) -> Tensor:
-    """Codes (b, *grid[, g]) of a batch -> those that stand for something real: (n, ...) of padded items, else unchanged."""
+    """Codes (b, *grid[, g]) of a batch -> those that stand for something real: of padded items (n, ...), else all."""
     lengths = code_lengths(batch, codes.shape[1])
     if lengths is None:
         return codes

@@ -23,7 +23,8 @@ class FSDD(SoundData):
         super().__init__(root, cache, sample_rate_hz, crop, length, peak, validation_fraction, workers, seed)
 
     def _recordings(self, root: Path) -> Recordings:
-        named = [(file.path, NAME.fullmatch(file.path.rpartition("/")[2])) for file in list_files(root, {".wav", ".flac"})]
+        paths = [file.path for file in list_files(root, {".wav", ".flac"})]
+        named = [(path, NAME.fullmatch(path.rpartition("/")[2])) for path in paths]
         found = [(path, match) for path, match in named if match]
         columns = {label: [match[label] for _, match in found] for label in ("digit", "speaker")}
         self.label_names, self.classes, labels = labels_of(columns)

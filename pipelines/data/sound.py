@@ -152,7 +152,8 @@ class SoundData(Data):
 
     def _split(self, name: str) -> SoundSplit:
         recordings, starts, lengths, bounds = self._items[name]
-        return SoundSplit(self.samples, self._labels[recordings], lengths=lengths, starts=starts, bounds=bounds, **self.window)
+        return SoundSplit(self.samples, self._labels[recordings], lengths=lengths, starts=starts, bounds=bounds,
+                          **self.window)
 
 
 def _items(recordings: Tensor, starts: Tensor, lengths: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
