@@ -153,3 +153,16 @@ def test_several_views_of_sound_are_refused(arguments, run, command):
 def test_a_crop_that_the_encoder_cannot_divide_is_refused(arguments, command):
     refused = command("train_stage1", *arguments[0], "run=odd", "data.crop=500", check=False)
     assert refused.returncode == 2 and "divisible by 64, found 500" in refused.stderr
+
+
+def test_the_speech_that_comes_with_the_project_samples_and_converts(command, tmp_path):
+    run = Path(__file__).resolve().parents[2] / "pretrained" / "fsdd"
+    assert sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) < 6e6
+    for name in ("one", "two"):
+        command("sample", "--run", str(run), "--n", "1", "--label", "digit=7", "--out", str(tmp_path / name))
+    (wave,), (again,) = (waves(tmp_path / name).values() for name in ("one", "two"))
+    assert np.array_equal(wave, again) and len(wave) > 1000 and np.abs(wave).max() > 1000
+    (path,) = (tmp_path / "one").glob("*.wav")
+    command("convert_speaker", "--run", str(run), "--input", str(path), "--speaker", "theo", "--out", str(tmp_path / "theo"))
+    (converted,) = waves(tmp_path / "theo").values()
+    assert len(converted) == len(wave) and not np.array_equal(converted, wave)
