@@ -55,8 +55,7 @@ class AutoencoderTask(Task):
         if self.num_codes:
             counts = self.use(output.latent.codes, batch)
             self.counts = counts if self.counts is None else self.counts + counts
-        return {"objective": output.objective, "bound": output.objective + model.beta * output.latent.rate_nats
-                / batch.x[0].numel()}
+        return {"objective": output.objective, "bound": output.bound}
 
     def summary(self) -> dict[str, float]:
         if self.counts is None:

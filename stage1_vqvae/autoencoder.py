@@ -22,8 +22,9 @@ from stage1_vqvae.likelihoods import Likelihood
 class Output:
     """One training forward."""
 
-    loss: Tensor  # () what is minimised: mean of (objective + beta rate / data dimensions), + auxiliary
+    loss: Tensor  # () what is minimised: mean of bound, + auxiliary
     objective: Tensor  # (b,) the likelihood's, per data dimension: with a Gaussian of given variance the NMSE
+    bound: Tensor  # (b,) objective + beta rate / data dimensions
     auxiliary: Tensor  # () the latent's loss and that of an autoregressive decoder's guide
     latent: Latent
     params: Tensor  # the decoder's output: the likelihood's parameters, (b, c * params_per_value, *grid)
@@ -70,10 +71,9 @@ class Autoencoder(nn.Module):
         prediction = self._predict(latent.z_q, x, labels)
         dimensions = x[0].numel() if lengths is None else lengths * x[0, :, 0].numel()
         objective = self.likelihood.objective(prediction.params, x, lengths) / dimensions
-        rate = self._counted_rate(latent, x, lengths)
+        bound = objective + self.beta / dimensions * self._counted_rate(latent, x, lengths)
         auxiliary = latent.loss + prediction.loss
-        loss = (objective + self.beta / dimensions * rate).mean() + auxiliary
-        return Output(loss=loss, objective=objective, auxiliary=auxiliary, latent=latent, params=prediction.params)
+        return Output(bound.mean() + auxiliary, objective, bound, auxiliary, latent, prediction.params)
 
     def embed(self, x: Tensor) -> Tensor:
         """x in data units -> z_e (b, dim, *grid), what the bottleneck reads."""

@@ -137,6 +137,7 @@ def test_padding_counts_for_nothing():
     assert found.rate_nats.tolist() == pytest.approx([5 * math.log(16), 3 * math.log(16)])  # 20 samples: 2.5 codes
     output = model(x, labels, lengths=lengths)
     assert torch.allclose(output.objective, found.nll_nats / lengths)
+    assert torch.allclose(output.bound, (found.nll_nats + found.rate_nats) / lengths)
     assert found.reconstruction is None
 
 
