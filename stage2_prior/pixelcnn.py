@@ -9,7 +9,6 @@ Axes: b batch, c channels, h rows, w columns, k codes of a codebook, g codebooks
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,15 +18,16 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from stage2_prior import compiled
+from stage2_prior.codebooks import CodebookPrior
 from stage2_prior.dropout import GlobalBatchDropout
 from stage2_prior.initialise import GATE_GAIN, initialise
-from stage2_prior.prior import NOT_FINITE, CompiledLoop, Prior, Stepper
+from stage2_prior.prior import NOT_FINITE, CompiledLoop, Stepper
 
 if TYPE_CHECKING:
     from stage2_prior.sampling import Rule
 
 
-class GatedPixelCNN(Prior):
+class GatedPixelCNN(CodebookPrior):
     """p(codes | labels, local) over (h, w) grids of any size: 1606.05328, equations 2, 4 and 5.
 
     channels: features p of each stack; convolutions yield 2p, gated to p. head_channels: width of the head.
@@ -63,25 +63,20 @@ class GatedPixelCNN(Prior):
         for name, value in {"kernel_size": kernel_size, "first_kernel_size": first_kernel_size}.items():
             if value < 3 or value % 2 == 0:
                 raise ValueError(f"{name}: expected an odd number of 3 or more, found {value}")
-        g = num_codebooks
-        self.embeddings = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(g))
+        self.embeddings = self._tables(num_codebooks, channels)
         sizes = (first_kernel_size,) + (kernel_size,) * (num_layers - 1)
         self.layers = nn.ModuleList(
             GatedLayer(channels, n, i == 0, self.num_classes, local_channels, dropout) for i, n in enumerate(sizes)
         )
-        self.within = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(g - 1))
-        self.heads = nn.ModuleList(
-            nn.Sequential(nn.ReLU(), nn.Linear(channels, head_channels), nn.ReLU(), nn.Linear(head_channels, num_codes))
-            for _ in range(g)
-        )
+        self.within = self._tables(num_codebooks - 1, channels)
+        self.heads = self._heads(channels, head_channels)
         self._initialise()
 
     @torch.no_grad()
     def _initialise(self) -> None:
         """Unit variance before every gate; a residual stream that grows from 1 to 2; logits near zero."""
-        g, depth = self.num_codebooks, len(self.layers)
-        for embedding in (*self.embeddings, *self.within):
-            nn.init.normal_(embedding.weight, std=g**-0.5)
+        depth = len(self.layers)
+        self._initialise_embeddings()
         for i, layer in enumerate(self.layers):
             initialise(layer.vertical, 1.0 if i == 0 else GATE_GAIN)
             initialise(layer.across, 0.5**0.5)  # the two halves of the horizontal stack's sum
@@ -91,25 +86,15 @@ class GatedPixelCNN(Prior):
                 nn.init.normal_(table.weight, std=0.1)
             if layer.local is not None:
                 initialise(layer.local, 0.5)
-        for head in self.heads:
-            initialise(head[1], 2**0.5)  # He et al. (2015), for ReLU
-            initialise(head[3], 0.1)
+        self._initialise_heads()
 
     def forward(self, codes: Tensor, labels: Tensor | None = None, local: Tensor | None = None) -> Tensor:
         self.check(codes, labels, local)
-        v = h = self.embed(codes if self.num_codebooks > 1 else codes[..., None])
+        codes = codes if self.num_codebooks > 1 else codes[..., None]
+        v = h = self.embed(codes).movedim(-1, 1)
         for layer in self.layers:
             v, h = layer(v, h, labels, local)
-        features = rearrange(h, "b p h w -> b h w p")
-        if self.num_codebooks == 1:
-            return self.heads[0](features).movedim(-1, 1)
-        earlier = (table(codes[..., j]) for j, table in enumerate(self.within))
-        logits = [head(seen) for head, seen in zip(self.heads, accumulate(earlier, initial=features), strict=True)]
-        return torch.stack(logits, dim=-2).movedim(-1, 1)  # in memory k is innermost: log_prob reads it as it lies
-
-    def embed(self, codes: Tensor) -> Tensor:
-        """Codes (b, h, w, g) -> the sum of their embeddings (b, p, h, w), channels last in memory."""
-        return sum(table(codes[..., j]) for j, table in enumerate(self.embeddings)).movedim(-1, 1)
+        return self.predict(rearrange(h, "b p h w -> b h w p"), codes)
 
     def stepper(
         self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
@@ -205,7 +190,7 @@ class PixelCNNStepper(Stepper):
 
     def _row(self, codes: Tensor, row: int) -> None:
         if row > 0:
-            self.rows[0] = _push(self.rows[0], self.prior.embed(codes[:, row - 1 : row]), dim=2)
+            self.rows[0] = _push(self.rows[0], self.prior.embed(codes[:, row - 1 : row]).movedim(-1, 1), dim=2)
         local = None if self.local is None else self.local[:, :, row : row + 1]
         self.sums, last = [], len(self.prior.layers) - 1
         for i, layer in enumerate(self.prior.layers):
@@ -219,7 +204,7 @@ class PixelCNNStepper(Stepper):
         if column == 0:
             self.columns = [torch.zeros_like(seen) for seen in self.columns]
         else:
-            embedded = self.prior.embed(codes[:, row : row + 1, column - 1 : column])
+            embedded = self.prior.embed(codes[:, row : row + 1, column - 1 : column]).movedim(-1, 1)
             self.columns[0] = _push(self.columns[0], embedded, dim=3)
         h = self.columns[0]
         for i, layer in enumerate(self.prior.layers):

@@ -3,7 +3,7 @@
 Dilated causal convolutions with gated units (section 2.3), residual and skip connections (2.4), conditioned globally on
 labels and locally on features that lie on the codes' own grid (2.5). The variant: the code before each position is
 embedded (no convolution of one-hot vectors), kernels of 2, a skip connection from every layer into a head of two 1x1
-convolutions. Several codebooks at a position are predicted one after another, as in `GatedPixelCNN`.
+convolutions. Several codebooks at a position are predicted one after another (`CodebookPrior`).
 
 Inside, features lie as (b, t, c), so that every layer is one matrix product over all positions.
 Axes: b batch, t positions, k codes of a codebook, g codebooks, c channels, L label columns.
@@ -11,7 +11,6 @@ Axes: b batch, t positions, k codes of a codebook, g codebooks, c channels, L la
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 
 import numpy as np
 import torch
@@ -21,15 +20,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from stage2_prior import compiled
+from stage2_prior.codebooks import CodebookPrior
 from stage2_prior.dropout import GlobalBatchDropout
 from stage2_prior.initialise import GATE_GAIN, initialise
-from stage2_prior.prior import NOT_FINITE, CompiledLoop, Prior
+from stage2_prior.prior import NOT_FINITE, CompiledLoop
 from stage2_prior.sampling import ReplayableStepper, Rule
 
 SPAN = 256  # positions between two reports of the compiled loop
 
 
-class WaveNet(Prior):
+class WaveNet(CodebookPrior):
     """p(codes | labels, local) of codes int64 (b, t[, g]), position by position.
 
     gate_channels: before the split into filter and gate, so twice the units of a layer.
@@ -66,7 +66,7 @@ class WaveNet(Prior):
         if kernel_size < 2:
             raise ValueError(f"kernel_size: expected 2 or more, found {kernel_size}")
         self.kernel_size = kernel_size
-        self.embeddings = nn.ModuleList(nn.Embedding(num_codes, residual_channels) for _ in range(num_codebooks))
+        self.embeddings = self._tables(num_codebooks, residual_channels)
         self.layers = nn.ModuleList(
             GatedLayer(
                 residual_channels,
@@ -81,13 +81,8 @@ class WaveNet(Prior):
             for i in range(num_layers)
         )
         self.skip = nn.Linear(num_layers * gate_channels // 2, skip_channels)  # the sum of all layers' skip connections
-        self.within = nn.ModuleList(nn.Embedding(num_codes, skip_channels) for _ in range(num_codebooks - 1))
-        self.heads = nn.ModuleList(
-            nn.Sequential(
-                nn.ReLU(), nn.Linear(skip_channels, skip_channels), nn.ReLU(), nn.Linear(skip_channels, num_codes)
-            )
-            for _ in range(num_codebooks)
-        )
+        self.within = self._tables(num_codebooks - 1, skip_channels)
+        self.heads = self._heads(skip_channels, skip_channels)
         self._initialise()
 
     @property
@@ -99,8 +94,7 @@ class WaveNet(Prior):
     def _initialise(self) -> None:
         """Unit variance before every gate, a residual stream that grows from 1 to 2, logits near zero."""
         depth, halved = len(self.layers), 1 + (self.local_channels > 0)
-        for embedding in (*self.embeddings, *self.within):
-            nn.init.normal_(embedding.weight, std=self.num_codebooks**-0.5)
+        self._initialise_embeddings()
         if self.ordered:
             for embedding in self.embeddings:
                 embedding.weight.copy_(_waves(*embedding.weight.shape) * self.num_codebooks**-0.5)
@@ -113,9 +107,7 @@ class WaveNet(Prior):
             if layer.local is not None:
                 initialise(layer.local, halved**-0.5)
         initialise(self.skip, GATE_GAIN)
-        for head in self.heads:
-            initialise(head[1], 2**0.5)  # He et al. (2015), for ReLU
-            initialise(head[3], 0.1)
+        self._initialise_heads()
 
     def forward(self, codes: Tensor, labels: Tensor | None = None, local: Tensor | None = None) -> Tensor:
         self.check(codes, labels, local)
@@ -129,16 +121,7 @@ class WaveNet(Prior):
         for layer in self.layers:
             x, units = layer(x, labels, local)
             gated.append(units)
-        features = self.skip(torch.cat(gated, dim=-1))
-        if self.num_codebooks == 1:
-            return self.heads[0](features).movedim(-1, 1)
-        earlier = (table(codes[..., j]) for j, table in enumerate(self.within))
-        logits = [head(seen) for head, seen in zip(self.heads, accumulate(earlier, initial=features), strict=True)]
-        return torch.stack(logits, dim=-2).movedim(-1, 1)  # in memory k is innermost: log_prob reads it as it lies
-
-    def embed(self, codes: Tensor) -> Tensor:
-        """Codes (b, t, g) -> the sum of their embeddings (b, t, c)."""
-        return sum(table(codes[..., j]) for j, table in enumerate(self.embeddings))
+        return self.predict(self.skip(torch.cat(gated, dim=-1)), codes)
 
     def stepper(
         self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
