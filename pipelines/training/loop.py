@@ -274,7 +274,8 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+            fast = device.type == "cpu" and (
+                torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
         name = "bfloat16" if fast else "float32"
     if name not in ("bfloat16", "float32", "float64"):
         raise InputError(f"precision: expected auto, bfloat16, float32 or float64, found {name!r}")
