@@ -16,7 +16,7 @@ from pipelines.convert import convert
 from pipelines.errors import InputError, one_line_errors
 from pipelines.generate import class_number
 from pipelines.own_sounds import SHOWN, encode_sounds
-from pipelines.runs import Run, latest_run, load_stage1
+from pipelines.runs import chosen_run, load_stage1
 from pipelines.sound_media import comparison, write_wav
 from pipelines.training.distributed import choose_device
 
@@ -39,7 +39,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.batch_size < 1:
         raise InputError(f"--batch-size: expected at least 1, found {arguments.batch_size}")
     device = choose_device(arguments.device)
-    run = Run(arguments.run) if arguments.run else latest_run(arguments.runs_dir)
+    run = chosen_run(arguments.run, arguments.runs_dir)
     stage1 = load_stage1(run, device)
     told, example = stage1.config.get("condition_on", []), stage1.config["example"]
     if arguments.label not in told:

@@ -7,10 +7,9 @@ codes keep; on class-conditional samples, how many are recognisably of the class
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from pipelines.data.base import Split
-from pipelines.training.order import step_items, step_seed
+from pipelines.classifier import train_classifier
+from pipelines.data.base import Batch, Split
 
 STEPS, BATCH, LR = 1500, 128, 2e-3  # three and a half epochs of MNIST
 
@@ -20,22 +19,11 @@ def train_judge(split: Split, column: int, num_classes: int, shape: tuple[int, i
     """A convolutional classifier of uint8 images (b, *shape) -> logits (b, num_classes), trained on `split`.
 
     Images are shifted by up to an eighth of their size while training, so that it reads shapes, not positions."""
-    torch.manual_seed(step_seed(seed, 0))
-    model = _classifier(shape, num_classes).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=STEPS)
-    model.train()
-    for step in tqdm(range(1, STEPS + 1), desc="judge", leave=False, dynamic_ncols=True):
-        torch.manual_seed(step_seed(seed, step))
-        indices, _ = step_items(seed, step, BATCH, len(split))
-        batch = split.batch(torch.from_numpy(indices))
-        images = _shifted(_scaled(batch.x.to(device)), max(1, shape[-1] // 8))
-        loss = F.cross_entropy(model(images), batch.labels[:, column].to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return model.eval()
+    def logits(model: nn.Module, batch: Batch) -> Tensor:
+        return model(_shifted(_scaled(batch.x.to(device)), max(1, shape[-1] // 8)))
+
+    return train_classifier(lambda: _classifier(shape, num_classes), logits, split, column, steps=STEPS,
+                            batch_size=BATCH, lr=LR, seed=seed, device=device, title="judge")
 
 
 @torch.no_grad()

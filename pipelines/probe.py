@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 from torchaudio.transforms import MelSpectrogram
-from tqdm import tqdm
 
-from pipelines.data.base import Split
-from pipelines.training.order import step_items, step_seed
+from pipelines.classifier import train_classifier
+from pipelines.data.base import Batch, Split
 
 STEPS, BATCH, LR = 400, 64, 3e-3  # 11 epochs of the 2,290 spoken digits
 BANDS, UNITS = 40, 96
@@ -73,24 +72,13 @@ def train_probe(split: Split, column: int, num_classes: int, sample_rate_hz: int
     """A classifier of sounds into the classes of one column of the labels, trained on whole clips of `split`.
 
     Its weights are a function of the split and `seed`."""
-    torch.manual_seed(step_seed(seed, 0))
-    model = Probe(num_classes, sample_rate_hz).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=STEPS)
-    model.train()
-    for step in tqdm(range(1, STEPS + 1), desc="probe", leave=False, dynamic_ncols=True):
-        torch.manual_seed(step_seed(seed, step))
-        indices, _ = step_items(seed, step, BATCH, len(split))
-        batch = split.batch(torch.from_numpy(indices))
+    def logits(model: nn.Module, batch: Batch) -> Tensor:
         waves, lengths = augmented(cut(batch.x, batch.lengths), batch.lengths, sample_rate_hz)
         x, frames = model.features(waves.to(device), lengths.to(device))
-        logits = model.classify(blanked(x, frames), frames)
-        loss = F.cross_entropy(logits, batch.labels[:, column].to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return model.eval()
+        return model.classify(blanked(x, frames), frames)
+
+    return train_classifier(lambda: Probe(num_classes, sample_rate_hz), logits, split, column, steps=STEPS,
+                            batch_size=BATCH, lr=LR, seed=seed, device=device, title="probe")
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from pipelines.data.pictures import find_pictures, load_pictures
 from pipelines.errors import InputError, one_line_errors
 from pipelines.generate import class_number, parse_labels
 from pipelines.own_sounds import encode_sounds
-from pipelines.runs import Run, TrainedStage, latest_run, load_stage1
+from pipelines.runs import TrainedStage, chosen_run, load_stage1
 from pipelines.sound_figures import log_spectral_distance
 from pipelines.training.distributed import choose_device
 
@@ -43,7 +43,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.batch_size < 1:
         raise InputError(f"--batch-size: expected at least 1, found {arguments.batch_size}")
     device = choose_device(arguments.device)
-    run = Run(arguments.run) if arguments.run else latest_run(arguments.runs_dir)
+    run = chosen_run(arguments.run, arguments.runs_dir)
     stage1 = load_stage1(run, device)
     out = arguments.out or run.root / "reconstructions"
     reconstruct = {"image": reconstruct_pictures, "audio": reconstruct_sounds}.get(stage1.config["example"]["kind"])

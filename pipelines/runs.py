@@ -153,8 +153,10 @@ def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dic
         raise InputError(f"{path}: {key}: expected {str(there)[:80]} as in training, found {str(here)[:80]} now")
 
 
-def latest_run(runs_dir: Path) -> Run:
-    """The run whose stage 2 was trained last, as its state says; else the one that comes with the project."""
+def chosen_run(named: Path | None, runs_dir: Path) -> Run:
+    """The run that is named; else the one whose stage 2 was trained last, as its state says; else the one that comes with the project."""
+    if named:
+        return Run(named)
     trained = []
     for pointer in sorted(runs_dir.glob("*/stage2/checkpoints/best")):
         step_folder = find_checkpoint(pointer.parent.parent, "best")

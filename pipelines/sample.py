@@ -20,7 +20,7 @@ from pipelines import media
 from pipelines.data.pictures import load_pictures
 from pipelines.errors import InputError, one_line_errors
 from pipelines.generate import Samples, generate, load_chain, parse_labels, told_names
-from pipelines.runs import Run, TrainedStage, latest_run
+from pipelines.runs import TrainedStage, chosen_run
 from pipelines.sound_media import spectrograms, write_wav
 from pipelines.training.distributed import choose_device
 
@@ -54,7 +54,7 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.seed < 0:
         raise InputError(f"--seed: expected 0 or more, found {arguments.seed}")
     device = choose_device(arguments.device)
-    run = Run(arguments.run) if arguments.run else latest_run(arguments.runs_dir)
+    run = chosen_run(arguments.run, arguments.runs_dir)
     stage1, stage2 = load_chain(run, device)
     example = stage1.config["example"]
     for flag, kind in (("seconds", "audio"), ("complete", "image")):

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pipelines.data.files import FoundFile, list_files
-from pipelines.data.image_folder import FOLDERS, class_folder, class_names
+from pipelines.data.files import class_folder, class_names, find_parts
 from pipelines.data.sound import Recordings, SoundData, labels_of
 from pipelines.data.sounds import SUFFIXES
 from pipelines.errors import InputError
@@ -29,8 +28,8 @@ class AudioFolder(SoundData):
         super().__init__(root, cache, sample_rate_hz, crop, length, peak, validation_fraction, workers, seed)
 
     def _recordings(self, root: Path) -> Recordings:
-        parts = find_parts(root)
-        speakers = class_names(parts["train"][1])
+        parts = find_parts(root, SUFFIXES, "sounds")
+        speakers = class_names(parts["train"].files)
         files, splits, labels = [], [], []
         for split, (folder, found) in parts.items():
             prefix = "" if folder == root else f"{folder.name}/"
@@ -45,19 +44,3 @@ class AudioFolder(SoundData):
             return Recordings(files, torch.zeros(len(files), 0, dtype=torch.int64), splits)
         self.label_names, self.classes, numbers = labels_of({"speaker": labels})
         return Recordings(files, numbers, splits)
-
-
-def find_parts(root: Path) -> dict[str, tuple[Path, list[FoundFile]]]:
-    """The folder and the sounds of each split that has one; where none has, all of root's are training's."""
-    present = {split: [root / name for name in names if (root / name).is_dir()] for split, names in FOLDERS.items()}
-    if len(present["validation"]) > 1:
-        found = " and ".join(folder.name for folder in present["validation"])
-        raise InputError(f"{root}: expected one folder for validation, found {found}")
-    folders = {split: found[0] for split, found in present.items() if found} or {"train": root}
-    if "train" not in folders:
-        raise InputError(f"{root}: expected a folder train beside {next(iter(folders.values())).name}, found none")
-    parts = {split: (folder, list_files(folder, SUFFIXES)) for split, folder in folders.items()}
-    for folder, found in parts.values():
-        if not found:
-            raise InputError(f"{folder}: expected sounds ({', '.join(sorted(SUFFIXES))}), found none")
-    return parts

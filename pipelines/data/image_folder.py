@@ -14,7 +14,6 @@ import os
 import warnings
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import PIL
@@ -24,19 +23,10 @@ from tqdm import tqdm
 
 from pipelines.data.base import Data, checked_hold_out_size, hold_out
 from pipelines.data.images import ImageSplit
-from pipelines.data.files import FoundFile, warn_unreadable
-from pipelines.data.pictures import SUFFIXES, decode_pictures, list_pictures
+from pipelines.data.files import FOLDERS, Part, class_folder, class_names, find_parts, warn_unreadable
+from pipelines.data.pictures import SUFFIXES, decode_pictures
 from pipelines.errors import InputError
 from pipelines.training.checkpoint import write_atomically
-
-FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
-
-
-class Part(NamedTuple):
-    """The pictures of a folder, as found there."""
-
-    folder: Path
-    files: list[FoundFile]
 
 
 class ImageFolder(Data):
@@ -78,7 +68,7 @@ class ImageFolder(Data):
         self.name = name or Path(root).resolve().name
         self.shape = (channels, size, size)
         self.augmentation = {"size": (size, size), "pad": pad, "flip": flip}
-        parts = find_parts(Path(root))
+        parts = find_parts(Path(root), SUFFIXES, "pictures")
         names = class_names(parts["train"].files)
         self.label_names, self.classes = (("class",), (names,)) if names else ((), ())
         labels = {split: self._labels(part) for split, part in parts.items()}
@@ -105,38 +95,6 @@ class ImageFolder(Data):
                 raise InputError(f"{part.folder / file.path}: expected a picture in the folder of one of training's "
                                  f"{len(numbers)} classes, found {class_folder(file) or 'no such folder'!r}")
         return torch.tensor([[numbers[class_folder(file)]] for file in part.files])
-
-
-def find_parts(root: Path) -> dict[str, Part]:
-    """The pictures of each split that has a folder; where none has, all of root's are training's.
-
-    Raises InputError for a folder that is missing or without pictures."""
-    if not root.is_dir():
-        raise InputError(f"{root}: expected a folder of pictures, found {'a file' if root.exists() else 'nothing'}; "
-                         "name it with data.root=FOLDER")
-    present = {split: [root / name for name in names if (root / name).is_dir()] for split, names in FOLDERS.items()}
-    folders = {split: found[0] for split, found in present.items() if found}
-    if len(present["validation"]) > 1:
-        found = " and ".join(folder.name for folder in present["validation"])
-        raise InputError(f"{root}: expected one folder for validation, found {found}")
-    if folders and "train" not in folders:
-        raise InputError(f"{root}: expected a folder train beside {next(iter(folders.values())).name}, found none")
-    parts = {split: Part(folder, list_pictures(folder)) for split, folder in (folders or {"train": root}).items()}
-    for part in parts.values():
-        if not part.files:
-            raise InputError(f"{part.folder}: expected pictures ({', '.join(sorted(SUFFIXES))}), found none")
-    return parts
-
-
-def class_folder(file: FoundFile) -> str:
-    """The first folder on a picture's path, "" if there is none."""
-    return file.path.split("/")[0] if "/" in file.path else ""
-
-
-def class_names(files: list[FoundFile]) -> tuple[str, ...]:
-    """The folders that pictures lie in, sorted, if they are classes: two at least, and no picture outside them."""
-    names = sorted({class_folder(file) for file in files})
-    return tuple(names) if len(names) > 1 and "" not in names else ()
 
 
 def decoded(

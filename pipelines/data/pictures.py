@@ -15,17 +15,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pipelines.data.files import FoundFile, list_files, warn_unreadable
+from pipelines.data.files import list_files, warn_unreadable
 from pipelines.errors import InputError, naming
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 100_000_000  # of one picture: 300 MB when decoded; a file of a few kB can claim a thousand times as many
 CHUNK = 64  # pictures that a process takes at a time
-
-
-def list_pictures(folder: Path) -> list[FoundFile]:
-    """Picture files at any depth below a folder, sorted by path."""
-    return list_files(folder, SUFFIXES)
 
 
 def find_pictures(path: Path) -> list[Path]:
@@ -34,7 +29,7 @@ def find_pictures(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InputError(f"{path}: expected a picture or a folder of pictures, found nothing")
-    found = [path / picture.path for picture in list_pictures(path)]
+    found = [path / picture.path for picture in list_files(path, SUFFIXES)]
     if not found:
         raise InputError(f"{path}: expected pictures ({', '.join(sorted(SUFFIXES))}), found none")
     return found
