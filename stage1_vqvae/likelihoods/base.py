@@ -60,3 +60,24 @@ class Likelihood(nn.Module, ABC):
             counts = torch.arange(values.shape[2], device=values.device) < lengths[:, None]
             values = values * counts.view(len(values), 1, -1, *[1] * (values.ndim - 3))
         return values.flatten(1).sum(1)
+
+
+class ExactMass(Likelihood):
+    """Training minimises what is reported, the exact -log mass in nats; reports are in float64."""
+
+    @abstractmethod
+    def log_mass(self, params: Tensor, x: Tensor) -> Tensor:
+        """Params (b, c * params_per_value, *grid), uint8 x (b, c, *grid) -> log p (b, c, *grid), in params' type."""
+
+    @abstractmethod
+    def expectation(self, params: Tensor) -> Tensor:
+        """-> (b, c, *grid): the mean level under these masses, not rounded."""
+
+    def objective(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self._counted(-self.log_mass(self._precise(params), x), lengths)
+
+    def nll_nats(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self._counted(-self.log_mass(params.double(), x), lengths)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return self.expectation(self._precise(params)).round().to(torch.uint8)
