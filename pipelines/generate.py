@@ -183,26 +183,15 @@ def generate(stage1: TrainedStage, stage2: TrainedStage, count: int, seed: int, 
                    None if lengths[0] is None else torch.cat(lengths))
 
 
-def generate_latents(stage1: TrainedStage, count: int, seed: int, batch_size: int, device: torch.device,
-                     wanted: dict[str, str], temperature: float) -> Tensor:
-    """`count` pictures (n, *shape) of a VAE: latents from N(0, temperature^2) through the decoder, on the CPU.
-
-    Raises InputError where a label that the decoder is told is not wanted: stage 1 knows no training counts."""
-    model, example, labels = stage1.module, stage1.config["example"], None
-    told = stage1.config["condition_on"]
-    if missing := [name for name in told if name not in wanted]:
-        raise InputError(f"--label: expected a class of {', '.join(missing)}, which the decoder is told, found none")
-    if unknown := [name for name in wanted if name not in told]:
-        raise InputError(f"--label: expected one of the labels {told} of this run, found {unknown[0]!r}")
-    classes = dict(zip(example["label_names"], example["classes"]))
-    if told:
-        row = [class_number(f"--label {name}", wanted[name], classes[name]) for name in told]
-        labels = torch.tensor([row], device=device)
-    shape, parts = (model.bottleneck.dim, *model.latent_grid(example["shape"])), []
+def generate_vae(stage1: TrainedStage, count: int, seed: int, batch_size: int, device: torch.device,
+                 temperature: float) -> Tensor:
+    """`count` pictures (n, *shape) of a VAE: latents from N(0, temperature^2) through the decoder, on the CPU."""
+    model, parts = stage1.module, []
+    shape = (model.bottleneck.dim, *model.latent_grid(stage1.config["example"]["shape"]))
     for start in range(0, count, batch_size):
         own = [generator(seed, number) for number in range(start, min(start + batch_size, count))]
-        z = temperature * normal(_draws(own, *shape)).to(device, next(model.parameters()).dtype)
-        parts.append(model.decode_latent(z, None if labels is None else labels.expand(len(z), -1)).cpu())
+        z_q = temperature * normal(_draws(own, *shape))
+        parts.append(model.decode_latent(z_q.to(device, next(model.parameters()).dtype)).cpu())
     return torch.cat(parts)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from pipelines import media
 from pipelines.data.pictures import load_pictures
 from pipelines.errors import InputError, one_line_errors
-from pipelines.generate import Samples, generate, generate_latents, load_chain, load_vae, parse_labels, told_names
+from pipelines.generate import Samples, generate, generate_vae, load_chain, load_vae, parse_labels, told_names
 from pipelines.runs import Run, TrainedStage, latest_run
 from pipelines.sound_media import spectrograms, write_wav
 from pipelines.training.distributed import choose_device
@@ -81,15 +81,13 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def sample_vae(stage1: TrainedStage, arguments: argparse.Namespace, out: Path, device: torch.device) -> None:
-    """Refuses what is said of codes and of sounds."""
-    for flag in ("top_k", "top_p", "complete", "seconds"):
-        if getattr(arguments, flag) is not None:
+    """Refuses what is said of a prior over codes."""
+    for flag in ("label", "top_k", "top_p", "complete", "seconds"):
+        if getattr(arguments, flag) not in (None, []):
             raise InputError(f"--{flag.replace('_', '-')}: expected a run with codes, found {stage1.step_folder}")
     if not arguments.temperature >= 0:
         raise InputError(f"--temperature: expected 0 or more, found {arguments.temperature}")
-    wanted = parse_labels(arguments.label, stage1.config["condition_on"])
-    images = generate_latents(stage1, arguments.n, arguments.seed, arguments.batch_size, device, wanted,
-                              arguments.temperature)
+    images = generate_vae(stage1, arguments.n, arguments.seed, arguments.batch_size, device, arguments.temperature)
     out.mkdir(parents=True, exist_ok=True)
     print(f"{arguments.n} samples of N(0, I) with {stage1.step_folder}: {write_pictures(out, images)}")
 

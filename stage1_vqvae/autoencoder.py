@@ -145,7 +145,7 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def decode_latent(self, z_q: Tensor, labels: Tensor | None = None, uniforms: Tensor | None = None) -> Tensor:
-        """z_q (b, dim, *grid), what the decoder reads -> x in data units, as `decode`."""
+        """z_q (b, dim, *grid), what the decoder reads, of any bottleneck -> x in data units, as `decode`."""
         with self._evaluating():
             return self._reconstruct(z_q, labels, uniforms)
 

@@ -1,4 +1,4 @@
-"""Gaussian latents: the KL, the noise, free nats, and the bound of several steps' schedule of beta."""
+"""Gaussian latents: the KL, the noise, free nats, and numbers that stay numbers."""
 
 import math
 
