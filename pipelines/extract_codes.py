@@ -14,6 +14,7 @@ from pipelines.data.codes import write_codes
 from pipelines.errors import InputError
 from pipelines.runs import check_same_data, load_stage1, run_of, stage1_hash
 from pipelines.training.distributed import choose_device
+from stage1_vqvae.bottlenecks.base import Quantizer
 
 
 @hydra_main("stage1")
@@ -21,7 +22,7 @@ def main(cfg: DictConfig) -> None:
     run, options, device = run_of(cfg), cfg.extract, choose_device(cfg.extract.device)
     stage1 = load_stage1(run, device)
     autoencoder = stage1.module
-    if not hasattr(autoencoder.bottleneck, "num_codes"):
+    if not isinstance(autoencoder.bottleneck, Quantizer):
         raise InputError(f"{run.stage1}: expected a bottleneck with codes, found "
                          f"{type(autoencoder.bottleneck).__name__}: there is nothing to extract")
     data = build(cfg.data)

@@ -16,6 +16,8 @@ from pipelines.errors import InputError
 from pipelines.lengths import conditioning, draw_lengths
 from pipelines.runs import Run, TrainedStage, check_same_stage1, load_stage1, load_stage2
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
+from stage1_vqvae.bottlenecks.base import Quantizer
+from stage1_vqvae.bottlenecks.gaussian import Gaussian, normal
 from stage2_prior.sampling import sample
 
 
@@ -39,6 +41,22 @@ def load_chain(run: Run, device: torch.device) -> tuple[TrainedStage, TrainedSta
     stage2, stage1 = load_stage2(run, device), load_stage1(run, device)
     check_same_stage1(stage2.state.get("stage1_hash", "none"), stage1, run.stage2)
     return stage1, stage2
+
+
+def load_vae(run: Run, device: torch.device) -> TrainedStage | None:
+    """The stage 1 of a run whose latents have a prior of their own and need no stage 2; None where it has codes.
+
+    Raises InputError for latents without codes that have no prior."""
+    if not (run.stage1 / "config.yaml").exists():
+        return None
+    stage1 = load_stage1(run, device)
+    bottleneck = stage1.module.bottleneck
+    if isinstance(bottleneck, Quantizer):
+        return None
+    if not isinstance(bottleneck, Gaussian):
+        raise InputError(f"{run.stage1}: expected codes or Gaussian latents, found {type(bottleneck).__name__}: there is "
+                         "no distribution to sample from")
+    return stage1
 
 
 def told_names(stage1: TrainedStage, stage2: TrainedStage) -> list[str]:
@@ -163,6 +181,18 @@ def generate(stage1: TrainedStage, stage2: TrainedStage, count: int, seed: int, 
     x, drawn, labels, lengths = zip(*parts)
     return Samples(torch.cat(x), torch.cat(drawn), None if labels[0] is None else torch.cat(labels), names,
                    None if lengths[0] is None else torch.cat(lengths))
+
+
+def generate_vae(stage1: TrainedStage, count: int, seed: int, batch_size: int, device: torch.device,
+                 temperature: float) -> Tensor:
+    """`count` pictures (n, *shape) of a VAE: latents from N(0, temperature^2) through the decoder, on the CPU."""
+    model, parts = stage1.module, []
+    shape = (model.bottleneck.dim, *model.latent_grid(stage1.config["example"]["shape"]))
+    for start in range(0, count, batch_size):
+        own = [generator(seed, number) for number in range(start, min(start + batch_size, count))]
+        z_q = temperature * normal(_draws(own, *shape))
+        parts.append(model.decode_latent(z_q.to(device, next(model.parameters()).dtype)).cpu())
+    return torch.cat(parts)
 
 
 def _draws(generators: list[np.random.Generator], *shape: int) -> Tensor:

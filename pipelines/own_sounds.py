@@ -8,6 +8,7 @@ from torch import Tensor
 from pipelines.data.sounds import find_sounds, load_sounds
 from pipelines.errors import InputError
 from pipelines.runs import TrainedStage
+from stage1_vqvae.bottlenecks.base import Quantizer
 
 SHOWN = 6  # clips in a picture
 
@@ -16,10 +17,12 @@ def encode_sounds(stage1: TrainedStage, path: Path, batch_size: int) -> tuple[li
     """(files, waves (t,) each, codes (n, positions[, g]), lengths (n,) in samples) of a file or all files of a folder.
 
     Files are resampled, mixed down and scaled as in training, and cut off after the longest clip that the run knows.
-    Raises InputError for a run that is not on sound, and where no file can be read."""
+    Raises InputError for a run that is not on sound or has no codes, and where no file can be read."""
     example, data = stage1.config["example"], stage1.config["data"]
     if example["kind"] != "audio":
         raise InputError(f"{path}: expected a run on sound, found one on {example['kind']}")
+    if not isinstance(stage1.module.bottleneck, Quantizer):
+        raise InputError(f"{stage1.step_folder}: expected codes, found {type(stage1.module.bottleneck).__name__}")
     size = example["shape"][-1]
     paths, waves = load_sounds(find_sounds(path), example["sample_rate_hz"], data.get("peak", 0.0))
     long = [str(own) for own, wave in zip(paths, waves) if len(wave) > size]

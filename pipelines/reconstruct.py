@@ -1,4 +1,4 @@
-"""One's own pictures or sounds through the codes and back.
+"""One's own pictures or sounds through the bottleneck and back.
 
     python pipelines/reconstruct.py --run runs/imagenet128 --input holiday.jpg
     python pipelines/reconstruct.py --run pretrained/cifar10_compact --input FOLDER --out FOLDER
@@ -62,7 +62,7 @@ def reconstruct_pictures(stage1: TrainedStage, arguments: argparse.Namespace, ou
     model, pictures, errors = stage1.module, [], []
     with torch.inference_mode():
         for part in originals.split(arguments.batch_size):
-            pictures.append(model.decode(model.encode(part.to(device))).cpu())
+            pictures.append(model.evaluate(part.to(device)).reconstruction.cpu())
             errors.append((pictures[-1].double() - part).square().flatten(1).mean(1))
     pictures, errors = torch.cat(pictures), torch.cat(errors)
     for number, (path, picture) in enumerate(zip(paths, pictures)):

@@ -5,6 +5,8 @@
     python pipelines/sample.py --complete half-a-digit.png           # keeps the upper half, draws the rest
     python pipelines/sample.py --run pretrained/fsdd --label digit=7 --label speaker=theo --seconds 0.5
 
+A VAE needs no prior: its latents come from N(0, I), its standard deviations times --temperature.
+
 Writes single pictures and one grid of them; or wav files, and one picture of their waves and spectrograms. Sample i
 depends on --seed and i alone, not on --n or --batch-size.
 """
@@ -19,7 +21,7 @@ from torch import Tensor
 from pipelines import media
 from pipelines.data.pictures import load_pictures
 from pipelines.errors import InputError, one_line_errors
-from pipelines.generate import Samples, generate, load_chain, parse_labels, told_names
+from pipelines.generate import Samples, generate, generate_vae, load_chain, load_vae, parse_labels, told_names
 from pipelines.runs import TrainedStage, chosen_run
 from pipelines.sound_media import spectrograms, write_wav
 from pipelines.training.distributed import choose_device
@@ -55,6 +57,10 @@ def main(arguments: argparse.Namespace) -> None:
         raise InputError(f"--seed: expected 0 or more, found {arguments.seed}")
     device = choose_device(arguments.device)
     run = chosen_run(arguments.run, arguments.runs_dir)
+    out = arguments.out or run.samples
+    if (vae := load_vae(run, device)) is not None:
+        sample_vae(vae, arguments, out, device)
+        return
     stage1, stage2 = load_chain(run, device)
     example = stage1.config["example"]
     for flag, kind in (("seconds", "audio"), ("complete", "image")):
@@ -69,10 +75,21 @@ def main(arguments: argparse.Namespace) -> None:
                     arguments.seconds, temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p)
     seconds = time.monotonic() - start
 
-    out = arguments.out or run.samples
     out.mkdir(parents=True, exist_ok=True)
     picture = write_sounds(out, made, stage1) if example["kind"] == "audio" else write_pictures(out, made.x)
     print(f"{arguments.n} samples in {seconds:.1f} s: {picture}")
+
+
+def sample_vae(stage1: TrainedStage, arguments: argparse.Namespace, out: Path, device: torch.device) -> None:
+    """Refuses what is said of a prior over codes."""
+    for flag in ("label", "top_k", "top_p", "complete", "seconds"):
+        if getattr(arguments, flag) not in (None, []):
+            raise InputError(f"--{flag.replace('_', '-')}: expected a run with codes, found {stage1.step_folder}")
+    if not arguments.temperature >= 0:
+        raise InputError(f"--temperature: expected 0 or more, found {arguments.temperature}")
+    images = generate_vae(stage1, arguments.n, arguments.seed, arguments.batch_size, device, arguments.temperature)
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"{arguments.n} samples of N(0, I) with {stage1.step_folder}: {write_pictures(out, images)}")
 
 
 def write_pictures(out: Path, images: Tensor) -> Path:

@@ -1,4 +1,4 @@
-"""Stage 1: trains an autoencoder with a discrete bottleneck on a data set.
+"""Stage 1: trains an autoencoder, its bottleneck discrete or not, on a data set.
 
     python pipelines/train_stage1.py experiment=cifar10_compact data.root=FOLDER train.lr=2e-4
     torchrun --nproc-per-node=4 pipelines/train_stage1.py experiment=imagenet128
@@ -21,6 +21,7 @@ from pipelines.runs import claim_folder, run_of
 from pipelines.training import distributed
 from pipelines.training.log import RunLog
 from pipelines.training.loop import Settings, Task, describe_best, train
+from stage1_vqvae.bottlenecks.gaussian import Gaussian
 from stage1_vqvae.codebook import perplexity, usage
 
 ENCODINGS_A_CODE = 32  # gathered for the data-driven start of a codebook: k-means is then stable
@@ -31,15 +32,16 @@ class AutoencoderTask(Task):
     """The objective of `Autoencoder`, and the codebook's care before the first and after every step."""
 
     title = "stage 1"
-    criterion = "objective"
 
     def __init__(self, autoencoder: nn.Module, columns: list[int], sample_rate_hz: int | None):
         self.model = autoencoder
         self.columns = columns  # of the labels, those that the decoder is told
         self.sample_rate_hz = sample_rate_hz  # of sound; None: pictures
+        bottleneck = autoencoder.bottleneck
+        self.criterion = "objective" if bottleneck.rate_is_constant else "bound"
         # while the price of the rate still rises, errors are lower than they will be
-        self.settled_from = getattr(autoencoder.bottleneck, "rate_warmup_steps", 0)
-        self.num_codes = getattr(autoencoder.bottleneck, "num_codes", None)
+        self.settled_from = max(getattr(bottleneck, "rate_warmup_steps", 0), autoencoder.beta_warmup_steps)
+        self.num_codes = getattr(bottleneck, "num_codes", None)
         self.counts: Tensor | None = None  # (g, k) uses over the validation split
 
     def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -51,11 +53,19 @@ class AutoencoderTask(Task):
         return output.loss, figures
 
     def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        output = model(batch.x, labels=self.labels(batch), lengths=batch.lengths)
+        uniforms = self.posterior_noise(model, batch.x) if isinstance(model.bottleneck, Gaussian) else None
+        output = model(batch.x, labels=self.labels(batch), uniforms=uniforms, lengths=batch.lengths)
         if self.num_codes:
             counts = self.use(output.latent.codes, batch)
             self.counts = counts if self.counts is None else self.counts + counts
         return {"objective": output.objective, "bound": output.bound}
+
+    @staticmethod
+    def posterior_noise(model: nn.Module, x: Tensor) -> Tensor:
+        """With Gaussian latents the bound is one on average over noise: the same for every batch."""
+        grid = model.latent_grid(x.shape[1:])
+        draws = np.random.Generator(np.random.Philox(key=[0, 0])).random((len(x), model.bottleneck.dim, *grid))
+        return torch.from_numpy(draws).to(x.device)
 
     def summary(self) -> dict[str, float]:
         if self.counts is None:
@@ -108,9 +118,22 @@ def complete(cfg: DictConfig, data: Data) -> dict:
     facts |= {"sample_rate_hz": data.sample_rate_hz} if data.kind == "audio" else {}
     facts |= {"variance": data.variance} if autoencoder["likelihood"].get("variance") == "???" else {}
     fill_in(autoencoder, facts)
-    tree = OmegaConf.create({"autoencoder": autoencoder})
-    fill_in(autoencoder, {"out_channels": data.shape[0] * build(plain(tree.autoencoder.likelihood)).params_per_value})
+    tree = OmegaConf.create({"autoencoder": autoencoder}).autoencoder
+    likelihood, bottleneck = build(plain(tree.likelihood)), build(plain(tree.bottleneck))
+    facts = {"out_channels": data.shape[0] * likelihood.params_per_value, "dim": bottleneck.in_dim}
+    if autoencoder["encoder"].get("grid") == "???":
+        facts["grid"] = encoded_grid(plain(tree.encoder.encoder), data.shape)
+    fill_in(autoencoder, facts)
     return plain(OmegaConf.create({"autoencoder": autoencoder}))["autoencoder"]
+
+
+def encoded_grid(encoder: dict, shape: tuple[int, ...]) -> list[int]:
+    """The positions that an encoder makes of an example (c, *grid). Raises InputError for one that does not fit it."""
+    with torch.device("meta"):
+        try:
+            return list(build(encoder)(torch.empty(1, *shape)).shape[2:])
+        except ValueError as error:
+            raise InputError(f"autoencoder: {error}, for data of shape {shape}") from None
 
 
 def fill_in(tree: dict, facts: dict) -> None:
@@ -161,7 +184,7 @@ def main(cfg: DictConfig) -> None:
         distributed.barrier()
         state = train(task, splits, settings, run.stage1, cfg.seed, device, facts={})
     if distributed.rank() == 0:
-        print(f"stage 1 is trained: {run.stage1}, step {state['step']}; {describe_best(state, 'objective')}")
+        print(f"stage 1 is trained: {run.stage1}, step {state['step']}; {describe_best(state, task.criterion)}")
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ class Output:
 
     loss: Tensor  # () what is minimised: mean of bound, + auxiliary
     objective: Tensor  # (b,) the likelihood's, per data dimension: with a Gaussian of given variance the NMSE
-    bound: Tensor  # (b,) objective + beta rate / data dimensions
+    bound: Tensor  # (b,) objective + beta rate / data dimensions; of several samples their multi-sample bound
     auxiliary: Tensor  # () the latent's loss and that of an autoregressive decoder's guide
     latent: Latent
-    params: Tensor  # the decoder's output: the likelihood's parameters, (b, c * params_per_value, *grid)
+    params: Tensor  # the decoder's output: the likelihood's parameters, (b, c * params_per_value, *grid), as z_q's rows
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,20 @@ class Evaluation:
 class Autoencoder(nn.Module):
     """Data are given and returned in data units (uint8 images, waves in [-1, 1]): scaling lives in the likelihood.
 
-    `beta` weighs the rate. `labels` (b, L) int64 are those that the decoder is conditioned on, None for one that is not.
+    `beta` weighs the rate; it grows linearly from 0 over the first `beta_warmup_steps`.
+    `labels` (b, L) int64 are those that the decoder is conditioned on, None for one that is not.
     `lengths` (b,) int64 say how much of the first grid axis is data, where items are padded: the rest counts nowhere but
     in what the bottleneck learns from, which is sound followed by silence.
     """
 
     def __init__(
-        self, encoder: nn.Module, bottleneck: Bottleneck, decoder: nn.Module, likelihood: Likelihood, beta: float = 1.0
+        self,
+        encoder: nn.Module,
+        bottleneck: Bottleneck,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        beta: float = 1.0,
+        beta_warmup_steps: int = 0,
     ):
         super().__init__()
         self.encoder = encoder
@@ -57,6 +64,7 @@ class Autoencoder(nn.Module):
         self.decoder = decoder
         self.likelihood = likelihood
         self.beta = beta
+        self.beta_warmup_steps = beta_warmup_steps
 
     def forward(
         self,
@@ -66,14 +74,24 @@ class Autoencoder(nn.Module):
         uniforms: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Output:
-        """x (b, c, *grid) in data units -> the loss and what it is made of."""
+        """x (b, c, *grid) in data units -> the loss and what it is made of. uniforms: the bottleneck's noise."""
         latent = self.bottleneck(self.embed(x), step, uniforms)
+        samples = len(latent.z_q) // len(x)
+        if samples > 1:
+            x, labels = (part if part is None else part.repeat_interleave(samples, 0) for part in (x, labels))
         prediction = self._predict(latent.z_q, x, labels)
         dimensions = x[0].numel() if lengths is None else lengths * x[0, :, 0].numel()
         objective = self.likelihood.objective(prediction.params, x, lengths) / dimensions
-        bound = objective + self.beta / dimensions * self._counted_rate(latent, x, lengths)
+        costs = objective + self._beta(step) / dimensions * self._counted_rate(latent, x, lengths)
+        bound = latent.bound(costs, dimensions)
         auxiliary = latent.loss + prediction.loss
+        objective = objective.view(-1, samples).mean(1)
         return Output(bound.mean() + auxiliary, objective, bound, auxiliary, latent, prediction.params)
+
+    def _beta(self, step: Tensor | int | None) -> float:
+        if step is None or not self.beta_warmup_steps:
+            return self.beta
+        return self.beta * min(1.0, step / self.beta_warmup_steps)
 
     def embed(self, x: Tensor) -> Tensor:
         """x in data units -> z_e (b, dim, *grid), what the bottleneck reads."""
@@ -125,6 +143,17 @@ class Autoencoder(nn.Module):
         with self._evaluating():
             return self._reconstruct(self.bottleneck.lookup(codes), labels, uniforms, progress)
 
+    @torch.no_grad()
+    def decode_latent(self, z_q: Tensor, labels: Tensor | None = None, uniforms: Tensor | None = None) -> Tensor:
+        """z_q (b, dim, *grid), what the decoder reads, of any bottleneck -> x in data units, as `decode`."""
+        with self._evaluating():
+            return self._reconstruct(z_q, labels, uniforms)
+
+    @torch.no_grad()
+    def latent_grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The grid of latents of one example (c, *grid)."""
+        return self.encoder(self.likelihood.scale.new_zeros(1, *shape)).shape[2:]
+
     def _predict(self, z_q: Tensor, x: Tensor, labels: Tensor | None) -> Prediction:
         if isinstance(self.decoder, AutoregressiveDecoder):
             return self.decoder(z_q, labels, self.likelihood.levels(x))
@@ -143,11 +172,13 @@ class Autoencoder(nn.Module):
             return self.likelihood.from_levels(self.decoder.sample(z_q, labels, uniforms, progress))
         return self.likelihood.mean(self.decoder(z_q) if labels is None else self.decoder(z_q, labels))
 
-    @staticmethod
-    def _counted_rate(latent: Latent, x: Tensor, lengths: Tensor | None) -> Tensor:
+    def _counted_rate(self, latent: Latent, x: Tensor, lengths: Tensor | None) -> Tensor:
         """(b,) the rate of the latents that stand for data: their number is the lengths' share, rounded up."""
         if lengths is None:
             return latent.rate_nats
+        if not self.bottleneck.rate_is_constant:
+            name = type(self.bottleneck).__name__
+            raise ValueError(f"lengths: expected a bottleneck with the same rate at each position, found {name}")
         positions = latent.z_q.shape[2]
         return latent.rate_nats * (lengths * positions / x.shape[2]).ceil() / positions
 

@@ -1,5 +1,6 @@
-"""Sums over the ranks of a distributed run; in a single process each function is the identity."""
+"""What the ranks of a distributed run share: sums, values and noise. A single process is its own first rank."""
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -23,3 +24,13 @@ def from_first_rank(x: Tensor) -> Tensor:
     if rank_and_world()[1] > 1:
         dist.broadcast(x, src=0)
     return x
+
+
+def global_uniforms(batch: int, *shape: int, device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Uniforms (batch, *shape) in [0, 1) for this rank's rows of the global batch.
+
+    Drawn for all of it from the device's global generator, seeded alike on every rank: noise does not depend on how the
+    batch is split."""
+    rank, world = rank_and_world()
+    drawn = torch.rand(world * batch, *shape, dtype=dtype, device=device)
+    return drawn[rank * batch : (rank + 1) * batch]

@@ -5,13 +5,14 @@ learns the codebook by equation 3, `EMAQuantizer` by the moving averages of appe
 Sonnet's VectorQuantizerEMA. With `num_codebooks` g > 1 the dimensions are split into g groups, each with its own
 codebook (product quantisation): at each position g codes.
 
-Beyond the paper both start at the k-means centres of encodings and both revive codes that are not used.
+Beyond the paper both start at the k-means centres of encodings and both revive codes that are not used. On wish codes
+are the nearest by angle, and gradients pass them turned (rotation trick) instead of unchanged.
 
 Axes: b batch, n vectors (positions of all examples), g codebooks, k codes, d dimension of one codebook.
 """
 
-import math
 from abc import abstractmethod
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
-from stage1_vqvae.bottlenecks.base import Latent, Quantizer
+from stage1_vqvae.bottlenecks.base import CodebookQuantizer, Latent
 from stage1_vqvae.bottlenecks.kmeans import kmeans
 from stage1_vqvae.bottlenecks.nearest import nearest_codes
 from stage1_vqvae.collectives import all_sum, from_first_rank, rank_and_world
@@ -30,26 +31,42 @@ class _Quantise(torch.autograd.Function):
     """Vectors z and their entries e, both (n, g, d) -> e and twice mean (z - e)^2, each with a gradient of its own.
 
     The stop-gradients of equation 3 in one place: the gradient of e goes to z unchanged (straight-through, section
-    3.2), that of the first mean to z only (commitment), that of the second to e only (codebook).
+    3.2) or by `rotated_back`, that of the first mean to z only (commitment), that of the second to e only (codebook).
     """
 
     @staticmethod
-    def forward(ctx, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx, z: Tensor, e: Tensor, rotate: bool) -> tuple[Tensor, Tensor, Tensor]:
         difference = z - e
-        ctx.save_for_backward(difference)
+        ctx.save_for_backward(difference, *((z, e) if rotate else ()))
         distance = difference.square().mean()
         return e.view_as(e), distance, distance.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, straight: Tensor, commitment: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor | None]:
-        (difference,) = ctx.saved_tensors
+    def backward(ctx, straight: Tensor, commitment: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        difference, *both = ctx.saved_tensors
+        if both:
+            straight = rotated_back(straight, *both)
         scale = 2 / difference.numel()
         to_z = torch.addcmul(straight, difference, commitment * scale)
-        return to_z, difference * (codebook * -scale) if ctx.needs_input_grad[1] else None
+        return to_z, difference * (codebook * -scale) if ctx.needs_input_grad[1] else None, None
 
 
-class VectorQuantizer(Quantizer):
+def rotated_back(gradient: Tensor, z: Tensor, e: Tensor) -> Tensor:
+    """The rotation trick (Fifty et al., arXiv 2410.06424, section 4.2), all (..., d): the gradient of e, for z.
+
+    e = |e| / |z| R z with R the rotation of z onto e in their plane. With both factors taken as constant the gradient
+    is |e| / |z| R^T g, and R = I - 2 r r^T + 2 e' z'^T where z' and e' are the unit vectors and r that of z' + e'.
+    """
+    least = torch.finfo(z.dtype).eps  # a vector of no length has no direction
+    length_z, length_e = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=least) for x in (z, e))
+    unit_z, unit_e = z / length_z, e / length_e
+    r = F.normalize(unit_z + unit_e, dim=-1)
+    along_r, along_e = ((gradient * x).sum(-1, keepdim=True) for x in (r, unit_e))
+    return length_e / length_z * (gradient - 2 * r * along_r + 2 * unit_z * along_e)
+
+
+class VectorQuantizer(CodebookQuantizer):
     """What the two ways of learning a codebook share: search, initialisation, and the revival of dead codes.
 
     A code is dead when its moving count of uses falls below `revive_threshold` N / K, N being the vectors of a global
@@ -62,9 +79,12 @@ class VectorQuantizer(Quantizer):
     quantisation (Chou, Lookabaugh and Gray, 1989): fewer bits for more distortion. r < 0 is competitive learning with a
     conscience (DeSieno, 1988): codes are used more evenly. 0, the paper's: the nearest code. r grows linearly from 0 over
     the first `rate_warmup_steps`: a large r from the start would leave a codebook that is still poor with few codes.
-    """
 
-    codebook: Tensor  # (g, k, d), float32 or float64
+    distance="cosine" (Yu et al., arXiv 2110.04627): encodings and entries are scaled to unit length. The nearest code
+    is then that of the smallest angle, and z_q has unit length in each codebook's dimensions.
+
+    gradient="rotation": the gradient of z_q reaches z by the rotation trick, see `rotated_back`.
+    """
 
     def __init__(
         self,
@@ -77,8 +97,16 @@ class VectorQuantizer(Quantizer):
         initialise_from_data: bool,
         rate_weight: float,
         rate_warmup_steps: int,
+        distance: Literal["euclidean", "cosine"],
+        gradient: Literal["straight_through", "rotation"],
     ):
         super().__init__(num_codes, dim, num_codebooks)
+        if distance not in ("euclidean", "cosine"):
+            raise ValueError(f"expected distance=euclidean or distance=cosine, found {distance}")
+        if gradient not in ("straight_through", "rotation"):
+            raise ValueError(f"expected gradient=straight_through or gradient=rotation, found {gradient}")
+        self.cosine = distance == "cosine"
+        self.rotate = gradient == "rotation"
         self.decay = decay
         self.rate_weight = rate_weight
         self.rate_warmup_steps = rate_warmup_steps
@@ -91,10 +119,8 @@ class VectorQuantizer(Quantizer):
         self._candidates: Tensor | None = None  # (g, m, d): this step's encodings for dead codes, m <= K
         self._average_count = 0.0  # N / K of this step
 
-    def _start(self) -> Tensor:
-        """(g, k, d) of unit length in the mean, as Sonnet's initialiser (variance 1 / d)."""
-        g, d = self.num_codebooks, self.dim // self.num_codebooks
-        return torch.empty(g, self.num_codes, d).uniform_(-math.sqrt(3 / d), math.sqrt(3 / d))
+    def vectors(self) -> Tensor:
+        return F.normalize(self.codebook, dim=-1) if self.cosine else self.codebook
 
     @property
     def needs_initialisation(self) -> bool:
@@ -104,6 +130,8 @@ class VectorQuantizer(Quantizer):
     def initialise(self, z: Tensor) -> None:
         """Sets each codebook to the k-means centres of encodings (n, dim): n >= num_codes, better 4 num_codes."""
         z = rearrange(z.to(self.codebook.dtype), "n (g d) -> g n d", g=self.num_codebooks)
+        if self.cosine:
+            z = F.normalize(z, dim=-1)
         self.codebook.copy_(torch.stack([kmeans(group, self.num_codes) for group in z]))
         from_first_rank(self.codebook.data)
         self.counts.zero_()
@@ -111,33 +139,19 @@ class VectorQuantizer(Quantizer):
 
     def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:
         """z (b, dim, *grid), any floating type: computed in that of the codebook, float32 or float64."""
-        if z.ndim < 2 or z.shape[1] != self.dim:
-            raise ValueError(f"expected encodings (b, {self.dim}, *grid), found {tuple(z.shape)}")
+        self._check(z)
         with torch.autocast(z.device.type, enabled=False):
             vectors = rearrange(z.to(self.codebook.dtype), "b (g d) ... -> (b ...) g d", g=self.num_codebooks)
+            if self.cosine:
+                vectors = F.normalize(vectors, dim=-1)
             if self.training and self.rate_warmup_steps and step is not None:
                 self.rate_now.fill_(self.rate_weight * min(1.0, step / self.rate_warmup_steps))
-            codes = nearest_codes(vectors.detach(), self.codebook.detach(), self._costs())
-            z_q, commitment, distance = _Quantise.apply(vectors, self._entries(codes))
+            codes = nearest_codes(vectors.detach(), self.vectors().detach(), self._costs())
+            z_q, commitment, distance = _Quantise.apply(vectors, self._entries(codes), self.rotate)
             loss = self.commitment_weight * commitment + self._codebook_loss(distance)
             if self.training:
                 self._observe(vectors.detach(), codes)
-        batch, grid = len(z), z.shape[2:]
-        rate = codes.numel() // batch * math.log(self.num_codes)
-        return Latent(
-            z_q=self._to_grid(z_q, batch, grid),
-            codes=codes.unflatten(0, (batch, *grid)) if self.num_codebooks > 1 else codes.view(batch, *grid),
-            rate_nats=torch.full((batch,), rate, dtype=z_q.dtype, device=z.device),
-            loss=loss,
-        )
-
-    def lookup(self, codes: Tensor) -> Tensor:
-        if codes.min() < 0 or codes.max() >= self.num_codes:
-            raise ValueError(
-                f"expected codes in 0..{self.num_codes - 1}, found {codes.min().item()}..{codes.max().item()}"
-            )
-        batch, grid = len(codes), codes.shape[1:-1] if self.num_codebooks > 1 else codes.shape[1:]
-        return self._to_grid(self._entries(codes.reshape(-1, self.num_codebooks)), batch, grid)
+        return self._latent(z_q, codes, len(z), z.shape[2:], loss)
 
     def _costs(self) -> Tensor | None:
         """What choosing each code costs besides its distance (g, k); a code's frequency counts as 0.01 / K at least."""
@@ -146,19 +160,6 @@ class VectorQuantizer(Quantizer):
         p = self.counts / self.counts.sum(1, keepdim=True)  # 0 / 0 before the first batch
         p = torch.where(self.counts.sum(1, keepdim=True) > 0, p, 1 / self.num_codes).clamp(min=0.01 / self.num_codes)
         return -self.rate_now * self.error[:, None] * p.log()
-
-    def _entries(self, codes: Tensor) -> Tensor:
-        """(n, g) -> (n, g, d)."""
-        return F.embedding(self._flat(codes), self.codebook.flatten(0, 1))
-
-    def _flat(self, codes: Tensor) -> Tensor:
-        """Codes (n, g) as row numbers of all codebooks one after the other."""
-        return codes + torch.arange(self.num_codebooks, device=codes.device) * self.num_codes
-
-    @staticmethod
-    def _to_grid(vectors: Tensor, batch: int, grid: tuple[int, ...]) -> Tensor:
-        """(n, g, d) -> (b, dim, *grid)."""
-        return vectors.reshape(batch, *grid, -1).movedim(-1, 1)
 
     @abstractmethod
     def _codebook_loss(self, distance: Tensor) -> Tensor | float:
@@ -233,6 +234,8 @@ class GradientQuantizer(VectorQuantizer):
         initialise_from_data: bool = True,
         rate_weight: float = 0.0,
         rate_warmup_steps: int = 0,
+        distance: Literal["euclidean", "cosine"] = "euclidean",
+        gradient: Literal["straight_through", "rotation"] = "straight_through",
     ):
         super().__init__(
             num_codes,
@@ -244,6 +247,8 @@ class GradientQuantizer(VectorQuantizer):
             initialise_from_data,
             rate_weight,
             rate_warmup_steps,
+            distance,
+            gradient,
         )
         self.codebook_weight = codebook_weight
         self.codebook = nn.Parameter(self._start())
@@ -276,6 +281,8 @@ class EMAQuantizer(VectorQuantizer):
         initialise_from_data: bool = True,
         rate_weight: float = 0.0,
         rate_warmup_steps: int = 0,
+        distance: Literal["euclidean", "cosine"] = "euclidean",
+        gradient: Literal["straight_through", "rotation"] = "straight_through",
     ):
         super().__init__(
             num_codes,
@@ -287,6 +294,8 @@ class EMAQuantizer(VectorQuantizer):
             initialise_from_data,
             rate_weight,
             rate_warmup_steps,
+            distance,
+            gradient,
         )
         self.epsilon = epsilon
         self.register_buffer("codebook", self._start())

@@ -9,7 +9,8 @@ from einops import rearrange
 from torch import nn
 
 from stage1_vqvae.autoencoder import Autoencoder
-from stage1_vqvae.bottlenecks.base import Bottleneck, Latent
+from stage1_vqvae.bottlenecks.identity import Identity
+from stage1_vqvae.bottlenecks.vimco import VIMCO
 from stage1_vqvae.bottlenecks.vq import EMAQuantizer, GradientQuantizer
 from stage1_vqvae.image import ImageDecoder, ImageEncoder
 from stage1_vqvae.likelihoods import Categorical, Gaussian
@@ -64,6 +65,36 @@ def test_the_loss_is_objective_plus_rate_a_dimension_plus_auxiliary():
     torch.testing.assert_close(output.objective, nmse)
     rate = 2 * 3 * 2 * math.log(16)
     torch.testing.assert_close(output.loss, nmse.mean() + 0.5 * rate / (3 * 8 * 12) + output.latent.loss)
+
+
+def test_beta_grows_over_its_first_steps_and_is_whole_without_a_step():
+    model, x = build(beta=0.5).double().eval(), images()
+    model.beta_warmup_steps = 10
+    rate = 2 * 3 * math.log(16) / (3 * 8 * 12)
+    for step, beta in ((0, 0.0), (4, 0.2), (10, 0.5), (99, 0.5), (None, 0.5)):
+        output = model(x, step=step)
+        torch.testing.assert_close(output.bound, output.objective + beta * rate)
+
+
+def test_several_samples_of_an_example_are_weighed_by_their_probability():
+    """The bound is that of separate decodings: minus the log of the mean of p(x | z) p(z) / q(z | x)."""
+    model, x = build(VIMCO, Categorical, num_samples=3).double().train(), images()
+    torch.manual_seed(0)
+    output = model(x)
+    latent = output.latent
+    log_f = []
+    for row in range(12):
+        nats = model.likelihood.nll_nats(model.decoder(latent.z_q[row : row + 1]), x[row // 3 : row // 3 + 1])
+        log_f.append(-nats - latent.rate_nats[row])
+    log_f = torch.stack(log_f).view(4, 3)
+    torch.testing.assert_close(output.bound * 288, math.log(3) - log_f.logsumexp(1))
+    torch.testing.assert_close(output.objective * 288, -(log_f + latent.rate_nats.view(4, 3)).mean(1))
+
+
+def test_lengths_need_a_rate_that_is_the_same_at_each_position():
+    model = build(VIMCO, num_samples=2)
+    with pytest.raises(ValueError, match="lengths: expected a bottleneck with the same rate .*, found VIMCO"):
+        model._counted_rate(model.bottleneck(model.embed(images())), images(), torch.tensor([8, 4, 4, 8]))
 
 
 def test_a_categorical_objective_is_the_exact_nll():
@@ -128,13 +159,6 @@ def test_autocast_loss_is_close_to_float32():
     assert found.params.dtype == torch.bfloat16 and found.loss.dtype == found.latent.z_q.dtype == torch.float32
     # bfloat16 keeps 8 bits, 0.4 %; a code that flips between near neighbours changes little
     torch.testing.assert_close(found.loss, expected.loss, rtol=0.02, atol=0)
-
-
-class Identity(Bottleneck):
-    """No codes: what an autoencoder without quantisation has."""
-
-    def forward(self, z, step=None, uniforms=None):
-        return Latent(z_q=z, codes=None, rate_nats=z.new_zeros(len(z)), loss=z.new_zeros(()))
 
 
 def test_a_bottleneck_without_codes_trains_but_has_nothing_to_encode():

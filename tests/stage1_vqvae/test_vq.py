@@ -8,7 +8,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from stage1_vqvae.bottlenecks.vq import EMAQuantizer, GradientQuantizer
+from stage1_vqvae.bottlenecks.vq import EMAQuantizer, GradientQuantizer, rotated_back
 
 KINDS = [EMAQuantizer, GradientQuantizer]
 GRIDS = [(7,), (3, 5), (2, 3, 4)]
@@ -322,6 +322,80 @@ def test_training_resumes_from_the_state_dict_bitwise(kind):
     steps(resumed, other, 3, 6)
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def rotation(z, e):
+    """R of arXiv 2410.06424: the rotation of z onto e in their plane, I elsewhere; built from an orthonormal basis."""
+    u = z / np.linalg.norm(z)
+    along, cosine = e / np.linalg.norm(e), u @ e / np.linalg.norm(e)
+    v = along - cosine * u
+    v /= np.linalg.norm(v)
+    sine = along @ v
+    plane = np.stack([u, v])
+    return np.eye(len(z)) + plane.T @ (np.array([[cosine, -sine], [sine, cosine]]) - np.eye(2)) @ plane
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_codebooks", [1, 2])
+def test_the_rotation_tricks_gradient_is_its_formula(kind, num_codebooks):
+    """q = |q| / |z| R z with factor and R constant: the gradient of z is |q| / |z| R^T times that of q."""
+    module = quantizer(kind, num_codebooks=num_codebooks, gradient="rotation").double()
+    z, upstream = encodings(dtype=torch.float64).requires_grad_(), encodings(seed=2, dtype=torch.float64)
+    latent = module(z)
+    latent.z_q.backward(upstream)
+    parts = [rearrange(part.detach(), "b (g d) ... -> (b ... g) d", g=num_codebooks).numpy()
+             for part in (z, latent.z_q, upstream, z.grad)]
+    for own, entry, gradient, found in zip(*parts):
+        turned = np.linalg.norm(entry) / np.linalg.norm(own) * rotation(own, entry)
+        np.testing.assert_allclose(turned @ own, entry, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(found, turned.T @ gradient, rtol=1e-9, atol=1e-12)
+    assert all(not p.grad.any() for p in module.parameters())
+
+
+def test_the_rotation_trick_without_a_direction_is_finite():
+    g, e = torch.ones(1, 4), torch.tensor([[0.0, 0.0, 3.0, 0.0]])
+    for z in (torch.zeros(1, 4), e, -e):
+        assert rotated_back(g, z, e).isfinite().all()
+    torch.testing.assert_close(rotated_back(g, e, e), g)
+    torch.testing.assert_close(rotated_back(g, -e, e), g - torch.tensor([[0.0, 0.0, 2.0, 0.0]]))  # a mirror
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_codebooks", [1, 2])
+def test_cosine_distance_is_nearest_by_angle(kind, num_codebooks):
+    module = quantizer(kind, num_codebooks=num_codebooks, distance="cosine").double().eval()
+    module.codebook.data *= torch.linspace(0.1, 10, 16)[:, None]  # lengths say nothing
+    z = encodings(dtype=torch.float64)
+    latent = module(z)
+    found, others = latent.codes.reshape(-1, num_codebooks), module(10 * z).codes
+    assert torch.equal(latent.codes, others)
+    for group, vectors in enumerate(rows(z).chunk(num_codebooks, 1)):
+        cosines = torch.nn.functional.cosine_similarity(vectors[:, None], module.codebook[group][None], dim=-1)
+        assert torch.equal(cosines.argmax(1), found[:, group])
+    lengths = rearrange(latent.z_q, "b (g d) ... -> b g d ...", g=num_codebooks).norm(dim=2)
+    torch.testing.assert_close(lengths, torch.ones_like(lengths))
+    assert torch.equal(module.lookup(latent.codes), latent.z_q)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cosine_distance_learns(kind):
+    module = quantizer(kind, distance="cosine", decay=0.9, initialise_from_data=False)
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1)), *module.parameters()], lr=0.01)
+    z = encodings(batch=40)
+    before = module.eval()(z).loss.item()
+    for _ in range(30):
+        train_step(module.train(), optimizer, z)
+    learned = module.eval()(z).loss.item()
+    module.initialise(rows(z))
+    # sixteen random directions are not bad for encodings of all directions
+    assert learned < 0.9 * before and module(z).loss.item() < 0.9 * before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_distance_and_gradient_are_of_those_that_there_are(kind):
+    for name in ("distance", "gradient"):
+        with pytest.raises(ValueError, match=f"expected {name}=.* or {name}=.*, found nosuch"):
+            kind(**{name: "nosuch"})
 
 
 def test_what_cannot_be_is_refused():

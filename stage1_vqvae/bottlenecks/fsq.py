@@ -1,0 +1,72 @@
+"""Finite scalar quantisation: no codebook, each of a few dimensions is rounded to a few levels.
+
+Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple" (arXiv 2309.15505). Table 1 has levels for about as many
+codes as [8, 6, 5] 2^8, [8, 5, 5, 5] 2^10, [7, 5, 5, 5, 5] 2^12, [8, 8, 8, 6, 5] 2^14, [8, 8, 8, 5, 5, 5] 2^16.
+
+Axes: b batch, n vectors (positions of all examples), l dimensions that are rounded.
+"""
+
+import math
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from stage1_vqvae.bottlenecks.base import Latent, Quantizer
+
+
+class _Round(torch.autograd.Function):
+    """Rounds, with the gradient of the identity (straight-through)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class FSQ(Quantizer):
+    """The l = len(levels) numbers of a position, an affine map of z, are bounded by tanh and rounded: L_i levels are
+    the integers -floor(L_i / 2) .. ceil(L_i / 2) - 1. An affine map of them, scaled to [-1, 1], is z_q.
+
+    A code counts them in mixed radix, the first fastest: digit_i = integer_i + floor(L_i / 2).
+    """
+
+    def __init__(self, levels: list[int], dim: int = 64):
+        if not levels or min(levels) < 2:
+            raise ValueError(f"expected levels of at least 2 each, found {levels}")
+        super().__init__(math.prod(levels), dim, num_codebooks=1)
+        sizes = torch.tensor(levels)
+        self.register_buffer("sizes", sizes, persistent=False)
+        self.register_buffer("basis", torch.cumprod(sizes, 0) // sizes, persistent=False)  # 1, L_1, L_1 L_2, ...
+        self.inwards = nn.Linear(dim, len(levels))
+        self.outwards = nn.Linear(len(levels), dim)
+
+    def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:
+        """z (b, dim, *grid), any floating type: computed in that of the module, float32 or float64."""
+        self._check(z)
+        with torch.autocast(z.device.type, enabled=False):
+            rows = rearrange(z.to(self.inwards.weight.dtype), "b d ... -> (b ...) d")
+            integers = _Round.apply(self._bounded(self.inwards(rows)))
+            codes = ((integers.detach().long() + self.sizes // 2) * self.basis).sum(1, keepdim=True)
+            return self._latent(self._vectors(integers), codes, len(z), z.shape[2:], loss=integers.new_zeros(()))
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        rows, batch, grid = self._to_rows(codes)
+        integers = rows // self.basis % self.sizes - self.sizes // 2
+        return self._to_grid(self._vectors(integers.to(self.inwards.weight.dtype)), batch, grid)
+
+    def _bounded(self, x: Tensor) -> Tensor:
+        """(n, l) -> (n, l), within the rounding of the integers of each level; 0 stays 0.
+
+        The paper's appendix A.1, with the inverse of the tanh where its listing has a tangent: only so does 0 stay."""
+        half = (self.sizes.to(x.dtype) - 1 + 1e-3) / 2  # the outermost levels are reached
+        offset = (self.sizes % 2 == 0).to(x.dtype) / 2  # an even number of levels has one more below 0
+        return torch.tanh(x + torch.atanh(offset / half)) * half - offset
+
+    def _vectors(self, integers: Tensor) -> Tensor:
+        return self.outwards(integers / (self.sizes // 2))

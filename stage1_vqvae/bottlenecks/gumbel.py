@@ -1,0 +1,75 @@
+"""The discrete variational autoencoder: codes relaxed by Gumbel noise.
+
+Ramesh et al., "Zero-Shot Text-to-Image Generation" (arXiv 2102.12092), section 2.1 and appendix A.2; the relaxation is
+that of Jang, Gu and Poole (arXiv 1611.01144). The paper's weight of the KL, 0 -> 6.6 over 5,000 updates, is the
+autoencoder's `beta` and `beta_warmup_steps`.
+
+Axes: b batch, n vectors (positions of all examples), g codebooks, k codes, d dimension of one codebook.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from stage1_vqvae.bottlenecks.base import Latent
+from stage1_vqvae.bottlenecks.categorical import CategoricalQuantizer
+from stage1_vqvae.collectives import global_uniforms
+
+
+class Gumbel(CategoricalQuantizer):
+    """In training z_q mixes all entries by softmax((logits + Gumbel noise) / tau); tau falls along a cosine.
+
+    With noise the rate is the KL of q to the uniform prior. `codes` are those of the largest weight: draws of q (the
+    Gumbel-max trick). In eval mode z_q is their entries, from noise only where there are uniforms.
+    """
+
+    def __init__(
+        self,
+        num_codes: int = 512,
+        dim: int = 64,
+        num_codebooks: int = 1,
+        first_temperature: float = 1.0,
+        last_temperature: float = 0.0625,
+        temperature_steps: int = 150_000,
+    ):
+        super().__init__(num_codes, dim, num_codebooks)
+        if not 0 < last_temperature <= first_temperature:
+            raise ValueError(
+                "expected temperatures above 0, the last not above the first, "
+                f"found first_temperature={first_temperature}, last_temperature={last_temperature}"
+            )
+        self.first_temperature = first_temperature
+        self.last_temperature = last_temperature
+        self.temperature_steps = temperature_steps
+
+    def temperature(self, step: Tensor | int | None) -> float:
+        """The first at step 0, the last from `temperature_steps` on."""
+        share = 1.0 if step is None else min(1.0, step / max(1, self.temperature_steps))
+        rise = (self.first_temperature - self.last_temperature) * (1 + math.cos(math.pi * share)) / 2
+        return self.last_temperature + rise
+
+    def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:
+        """uniforms (b, g k, *grid)."""
+        batch, grid = len(z), z.shape[2:]
+        with torch.autocast(z.device.type, enabled=False):
+            logits = self._logits(z)
+            if uniforms is None:
+                if not self.training:
+                    return self._most_likely(logits, batch, grid)
+                channels = self.num_codebooks * self.num_codes
+                uniforms = global_uniforms(batch, channels, *grid, device=z.device, dtype=logits.dtype)
+            noise = rearrange(-(-uniforms.log()).log(), "b (g k) ... -> (b ...) g k", g=self.num_codebooks)
+            scores = logits + noise.to(logits.dtype)
+            codes = scores.argmax(-1)
+            if self.training:
+                weights = (scores / self.temperature(step)).softmax(-1)
+                vectors = torch.einsum("n g k, g k d -> n g d", weights, self.codebook)
+            else:
+                vectors = self._entries(codes)
+            log_q = logits.log_softmax(-1)
+            kl = (log_q.exp() * (log_q + math.log(self.num_codes))).sum((1, 2))
+            latent = self._latent(vectors, codes, batch, grid, loss=kl.new_zeros(()))
+            return replace(latent, rate_nats=kl.view(batch, -1).sum(1))

@@ -1,0 +1,81 @@
+"""Residual vector quantisation: each codebook describes what the ones before it left.
+
+Zeghidour et al., "SoundStream" (arXiv 2107.03312), section III-C, algorithm 1.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stage1_vqvae.bottlenecks.base import Latent, Quantizer
+from stage1_vqvae.bottlenecks.nearest import nearest_codes
+from stage1_vqvae.bottlenecks.vq import EMAQuantizer
+
+
+class Residual(Quantizer):
+    """A chain of `num_codebooks` EMA quantisers, each of all dimensions: z_q is the sum of their entries.
+
+    The loss is the sum of their commitments; the gradient of z_q reaches z unchanged."""
+
+    def __init__(
+        self,
+        num_codes: int = 512,
+        dim: int = 64,
+        num_codebooks: int = 4,
+        decay: float = 0.99,
+        commitment_weight: float = 0.25,
+        epsilon: float = 1e-5,
+        revive_threshold: float = 0.05,
+        initialise_from_data: bool = True,
+    ):
+        super().__init__(num_codes, dim, num_codebooks)
+        self.levels = nn.ModuleList(
+            EMAQuantizer(
+                num_codes,
+                dim,
+                decay=decay,
+                commitment_weight=commitment_weight,
+                epsilon=epsilon,
+                revive_threshold=revive_threshold,
+                initialise_from_data=initialise_from_data,
+            )
+            for _ in range(num_codebooks)
+        )
+
+    @property
+    def needs_initialisation(self) -> bool:
+        return any(level.needs_initialisation for level in self.levels)
+
+    @torch.no_grad()
+    def initialise(self, z: Tensor) -> None:
+        """Each codebook from what the ones before it leave of encodings (n, dim)."""
+        z = z.to(self.levels[0].codebook.dtype)
+        for level in self.levels:
+            level.initialise(z)
+            z = z - level.lookup(nearest_codes(z[:, None], level.codebook)[:, 0])
+
+    def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:
+        """z (b, dim, *grid), any floating type: computed in that of the codebooks, float32 or float64."""
+        self._check(z)
+        left = z.to(self.levels[0].codebook.dtype)
+        latents = []
+        for level in self.levels:
+            latents.append(level(left))
+            left = left - latents[-1].z_q.detach()
+        first, *others = latents
+        codes = torch.stack([latent.codes for latent in latents], -1)
+        return Latent(
+            z_q=sum((latent.z_q.detach() for latent in others), start=first.z_q),  # straight-through, once
+            codes=codes if self.num_codebooks > 1 else first.codes,
+            rate_nats=sum(latent.rate_nats for latent in latents),
+            loss=sum(latent.loss for latent in latents),
+        )
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        parts = codes.unbind(-1) if self.num_codebooks > 1 else [codes]
+        first, *others = (level.lookup(part) for level, part in zip(self.levels, parts, strict=True))
+        return sum(others, start=first)
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        for level in self.levels:
+            level.after_step(optimizer)

@@ -1,0 +1,74 @@
+"""FSQ: levels and codes as its paper has them."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from stage1_vqvae.bottlenecks.fsq import FSQ
+
+# arXiv 2309.15505, table 1: the powers of two that its levels stand for
+TABLE = {8: [8, 6, 5], 10: [8, 5, 5, 5], 12: [7, 5, 5, 5, 5], 14: [8, 8, 8, 6, 5], 16: [8, 8, 8, 5, 5, 5]}
+
+
+def plain(levels):
+    """The rounding alone: z goes in and comes out through identities."""
+    module = FSQ(levels, dim=len(levels)).double()
+    with torch.no_grad():
+        for layer in (module.inwards, module.outwards):
+            layer.weight.copy_(torch.eye(len(levels)))
+            layer.bias.zero_()
+    return module.eval()
+
+
+@pytest.mark.parametrize("bits, levels", TABLE.items())
+def test_the_number_of_codes_is_about_that_of_the_table(bits, levels):
+    module = FSQ(levels)
+    assert module.num_codes == math.prod(levels) and module.num_codebooks == 1
+    assert abs(math.log2(module.num_codes) - bits) < 0.15  # [7, 5, 5, 5, 5]: 12.1
+
+
+@pytest.mark.parametrize("levels", [[8, 5, 5], [7, 2, 3], [6, 4]])
+def test_every_code_is_reached_and_stands_for_its_own_levels(levels):
+    module = plain(levels)
+    integers = torch.tensor(list(itertools.product(*(range(-(n // 2), n - n // 2) for n in levels)))).double()
+    sizes = torch.tensor(levels, dtype=torch.float64)
+    half, offset = (sizes - 1) / 2, (sizes % 2 == 0) / 2
+    inside = ((integers + offset) / (half + 0.0005)).clamp(-1 + 1e-12, 1 - 1e-12)
+    z = torch.atanh(inside) - torch.atanh(offset / (half + 0.0005))  # what is bounded to exactly these integers
+    latent = module(z)
+    torch.testing.assert_close(latent.z_q, integers / (sizes // 2))
+    assert torch.equal(latent.codes.sort().values, torch.arange(math.prod(levels)))
+    radix = [math.prod(levels[:place]) for place in range(len(levels))]
+    digits = (integers + sizes // 2).long()
+    assert latent.codes.tolist() == (digits * torch.tensor(radix)).sum(1).tolist()
+    assert torch.equal(module.lookup(latent.codes), latent.z_q)
+
+
+def test_nothing_lies_outside_the_levels_however_large_it_is():
+    for dtype in (torch.float32, torch.float64):
+        module = plain([8, 5, 2, 1001]).to(dtype)
+        for size in (1e6, -1e6):
+            codes = module(torch.full((1, 4), size, dtype=dtype)).codes
+            assert codes.item() == (module.num_codes - 1 if size > 0 else 0)
+
+
+def test_zero_is_the_middle_level():
+    assert torch.equal(plain([8, 5, 3, 2])(torch.zeros(1, 4).double()).z_q, torch.zeros(1, 4).double())
+
+
+def test_the_gradient_passes_the_rounding_unchanged():
+    module = plain([8, 5])
+    z = torch.randn(9, 2, dtype=torch.float64).requires_grad_()
+    module(z).z_q.sum().backward()
+    bounded = module._bounded(z)
+    (expected,) = torch.autograd.grad((bounded / torch.tensor([4.0, 2.0])).sum(), z)
+    torch.testing.assert_close(z.grad, expected)
+    assert z.grad.abs().min() > 0
+
+
+def test_levels_below_two_are_refused():
+    for levels in ([], [5, 1]):
+        with pytest.raises(ValueError, match="expected levels of at least 2 each, found"):
+            FSQ(levels)
