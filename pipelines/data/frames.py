@@ -9,7 +9,6 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,10 +34,11 @@ class ClipSplit(Split):
 
     def batch(self, indices: Tensor, seed: int = 0, epoch: int | Tensor | None = None) -> Batch:
         items = indices.cpu()
-        epoch = np.asarray(torch.as_tensor(-1 if epoch is None else epoch).cpu())
+        epoch = torch.as_tensor(-1 if epoch is None else epoch).cpu()
         begin, end = self.bounds[items].unbind(1)
-        drawn = counters.below(counters.words(seed, epoch, items.numpy()), (end - begin - self.clip_length + 1).numpy())
-        starts = torch.where(torch.from_numpy(epoch < 0), self.starts[items], begin + torch.from_numpy(drawn))
+        bits = counters.words(seed, epoch.numpy(), items.numpy())
+        drawn = torch.from_numpy(counters.below(bits, (end - begin - self.clip_length + 1).numpy()))
+        starts = torch.where(epoch < 0, self.starts[items], begin + drawn)
         frames = starts[:, None] + torch.arange(self.clip_length)
         x = self._fetch(frames.flatten()).unflatten(0, frames.shape).movedim(1, 2)
         return Batch(x, self.labels[items.to(self.device)], actions=self.actions[frames].to(self.device))

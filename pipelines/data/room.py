@@ -73,7 +73,7 @@ def draw(places: np.ndarray, headings: np.ndarray, size: int) -> np.ndarray:
     """Frames uint8 (t, 3, size, size), each pixel a line of sight to a wall, striped, to the floor or the ceiling.
 
     places: (t, 2) in [-1, 1]; headings: (t,), see `walk`."""
-    directions = (headings[:, None] + size // 2 - np.arange(size)) % (4 * size)  # (t, w): right of it is less
+    directions = (headings[:, None] + size // 2 - 1 - np.arange(size)) % (4 * size)  # (t, w): to the right it is less
     angles = (directions + 0.5) * (np.pi / 2 / size)
     toward = np.stack([np.cos(angles), np.sin(angles)])  # (2, t, w), never 0
     x, y = places.T[..., None]
