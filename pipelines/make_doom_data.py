@@ -23,7 +23,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main(arguments: argparse.Namespace) -> None:
     folder = generate_doom(arguments.folder, arguments.episodes, arguments.frames, arguments.seed)
-    print(f"doom is there: {folder}; {arguments.episodes} episodes of up to {arguments.frames} frames")
+    print(f"doom is there: {folder}; {arguments.episodes} episodes of {arguments.frames} frames")
 
 
 if __name__ == "__main__":

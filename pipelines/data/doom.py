@@ -23,6 +23,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ from pipelines.errors import InputError, naming
 from pipelines.training.checkpoint import write_atomically
 
 VERSION = 1  # of all that decides a byte of the files
-PLACES = ("health_gathering_supreme", "my_way_home")  # scenarios of ViZDoom: a labyrinth under the sky; nine rooms
+PLACES = ("health_gathering_supreme", "my_way_home")  # ViZDoom's: a labyrinth under the sky; rooms and corridors
 SIZE, DEPTH_SIZE = 84, 21  # of frames, as in the paper; of depth, as of the codes
 TICS = 4  # of the game's 35 a second, for each frame
 # name -> (walks forward?, degrees a tic, clockwise)
@@ -63,7 +64,8 @@ class View(NamedTuple):
 def generate_doom(folder: Path, episodes: int, frames: int, seed: int) -> Path:
     """Makes `episodes` episodes of `frames` frames, as many in one place as in the other; returns their folder.
 
-    A walk that finds my_way_home's vest ends there. If the folder is there with these settings it is left as it is.
+    A walk that finds my_way_home's vest, where the game ends, is begun anew elsewhere. If the folder is there with
+    these settings it is left as it is.
     Raises InputError for settings out of range, for a folder of others, and where the extra is missing.
     """
     for key, found, lowest, highest in (("episodes", episodes, 2, MAX_EPISODES), ("frames", frames, 1, MAX_FRAMES),
@@ -81,10 +83,11 @@ def generate_doom(folder: Path, episodes: int, frames: int, seed: int) -> Path:
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
     try:
         sums = {}
-        with tqdm(total=episodes * frames, desc="walk", unit="frame", disable=None, dynamic_ncols=True) as bar:
-            for number, (name, files) in enumerate(_episodes(episodes, frames, seed)):
+        with tqdm(total=episodes * frames, desc="walk", unit="frame", disable=None, dynamic_ncols=True) as bar, \
+                contextlib.closing(_episodes(episodes, frames, seed)) as walks:
+            for name, files in walks:
                 sums[name] = _write(temporary / name, files)
-                bar.update((number + 1) * frames - bar.n)
+                bar.update(frames)
         write_atomically(temporary / MANIFEST, (json.dumps(settings | {"sha256": sums}, indent=1) + "\n").encode())
         temporary.chmod(0o755)
         os.rename(temporary, folder)
@@ -124,7 +127,9 @@ def _episodes(episodes: int, frames: int, seed: int) -> Iterator[tuple[str, dict
             game = _start(name)
             try:
                 for number in range(place, episodes, len(PLACES)):
-                    yield f"{name}/{number:04d}", _walk(game, frames, seed, number)
+                    walks = (_walk(game, frames, words(seed, number, trial, np.arange(2 * frames + 3)))
+                             for trial in count())
+                    yield f"{name}/{number:04d}", next(files for files in walks if files)
             finally:
                 game.close()
 
@@ -149,20 +154,18 @@ def _start(place: str) -> Any:
     return game
 
 
-def _walk(game: Any, frames: int, seed: int, number: int) -> dict[str, np.ndarray | str]:
-    """An episode's files."""
-    draws = words(seed, number, np.arange(2 * frames + 3))
-    choose = walker(draws[1:])
+def _walk(game: Any, frames: int, draws: np.ndarray) -> dict[str, np.ndarray | str] | None:
+    """An episode's files, from random words (3 + 2 * frames,); None where the game ends before it."""
     game.set_seed(int(below(draws[0], MAX_SEED)))
     game.new_episode()
     game.send_game_command("iddqd")  # the labyrinth's floor is acid
+    choose, view = walker(draws[1:]), _view(game.get_state())
     views, actions = [], []
-    view = _view(game.get_state())
-    while len(views) < frames:
+    for _ in range(frames):
         action = choose(view.depth)
         game.make_action(list(ACTIONS[action]), TICS)
         if game.is_episode_finished():
-            break
+            return None
         view = _view(game.get_state())
         views.append(view)
         actions.append(action)
@@ -185,7 +188,7 @@ def walker(draws: np.ndarray) -> Callable[[np.ndarray], str]:
 
     It walks to what is farthest in view while the way that its body takes is free. Before a wall it turns until it sees
     a longer way, and is content with a shorter one the longer it has turned. Now and then, how often differs from
-    episode to episode, it turns for no reason, in some episodes mostly while it walks, in others mostly where it stands.
+    episode to episode, it turns for no reason, in some episodes mostly while it walks, in others where it stands.
     """
     restless = 0.02 + 0.06 * below(draws[0], 1000) / 1000  # chance of a turn in a step
     walking = below(draws[1], 1000) / 1000  # of these, the share that are taken while walking

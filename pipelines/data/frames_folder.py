@@ -27,7 +27,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines.data.base import Data
 from pipelines.data.files import FoundFile, class_folder, class_names, list_files
 from pipelines.data.frames import EpisodeData
 from pipelines.data.pictures import SUFFIXES, read_picture
@@ -90,10 +89,10 @@ class FramesFolder(EpisodeData):
 
 
 def find_episodes(root: Path) -> list[Episode]:
-    """Folders with frames below a root, sorted. Raises InputError where there are fewer than two, one for each split."""
+    """Folders with frames below a root, sorted. Raises InputError where there are fewer than two, one a split."""
     if not root.is_dir():
-        raise InputError(f"{root}: expected a folder of episodes, found {'a file' if root.exists() else 'nothing'}; name "
-                         "it with data.root=FOLDER, or make one: make doom-data")
+        raise InputError(f"{root}: expected a folder of episodes, found {'a file' if root.exists() else 'nothing'}; "
+                         "name it with data.root=FOLDER, or make one: make doom-data")
     files = [file for file in list_files(root, {".npy", *SUFFIXES})
              if not file.path.endswith(".npy") or Path(file.path).name == FRAMES]
     folders = {folder: list(own) for folder, own in groupby(sorted(files, key=_folder), _folder)}
@@ -135,7 +134,8 @@ def read_actions(folder: Path, count: int) -> list[str]:
     if path.suffix == ".npy":
         actions = _load(path)
         if actions.dtype.kind not in "iu" or actions.ndim not in (1, 2):
-            raise InputError(f"{path}: expected integers (frames,) or (frames, k), found {actions.dtype} {actions.shape}")
+            raise InputError(f"{path}: expected integers (frames,) or (frames, k), found {actions.dtype} "
+                             f"{actions.shape}")
         names = [",".join(map(str, np.atleast_1d(row))) for row in actions]
     else:
         if path.stat().st_size > MAX_BYTES:
@@ -165,14 +165,16 @@ def _packed(episodes: list[Episode], shapes: list[tuple[int, int, int, int]], ca
             _pack(episodes, shapes, target, shape)
     frames = _load(target)
     if frames.dtype != np.uint8 or frames.shape != shape:
-        raise InputError(f"{target}: expected uint8 {shape}, found {frames.dtype} {frames.shape}; remove it, it will be "
-                         "made again")
+        raise InputError(f"{target}: expected uint8 {shape}, found {frames.dtype} {frames.shape}; remove it, it will "
+                         "be made again")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(frames)
 
 
-def _pack(episodes: list[Episode], shapes: list[tuple[int, int, int, int]], target: Path, shape: tuple[int, ...]) -> None:
+def _pack(
+    episodes: list[Episode], shapes: list[tuple[int, int, int, int]], target: Path, shape: tuple[int, ...]
+) -> None:
     """Writes all frames, channels first, to a file that appears when it is whole."""
     temporary = target.with_suffix(".tmp")
     try:

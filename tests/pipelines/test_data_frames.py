@@ -76,7 +76,8 @@ def test_single_frames_are_images_of_whole_episodes(folder, load):
     data = load(folder)
     assert (data.kind, data.shape, data.name, data.label_names) == ("image", (3, 4, 6), "walks", ())
     seen = {split: origins(everything(data, split).x) for split in data.splits}
-    assert sorted(seen["train"] + seen["validation"]) == [[e, t] for e, length in enumerate(LENGTHS) for t in range(length)]
+    everywhere = [[episode, place] for episode, length in enumerate(LENGTHS) for place in range(length)]
+    assert sorted(seen["train"] + seen["validation"]) == everywhere
     episodes = {split: {episode for episode, _ in places} for split, places in seen.items()}
     assert not episodes["train"] & episodes["validation"] and len(episodes["validation"]) == 1
     x = everything(data, "train").x
@@ -183,7 +184,7 @@ def test_frames_are_packed_once_and_again_when_a_file_changes(folder, load, tmp_
             for episode, _ in origins(everything(load(folder), split).x)} == {9, 1, 2, 3}
     (changed,) = set((tmp_path / "cache").glob("walks-*.npy")) - {packed}
     changed.write_bytes(changed.read_bytes()[:-1])
-    with pytest.raises(InputError, match=r"cache/walks-[0-9a-f]{16}.npy: expected a NumPy array, found none that can be"):
+    with pytest.raises(InputError, match=r"cache/walks-[0-9a-f]{16}.npy: expected a NumPy array, found none"):
         load(folder)
 
 
@@ -221,7 +222,8 @@ def replace_text(text, name="episode_1/actions.txt"):
     (lambda root: (root / "episode_3/4.png").write_bytes((root / "episode_3/4.png").read_bytes()[:45]),
      "episode_3/4.png: expected a picture, found none"),
     (lambda root: (root / "episode_3/4.png").unlink(), "episode_3/actions.txt: expected 8 actions"),
-    (lambda root: np.save(root / "episode_3/frames.npy", frames_of(3, 9)), "episode_3: expected frames.npy or pictures"),
+    (lambda root: np.save(root / "episode_3/frames.npy", frames_of(3, 9)),
+     "episode_3: expected frames.npy or pictures, found both"),
     (lambda root: [shutil.rmtree(root / f"episode_{episode}") for episode in (1, 2, 3)],
      "walks: expected two folders or more with frames.npy or pictures, found 1"),
     (lambda root: shutil.rmtree(root), "walks: expected a folder of episodes, found nothing"),
@@ -384,6 +386,30 @@ def test_walks_are_a_folder_of_frames(walks, load):
                 assert abs(float(turned) + doom.TICS * degrees) < 0.1  # clockwise is less
                 moved[bool(walks_on)].append(float((pose[t, :2] - pose[t - 1, :2]).norm()))
     assert np.mean(moved[True]) > 2 * np.mean(moved[False])  # one who stops slides on for a little
+
+
+def test_a_walk_that_ends_before_its_time_is_begun_anew(walks, tmp_path, monkeypatch):
+    class Ended:
+        """An engine whose game is over after the first step."""
+
+        def __init__(self, game):
+            self.game = game
+
+        def __getattr__(self, name):
+            return (lambda: True) if name == "is_episode_finished" else getattr(self.game, name)
+
+    seen, walk = [], doom._walk
+
+    def end_each_first(game, frames, draws):
+        seen.append(walk(game if len(seen) % 2 else Ended(game), frames, draws))
+        return seen[-1]
+
+    monkeypatch.setattr(doom, "_walk", end_each_first)
+    again = generate_doom(tmp_path / "walks", 4, 24, 3)
+    assert [files is None for files in seen] == [True, False] * 4
+    for path in walks.rglob("frames.npy"):
+        other = np.load(again / path.relative_to(walks))
+        assert other.shape == (24, SIZE, SIZE, 3) and not np.array_equal(other, np.load(path))
 
 
 def test_walks_that_are_there_are_kept(walks, monkeypatch):
