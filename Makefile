@@ -7,13 +7,14 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SPEECH := $(VENV)/.speech
+VIDEO := $(VENV)/.video
 # a process a core, each on one thread; a file's tests stay together, since they share a trained run
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile
 DEMO_AUDIO = experiment=spoken_words_demo run=demo_audio
 CHOICE = experiment=$(EXPERIMENT) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-audio stage1 extract-codes stage2 sample evaluate test test-all benchmark clean
+.PHONY: help install demo demo-audio doom-data stage1 extract-codes stage2 sample evaluate test test-all benchmark clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +43,13 @@ demo-audio: $(SPEECH)  ## both stages, new words and conversions of embedded spe
 	$(RUN) pipelines/train_stage2.py $(DEMO_AUDIO) $(ARGS)
 	$(RUN) pipelines/sample.py --run runs/demo_audio --n 16
 	$(RUN) pipelines/evaluate.py $(DEMO_AUDIO) $(ARGS)
+
+$(VIDEO): $(READY)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,video]'
+	@touch $@
+
+doom-data: $(VIDEO)  ## walks through two places of Doom, for data=doom: ARGS="--episodes 8 --frames 100"
+	$(RUN) pipelines/make_doom_data.py $(ARGS)
 
 stage1: $(READY)  ## train the autoencoder: make stage1 EXPERIMENT=mnist ARGS="train.steps=1000"
 	$(RUN) pipelines/train_stage1.py $(CHOICE)

@@ -27,6 +27,7 @@ class Batch(NamedTuple):
     labels: Tensor  # (b, L) int64; L may be 0
     local: Tensor | None = None  # (b, c, *grid) conditioning that varies over the grid
     lengths: Tensor | None = None  # (b,) int64: how much of the first grid axis is real where items are padded
+    actions: Tensor | None = None  # (b, t) int64, of clips of frames: what led to each frame
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Split(ABC):
         if device.type == "cpu":
             changes["x"] = self.x.cpu()
         elif device.type == "cuda" and self.x.device != device:
-            bytes_needed = len(self) * self.x[:1].numel() * self.x.element_size()
+            bytes_needed = self._num_stored * self.x[:1].numel() * self.x.element_size()
             if bytes_needed <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
                 changes |= {"x": self._copy(device), "rows": None}
         return replace(self, **changes)
@@ -75,10 +76,15 @@ class Split(ABC):
         for start in range(0, len(self), CHUNK):
             yield self.batch(torch.arange(start, min(start + CHUNK, len(self))))
 
+    @property
+    def _num_stored(self) -> int:
+        """How many of the stored items are this split's: n, but for clips, which share frames."""
+        return len(self.x if self.rows is None else self.rows)
+
     def _copy(self, device: torch.device) -> Tensor:
         """The split's stored items on `device`, moved a chunk at a time: the source may be larger than memory."""
-        x = torch.empty((len(self), *self.x.shape[1:]), dtype=self.x.dtype, device=device)
-        for chunk in torch.arange(len(self)).split(CHUNK):
+        x = torch.empty((self._num_stored, *self.x.shape[1:]), dtype=self.x.dtype, device=device)
+        for chunk in torch.arange(self._num_stored).split(CHUNK):
             x[chunk[0] : chunk[-1] + 1] = self._stored(chunk).to(device)
         return x
 
@@ -87,12 +93,16 @@ class Split(ABC):
         indices = indices.to(self.x.device)
         return self.x[indices if self.rows is None else self.rows[indices]]
 
-    def _take(self, indices: Tensor) -> Batch:
-        """Stored items at `indices`, with what goes with them, on the split's device."""
+    def _fetch(self, indices: Tensor) -> Tensor:
+        """Stored items at `indices`, on the split's device."""
         x = self._stored(indices)
         if x.device != self.device:
             x = (x.pin_memory() if self.device.type == "cuda" else x).to(self.device, non_blocking=True)
-        indices = indices.to(self.device)
+        return x
+
+    def _take(self, indices: Tensor) -> Batch:
+        """Stored items at `indices`, with what goes with them, on the split's device."""
+        x, indices = self._fetch(indices), indices.to(self.device)
         parts = (None if part is None else part[indices] for part in (self.local, self.lengths))
         return Batch(x, self.labels[indices], *parts)
 
@@ -105,6 +115,7 @@ class Data(ABC):
     shape: tuple[int, ...]  # of one item of a batch: (c, h, w) for images
     label_names: tuple[str, ...] = ()  # one for each column of the labels
     classes: tuple[tuple[str, ...], ...] = ()  # of each label the names of its classes, sorted; a label is an index
+    action_names: tuple[str, ...] = ()  # of clips of frames; an action is an index
     splits: tuple[str, ...]  # "train", "validation" (of its own items, never training's) and, where published, "test"
 
     @abstractmethod

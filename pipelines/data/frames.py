@@ -1,0 +1,119 @@
+"""Episodes of frames and actions, as single pictures or as clips: training sees clips that begin anywhere.
+
+A clip never lies over two episodes. An action belongs to the frame that it leads to: actions[t] is what was done on the
+way from frame t - 1 to frame t. Axes: n items of a split, b items of a batch, f frames of a split, t frames of a clip,
+c channels, h w pixels, L labels.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pipelines.data import counters
+from pipelines.data.base import Batch, Data, Split, checked_hold_out_size, hold_out
+from pipelines.data.images import ImageSplit
+from pipelines.errors import InputError
+
+CHUNK = 1024  # frames at a time where a whole split is gone through
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSplit(Split):
+    """uint8 (b, c, t, h, w), with `Batch.actions`, int64 (b, t), from frames (m, c, h, w) in the order they were seen.
+
+    With an `epoch` the items are clips from anywhere in their episodes; without, they lie one after another.
+    """
+
+    starts: Tensor  # (n,) int64, of the items, in frames of the split, of which `rows` says where they are in x
+    bounds: Tensor  # (n, 2) int64, where each item's episode begins and ends
+    actions: Tensor  # (f,) int64
+    clip_length: int
+
+    def batch(self, indices: Tensor, seed: int = 0, epoch: int | Tensor | None = None) -> Batch:
+        items = indices.cpu()
+        epoch = torch.as_tensor(-1 if epoch is None else epoch).cpu()
+        begin, end = self.bounds[items].unbind(1)
+        bits = counters.words(seed, epoch.numpy(), items.numpy())
+        drawn = torch.from_numpy(counters.below(bits, (end - begin - self.clip_length + 1).numpy()))
+        starts = torch.where(epoch < 0, self.starts[items], begin + drawn)
+        frames = starts[:, None] + torch.arange(self.clip_length)
+        x = self._fetch(frames.flatten()).unflatten(0, frames.shape).movedim(1, 2)
+        return Batch(x, self.labels[items.to(self.device)], actions=self.actions[frames].to(self.device))
+
+
+class EpisodeData(Data):
+    """Frames and actions, episode by episode. A subclass finds or draws them and hands them to `__init__`.
+
+    clip_length: frames of a clip; 0: the items are single frames. `validation_fraction` of the episodes are held out,
+    `seed` says which; no episode is in both splits.
+
+    frames: uint8 (m, c, h, w), one episode after another, `sizes` (episodes,) frames each. actions: (m,) int64.
+    labels: (episodes, L) int64. Raises InputError for settings out of range, and for a split without a clip.
+    """
+
+    splits = ("train", "validation")
+
+    def __init__(self, frames: Tensor, sizes: Tensor, actions: Tensor, labels: Tensor, action_names: tuple[str, ...],
+                 clip_length: int, validation_fraction: float, seed: int):
+        if clip_length < 0:
+            raise InputError(f"data.clip_length: expected 0 or more, found {clip_length}")
+        channels, height, width = frames.shape[1:]
+        self.kind, self.shape = "image", (channels, height, width)
+        if clip_length:
+            self.kind, self.shape = "video", (channels, clip_length, height, width)
+        self.action_names, self.clip_length = action_names, clip_length
+        self._frames, self._actions = frames, actions
+        size = checked_hold_out_size("data.validation_fraction", round(validation_fraction * len(sizes)), len(sizes))
+        ends = sizes.cumsum(0)
+        self._parts = {}
+        for name, episodes in zip(self.splits, hold_out(len(sizes), size, seed), strict=True):
+            rows = torch.cat([torch.arange(ends[episode] - sizes[episode], ends[episode]) for episode in episodes])
+            self._parts[name] = rows, sizes[episodes], labels[episodes]
+            if clip_length > sizes[episodes].max():
+                raise InputError(f"data.clip_length: expected at most {sizes[episodes].max()}, frames of the longest "
+                                 f"episode of {name}, found {clip_length}")
+
+    @abstractmethod
+    def _recorded(self, name: str) -> Tensor:
+        """What was noted under that name at each frame, (m, ...)."""
+
+    def recorded(self, name: str, split: str) -> Tensor:
+        """What was noted with each item of a split: (n, ...), of clips (n, t, ...); "pose": x, y, heading in degrees.
+
+        Raises InputError where there is nothing of that name."""
+        rows, sizes, _ = self._parts[split]
+        return self._recorded(name)[rows[self._places(sizes)]]
+
+    @cached_property
+    def variance(self) -> float:
+        """As of any data set, over the frames of the training episodes, each once."""
+        rows = self._parts["train"][0]
+        count, total, squares = 0, 0, 0
+        for chunk in rows.split(CHUNK):
+            values = self._frames[chunk].long()  # integers: exact, and of no order
+            count, total = count + values.numel(), total + int(values.sum())
+            squares += int(values.square_().sum())
+        return squares / count - (total / count) ** 2
+
+    def _split(self, name: str) -> Split:
+        rows, sizes, labels = self._parts[name]
+        if not self.clip_length:
+            return ImageSplit(self._frames, labels.repeat_interleave(sizes, 0), rows, size=self.shape[1:])
+        clips = sizes // self.clip_length
+        ends = sizes.cumsum(0)
+        bounds = torch.stack([ends - sizes, ends], 1)
+        return ClipSplit(self._frames, labels.repeat_interleave(clips, 0), rows, starts=self._places(sizes)[:, 0],
+                         bounds=bounds.repeat_interleave(clips, 0), actions=self._actions[rows],
+                         clip_length=self.clip_length)
+
+    def _places(self, sizes: Tensor) -> Tensor:
+        """Frames of each item in evaluation, counted within a split: (n,), of clips (n, t)."""
+        if not self.clip_length:
+            return torch.arange(sizes.sum())
+        clips = sizes // self.clip_length
+        begins = (sizes.cumsum(0) - sizes).repeat_interleave(clips)
+        number = torch.arange(clips.sum()) - (clips.cumsum(0) - clips).repeat_interleave(clips)
+        return (begins + number * self.clip_length)[:, None] + torch.arange(self.clip_length)

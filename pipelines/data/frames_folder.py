@@ -1,0 +1,238 @@
+"""Anyone's frames and actions: a folder of episodes, packed once into a file that is then mapped into memory.
+
+    root/EPISODE/frames.npy               uint8 (t, h, w, c), c = 1 or 3
+    root/EPISODE/actions.npy              integers (t,), or (t, k): each different row is an action
+    root/EPISODE/*.png                    or pictures in place of frames.npy, ordered by the numbers in their names
+    root/EPISODE/actions.txt              or .csv, in place of actions.npy: a line a frame, a name or a number
+    root/PLACE/EPISODE/...                episodes of several places: the label is the name of the place
+    root/EPISODE/pose.npy, ...            what else was noted frame by frame, (t, ...)
+
+An action belongs to the frame that it leads to. A recorder that writes (frame, what is done next) has them one later:
+shift those by one and drop a frame. All frames have one size. Nothing is resized, mended or left out.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import warnings
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipelines.data.files import FoundFile, class_folder, class_names, list_files
+from pipelines.data.frames import EpisodeData
+from pipelines.data.pictures import SUFFIXES, read_picture
+from pipelines.errors import InputError, naming
+
+FRAMES = "frames.npy"
+ACTIONS = ("actions.npy", "actions.txt", "actions.csv")
+MAX_ACTIONS = 1024  # different ones: more are measurements, not a choice
+MAX_BYTES = 2**26  # of a text of actions
+
+
+class Episode(NamedTuple):
+    """A folder and the files in it that hold frames: frames.npy alone, or pictures in order."""
+
+    folder: Path
+    files: list[FoundFile]  # their paths are from the root
+
+
+class FramesFolder(EpisodeData):
+    """Single frames (c, h, w), or with `clip_length` clips (c, t, h, w) with actions; see pipelines/data/frames.py.
+
+    The packed frames are kept in `cache` under a name that changes with any file's name, size or time.
+    Raises InputError that names the file for a folder without episodes, for frames and actions that cannot be read, are
+    of another type or do not fit each other in number, and for frames of different sizes.
+    """
+
+    def __init__(self, root: str, cache: str, name: str = "", clip_length: int = 0, validation_fraction: float = 0.1,
+                 seed: int = 0):
+        self.name = name or Path(root).resolve().name
+        self._episodes = find_episodes(Path(root))
+        shapes = [frames_shape(episode) for episode in self._episodes]
+        for episode, shape in zip(self._episodes, shapes, strict=True):
+            if shape[1:] != shapes[0][1:]:
+                raise InputError(f"{episode.folder}: expected frames of {_size(shapes[0])} as in "
+                                 f"{self._episodes[0].folder}, found {_size(shape)}")
+        self._sizes = torch.tensor([shape[0] for shape in shapes])
+        texts = [read_actions(episode.folder, shape[0]) for episode, shape in zip(self._episodes, shapes, strict=True)]
+        names = sorted({text for own in texts for text in own}, key=_order)
+        if len(names) > MAX_ACTIONS:
+            raise InputError(f"{root}: expected at most {MAX_ACTIONS} different actions, found {len(names)}")
+        numbers = {action: number for number, action in enumerate(names)}
+        actions = torch.tensor([numbers[text] for own in texts for text in own])
+        homes = [FoundFile(episode.folder.relative_to(root).as_posix(), 0, 0) for episode in self._episodes]
+        places = class_names(homes)
+        self.label_names, self.classes = (("place",), (places,)) if places else ((), ())
+        labels = torch.tensor([[places.index(class_folder(home))] if places else [] for home in homes],
+                              dtype=torch.int64).reshape(len(homes), len(self.classes))
+        frames = _packed(self._episodes, shapes, Path(cache), self.name)
+        super().__init__(frames, self._sizes, actions, labels, tuple(names), clip_length, validation_fraction, seed)
+
+    def _recorded(self, name: str) -> Tensor:
+        parts = []
+        for episode, size in zip(self._episodes, self._sizes.tolist(), strict=True):
+            path = episode.folder / f"{name}.npy"
+            part = _load(path)
+            if part.shape[:1] != (size,) or part.dtype.kind not in "iuf":
+                raise InputError(f"{path}: expected numbers for each of {size} frames, found {part.dtype} {part.shape}")
+            parts.append(torch.from_numpy(np.array(part)))
+        return torch.cat(parts)
+
+
+def find_episodes(root: Path) -> list[Episode]:
+    """Folders with frames below a root, sorted. Raises InputError where there are fewer than two, one a split."""
+    if not root.is_dir():
+        raise InputError(f"{root}: expected a folder of episodes, found {'a file' if root.exists() else 'nothing'}; "
+                         "name it with data.root=FOLDER, or make one: make doom-data")
+    files = [file for file in list_files(root, {".npy", *SUFFIXES})
+             if not file.path.endswith(".npy") or Path(file.path).name == FRAMES]
+    folders = {folder: list(own) for folder, own in groupby(sorted(files, key=_folder), _folder)}
+    episodes = []
+    for folder, own in folders.items():
+        arrays = [file for file in own if file.path.endswith(".npy")]
+        if arrays and len(own) > 1:
+            raise InputError(f"{root / folder}: expected {FRAMES} or pictures, found both")
+        episodes.append(Episode(root / folder, sorted(own, key=lambda file: _natural(file.path))))
+    if len(episodes) < 2:
+        raise InputError(f"{root}: expected two folders or more with {FRAMES} or pictures, found {len(episodes)}")
+    return episodes
+
+
+def frames_shape(episode: Episode) -> tuple[int, int, int, int]:
+    """(t, h, w, c), from headers alone."""
+    first = episode.folder / Path(episode.files[0].path).name
+    if first.name == FRAMES:
+        frames = _load(first)
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] not in (1, 3) or 0 in frames.shape:
+            raise InputError(f"{first}: expected uint8 (frames, height, width, 1 or 3), found {frames.dtype} "
+                             f"{frames.shape}")
+        return frames.shape
+    width, height = _picture_size(first)
+    for file in episode.files[1:]:
+        path = episode.folder / Path(file.path).name
+        if (found := _picture_size(path)) != (width, height):
+            raise InputError(f"{path}: expected {width}x{height} pixels as in {first}, found {found[0]}x{found[1]}")
+    return len(episode.files), height, width, 3
+
+
+def read_actions(folder: Path, count: int) -> list[str]:
+    """The names of an episode's `count` actions; integers are their own names."""
+    found = [folder / name for name in ACTIONS if (folder / name).is_file()]
+    if len(found) != 1:
+        raise InputError(f"{folder}: expected one of {', '.join(ACTIONS)}, found "
+                         f"{' and '.join(path.name for path in found) or 'none'}")
+    path = found[0]
+    if path.suffix == ".npy":
+        actions = _load(path)
+        if actions.dtype.kind not in "iu" or actions.ndim not in (1, 2):
+            raise InputError(f"{path}: expected integers (frames,) or (frames, k), found {actions.dtype} "
+                             f"{actions.shape}")
+        names = [",".join(map(str, np.atleast_1d(row))) for row in actions]
+    else:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path}: expected at most {MAX_BYTES} bytes, found {path.stat().st_size}")
+        try:
+            names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: expected a text, found {error}") from None
+        if "" in names:
+            raise InputError(f"{path}: expected an action in each line, found none in line {names.index('') + 1}")
+    if len(names) != count:
+        raise InputError(f"{path}: expected {count} actions, one for each frame, found {len(names)}")
+    return names
+
+
+def _packed(episodes: list[Episode], shapes: list[tuple[int, int, int, int]], cache: Path, name: str) -> Tensor:
+    """All frames, uint8 (m, c, h, w), memory-mapped, not to be written to. Of several processes one packs them."""
+    _, height, width, channels = shapes[0]
+    shape = sum(shape[0] for shape in shapes), channels, height, width
+    settings = [[str(episode.folder.resolve()), episode.files] for episode in episodes], PIL.__version__
+    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+    target = cache / f"{name}-{key}.npy"
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            _pack(episodes, shapes, target, shape)
+    frames = _load(target)
+    if frames.dtype != np.uint8 or frames.shape != shape:
+        raise InputError(f"{target}: expected uint8 {shape}, found {frames.dtype} {frames.shape}; remove it, it will "
+                         "be made again")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(frames)
+
+
+def _pack(
+    episodes: list[Episode], shapes: list[tuple[int, int, int, int]], target: Path, shape: tuple[int, ...]
+) -> None:
+    """Writes all frames, channels first, to a file that appears when it is whole."""
+    temporary = target.with_suffix(".tmp")
+    try:
+        with naming(target), open(temporary, "wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for episode, (_, height, width, channels) in zip(episodes, shapes, strict=True):
+                for found in episode.files:
+                    path = episode.folder / Path(found.path).name
+                    if path.name == FRAMES:
+                        file.write(np.ascontiguousarray(np.moveaxis(_load(path), 3, 1)))
+                    else:
+                        file.write(np.ascontiguousarray(_read_picture(path, (channels, height, width))))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> np.ndarray:
+    """A .npy file, memory-mapped."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a NumPy array, found nothing") from None
+    except (ValueError, EOFError) as error:  # truncated, foreign, of objects
+        raise InputError(f"{path}: expected a NumPy array, found none that can be read ({error})") from None
+
+
+def _picture_size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except Exception as error:  # whatever a decoder raises, it is this picture that is at fault
+        raise InputError(f"{path}: expected a picture, found none that can be read ({error})") from None
+
+
+def _read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    try:
+        return read_picture(path, shape)
+    except Exception as error:  # likewise
+        raise InputError(f"{path}: expected a picture, found none that can be read ({error})") from None
+
+
+def _folder(file: FoundFile) -> str:
+    return file.path.rpartition("/")[0]
+
+
+def _natural(path: str) -> list:
+    """Sorts frame_2 before frame_10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path)]
+
+
+def _order(action: str) -> tuple:
+    """Sorts numbers as such, before names."""
+    return (0, int(action), "") if re.fullmatch(r"-?\d{1,18}", action) else (1, 0, action)
+
+
+def _size(shape: tuple[int, int, int, int]) -> str:
+    return "x".join(map(str, shape[1:]))
