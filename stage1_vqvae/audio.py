@@ -122,16 +122,25 @@ class SpectralGuide(nn.Module):
 
     Beyond the paper: through a WaveNet alone, whose own past explains most of a sample, codes learn content slowly. A
     linear map of the features, averaged over `hop_length` samples, is compared with log magnitudes of `num_bands`
-    triangular bands, spaced as the mel scale, of windows of 4 hops.
+    triangular bands, spaced as the mel scale, of windows of `window_length` samples (None: 4 hops) at each hop.
     """
 
-    def __init__(self, in_channels: int, hop_length: int, sample_rate_hz: int, num_bands: int, weight: float):
+    def __init__(
+        self,
+        in_channels: int,
+        hop_length: int,
+        sample_rate_hz: int,
+        num_bands: int,
+        weight: float,
+        window_length: int | None = None,
+    ):
         super().__init__()
         self.hop_length = hop_length
         self.weight = weight
         self.out = nn.Linear(in_channels, num_bands)
-        self.register_buffer("window", torch.hann_window(4 * hop_length), persistent=False)
-        self.register_buffer("bands", mel_bands(4 * hop_length, sample_rate_hz, num_bands), persistent=False)
+        size = window_length or 4 * hop_length
+        self.register_buffer("window", torch.hann_window(size), persistent=False)
+        self.register_buffer("bands", mel_bands(size, sample_rate_hz, num_bands), persistent=False)
 
     def forward(self, features: Tensor, levels: Tensor) -> Tensor:
         """features (b, c, t), levels (b, 1, t) mu-law symbols -> ()."""
@@ -143,8 +152,8 @@ class SpectralGuide(nn.Module):
         """-> (b, n, bands): natural logarithms of magnitudes, of about unit variance in speech."""
         with torch.autocast(levels.device.type, enabled=False):
             wave = expand(levels[:, 0].to(self.window.dtype) / (LEVELS - 1) * 2 - 1)
-            size, hop = 4 * self.hop_length, self.hop_length
-            padded = F.pad(wave, ((size - hop) // 2, size - hop - (size - hop) // 2))
+            size, hop = len(self.window), self.hop_length
+            padded = F.pad(wave, ((size - hop) // 2, size - hop - (size - hop) // 2))  # negative: cut
             spectrum = torch.stft(padded, size, hop, window=self.window, center=False, return_complex=True).abs()
             return torch.log(spectrum.transpose(1, 2) @ self.bands + 1e-2)
 
