@@ -1,0 +1,83 @@
+"""What every likelihood offers: scaling to and from the network's units, exact probabilities of the 256 levels.
+
+Images are uint8, in network units x / 255 - 0.5, in [-0.5, 0.5].
+Axes: b batch, c channels, *grid height and width, or samples.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+LEVELS = 256
+
+
+class Likelihood(nn.Module, ABC):
+    """p(x | decoder output). `params_per_value` decoder channels describe each channel of the data."""
+
+    params_per_value: int
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(1.0 / (LEVELS - 1)), persistent=False)  # carries the module's dtype
+
+    def to_network(self, x: Tensor) -> Tensor:
+        """Data (b, c, *grid), images: uint8 -> network units, in the module's floating type."""
+        if x.dtype != torch.uint8:
+            raise ValueError(f"expected images of type torch.uint8, found {x.dtype}")
+        return x.to(self.scale.dtype) * self.scale - 0.5
+
+    def levels(self, x: Tensor) -> Tensor:
+        """Data (b, c, *grid) -> their levels int64, what an autoregressive decoder reads and draws."""
+        return x.long()
+
+    def from_levels(self, levels: Tensor) -> Tensor:
+        """Levels (b, c, *grid) int64 -> data."""
+        return levels.to(torch.uint8)
+
+    def _precise(self, params: Tensor) -> Tensor:
+        """Never below the module's type: what autocast lowered is raised again."""
+        return params.to(torch.promote_types(params.dtype, self.scale.dtype))
+
+    @abstractmethod
+    def objective(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Decoder output (b, c * params_per_value, *grid), data (b, c, *grid) -> (b,), what training minimises.
+
+        lengths (b,) int64: how much of the first grid axis counts, of sound that is padded."""
+
+    @abstractmethod
+    def nll_nats(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """-> (b,) float64: exact -log p(x) of the whole example, a probability mass over the 256 levels."""
+
+    @abstractmethod
+    def mean(self, params: Tensor) -> Tensor:
+        """-> (b, c, *grid) in data units: the mean, of images rounded."""
+
+    @staticmethod
+    def _counted(values: Tensor, lengths: Tensor | None) -> Tensor:
+        """Values (b, c, *grid) -> their sums (b,) over what counts."""
+        if lengths is not None:
+            counts = torch.arange(values.shape[2], device=values.device) < lengths[:, None]
+            values = values * counts.view(len(values), 1, -1, *[1] * (values.ndim - 3))
+        return values.flatten(1).sum(1)
+
+
+class ExactMass(Likelihood):
+    """Training minimises what is reported, the exact -log mass in nats; reports are in float64."""
+
+    @abstractmethod
+    def log_mass(self, params: Tensor, x: Tensor) -> Tensor:
+        """Params (b, c * params_per_value, *grid), uint8 x (b, c, *grid) -> log p (b, c, *grid), in params' type."""
+
+    @abstractmethod
+    def expectation(self, params: Tensor) -> Tensor:
+        """-> (b, c, *grid): the mean level under these masses, not rounded."""
+
+    def objective(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self._counted(-self.log_mass(self._precise(params), x), lengths)
+
+    def nll_nats(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self._counted(-self.log_mass(params.double(), x), lengths)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return self.expectation(self._precise(params)).round().to(torch.uint8)

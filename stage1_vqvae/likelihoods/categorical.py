@@ -1,0 +1,42 @@
+"""A softmax over the 256 levels.
+
+Axes: b batch, c channels, *grid height and width, or samples, k levels.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from stage1_vqvae.likelihoods.base import LEVELS, Likelihood
+
+
+class Categorical(Likelihood):
+    """A softmax over the 256 levels of every value: decoder channels (c k), k fastest."""
+
+    params_per_value = LEVELS
+
+    def _nll(self, params: Tensor, x: Tensor) -> Tensor:
+        """-> (b, c, *grid), never below float32. In channels-last memory the logits of a value lie side by side: read as
+        rows they are neither copied nor strided, five times faster than over the second axis."""
+        params, levels = self._precise(params), self.levels(x)
+        if params.stride(1) == 1:
+            logits = rearrange(params, "b (c k) ... -> (b ... c) k", k=LEVELS)
+            nll = F.cross_entropy(logits, rearrange(levels, "b c ... -> (b ... c)"), reduction="none")
+            return nll.view(len(x), *x.shape[2:], x.shape[1]).movedim(-1, 1)
+        logits = rearrange(params, "b (c k) ... -> b k c ...", k=LEVELS)
+        return F.cross_entropy(logits, levels, reduction="none")
+
+    def objective(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self._counted(self._nll(params, x), lengths)
+
+    def nll_nats(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self._counted(self._nll(params, x).double(), lengths)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return self._expected(params, torch.arange(LEVELS, device=params.device)).round().to(torch.uint8)
+
+    def _expected(self, params: Tensor, values: Tensor) -> Tensor:
+        """(b, c, *grid): the mean of `values` (k,), one for each level."""
+        p = rearrange(self._precise(params), "b (c k) ... -> b c ... k", k=LEVELS).softmax(-1)
+        return (p * values.to(p.dtype)).sum(-1)

@@ -1,0 +1,94 @@
+"""A Gaussian of one width, integrated over each level.
+
+Axes: b batch, c channels, *grid height and width.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stage1_vqvae.collectives import all_sum, rank_and_world
+from stage1_vqvae.likelihoods.base import LEVELS, Likelihood
+
+
+class Gaussian(Likelihood):
+    """The decoder gives the mean; one standard deviation for all values.
+
+    With sigma="training_mse" training minimises squared error / `variance`, both in data units: where `variance` is
+    that of all training pixels and channels, and after division by the data's dimensions, this is the normalised
+    squared error of Sonnet's example. sigma^2 is then the training error itself (the maximum-likelihood estimate), a
+    moving average over training batches. With sigma="learned" it is a parameter and training minimises the density's
+    -log in nats.
+
+    The mass of a level is the Gaussian's over [x - 1/2, x + 1/2]; levels 0 and 255 take the tails.
+    """
+
+    params_per_value = 1
+
+    def __init__(
+        self, variance: float, sigma: Literal["training_mse", "learned"] = "training_mse", decay: float = 0.99
+    ):
+        super().__init__()
+        if not variance > 0:
+            raise ValueError(f"expected a variance of the training data above 0, found {variance}")
+        if sigma not in ("training_mse", "learned"):
+            raise ValueError(f"expected sigma=training_mse or sigma=learned, found {sigma}")
+        self.variance = float(variance)
+        self.decay = decay
+        self.learned = sigma == "learned"
+        if self.learned:
+            self.log_sigma = nn.Parameter(torch.tensor(math.log(variance) / 2))
+        else:
+            # The average and its weight both start at 0: their quotient is free of the start's bias at once.
+            self.register_buffer("mse_average", torch.tensor(0.0))
+            self.register_buffer("mse_weight", torch.tensor(0.0))
+
+    def _mean(self, params: Tensor) -> Tensor:
+        """The mean in data units, not rounded."""
+        return (self._precise(params) + 0.5) * (LEVELS - 1)
+
+    def sigma_squared(self) -> Tensor:
+        """() float64, in data units; never below 1e-4, where a level's mass would be 1 in any case."""
+        if self.learned:
+            value = (2 * self.log_sigma.double()).exp()
+        else:
+            average, weight = self.mse_average.double(), self.mse_weight.double()
+            value = torch.where(weight > 0, average / weight, self.variance)
+        return value.clamp(min=1e-4)
+
+    def objective(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        if lengths is not None:
+            raise ValueError("likelihood: expected MuLaw for items with lengths, found Gaussian")
+        squared_error = (self._mean(params) - x).square().flatten(1).sum(1)
+        dimensions = x[0].numel()
+        if self.learned:
+            log_sigma = self.log_sigma.clamp(min=math.log(1e-2))
+            constant = dimensions * (log_sigma + math.log(2 * math.pi) / 2)
+            return squared_error / (2 * (2 * log_sigma).exp()) + constant
+        if self.training:
+            mse = all_sum(squared_error.detach().mean() / dimensions) / rank_and_world()[1]
+            self.mse_average.lerp_(mse, 1 - self.decay)
+            self.mse_weight.lerp_(torch.ones_like(mse), 1 - self.decay)
+        return squared_error / self.variance
+
+    def nll_nats(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self._counted(-self.log_mass(self._mean(params.double()), x), lengths)
+
+    def log_mass(self, mean: Tensor, x: Tensor) -> Tensor:
+        """log p of each level x (float64, elementwise), accurate in the far tails.
+
+        Both edges are mirrored to the side on which their normal distribution functions are small, where
+        log(F(b) - F(a)) = log F(b) + log(1 - exp(log F(a) - log F(b))) loses nothing.
+        """
+        distance, sigma = x.double() - mean.double(), self.sigma_squared().sqrt()
+        lower = torch.where(x == 0, -math.inf, (distance - 0.5) / sigma)
+        upper = torch.where(x == LEVELS - 1, math.inf, (distance + 0.5) / sigma)
+        mirrored = lower + upper > 0
+        a = torch.special.log_ndtr(torch.where(mirrored, -upper, lower))
+        b = torch.special.log_ndtr(torch.where(mirrored, -lower, upper))
+        return b + torch.log(-torch.expm1(a - b))
+
+    def mean(self, params: Tensor) -> Tensor:
+        return self._mean(params).round().clamp(0, LEVELS - 1).to(torch.uint8)
