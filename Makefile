@@ -72,10 +72,11 @@ test: $(READY)  ## all tests but the slow ones
 test-all: $(READY)  ## all tests
 	$(PYTEST)
 
-benchmark: $(READY)  ## speed, side by side: quantiser, sampling, sound
+benchmark: $(READY)  ## speed, side by side: quantiser, sampling, sound, video
 	$(RUN) benchmarks/quantizer.py
 	$(RUN) benchmarks/sampling.py
 	$(RUN) benchmarks/wavenet.py
+	$(RUN) benchmarks/video.py
 
 clean:  ## remove the virtual environment (runs stay)
 	rm -rf $(VENV)

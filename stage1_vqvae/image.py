@@ -25,10 +25,11 @@ def initialise(network: nn.Module, output_gain: float, initial_scale: float) -> 
     standard deviation of the last layer's output for input of unit variance. Biases start at zero. `initial_scale`
     multiplies the weights before the last layer's: Adam's steps, whose size is given, turn smaller weights further.
     """
-    convolutions = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))]
+    transposed = (nn.ConvTranspose2d, nn.ConvTranspose3d)
+    convolutions = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Conv3d, *transposed))]
     for convolution in convolutions:
         taps = math.prod(convolution.kernel_size) * convolution.in_channels
-        if isinstance(convolution, nn.ConvTranspose2d):
+        if isinstance(convolution, transposed):
             taps //= math.prod(convolution.stride)  # of its kernel, each output pixel sees one in stride^2
         gain = output_gain if convolution is convolutions[-1] else math.sqrt(2) * initial_scale
         nn.init.normal_(convolution.weight, std=gain / math.sqrt(taps))
@@ -39,26 +40,25 @@ def initialise(network: nn.Module, output_gain: float, initial_scale: float) -> 
 
 
 class ResidualBlock(nn.Module):
-    """x + (ReLU, 3x3 convolution, ReLU, 1x1 convolution)(x), the paper's section 4.1."""
+    """x + (ReLU, wide, ReLU, narrow)(x): in the paper's section 4.1 a 3x3 and a 1x1 convolution."""
 
-    def __init__(self, channels: int, hidden: int):
+    def __init__(self, wide: nn.Module, narrow: nn.Module):
         super().__init__()
-        self.branch = nn.Sequential(
-            nn.ReLU(),
-            nn.Conv2d(channels, hidden, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(hidden, channels, 1),
-        )
+        self.branch = nn.Sequential(nn.ReLU(), wide, nn.ReLU(inplace=True), narrow)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.branch(x)
 
 
 def _residual_stack(channels: int, hidden: int, num_blocks: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(channels, hidden) for _ in range(num_blocks)), nn.ReLU(inplace=True))
+    blocks = (
+        ResidualBlock(nn.Conv2d(channels, hidden, 3, padding=1), nn.Conv2d(hidden, channels, 1))
+        for _ in range(num_blocks)
+    )
+    return nn.Sequential(*blocks, nn.ReLU(inplace=True))
 
 
-def _halvings(num_downsamplings: int, hidden: int, outer_hidden: int) -> list[int]:
+def units_of_halvings(num_downsamplings: int, hidden: int, outer_hidden: int) -> list[int]:
     """Units of the strided convolutions, from the image inwards: the last has `hidden`, the first `outer_hidden`."""
     if num_downsamplings < 1:
         raise ValueError(f"expected at least one downsampling, found num_downsamplings={num_downsamplings}")
@@ -84,7 +84,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         channels = in_channels
-        for units in _halvings(num_downsamplings, hidden, outer_hidden):
+        for units in units_of_halvings(num_downsamplings, hidden, outer_hidden):
             layers += [nn.Conv2d(channels, units, 4, stride=2, padding=1), nn.ReLU(inplace=True)]
             channels = units
         if mixing_convolution:
@@ -125,7 +125,7 @@ class ImageDecoder(nn.Module):
         first = nn.Conv2d(dim, hidden, 3, padding=1) if mixing_convolution else nn.Conv2d(dim, hidden, 1)
         layers: list[nn.Module] = [first, _residual_stack(hidden, residual_hidden, num_residual_blocks)]
         channels = hidden
-        for units in _halvings(num_downsamplings, hidden, outer_hidden)[-2::-1]:
+        for units in units_of_halvings(num_downsamplings, hidden, outer_hidden)[-2::-1]:
             layers += [nn.ConvTranspose2d(channels, units, 4, stride=2, padding=1), nn.ReLU(inplace=True)]
             channels = units
         layers.append(nn.ConvTranspose2d(channels, out_channels, 4, stride=2, padding=1))

@@ -436,6 +436,52 @@ def draw_row(row, codes, uniforms, local, temperature, top_k, top_p, weights, st
     return True
 
 
+class TemporalWeights(NamedTuple):
+    """A GatedPixelCNN3d's temporal stack: products packed (`pack`), biases filled up; l layers, t frames of a kernel."""
+
+    seen: np.ndarray  # (l, t, y, x, ...): frames from the earliest to the present
+    bias: np.ndarray  # (l, n)
+    local: np.ndarray  # (l, ...)
+    out: np.ndarray  # (l, ...)
+    out_bias: np.ndarray  # (l, n)
+
+
+class TemporalState(NamedTuple):
+    """What a block of samples remembers of the last frames, which lie by index modulo, and room to work in."""
+
+    frames: np.ndarray  # (l + 1, t, h, w * s, n): inputs of the layers and the last one's output, in margins of zeros
+    chunk: np.ndarray  # (CHUNK, n): before the gates
+    gated: np.ndarray  # (CHUNK, p)
+
+
+@compiled
+def temporal_stack(frame, local, weights, state):
+    """One frame through all layers, from `state.frames[0]` to `state.frames[-1]`. local (h, w * s, channels)."""
+    layers, kernel, taps = weights.seen.shape[:3]
+    height, length, _ = local.shape
+    samples = (state.frames.shape[3] - length) // (taps - 1)
+    here, above, margin = frame % kernel, taps // 2, taps // 2 * samples
+    for i in range(layers):
+        for row in range(height):
+            inputs = state.frames[i, here, above + row, margin : margin + length]
+            outputs = state.frames[i + 1, here, above + row, margin : margin + length]
+            for start in range(0, length, CHUNK):
+                stop = min(start + CHUNK, length)
+                chunk, gated = state.chunk[: stop - start], state.gated[: stop - start]
+                for j in range(stop - start):
+                    chunk[j] = weights.bias[i]
+                if local.shape[2] > 0:
+                    multiply(local[row, start:stop], weights.local[i], chunk)
+                for tap in range(kernel):
+                    earlier = state.frames[i, (frame + 1 + tap) % kernel]
+                    correlate(earlier, row + taps - 1, start, samples, weights.seen[i, tap], chunk)
+                gate(chunk, gated)
+                for j in range(start, stop):
+                    for n in range(outputs.shape[1]):
+                        outputs[j, n] = weights.out_bias[i, n] + inputs[j, n]
+                multiply(gated, weights.out[i], outputs[start:stop])
+
+
 class WaveNetWeights(NamedTuple):
     """A WaveNet's parameters, products packed (`pack`), biases filled up; l layers, g codebooks, c skip channels."""
 

@@ -11,7 +11,7 @@ GATE_GAIN = math.sqrt(8.66)
 
 
 @torch.no_grad()
-def initialise(module: nn.Conv2d | nn.Linear, gain: float) -> None:
+def initialise(module: nn.Conv2d | nn.Conv3d | nn.Linear, gain: float) -> None:
     """Normal weights that turn inputs of unit variance into outputs of variance gain^2; bias 0."""
     nn.init.normal_(module.weight, std=gain / math.sqrt(module.weight[0].numel()))
     if module.bias is not None:

@@ -176,13 +176,15 @@ class PixelCNNStepper(Stepper):
         self.columns = [weight.new_zeros(batch, p, 1, layer.horizontal.kernel_size[1]) for layer in prior.layers]
         self.sums: list[Tensor] = []  # (b, 2p, 1, w): what the vertical stack gives the horizontal one, this row
         self.features = weight.new_zeros(batch, p)
+        self.rows_begun = 0
 
     def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
         codes = codes if self.prior.num_codebooks > 1 else codes[..., None]
         row, column, codebook = position if self.prior.num_codebooks > 1 else (*position, 0)
         if codebook == 0:
-            if column == 0:
-                self._row(codes, row)
+            for begun in range(self.rows_begun, row + 1):  # several where rows were left out
+                self._row(codes, begun)
+            self.rows_begun = row + 1
             self.features = self._column(codes, row, column)
         else:
             self.features = self.features + self.prior.within[codebook - 1](codes[:, row, column, codebook - 1])

@@ -29,8 +29,9 @@ class Stepper(ABC):
     def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
         """Logits (b, num_codes) of the code at `position` = (*grid index[, codebook]).
 
-        Called for every position once, in raster order, codebook fastest. `codes` (b, *grid[, g]) is filled before
-        `position`; what it holds there and later is not looked at.
+        Called once for every position, in raster order, codebook fastest; slices of the grid's first axis where all
+        codes are known may be left out. `codes` (b, *grid[, g]) is filled before `position`; what it holds there and
+        later is not looked at.
         """
 
 

@@ -160,11 +160,13 @@ def _kept(logits: Tensor, mass: Tensor, rule: Rule) -> Tensor:
 def _fill_by_steps(prior: Prior, stepper: Stepper, codes: Tensor, uniforms: Tensor, rule: Rule) -> Iterator[int]:
     finite = torch.ones((), dtype=torch.bool, device=codes.device)  # looked at once: a GPU need not wait at each step
     seen = codes.clamp(min=0)
+    free = (codes < 0).any(0).reshape(codes.shape[1], -1).any(1).tolist()  # of the first axis: what is not all known
     for position in itertools.product(*map(range, codes.shape[1:])):
-        at = (slice(None), *position)
-        logits = stepper.step(seen, position)
-        finite &= _is_finite(logits)
-        seen[at] = torch.where(codes[at] < 0, draw(logits, uniforms[at], rule), codes[at])
+        if free[position[0]]:
+            at = (slice(None), *position)
+            logits = stepper.step(seen, position)
+            finite &= _is_finite(logits)
+            seen[at] = torch.where(codes[at] < 0, draw(logits, uniforms[at], rule), codes[at])
         if prior.num_codebooks == 1 or position[-1] == prior.num_codebooks - 1:
             yield len(codes)
     if not finite:

@@ -5,6 +5,7 @@ import torch
 
 from stage2_prior.pixelcnn import GatedPixelCNN
 from stage2_prior.prior import Prior
+from stage2_prior.video import GatedPixelCNN3d
 from stage2_prior.wavenet import WaveNet
 
 
@@ -42,11 +43,24 @@ def tiny_wavenet() -> Callable[..., WaveNet]:
     return make
 
 
+@pytest.fixture
+def tiny_video() -> Callable[..., GatedPixelCNN3d]:
+    """Makes a small float64 GatedPixelCNN3d that sees 3 frames back, its logits spread as if it had been trained."""
+
+    def make(**options) -> GatedPixelCNN3d:
+        torch.manual_seed(0)
+        sizes = {"num_codes": 7, "channels": 12, "num_layers": 2, "first_kernel_size": 3, "num_temporal_layers": 2,
+                 "head_channels": 20}
+        return spread(GatedPixelCNN3d(**{**sizes, **options}))
+
+    return make
+
+
 @torch.no_grad()
 def spread(prior: Prior) -> Prior:
     prior = prior.double()
     for parameter in prior.parameters():  # biases, which start at zero, take part too
         parameter += 0.1 * torch.randn_like(parameter)
-    for head in prior.heads:
+    for head in prior.frame.heads if isinstance(prior, GatedPixelCNN3d) else prior.heads:
         head[3].weight *= 3
     return prior

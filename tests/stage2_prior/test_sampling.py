@@ -81,7 +81,7 @@ def test_cached_equals_naive_for_every_kind_of_prior(tiny, stepped, options):
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-@pytest.mark.parametrize("known", ["none", "prefix", "scattered"])
+@pytest.mark.parametrize("known", ["none", "prefix", "row", "scattered"])
 def test_cached_equals_naive_for_every_rule_and_known_codes(tiny, stepped, rule, known):
     prior = tiny(num_codebooks=2)
     uniforms = uniforms_for(prior)
@@ -89,7 +89,8 @@ def test_cached_equals_naive_for_every_rule_and_known_codes(tiny, stepped, rule,
     if known != "none":
         given = torch.randint(7, uniforms.shape, generator=torch.Generator().manual_seed(3))
         number = torch.arange(150).reshape(5, 3, 5, 2)
-        given = given.masked_fill(number % 30 >= 9 if known == "prefix" else number % 3 > 0, -1)
+        free = {"prefix": number % 30 >= 9, "row": (number % 30) // 10 != 1, "scattered": number % 3 > 0}[known]
+        given = given.masked_fill(free, -1)
     expected = sample_naive(prior, uniforms, **rule, known=given)
     prior.__class__ = SteppedPixelCNN if stepped else GatedPixelCNN
     before = None if given is None else given.clone()

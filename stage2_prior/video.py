@@ -1,0 +1,222 @@
+"""The Gated PixelCNN of video: codes of earlier frames, seen through causal 3-D convolutions, condition each frame.
+
+van den Oord et al. (arXiv 1711.00937, section 4.4) model the codes of video; how is not said there. Here p(codes) is a
+product over frames of a `GatedPixelCNN` (arXiv 1606.05328) whose `local` features are those of a temporal stack, as in
+the Video Pixel Network (Kalchbrenner et al., arXiv 1610.00527), with gated residual layers of causal 3-D convolutions in
+the place of its encoder and LSTM. The stack's input is delayed by a frame: it never sees the one that it conditions.
+
+Axes: b batch, t frames, h rows, w columns, k codes of a codebook, g codebooks, c channels, p features of a stack,
+s samples of a block (padded to a multiple of compiled.ROWS).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from stage2_prior import compiled
+from stage2_prior.dropout import GlobalBatchDropout
+from stage2_prior.initialise import GATE_GAIN, initialise
+from stage2_prior.pixelcnn import GatedPixelCNN, add, gate
+from stage2_prior.prior import CompiledLoop, Prior, Stepper
+
+if TYPE_CHECKING:
+    from stage2_prior.sampling import Rule
+
+
+class GatedPixelCNN3d(Prior):
+    """p(codes | labels, local) over (t, h, w) grids of any size: causal in time, raster order inside a frame.
+
+    channels, num_layers, kernel_size, first_kernel_size, head_channels, num_classes: of the `GatedPixelCNN` of a frame.
+    num_temporal_layers, temporal_kernel_size: the temporal stack's layers, and the frames that each of them sees: the
+    stack sees 1 + num_temporal_layers * (temporal_kernel_size - 1) frames back, and in all of them
+    num_temporal_layers * (kernel_size // 2) positions to every side.
+    local_channels: channels of `local` (b, c, t, h, w), actions say. That of frame t enters the temporal stack's layers
+    there by a 1x1x1 convolution, and reaches frame t and later ones.
+    dropout: of the gated features of the temporal and the horizontal stack.
+
+    Codes (8, 16, 21, 21) give logits (8, 512, 16, 21, 21); with two codebooks (8, 16, 21, 21, 2) give
+    (8, 512, 16, 21, 21, 2).
+    """
+
+    grid_axes = 3
+
+    def __init__(
+        self,
+        num_codes: int = 512,
+        num_codebooks: int = 1,
+        channels: int = 64,
+        num_layers: int = 12,
+        kernel_size: int = 3,
+        first_kernel_size: int = 7,
+        num_temporal_layers: int = 6,
+        temporal_kernel_size: int = 2,
+        num_classes: Sequence[int] = (),
+        local_channels: int = 0,
+        head_channels: int = 256,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(num_codes, num_codebooks, num_classes, local_channels)
+        sizes = {"num_temporal_layers": num_temporal_layers, "temporal_kernel_size": temporal_kernel_size}
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"{name}: expected 1 or more, found {value}")
+        self.frame = GatedPixelCNN(
+            num_codes,
+            num_codebooks,
+            channels,
+            num_layers,
+            kernel_size,
+            first_kernel_size,
+            num_classes,
+            local_channels=channels,
+            head_channels=head_channels,
+            dropout=dropout,
+        )
+        self.temporal = nn.ModuleList(
+            TemporalLayer(channels, temporal_kernel_size, kernel_size, local_channels, dropout)
+            for _ in range(num_temporal_layers)
+        )
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Unit variance before every gate; a residual stream that grows from 1 to 2."""
+        for layer in self.temporal:
+            initialise(layer.seen, 1.0)
+            initialise(layer.out, GATE_GAIN * len(self.temporal) ** -0.5)
+            if layer.local is not None:
+                initialise(layer.local, 0.5)
+
+    def forward(self, codes: Tensor, labels: Tensor | None = None, local: Tensor | None = None) -> Tensor:
+        self.check(codes, labels, local)
+        batch, frames = codes.shape[:2]
+        x = F.pad(self.embed(codes[:, :-1]), (0, 0, 0, 0, 1, 0))  # the frame before each; zeros before the first
+        for layer in self.temporal:
+            x = layer(F.pad(x, (0, 0, 0, 0, layer.before, 0)), local)
+        labels = None if labels is None else repeat(labels, "b l -> (b t) l", t=frames)
+        logits = self.frame(codes.flatten(0, 1), labels, rearrange(x, "b p t h w -> (b t) p h w"))
+        return logits.unflatten(0, (batch, frames)).movedim(1, 2)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Codes of frames (b, t, h, w[, g]) -> what the temporal stack begins with (b, p, t, h, w)."""
+        return self.frame.embed(codes if self.num_codebooks > 1 else codes[..., None]).movedim(-1, 1)
+
+    def stepper(
+        self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
+    ) -> "PixelCNN3dStepper":
+        self.check_conditions(batch, grid, labels, local)
+        return PixelCNN3dStepper(self, batch, grid, labels, local)
+
+    def compiled_loop(self) -> "CompiledPixelCNN3d":
+        return CompiledPixelCNN3d(self)
+
+
+class TemporalLayer(nn.Module):
+    """x -> x + (convolution and local, gate, 1x1x1)(x): a frame sees itself and `before` earlier ones, all positions."""
+
+    def __init__(self, p: int, num_frames: int, kernel_size: int, local_channels: int, dropout: float) -> None:
+        super().__init__()
+        self.before, reach = num_frames - 1, kernel_size // 2
+        self.seen = nn.Conv3d(p, 2 * p, (num_frames, kernel_size, kernel_size), padding=(0, reach, reach))
+        self.local = nn.Conv3d(local_channels, 2 * p, 1, bias=False) if local_channels else None
+        self.dropout = GlobalBatchDropout(dropout)
+        self.out = nn.Conv3d(p, p, 1)
+
+    def forward(self, x: Tensor, local: Tensor | None) -> Tensor:
+        """x (b, p, before + t, h, w), earlier frames first, and local (b, c, t, h, w) -> (b, p, t, h, w)."""
+        sums = add(self.seen(x), None if self.local is None else self.local(local))
+        return x[:, :, self.before :] + self.out(self.dropout(gate(sums)))
+
+
+class PixelCNN3dStepper(Stepper):
+    """Cached evaluation: the temporal stack once a frame, then the frame's own stepper.
+
+    Each layer of the temporal stack remembers as many frames of its input as its kernel reaches back.
+    """
+
+    def __init__(
+        self, prior: GatedPixelCNN3d, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
+    ) -> None:
+        self.prior, self.labels, self.local = prior, labels, local
+        weight = prior.frame.embeddings[0].weight
+        self.start = weight.new_zeros(batch, weight.shape[1], 1, *grid[1:])
+        self.earlier = [self.start.expand(-1, -1, layer.before, -1, -1) for layer in prior.temporal]
+        self.frames_begun = 0
+
+    def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
+        frame, *within = position
+        for t in range(self.frames_begun, frame + 1):
+            context = self._context(codes, t)
+            if t == frame:
+                self.inside = self.prior.frame.stepper(len(codes), tuple(codes.shape[2:4]), self.labels, context)
+        self.frames_begun = frame + 1
+        return self.inside.step(codes[:, frame], tuple(within))
+
+    def _context(self, codes: Tensor, t: int) -> Tensor:
+        """What the frames before t, and local there, give the frame (b, p, h, w)."""
+        x = self.prior.embed(codes[:, t - 1 : t]) if t > 0 else self.start
+        local = None if self.local is None else self.local[:, :, t : t + 1]
+        for i, layer in enumerate(self.prior.temporal):
+            seen = torch.cat((self.earlier[i], x), dim=2)
+            self.earlier[i] = seen[:, :, 1:]
+            x = layer(seen, local)
+        return x[:, :, 0]
+
+
+class CompiledPixelCNN3d(CompiledLoop):
+    """The temporal stack's parameters, packed, and the loop over frames; inside a frame the image's own loop."""
+
+    def __init__(self, prior: GatedPixelCNN3d) -> None:
+        self.prior, self.frame = prior, prior.frame.compiled_loop()
+        layers, pack, dtype = prior.temporal, compiled.pack, self.frame.dtype
+        taps = [rearrange(layer.seen.weight, "n p t y x -> t y x n p") for layer in layers]
+        self.weights = compiled.TemporalWeights(
+            seen=compiled.stack([pack(weight) for weight in taps], 6, dtype),
+            bias=compiled.stack([compiled.fill_up(layer.seen.bias) for layer in layers], 1, dtype),
+            local=compiled.stack(
+                [pack(layer.local.weight.flatten(1)) for layer in layers if layer.local is not None], 3, dtype
+            ),
+            out=compiled.stack([pack(layer.out.weight.flatten(1)) for layer in layers], 3, dtype),
+            out_bias=compiled.stack([compiled.fill_up(layer.out.bias) for layer in layers], 1, dtype),
+        )
+
+    def fill(
+        self, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: "Rule"
+    ) -> Iterator[int]:
+        batch, frames, height, width = codes.shape[:4]
+        samples = batch + -batch % compiled.ROWS
+        state = self._state(samples, height, width)
+        # By position and sample, without the margins: the stack's input, and its output, which conditions a frame.
+        p, margin = self.prior.frame.local_channels, self.prior.temporal[0].seen.padding[1]
+        grids = rearrange(torch.from_numpy(state.frames), "l t h (w s) p -> l t h w s p", s=samples)
+        grids = grids[:, :, margin:-margin, margin:-margin, :batch, :p]
+        if local is None:
+            local = torch.zeros(frames, height, width * samples, 0, dtype=grids.dtype)
+        else:
+            filled = F.pad(rearrange(local, "b c t h w -> t h w c b"), (0, samples - batch))
+            local = rearrange(filled, "t h w c s -> t h (w s) c").contiguous()
+        for t in range(frames):
+            here = t % state.frames.shape[1]
+            if t > 0:
+                grids[0, here] = rearrange(self.prior.embed(codes[:, t - 1 : t]).detach(), "b p 1 h w -> h w b p")
+            compiled.temporal_stack(t, local[t].numpy(), self.weights, state)
+            if (codes[:, t] < 0).any():
+                drawn, context = codes[:, t].contiguous(), rearrange(grids[-1, here], "h w b p -> b p h w")
+                yield from self.frame.fill(drawn, uniforms[:, t], labels, context, rule)
+                codes[:, t] = drawn
+            else:
+                yield batch * height * width
+
+    def _state(self, samples: int, height: int, width: int) -> compiled.TemporalState:
+        layers, kernel, taps = self.weights.seen.shape[:3]
+        inputs = layers + 1, kernel, height + taps - 1, (width + taps - 1) * samples, self.weights.out_bias.shape[1]
+        return compiled.TemporalState(
+            frames=np.zeros(inputs, self.frame.dtype),
+            chunk=np.zeros((compiled.CHUNK, self.weights.bias.shape[1]), self.frame.dtype),
+            gated=np.zeros((compiled.CHUNK, self.prior.frame.local_channels), self.frame.dtype),
+        )
