@@ -1,4 +1,4 @@
-"""What `evaluate.py` measures with samples of q(latents | x): bounds of log p(x), and whether the decoder heeds latents.
+"""What `evaluate.py` measures with samples of q(latents | x): bounds of log p(x), and whether a decoder heeds latents.
 
 The noise of an item is made of (seed, its number): sample j of it is the same among 5 as among 50, in whatever batch.
 """
@@ -87,7 +87,7 @@ def shuffled(stage1: TrainedStage, split: Split, measured: Measured, batch_size:
 
 
 def told_latents(model: Autoencoder, x: Tensor, numbers: np.ndarray, seed: int) -> Tensor:
-    """z_q (b, dim, *grid) as the distortion has it: of Gaussian latents a sample, each item's first, else without noise."""
+    """z_q (b, dim, *grid) as the distortion has it: of Gaussian latents each item's first sample, else no noise."""
     z_e = model.embed(x)
     if not isinstance(model.bottleneck, Gaussian):
         return model.bottleneck(z_e).z_q

@@ -7,8 +7,8 @@ Writes metrics.json and figures/*.png in the run's folder, and prints the table.
 where it was not trained.
 
 The bound of codes is log p(x) >= log p(x | z_q(x)) + log p(z_q(x)) (arXiv 1711.00937, section 3.2), its two terms in
-bits per data dimension: `distortion`, and `rate` under the uniform prior of training or under the learned one. That of a
-VAE is the ELBO: the distortion of samples of its posterior, and `rate_normal`, its KL to N(0, I). An AE has no bound.
+bits per data dimension: `distortion`, and `rate` under the uniform prior of training or under the learned one. That of
+a VAE is the ELBO: the distortion of samples of its posterior, and `rate_normal`, its KL to N(0, I). An AE has none.
 Where the posterior is spread, over codes too, `bounds` has the ELBO and the bound of several samples beside it.
 """
 
@@ -84,7 +84,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def own_figures(measured: Measured, bottleneck: Bottleneck) -> dict:
-    """Distortion and rate in bits per data dimension, the use of latents and codebooks; the prior's part is still null."""
+    """Distortion and rate in bits per data dimension, use of latents and codebooks; the prior's part is still null."""
     bits, normal = float(measured.sizes.sum()) * math.log(2), isinstance(bottleneck, Gaussian)
     distortion, rate = float(measured.nll_nats.sum()) / bits, float(measured.rate_nats.sum()) / bits
     uniform, codes = measured.codes is not None, None
@@ -96,7 +96,7 @@ def own_figures(measured: Measured, bottleneck: Bottleneck) -> dict:
         counts = uses(measured, bottleneck.num_codes)
         effective = perplexity(counts)
         latents |= {"dims": measured.positions * bottleneck.num_codebooks,
-                    "bits_unigram": measured.positions * float(effective.double().log2().sum())}
+                    "bits_unigram": measured.positions * float(effective.log2().sum())}
         codes = {"perplexity": each(effective), "used": each((counts > 0).sum(1)), "num_codes": bottleneck.num_codes,
                  "codes_an_example": latents["dims"],
                  "unigram_bits": None, "bigram_bits": None, "prior_bits": None, "prior_bits_train": None}
@@ -104,7 +104,8 @@ def own_figures(measured: Measured, bottleneck: Bottleneck) -> dict:
         "bits_per_dim": {"distortion": distortion,
                          "rate_uniform": rate if uniform else None, "rate_prior": None,
                          "total_uniform": distortion + rate if uniform else None, "total_prior": None,
-                         "rate_normal": rate if normal else None, "total_normal": distortion + rate if normal else None},
+                         "rate_normal": rate if normal else None,
+                         "total_normal": distortion + rate if normal else None},
         "codes": codes,
         "latents": latents,
     }

@@ -1,4 +1,4 @@
-"""What `evaluate.py` measures of pictures: errors of reconstructions, and what a classifier of real ones makes of them."""
+"""What `evaluate.py` measures of pictures: errors of reconstructions, what a classifier of real ones makes of them."""
 
 from pathlib import Path
 

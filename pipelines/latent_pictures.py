@@ -5,8 +5,8 @@
 
 Where a picture has two latents: the split as points coloured by class, and a plane of decodings over the rectangle that
 holds most points, drawn among them too. An AE's plane has gaps, a VAE's has none (Kingma and Welling, arXiv 1312.6114,
-figure 4). Traversals vary one latent of a real example, or one of its codes. The codebook: each code decoded on its own,
-a grid of one position, above the same code in the middle of a real example.
+figure 4). Traversals vary one latent of a real example, or one of its codes. The codebook: each code decoded on its
+own, a grid of one position, above the same code in the middle of a real example.
 
 Axes: n pictures, d latent dimensions, *grid positions, g codebooks.
 """
@@ -78,7 +78,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 class Painter:
-    """Pictures to latents, without noise, and back: z_q (n, d, *grid), or codes int64 (n, *grid, g) where there are some.
+    """Pictures to latents, without noise, and back: z_q (n, d, *grid), or codes int64 (n, *grid, g) if there are some.
 
     A decoder that draws what it makes takes the same random numbers for all: they differ by their latents alone."""
 

@@ -108,8 +108,9 @@ def plot_codebook_use(path: Path, counts: Tensor) -> None:
     _write_figure(path, figure)
 
 
-def plot_plane(path: Path, points: Tensor, box: Tensor, labels: Tensor | None = None, names: Sequence[str] = ()) -> None:
-    """Points (n, 2) coloured by `labels` (n,), indices of `names`; box (2, 2): low and high of a rectangle drawn about."""
+def plot_plane(path: Path, points: Tensor, box: Tensor, labels: Tensor | None = None,
+               names: Sequence[str] = ()) -> None:
+    """Points (n, 2) coloured by `labels` (n,), indices of `names`; box (2, 2): low and high of a rectangle about them."""
     figure = Figure(figsize=(7, 6), layout="constrained")
     axis = figure.subplots()
     for number, name in enumerate(names if labels is not None else ("",)):
@@ -117,9 +118,9 @@ def plot_plane(path: Path, points: Tensor, box: Tensor, labels: Tensor | None = 
         axis.scatter(*of_class.T.numpy(), s=4, color=f"C{number}", label=name, linewidths=0)
     (left, bottom), (right, top) = box.tolist()
     axis.plot([left, right, right, left, left], [bottom, bottom, top, top, bottom], color=str(INK / 255), linewidth=1)
-    axis.set(xlabel="latent 1", ylabel="latent 2", aspect="equal")
+    axis.set(xlabel="latent 1", ylabel="latent 2")
     if labels is not None:
-        axis.legend(markerscale=3)
+        figure.legend(loc="outside right upper", markerscale=3)
     _write_figure(path, figure)
 
 

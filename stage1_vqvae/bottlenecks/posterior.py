@@ -1,4 +1,4 @@
-"""q(z | x) as `stage1_vqvae/bounds.py` asks for it: uniforms to samples, their probabilities, and what the decoder reads.
+"""q(z | x) as `stage1_vqvae/bounds.py` asks for it: uniforms to samples, their probabilities, what a decoder reads.
 
 Axes: b batch, *noise the axes of one example's uniforms.
 """

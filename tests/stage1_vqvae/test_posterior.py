@@ -1,6 +1,6 @@
 """Posteriors as the bounds ask for them: against distributions that are known, and bounds against all outcomes.
 
-Statistics: a mean is compared at 4 standard errors, which a right program misses with probability 6e-5; seeds are fixed.
+Statistics: a mean is compared at 4 standard errors, missed by a right program with probability 6e-5; seeds are fixed.
 """
 
 import math
