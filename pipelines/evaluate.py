@@ -1,42 +1,43 @@
-"""Measures a run: exact bounds, use of the codebook, errors, the prior's bits, and what classifiers of real data make
-of its reconstructions and samples.
+"""Measures a run: exact bounds, use of the latents, errors, the prior's bits, and what classifiers of real data make of
+its reconstructions and samples.
 
     python pipelines/evaluate.py experiment=mnist evaluate.split=test
 
 Writes metrics.json and figures/*.png in the run's folder, and prints the table. Needs stage 1; what stage 2 adds is null
 where it was not trained.
 
-The bound is log p(x) >= log p(x | z_q(x)) + log p(z_q(x)) (arXiv 1711.00937, section 3.2), its two terms in bits per
-data dimension: `distortion`, and `rate` under the uniform prior of training or under the learned one.
+The bound of codes is log p(x) >= log p(x | z_q(x)) + log p(z_q(x)) (arXiv 1711.00937, section 3.2), its two terms in
+bits per data dimension: `distortion`, and `rate` under the uniform prior of training or under the learned one. That of
+a VAE is the ELBO: the distortion of samples of its posterior, and `rate_normal`, its KL to N(0, I). An AE has none.
+Where the posterior is spread, over codes too, `bounds` has the ELBO and the bound of several samples beside it.
 """
 
 import json
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure as ssim
-from tqdm import tqdm
 
-from pipelines import media, sound_evaluation
+from pipelines import image_evaluation, media, sound_evaluation
 from pipelines.baselines import bigram_bits, unigram_bits
+from pipelines.bounds_evaluation import bounds, sample_posterior, shuffled
 from pipelines.config import build, hydra_main, plain
-from pipelines.data.base import Data, Split, code_lengths
 from pipelines.data.codes import CodeData, CodeSplit
-from pipelines.generate import decode, generate, generator, load_chain
-from pipelines.judge import judge, train_judge
+from pipelines.errors import InputError
+from pipelines.generate import load_chain
 from pipelines.lengths import conditioning
-from pipelines.measured import Measured
+from pipelines.measured import Measured, batches, measure, uses
 from pipelines.runs import Run, TrainedStage, check_same_data, load_stage1, run_of
 from pipelines.training.checkpoint import write_atomically
 from pipelines.training.distributed import choose_device
 from pipelines.training.log import read_metrics
-from stage1_vqvae.codebook import perplexity, usage
-
-SHOWN = 32  # images beside their reconstructions in the picture
+from stage1_vqvae.bottlenecks.base import Bottleneck, Quantizer
+from stage1_vqvae.bottlenecks.gaussian import Gaussian
+from stage1_vqvae.codebook import perplexity
 
 
 @hydra_main("stage1")
@@ -50,11 +51,22 @@ def main(cfg: DictConfig) -> None:
     name = options.split or ("test" if "test" in data.splits else "validation")
     split = data.split(name).to(device)
 
-    measured = measure(stage1, split, options.batch_size, cfg.seed)
-    figures = bounds(measured, stage1)
+    bottleneck = stage1.module.bottleneck
+    if data.kind == "audio" and not isinstance(bottleneck, Quantizer):
+        raise InputError(f"{run.stage1}: expected codes of sound, found {type(bottleneck).__name__}")
+    if options.bound_samples < 0:
+        raise InputError(f"evaluate.bound_samples: expected 0 or more, found {options.bound_samples}")
+    measured, gaussian = measure(stage1, split, options.batch_size, cfg.seed), isinstance(bottleneck, Gaussian)
+    samples = max(options.bound_samples, 1) if gaussian else options.bound_samples
+    sampled = sample_posterior(stage1, split, samples, options.batch_size, cfg.seed)
+    if gaussian:  # the distortion of the mean is no part of a bound
+        measured = replace(measured, nll_nats=sampled.nll_nats)
+    figures = own_figures(measured, bottleneck)
+    figures["bounds"] = bounds(sampled, measured.sizes, samples) if sampled and options.bound_samples else None
+    figures["latents"]["shuffled"] = shuffled(stage1, split, measured, options.batch_size, cfg.seed)
     if stage2 is not None:
         add_prior(figures, run, stage2, measured, name, options.batch_size, device)
-    own = {"image": image_figures, "audio": sound_evaluation.figures}[data.kind]
+    own = {"image": image_evaluation.figures, "audio": sound_evaluation.figures}[data.kind]
     figures |= own(measured, stage1, stage2, data, name, options, cfg.seed, device)
     if "sound" in figures and stage2 is not None:
         bits_a_sample = figures["bits_per_dim"]["rate_prior"]
@@ -64,50 +76,38 @@ def main(cfg: DictConfig) -> None:
               "training_seconds": {"stage1": stage1.state["seconds"], "stage2": stage2 and stage2.state["seconds"]},
               **figures}
     write_atomically(run.root / "metrics.json", (json.dumps(rounded(result), indent=1) + "\n").encode())
-    pictures = {"image": draw_images, "audio": sound_evaluation.draw}[data.kind](run, split, measured, stage1)
+    pictures = {"image": image_evaluation.draw, "audio": sound_evaluation.draw}[data.kind](run, split, measured, stage1)
     pictures |= draw_training(run, measured, stage1)
     print(table(result))
     print("\n".join(f"{title:<34}{path}" for title, path in pictures.items()))
     print(f"measured in {time.monotonic() - start:.0f} s -> {run.root / 'metrics.json'}")
 
 
-@torch.no_grad()
-def measure(stage1: TrainedStage, split: Split, batch_size: int, seed: int) -> Measured:
-    """The autoencoder's figures, codes and reconstructions over a whole split.
-
-    A decoder that draws its reconstructions does so from generators made from (seed, item)."""
-    model, columns = stage1.module, stage1.decoder_columns
-    nll, rate, codes, real, reconstructions, sizes = [], [], [], [], [], []
-    for start, batch in batches(split, batch_size, "stage 1"):
-        labels = batch.labels[:, columns] if columns else None
-        result = model.evaluate(batch.x, labels, lengths=batch.lengths)
-        nll.append(result.nll_nats.cpu())
-        rate.append(result.rate_nats.cpu())
-        found = result.latent.codes
-        lengths = code_lengths(batch, found.shape[1])
-        codes.append(found.reshape(len(batch.x), -1, model.bottleneck.num_codebooks).cpu())
-        whole = torch.full((len(found),), codes[-1].shape[1]) if lengths is None else lengths.cpu()
-        real.append(torch.arange(codes[-1].shape[1]) < whole[:, None])
-        made = result.reconstruction
-        if made is None:
-            own = [generator(seed, start + place) for place in range(len(batch.x))]
-            made = decode(stage1, found, labels, batch.lengths.cpu(), own)
-        reconstructions.append(made.cpu())
-        sizes.append(torch.full((len(found),), batch.x[0].numel()) if lengths is None else batch.lengths.cpu())
-    return Measured(*(torch.cat(parts) for parts in (nll, rate, codes, real, reconstructions, sizes)))
-
-
-def bounds(measured: Measured, stage1: TrainedStage) -> dict:
-    """Distortion and rate in bits per data dimension, and the use of the codebooks; the prior's part is still null."""
-    bits, num_codes = float(measured.sizes.sum()) * math.log(2), stage1.module.bottleneck.num_codes
-    distortion, uniform = float(measured.nll_nats.sum()) / bits, float(measured.rate_nats.sum()) / bits
-    counts = uses(measured, num_codes)
+def own_figures(measured: Measured, bottleneck: Bottleneck) -> dict:
+    """Distortion and rate in bits per data dimension, use of latents and codebooks; the prior's part is still null."""
+    bits, normal = float(measured.sizes.sum()) * math.log(2), isinstance(bottleneck, Gaussian)
+    distortion, rate = float(measured.nll_nats.sum()) / bits, float(measured.rate_nats.sum()) / bits
+    uniform, codes = measured.codes is not None, None
+    latents = {"dims": measured.positions * bottleneck.dim, "bits": None, "bits_unigram": None, "bits_prior": None,
+               "mean_norm": float(measured.norms[measured.real].mean())}
+    if uniform or normal:
+        latents["bits"] = float(measured.rate_nats.mean()) / math.log(2)
+    if uniform:
+        counts = uses(measured, bottleneck.num_codes)
+        effective = perplexity(counts)
+        latents |= {"dims": measured.positions * bottleneck.num_codebooks,
+                    "bits_unigram": measured.positions * float(effective.log2().sum())}
+        codes = {"perplexity": each(effective), "used": each((counts > 0).sum(1)), "num_codes": bottleneck.num_codes,
+                 "codes_an_example": latents["dims"],
+                 "unigram_bits": None, "bigram_bits": None, "prior_bits": None, "prior_bits_train": None}
     return {
-        "bits_per_dim": {"distortion": distortion, "rate_uniform": uniform, "rate_prior": None,
-                         "total_uniform": distortion + uniform, "total_prior": None},
-        "codes": {"perplexity": each(perplexity(counts)), "used": each((counts > 0).sum(1)), "num_codes": num_codes,
-                  "codes_an_example": float(measured.real.sum()) * measured.codes.shape[-1] / len(measured.codes),
-                  "unigram_bits": None, "bigram_bits": None, "prior_bits": None, "prior_bits_train": None},
+        "bits_per_dim": {"distortion": distortion,
+                         "rate_uniform": rate if uniform else None, "rate_prior": None,
+                         "total_uniform": distortion + rate if uniform else None, "total_prior": None,
+                         "rate_normal": rate if normal else None,
+                         "total_normal": distortion + rate if normal else None},
+        "codes": codes,
+        "latents": latents,
     }
 
 
@@ -124,7 +124,8 @@ def add_prior(figures: dict, run: Run, stage2: TrainedStage, measured: Measured,
         "prior_bits": each(held_out),
         "prior_bits_train": each(trained),
     }
-    rate = float(held_out.sum()) * float(measured.real.sum()) / float(measured.sizes.sum())
+    figures["latents"]["bits_prior"] = float(held_out.sum()) * measured.positions
+    rate = figures["latents"]["bits_prior"] * len(measured.sizes) / float(measured.sizes.sum())
     distortion = figures["bits_per_dim"]["distortion"]
     figures["bits_per_dim"] |= {"rate_prior": rate, "total_prior": distortion + rate}
 
@@ -154,81 +155,39 @@ def prior_bits(stage2: TrainedStage, split: CodeSplit, batch_size: int, device: 
     return total / (count * math.log(2))
 
 
-def image_figures(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | None, data: Data, split_name: str,
-                  options, seed: int, device: torch.device) -> dict:
-    """NMSE, PSNR and SSIM of the reconstructions as they are written out, rounded to whole levels; the judge's word."""
-    errors, similarities, split = [], [], data.split(split_name).to(device)
-    for start, batch in batches(split, options.batch_size, "errors"):
-        x, made = batch.x.cpu(), measured.reconstructions[start : start + len(batch.x)]
-        errors.append((made.double() - x).square().flatten(1).mean(1))
-        if min(x.shape[-2:]) > 10:  # the usual window of SSIM is 11 pixels wide
-            similarities.append(ssim(made.float(), x.float(), data_range=255.0, reduction="none").double())
-    errors = torch.cat(errors)
-    verdict = None
-    if options.judge and data.label_names:
-        verdict = call_judge(stage1, stage2, data, split, measured.reconstructions, options, seed, device)
-    return {
-        "nmse": float(errors.mean() / data.variance),
-        "psnr_db": float((10 * torch.log10(255**2 / errors.clamp(min=1e-12))).mean()),
-        "ssim": float(torch.cat(similarities).mean()) if similarities else None,
-        "judge": verdict,
-    }
-
-
-def call_judge(stage1, stage2, data: Data, split: Split, reconstructions: Tensor, options, seed: int, device) -> dict:
-    """Accuracy of a classifier on real held-out images, on their reconstructions and on class-conditional samples."""
-    column, classes = 0, data.classes[0]
-    name = data.label_names[column]
-    model = train_judge(data.split("train").to(device), column, len(classes), data.shape, device)
-    labels = split.labels[:, column].cpu()
-    real = torch.cat([judge(model, batch.x) for batch in split.evaluation_batches()])
-    verdict = {"label": name, "real": accuracy(real, labels), "reconstructions": accuracy(judge(model, reconstructions),
-                                                                                          labels), "samples": None}
-    if stage2 is not None and name in stage2.config["condition_on"] and options.samples:
-        made = generate(stage1, stage2, options.samples, seed, options.batch_size, device)
-        verdict |= {"samples": accuracy(judge(model, made.x), made.label(name)), "samples_judged": options.samples}
-    return verdict
-
-
-def draw_images(run: Run, split: Split, measured: Measured, stage1: TrainedStage) -> dict[str, Path]:
-    """Originals above reconstructions, and where samples lie; returns what each picture shows and its path."""
-    run.figures.mkdir(parents=True, exist_ok=True)
-    shown = min(SHOWN, len(split))
-    originals = split.batch(torch.arange(shown)).x.cpu()
-    paths = {"originals above reconstructions": run.figures / "reconstructions.png"}
-    pairs = media.comparison(originals, measured.reconstructions[:shown])
-    media.write_picture(run.figures / "reconstructions.png", pairs)
-    return paths | ({"samples": run.samples / "grid.png"} if (run.samples / "grid.png").exists() else {})
-
-
 def draw_training(run: Run, measured: Measured, stage1: TrainedStage) -> dict[str, Path]:
-    """Loss curves and the codebook's use."""
-    paths = {"loss curves": run.figures / "loss_curves.png", "use of the codebook": run.figures / "codebook_use.png"}
+    """Loss curves, and where there is a codebook its use."""
+    paths = {"loss curves": run.figures / "loss_curves.png"}
     media.plot_curves(paths["loss curves"], {"stage 1": read_metrics(run.stage1 / "metrics.jsonl"),
                                              "stage 2": read_metrics(run.stage2 / "metrics.jsonl")})
-    media.plot_codebook_use(paths["use of the codebook"], uses(measured, stage1.module.bottleneck.num_codes))
+    if measured.codes is not None:
+        paths["use of the codebook"] = run.figures / "codebook_use.png"
+        media.plot_codebook_use(paths["use of the codebook"], uses(measured, stage1.module.bottleneck.num_codes))
     return paths
 
 
 def table(result: dict) -> str:
     """The figures as a table of two columns, those that do not apply left out."""
-    bits, codes, verdict = result["bits_per_dim"], result["codes"], result.get("judge") or {}
+    bits, latents, verdict = result["bits_per_dim"], result["latents"], result.get("judge") or {}
     rows = [
         ("distortion, bits/dim", bits["distortion"], ".4f"),
         ("rate, uniform prior, bits/dim", bits["rate_uniform"], ".4f"),
         ("rate, learned prior, bits/dim", bits["rate_prior"], ".4f"),
+        ("rate, N(0, I), bits/dim", bits["rate_normal"], ".4f"),
         ("bound, uniform prior, bits/dim", bits["total_uniform"], ".4f"),
         ("bound, learned prior, bits/dim", bits["total_prior"], ".4f"),
+        ("bound, N(0, I), bits/dim", bits["total_normal"], ".4f"),
+        *bound_rows(result["bounds"]),
         ("NMSE", result.get("nmse"), ".4f"),
         ("PSNR, dB", result.get("psnr_db"), ".2f"),
         ("SSIM", result.get("ssim"), ".4f"),
-        (f"codes used, of {codes['num_codes']}", mean(codes["used"]), ".1f"),
-        ("perplexity", mean(codes["perplexity"]), ".1f"),
-        ("bits a code: unigram", mean(codes["unigram_bits"]), ".3f"),
-        ("bits a code: bigram", mean(codes["bigram_bits"]), ".3f"),
-        ("bits a code: prior", mean(codes["prior_bits"]), ".3f"),
-        ("bits a code: prior, training codes", mean(codes["prior_bits_train"]), ".3f"),
-        ("bits an example: prior", codes["prior_bits"] and mean(codes["prior_bits"]) * codes["codes_an_example"], ".1f"),
+        *code_rows(result["codes"]),
+        ("latents an example", latents["dims"], ".1f"),
+        ("bits an example: training prior", latents["bits"], ".1f"),
+        ("bits an example: unigram", latents["bits_unigram"], ".1f"),
+        ("bits an example: prior", latents["bits_prior"], ".1f"),
+        ("mean norm of encodings", latents["mean_norm"], ".3f"),
+        *shuffled_rows(latents["shuffled"]),
         ("judge: real images right", verdict.get("real"), ".1%"),
         ("judge: reconstructions right", verdict.get("reconstructions"), ".1%"),
         ("judge: samples right", verdict.get("samples"), ".1%"),
@@ -239,20 +198,31 @@ def table(result: dict) -> str:
     return "\n".join([title, "-" * 50, *lines, "-" * 50])
 
 
-def uses(measured: Measured, num_codes: int) -> Tensor:
-    """How often each code of each codebook occurs (g, k), padding apart."""
-    return torch.stack([usage(own, num_codes) for own in measured.codes[measured.real].unbind(-1)])
+def bound_rows(found: dict | None) -> list[tuple[str, float | None, str]]:
+    if found is None:
+        return []
+    return [(f"{title}, bits/dim", found[name]["bits_per_dim"], ".4f")
+            for name, title in (("elbo", "ELBO, sampled"), ("multi_sample", f"bound of {found['samples']} samples"))]
 
 
-def batches(split: Split, batch_size: int, title: str):
-    """(number of the first item, batch) over a whole split, with a progress bar."""
-    parts = torch.arange(len(split)).split(batch_size)
-    for part in tqdm(parts, desc=title, leave=False, dynamic_ncols=True, disable=None):
-        yield int(part[0]), split.batch(part)
+def code_rows(codes: dict | None) -> list[tuple[str, float | None, str]]:
+    if codes is None:
+        return []
+    return [
+        (f"codes used, of {codes['num_codes']}", mean(codes["used"]), ".1f"),
+        ("perplexity", mean(codes["perplexity"]), ".1f"),
+        ("bits a code: unigram", mean(codes["unigram_bits"]), ".3f"),
+        ("bits a code: bigram", mean(codes["bigram_bits"]), ".3f"),
+        ("bits a code: prior", mean(codes["prior_bits"]), ".3f"),
+        ("bits a code: prior, training codes", mean(codes["prior_bits_train"]), ".3f"),
+    ]
 
 
-def accuracy(seen: Tensor, true: Tensor) -> float:
-    return float((seen == true).double().mean())
+def shuffled_rows(found: dict | None) -> list[tuple[str, float | None, str]]:
+    if found is None:
+        return []
+    return [("distortion, others' latents, bits/dim", found["distortion_shuffled"], ".4f"),
+            ("nats gained by an example's own", found["nats_gained"], ".2f")]
 
 
 def each(values: Tensor) -> float | dict:

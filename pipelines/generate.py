@@ -116,6 +116,18 @@ def generator(seed: int, number: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, number]))
 
 
+def draws(generators: list[np.random.Generator], *shape: int) -> Tensor:
+    """The next random numbers of each generator: float64 (n, *shape)."""
+    return torch.stack([torch.from_numpy(own.random(shape)) for own in generators])
+
+
+def picture_draws(stage1: TrainedStage, generators: list[np.random.Generator]) -> Tensor | None:
+    """The uniforms (n, *grid) of pictures that the decoder draws pixel by pixel; None for any other decoder."""
+    if not isinstance(stage1.module.decoder, AutoregressiveDecoder):
+        return None
+    return draws(generators, *stage1.config["example"]["shape"][1:]).to(next(stage1.module.parameters()).device)
+
+
 def decode(stage1: TrainedStage, codes: Tensor, labels: Tensor | None, lengths: Tensor | None,
            generators: list[np.random.Generator], progress: Callable[[int, int], None] | None = None) -> Tensor:
     """Codes (n, *grid[, g]) -> x in data units, on the CPU.
@@ -129,7 +141,7 @@ def decode(stage1: TrainedStage, codes: Tensor, labels: Tensor | None, lengths: 
     codes = codes.to(device)
     with torch.inference_mode():
         if lengths is None:
-            return model.decode(codes, labels).cpu()
+            return model.decode(codes, labels, picture_draws(stage1, generators), progress).cpu()
         size = stage1.config["example"]["shape"][-1]
         hop = size // codes.shape[1]
         silence = model.encode(torch.zeros(1, *stage1.config["example"]["shape"], device=device))
@@ -155,16 +167,16 @@ def generate(stage1: TrainedStage, stage2: TrainedStage, count: int, seed: int, 
     shape = list(codes["grid"]) + ([codes["num_codebooks"]] if codes["num_codebooks"] > 1 else [])
     told1, told2 = ([names.index(name) for name in stage.config.get("condition_on", [])] for stage in (stage1, stage2))
     parts = []
-    with _Bar(count, stage1.config["example"]) as bar:
+    with _Bar(count, stage1) as bar:
         for start in range(0, count, batch_size):
             numbers = range(start, min(start + batch_size, count))
             bar.batch = len(numbers)
             own = [generator(seed, number) for number in numbers]
-            labels = choose_labels(codes, names, wanted or {}, _draws(own, len(names)))
-            uniforms = _draws(own, *shape)
+            labels = choose_labels(codes, names, wanted or {}, draws(own, len(names)))
+            uniforms = draws(own, *shape)
             positions = lengths = None
             if "length_counts" in codes:
-                positions = _positions(codes, stage1.config["example"], labels, names, seconds, _draws(own, 1)[:, 0])
+                positions = _positions(codes, stage1.config["example"], labels, names, seconds, draws(own, 1)[:, 0])
                 lengths = positions * (codes["shape"][-1] // codes["grid"][0])
             fixed = None if known is None else known[numbers.start : numbers.stop].to(device)
             clock = positions if stage2.config.get("condition_on_length") else None
@@ -190,14 +202,9 @@ def generate_vae(stage1: TrainedStage, count: int, seed: int, batch_size: int, d
     shape = (model.bottleneck.dim, *model.latent_grid(stage1.config["example"]["shape"]))
     for start in range(0, count, batch_size):
         own = [generator(seed, number) for number in range(start, min(start + batch_size, count))]
-        z_q = temperature * normal(_draws(own, *shape))
-        parts.append(model.decode_latent(z_q.to(device, next(model.parameters()).dtype)).cpu())
+        z_q = (temperature * normal(draws(own, *shape))).to(device, next(model.parameters()).dtype)
+        parts.append(model.decode_latent(z_q, uniforms=picture_draws(stage1, own)).cpu())
     return torch.cat(parts)
-
-
-def _draws(generators: list[np.random.Generator], *shape: int) -> Tensor:
-    """The next random numbers of each generator: float64 (n, *shape)."""
-    return torch.stack([torch.from_numpy(own.random(shape)) for own in generators])
 
 
 def _positions(codes: dict, example: dict, labels: Tensor | None, names: list[str], seconds: float | None,
@@ -219,9 +226,10 @@ def _positions(codes: dict, example: dict, labels: Tensor | None, names: list[st
 class _Bar:
     """Progress in samples, and for sounds how many seconds of them were made in a second."""
 
-    def __init__(self, count: int, example: dict):
-        self.rate = example.get("sample_rate_hz")
-        decoder_share = 0.9 if self.rate else 0.0  # of the time: a decoder that draws sounds takes most of it
+    def __init__(self, count: int, stage1: TrainedStage):
+        self.rate = stage1.config["example"].get("sample_rate_hz")
+        drawn = isinstance(stage1.module.decoder, AutoregressiveDecoder)
+        decoder_share = 0.9 if drawn else 0.0  # of the time: a decoder that draws what it makes takes most of it
         self.shares, self.done, self.batch, self.sound = (1 - decoder_share, decoder_share), 0, 0, 0.0
         self.bar = tqdm(total=count, desc="sampling", unit="sample", leave=False, dynamic_ncols=True, disable=None,
                         bar_format="{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}{postfix}]")

@@ -1,8 +1,16 @@
 """What evaluation finds out about every item of a split with stage 1 alone."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from tqdm import tqdm
+
+from pipelines.data.base import Batch, Split, code_lengths
+from pipelines.generate import decode, generator, picture_draws
+from pipelines.runs import TrainedStage
+from stage1_vqvae.codebook import usage
 
 
 @dataclass(frozen=True)
@@ -11,7 +19,55 @@ class Measured:
 
     nll_nats: Tensor  # (n,) float64, -log p(x | z_q)
     rate_nats: Tensor  # (n,) float64, under the prior of training
-    codes: Tensor  # (n, t, g) int64, t positions of a grid in raster order
+    norms: Tensor  # (n, t) float64, |z_e| at t positions of a grid in raster order; of Gaussian latents their mean's
+    codes: Tensor | None  # (n, t, g) int64; None where there are none
     real: Tensor  # (n, t) bool: which positions are no padding
     reconstructions: Tensor  # (n, *shape) in data units
     sizes: Tensor  # (n,) int64: data dimensions of each item, padding apart
+
+    @property
+    def positions(self) -> float:
+        """Of an example's latents, on average."""
+        return float(self.real.sum()) / len(self.real)
+
+
+@torch.no_grad()
+def measure(stage1: TrainedStage, split: Split, batch_size: int, seed: int) -> Measured:
+    """The autoencoder's figures, codes and reconstructions over a whole split, without noise.
+
+    A decoder that draws its reconstructions does so from generators made from (seed, item)."""
+    model, columns = stage1.module, stage1.decoder_columns
+    nll, rate, norms, codes, real, reconstructions, sizes = [], [], [], [], [], [], []
+    for start, batch in batches(split, batch_size, "stage 1"):
+        labels = batch.labels[:, columns] if columns else None
+        own = [generator(seed, start + place) for place in range(len(batch.x))]
+        uniforms = picture_draws(stage1, own) if batch.lengths is None else None
+        result = model.evaluate(batch.x, labels, uniforms, lengths=batch.lengths)
+        nll.append(result.nll_nats.cpu())
+        rate.append(result.rate_nats.cpu())
+        norms.append(result.z_e[:, : model.bottleneck.dim].double().norm(dim=1).flatten(1).cpu())
+        found, positions = result.latent.codes, norms[-1].shape[1]
+        if found is not None:
+            codes.append(found.reshape(len(batch.x), positions, -1).cpu())
+        lengths = code_lengths(batch, result.z_e.shape[2])
+        whole = torch.full((len(batch.x),), positions) if lengths is None else lengths.cpu()
+        real.append(torch.arange(positions) < whole[:, None])
+        made = result.reconstruction
+        if made is None:
+            made = decode(stage1, found, labels, batch.lengths.cpu(), own)
+        reconstructions.append(made.cpu())
+        sizes.append(torch.full((len(batch.x),), batch.x[0].numel()) if lengths is None else batch.lengths.cpu())
+    parts = nll, rate, norms, codes, real, reconstructions, sizes
+    return Measured(*(torch.cat(part) if part else None for part in parts))
+
+
+def uses(measured: Measured, num_codes: int) -> Tensor:
+    """How often each code of each codebook occurs (g, k), padding apart."""
+    return torch.stack([usage(own, num_codes) for own in measured.codes[measured.real].unbind(-1)])
+
+
+def batches(split: Split, batch_size: int, title: str) -> Iterator[tuple[int, Batch]]:
+    """(number of the first item, batch) over a whole split, with a progress bar."""
+    parts = torch.arange(len(split)).split(batch_size)
+    for part in tqdm(parts, desc=title, leave=False, dynamic_ncols=True, disable=None):
+        yield int(part[0]), split.batch(part)

@@ -1,4 +1,4 @@
-"""Tensors to PNG files: grids of images, originals above reconstructions, loss curves, the use of a codebook.
+"""Tensors to PNG files: grids of images, originals above reconstructions, loss curves, the use of a codebook, scatters.
 
 Pictures are uint8 (c, h, w) with c = 1 or 3 going in, (3, h, w) coming out; what is small is enlarged by whole factors
 without smoothing. Files appear whole or not at all.
@@ -6,6 +6,7 @@ without smoothing. Files appear whole or not at all.
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,8 @@ def grid(images: Tensor, columns: int | None = None) -> Tensor:
     return _tile(_enlarge(images, columns), columns)
 
 
-def comparison(originals: Tensor, reconstructions: Tensor, columns: int = 8) -> Tensor:
+def comparison(originals: Tensor, reconstructions: Tensor, columns: int = 8,
+               captions: tuple[str, str] = ("original", "reconstruction")) -> Tensor:
     """Each original above its reconstruction, both uint8 (n, c, h, w), a thin line between; captions on the left."""
     assert originals.shape == reconstructions.shape, (originals.shape, reconstructions.shape)
     columns = min(columns, len(originals))
@@ -49,12 +51,12 @@ def comparison(originals: Tensor, reconstructions: Tensor, columns: int = 8) -> 
     line = torch.full_like(upper[:, :, :SEPARATOR], LINE)
     pairs = torch.cat([upper, line, lower], dim=2)
     canvas = _tile(pairs, columns)
-    captions = Image.new("L", (MARGIN, canvas.shape[1]), PAPER)
-    draw, font = ImageDraw.Draw(captions), ImageFont.load_default(TEXT)
+    margin = Image.new("L", (MARGIN, canvas.shape[1]), PAPER)
+    draw, font = ImageDraw.Draw(margin), ImageFont.load_default(TEXT)
     for top in range(GAP, canvas.shape[1] - GAP, pairs.shape[2] + GAP):
-        for above, caption in ((0, "original"), (pairs.shape[2] - upper.shape[2], "reconstruction")):
+        for above, caption in zip((0, pairs.shape[2] - upper.shape[2]), captions, strict=True):
             draw.text((MARGIN - GAP, top + above + upper.shape[2] / 2), caption, INK, font, anchor="rm")
-    return torch.cat([repeat(torch.from_numpy(np.array(captions)), "h w -> c h w", c=3), canvas], dim=2)
+    return torch.cat([repeat(torch.from_numpy(np.array(margin)), "h w -> c h w", c=3), canvas], dim=2)
 
 
 def plot_curves(path: Path, stages: dict[str, list[dict]]) -> None:
@@ -103,6 +105,22 @@ def plot_codebook_use(path: Path, counts: Tensor) -> None:
     axis.set_title(f"{used:.4g} of {size} codes used, perplexity {effective:.1f}"
                    + (f" (means over {books} codebooks)" if books > 1 else ""), fontsize=10)
     axis.legend()
+    _write_figure(path, figure)
+
+
+def plot_plane(path: Path, points: Tensor, box: Tensor, labels: Tensor | None = None,
+               names: Sequence[str] = ()) -> None:
+    """Points (n, 2) coloured by `labels` (n,), indices of `names`; box (2, 2): low and high of a rectangle about them."""
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    axis = figure.subplots()
+    for number, name in enumerate(names if labels is not None else ("",)):
+        of_class = points if labels is None else points[labels == number]
+        axis.scatter(*of_class.T.numpy(), s=4, color=f"C{number}", label=name, linewidths=0)
+    (left, bottom), (right, top) = box.tolist()
+    axis.plot([left, right, right, left, left], [bottom, bottom, top, top, bottom], color=str(INK / 255), linewidth=1)
+    axis.set(xlabel="latent 1", ylabel="latent 2")
+    if labels is not None:
+        figure.legend(loc="outside right upper", markerscale=3)
     _write_figure(path, figure)
 
 

@@ -16,7 +16,7 @@ from pipelines import media, own_sounds, sound_media
 from pipelines.convert import convert
 from pipelines.data.pictures import find_pictures, load_pictures
 from pipelines.errors import InputError, one_line_errors
-from pipelines.generate import class_number, parse_labels
+from pipelines.generate import class_number, generator, parse_labels, picture_draws
 from pipelines.own_sounds import encode_sounds
 from pipelines.runs import TrainedStage, chosen_run, load_stage1
 from pipelines.sound_figures import log_spectral_distance
@@ -32,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where to look without --run")
     parser.add_argument("--label", action="append", default=[], metavar="NAME=CLASS",
                         help="what the decoder is told, for a run whose decoder is told labels")
-    parser.add_argument("--seed", type=int, default=0, help="of a decoder that draws its sounds")
+    parser.add_argument("--seed", type=int, default=0, help="of a decoder that draws what it makes")
     parser.add_argument("--out", type=Path, help="folder for the files (default: RUN/reconstructions)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="auto")
@@ -61,8 +61,10 @@ def reconstruct_pictures(stage1: TrainedStage, arguments: argparse.Namespace, ou
     out.mkdir(parents=True, exist_ok=True)
     model, pictures, errors = stage1.module, [], []
     with torch.inference_mode():
-        for part in originals.split(arguments.batch_size):
-            pictures.append(model.evaluate(part.to(device)).reconstruction.cpu())
+        for numbers in torch.arange(len(originals)).split(arguments.batch_size):
+            part, own = originals[numbers], [generator(arguments.seed, number) for number in numbers.tolist()]
+            uniforms = picture_draws(stage1, own)
+            pictures.append(model.evaluate(part.to(device), uniforms=uniforms).reconstruction.cpu())
             errors.append((pictures[-1].double() - part).square().flatten(1).mean(1))
     pictures, errors = torch.cat(pictures), torch.cat(errors)
     for number, (path, picture) in enumerate(zip(paths, pictures)):

@@ -8,7 +8,9 @@
 """
 
 import hashlib
+import inspect
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import torch
 import yaml
 
-from pipelines.config import build, read_config
+from pipelines.config import build, check_arguments, find_target, read_config
 from pipelines.data.base import Data
 from pipelines.errors import InputError
 from pipelines.training.checkpoint import find_checkpoint, load_weights, read_state, read_weights, write_atomically
@@ -151,6 +153,27 @@ def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dic
     if difference:
         key, there, here = difference
         raise InputError(f"{path}: {key}: expected {str(there)[:80]} as in training, found {str(here)[:80]} now")
+
+
+def load_data(run: Run, stage1: TrainedStage, root: Path | None) -> Data:
+    """The data that a run was trained on, as its configuration has them; `root`: where they lie, if not where they did.
+
+    Nothing is fetched, nothing is imported because a file says so: the data set is one of this project's. Raises
+    InputError for another, and where what is found is not what the run was trained on."""
+    path, cfg = run.stage1 / "config.yaml", dict(stage1.config["data"])
+    name, home = cfg.pop("_target_", None), os.environ.get("DATA_ROOT", "data")
+    if not str(name).startswith("pipelines.data."):
+        raise InputError(f"{path}: data._target_: expected a data set of pipelines.data, found {name!r}")
+    target = find_target(name, trusted_only=False)
+    if not (isinstance(target, type) and issubclass(target, Data)):
+        raise InputError(f"{path}: data._target_: expected a data set, found {name!r}")
+    places = {"root": str(root or cfg.get("root", home)), "cache": str(Path(home) / "cache"), "download": False}
+    accepted = inspect.signature(target).parameters
+    arguments = build(cfg, trusted_only=True) | {key: place for key, place in places.items() if key in accepted}
+    check_arguments(name, target, arguments)
+    data = target(**arguments)
+    check_same_data(run, stage1, data, stage1.config["data"])
+    return data
 
 
 def chosen_run(named: Path | None, runs_dir: Path) -> Run:

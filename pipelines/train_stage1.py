@@ -21,6 +21,7 @@ from pipelines.runs import claim_folder, run_of
 from pipelines.training import distributed
 from pipelines.training.log import RunLog
 from pipelines.training.loop import Settings, Task, describe_best, train
+from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.gaussian import Gaussian
 from stage1_vqvae.codebook import perplexity, usage
 
@@ -98,14 +99,18 @@ class AutoencoderTask(Task):
         self.model.bottleneck.after_step(optimizer)
 
     def show(self, model: nn.Module, batch: Batch, log: RunLog, step: int) -> None:
+        draws = np.random.Generator(np.random.Philox(key=[0, 0]))
         if self.sample_rate_hz is None:
-            made = model.evaluate(batch.x, self.labels(batch)).reconstruction
+            drawn = isinstance(model.decoder, AutoregressiveDecoder)
+            pixels = (len(batch.x), *batch.x.shape[2:])
+            uniforms = torch.from_numpy(draws.random(pixels)).to(batch.x.device) if drawn else None
+            made = model.evaluate(batch.x, self.labels(batch), uniforms).reconstruction
             log.image(step, "validation", media.comparison(batch.x.cpu(), made.cpu()))
             return
         length = int(batch.lengths[0])
         codes, labels = model.encode(batch.x[:1]), self.labels(batch)
-        draws = torch.from_numpy(np.random.Generator(np.random.Philox(key=[0, 0])).random((1, length)))
-        made = model.decode(codes, None if labels is None else labels[:1], draws.to(batch.x.device))
+        uniforms = torch.from_numpy(draws.random((1, length))).to(batch.x.device)
+        made = model.decode(codes, None if labels is None else labels[:1], uniforms)
         for name, wave in (("original", batch.x), ("reconstruction", made)):
             log.sound(step, name, wave[0, 0, :length].float().cpu(), self.sample_rate_hz)
 

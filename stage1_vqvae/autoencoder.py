@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stage1_vqvae.autoregressive import AutoregressiveDecoder, Prediction
 from stage1_vqvae.bottlenecks.base import Bottleneck, Latent, Quantizer
-from stage1_vqvae.likelihoods import Likelihood
+from stage1_vqvae.likelihoods import Categorical, Likelihood
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Evaluation:
 
     nll_nats: Tensor  # (b,) float64, -log p(x | z_q): the distortion of the bound nll + rate
     rate_nats: Tensor  # (b,) float64
+    z_e: Tensor  # (b, in_dim, *grid) what the bottleneck read
     latent: Latent
     reconstruction: Tensor | None  # (b, c, *grid) in data units; None where it is drawn and there are no uniforms
 
@@ -59,6 +60,11 @@ class Autoencoder(nn.Module):
         beta_warmup_steps: int = 0,
     ):
         super().__init__()
+        if isinstance(decoder, AutoregressiveDecoder) and not isinstance(likelihood, Categorical):
+            raise ValueError(
+                "likelihood: expected one that reads logits of its levels (Categorical, MuLaw) with an autoregressive "
+                f"decoder, found {type(likelihood).__name__}"
+            )
         self.encoder = encoder
         self.bottleneck = bottleneck
         self.decoder = decoder
@@ -107,15 +113,25 @@ class Autoencoder(nn.Module):
     ) -> Evaluation:
         """Exact figures of each example, in eval mode: nothing is learned from it. uniforms: as of `decode`."""
         with self._evaluating():
-            latent = self.bottleneck(self.embed(x))
+            z_e = self.embed(x)
+            latent = self.bottleneck(z_e)
             params = self._predict(latent.z_q, x, labels).params
             drawn = isinstance(self.decoder, AutoregressiveDecoder)
             return Evaluation(
                 nll_nats=self.likelihood.nll_nats(params, x, lengths),
                 rate_nats=self._counted_rate(latent, x, lengths).double(),
+                z_e=z_e,
                 latent=latent,
                 reconstruction=None if drawn and uniforms is None else self._reconstruct(latent.z_q, labels, uniforms),
             )
+
+    @torch.no_grad()
+    def nll_nats(
+        self, x: Tensor, z_q: Tensor, labels: Tensor | None = None, lengths: Tensor | None = None
+    ) -> Tensor:
+        """Exact -log p(x | z_q) (b,) float64, in eval mode, of any z_q (b, dim, *grid)."""
+        with self._evaluating():
+            return self.likelihood.nll_nats(self._predict(z_q, x, labels).params, x, lengths)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stage1_vqvae.bottlenecks.posterior import Posterior
+
 
 @dataclass(frozen=True)
 class Latent:
@@ -47,6 +49,10 @@ class Bottleneck(nn.Module, ABC):
     @abstractmethod
     def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:
         """`step` drives schedules, `uniforms` the noise, where a bottleneck has them; no step: the schedule's end."""
+
+    def posterior(self, z: Tensor) -> Posterior | None:
+        """q(latents | x) of encodings; None where it is a single point, a function of x."""
+        return None
 
     @property
     def needs_initialisation(self) -> bool:

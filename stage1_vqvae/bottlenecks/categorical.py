@@ -1,11 +1,18 @@
-"""What the bottlenecks with q(code | x) spread over all codes share: logits, codebook, and the choice without noise."""
+"""What the bottlenecks with q(code | x) spread over all codes share: logits, codebook, draws, the choice without noise.
 
+Axes: b batch, n vectors (positions of all examples), s samples, g codebooks, k codes.
+"""
+
+import math
 from abc import ABC
+from collections.abc import Callable
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from stage1_vqvae.bottlenecks.base import CodebookQuantizer, Latent
+from stage1_vqvae.bottlenecks.posterior import Posterior
 
 
 class CategoricalQuantizer(CodebookQuantizer, ABC):
@@ -29,3 +36,43 @@ class CategoricalQuantizer(CodebookQuantizer, ABC):
     def _most_likely(self, logits: Tensor, batch: int, grid: tuple[int, ...]) -> Latent:
         codes = logits.argmax(-1)
         return self._latent(self._entries(codes), codes, batch, grid, loss=logits.new_zeros(()))
+
+    def posterior(self, z: Tensor) -> "CategoricalPosterior":
+        logits = self._logits(z).unflatten(0, (len(z), *z.shape[2:]))
+        return CategoricalPosterior(logits, self.lookup)
+
+
+class CategoricalPosterior(Posterior):
+    """Samples are codes (b, *grid, g), with g = 1 too; their prior is uniform."""
+
+    def __init__(self, logits: Tensor, lookup: Callable[[Tensor], Tensor]):
+        """logits (b, *grid, g, k); lookup: codes (b, *grid[, g]) -> their entries (b, dim, *grid)."""
+        self.log_q = logits.double().log_softmax(-1)
+        self.lookup = lookup
+        self.noise = tuple(logits.shape[1:-1])
+        self.prior = Uniform(logits.shape[-1])
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return draw(self.log_q, value[..., None])[..., 0]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.log_q.gather(-1, value[..., None])[..., 0]
+
+    def z_q(self, value: Tensor) -> Tensor:
+        return self.lookup(value if value.shape[-1] > 1 else value[..., 0])
+
+
+class Uniform:
+    """Over `num_codes` codes."""
+
+    def __init__(self, num_codes: int):
+        self.num_codes = num_codes
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return torch.full(value.shape, -math.log(self.num_codes), dtype=torch.float64, device=value.device)
+
+
+def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """Logits (..., k), uniforms (..., s) float64 -> codes (..., s): the first whose cdf is above u cdf[-1]."""
+    cdf = logits.double().softmax(-1).cumsum(-1)
+    return torch.searchsorted(cdf, uniforms * cdf[..., -1:], right=True).clamp(max=logits.shape[-1] - 1)

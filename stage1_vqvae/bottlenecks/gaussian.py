@@ -6,8 +6,10 @@ dimensions, p(z) = N(0, I).
 
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from stage1_vqvae.bottlenecks.base import Bottleneck, Latent
+from stage1_vqvae.bottlenecks.posterior import Posterior
 from stage1_vqvae.collectives import global_uniforms
 
 LOG_VARIANCES = -30.0, 20.0  # beyond them it is cut: neither it nor its exp overflows float32
@@ -27,7 +29,7 @@ class Gaussian(Bottleneck):
         super().__init__(dim, in_dim=2 * dim)
         self.free_nats = free_nats
 
-    def posterior(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z (b, 2 dim, *grid) -> mean and log-variance (b, dim, *grid), at least float32."""
         self._check(z)
         mean, log_variance = z.to(torch.promote_types(z.dtype, torch.float32)).chunk(2, 1)
@@ -35,7 +37,7 @@ class Gaussian(Bottleneck):
 
     def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:
         """uniforms (b, dim, *grid)."""
-        mean, log_variance = self.posterior(z)
+        mean, log_variance = self.moments(z)
         if uniforms is None and self.training:
             uniforms = global_uniforms(*mean.shape, device=z.device)
         z_q = mean if uniforms is None else mean + (log_variance / 2).exp() * normal(uniforms).to(mean.dtype)
@@ -43,6 +45,28 @@ class Gaussian(Bottleneck):
         if self.training and self.free_nats:
             kl = kl.clamp(min=self.free_nats)
         return Latent(z_q=z_q, codes=None, rate_nats=kl.flatten(1).sum(1), loss=mean.new_zeros(()))
+
+    def posterior(self, z: Tensor) -> "GaussianPosterior":
+        return GaussianPosterior(*self.moments(z))
+
+
+class GaussianPosterior(Posterior):
+    """Samples are z_q itself."""
+
+    def __init__(self, mean: Tensor, log_variance: Tensor):
+        """Both (b, dim, *grid)."""
+        self.mean, self.deviation = mean.double(), (log_variance.double() / 2).exp()
+        self.noise, self.dtype = tuple(mean.shape[1:]), mean.dtype
+        self.prior = Normal(self.mean.new_zeros(()), 1.0)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return self.mean + self.deviation * normal(value)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return Normal(self.mean, self.deviation).log_prob(value)
+
+    def z_q(self, value: Tensor) -> Tensor:
+        return value.to(self.dtype)
 
 
 def kl_nats(mean: Tensor, log_variance: Tensor) -> Tensor:

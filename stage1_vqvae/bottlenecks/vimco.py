@@ -14,7 +14,7 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from stage1_vqvae.bottlenecks.base import Latent
-from stage1_vqvae.bottlenecks.categorical import CategoricalQuantizer
+from stage1_vqvae.bottlenecks.categorical import CategoricalQuantizer, draw
 from stage1_vqvae.collectives import global_uniforms
 
 
@@ -84,9 +84,3 @@ class VIMCO(CategoricalQuantizer):
                 loss=latent.loss,
                 log_q=log_q,
             )
-
-
-def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Logits (..., k), uniforms (..., s) float64 -> codes (..., s): the first whose cdf is above u cdf[-1]."""
-    cdf = logits.double().softmax(-1).cumsum(-1)
-    return torch.searchsorted(cdf, uniforms * cdf[..., -1:], right=True).clamp(max=logits.shape[-1] - 1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pipelines import media
 
@@ -88,6 +88,15 @@ def test_a_reconstruction_lies_below_its_original():
     assert bands == 6  # one caption for each row
 
 
+def test_captions_are_those_asked_for(monkeypatch):
+    said, text = [], ImageDraw.ImageDraw.text
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, words, *rest, **options: (
+        said.append(words), text(self, place, words, *rest, **options))[1])
+    images = torch.zeros(3, 1, 5, 6, dtype=torch.uint8)
+    media.comparison(images, images, 2, ("above", "below"))
+    assert said == ["above", "below"] * 2
+
+
 def test_only_images_of_8_bits_are_taken():
     with pytest.raises(AssertionError):
         media.grid(torch.rand(4, 3, 8, 8))
@@ -134,3 +143,15 @@ def test_use_of_several_codebooks(tmp_path, titles):
     assert drawn == [[10, 5, 5, 0], [1, 1, 1, 1]]
     (title,) = [arguments[0] for name, arguments in titles if name == "set_title"]
     assert title == "3.5 of 4 codes used, perplexity 3.4 (means over 2 codebooks)"
+
+
+def test_a_plane_has_a_point_of_its_class_for_each_item(tmp_path, monkeypatch):
+    seen, scatter = [], Axes.scatter
+    monkeypatch.setattr(Axes, "scatter", lambda self, x, y, **options: (
+        seen.append((options["label"], options["color"], x.tolist(), y.tolist())), scatter(self, x, y, **options))[1])
+    points, box = torch.arange(6.0).view(3, 2), torch.tensor([[0.0, 1.0], [4.0, 5.0]])
+    media.plot_plane(tmp_path / "plane.png", points, box, torch.tensor([1, 0, 1]), ("a", "b"))
+    assert seen == [("a", "C0", [2.0], [3.0]), ("b", "C1", [0.0, 4.0], [1.0, 5.0])]
+    assert read(tmp_path / "plane.png").shape == (3, 720, 840)
+    media.plot_plane(tmp_path / "plane.png", points, box)
+    assert seen[2:] == [("", "C0", [0.0, 2.0, 4.0], [1.0, 3.0, 5.0])]

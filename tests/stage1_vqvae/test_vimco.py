@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.distributions import Categorical
 
-from stage1_vqvae.bottlenecks.vimco import VIMCO, MultiSample, bound_without_each, draw
+from stage1_vqvae.bottlenecks.categorical import draw
+from stage1_vqvae.bottlenecks.vimco import VIMCO, MultiSample, bound_without_each
 
 K, POSITIONS, SAMPLES = 3, 2, 3
 

@@ -1,0 +1,188 @@
+"""Pictures of what latents mean: the plane of two dimensions, traversals, the codebook.
+
+    python pipelines/latent_pictures.py --run runs/mnist_vae_2d
+    python pipelines/latent_pictures.py --run pretrained/mnist --data-root FOLDER
+
+Where a picture has two latents: the split as points coloured by class, and a plane of decodings over the rectangle that
+holds most points, drawn among them too. An AE's plane has gaps, a VAE's has none (Kingma and Welling, arXiv 1312.6114,
+figure 4). Traversals vary one latent of a real example, or one of its codes. The codebook: each code decoded on its
+own, a grid of one position, above the same code in the middle of a real example.
+
+Axes: n pictures, d latent dimensions, *grid positions, g codebooks.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from einops import repeat
+from torch import Tensor
+
+from pipelines import media
+from pipelines.data.base import Split
+from pipelines.errors import InputError, one_line_errors
+from pipelines.generate import generator, picture_draws
+from pipelines.measured import batches
+from pipelines.runs import TrainedStage, chosen_run, load_data, load_stage1
+from pipelines.training.distributed import choose_device
+from stage1_vqvae.bottlenecks.base import Quantizer
+from stage1_vqvae.codebook import perplexity, usage
+
+PLANE = 20  # decodings to a side
+ROWS, COLUMNS = 8, 11  # of traversals: latents, values of each
+CODES, CODES_A_ROW = 64, 16  # of a codebook the most used
+MOST = 0.01, 0.99  # quantiles of a latent over the split, between which it is varied
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Draws what the latents of a trained stage 1 mean.")
+    parser.add_argument("--run", type=Path, help="a run's folder (default: the one whose stage 2 was trained last)")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where to look without --run")
+    parser.add_argument("--data-root", type=Path, help="where the run's data lie, if not where they did in training")
+    parser.add_argument("--split", help="default: test where the data have one, else validation")
+    parser.add_argument("--example", type=int, default=0, help="number of the example in the split that is varied")
+    parser.add_argument("--seed", type=int, default=0, help="of a decoder that draws what it makes")
+    parser.add_argument("--out", type=Path, help="folder for the pictures (default: RUN/figures)")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args()
+
+
+def main(arguments: argparse.Namespace) -> None:
+    if arguments.batch_size < 1:
+        raise InputError(f"--batch-size: expected at least 1, found {arguments.batch_size}")
+    run = chosen_run(arguments.run, arguments.runs_dir)
+    stage1 = load_stage1(run, choose_device(arguments.device))
+    if (kind := stage1.config["example"]["kind"]) != "image":
+        raise InputError(f"{run.root}: expected a run on pictures, found one on {kind}")
+    data = load_data(run, stage1, arguments.data_root)
+    split = data.split(arguments.split or ("test" if "test" in data.splits else "validation"))
+    if not 0 <= arguments.example < len(split):
+        raise InputError(f"--example: expected 0 to {len(split) - 1}, found {arguments.example}")
+    painter = Painter(stage1, arguments.seed, arguments.batch_size)
+    latents, out = painter.encode(split), arguments.out or run.figures
+    out.mkdir(parents=True, exist_ok=True)
+
+    made = {"traversals": draw_traversals(painter, latents, arguments.example, out)}
+    if painter.has_codes:
+        made |= draw_codebooks(painter, latents, arguments.example, out)
+    else:
+        made["codebook"] = f"left out: expected codes, found {type(stage1.module.bottleneck).__name__}"
+    if not painter.has_codes and latents[0].numel() == 2:
+        names = data.classes[0] if data.label_names else ()
+        made |= draw_plane(painter, latents, split.labels[:, 0] if names else None, names, out)
+    else:
+        found = f"{latents[0].numel()} {'codes' if painter.has_codes else 'dimensions'}"
+        made["plane"] = f"left out: expected latents of two dimensions, found {found}"
+    print("\n".join(f"{title:<34}{path}" for title, path in made.items()))
+
+
+class Painter:
+    """Pictures to latents, without noise, and back: z_q (n, d, *grid), or codes int64 (n, *grid, g) if there are some.
+
+    A decoder that draws what it makes takes the same random numbers for all: they differ by their latents alone."""
+
+    def __init__(self, stage1: TrainedStage, seed: int, batch_size: int):
+        self.stage1, self.model, self.batch_size = stage1, stage1.module, batch_size
+        self.device = next(self.model.parameters()).device
+        self.has_codes = isinstance(self.model.bottleneck, Quantizer)
+        self.grid = tuple(self.model.latent_grid(stage1.config["example"]["shape"]))
+        self.uniforms = picture_draws(stage1, [generator(seed, 0)])
+
+    @torch.no_grad()
+    def encode(self, split: Split) -> Tensor:
+        """A whole split, on the CPU."""
+        parts = []
+        for _, batch in batches(split.to(self.device), self.batch_size, "encoding"):
+            latent = self.model.bottleneck(self.model.embed(batch.x))
+            parts.append((latent.codes.reshape(len(batch.x), *self.grid, -1) if self.has_codes else latent.z_q).cpu())
+        return torch.cat(parts)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents on any grid -> uint8 (n, c, h, w), on the CPU."""
+        parts = []
+        for part in latents.split(self.batch_size):
+            part, uniforms = part.to(self.device), None
+            if self.uniforms is not None:
+                grid = part.shape[1:-1] if self.has_codes else part.shape[2:]
+                height, width = (size * n // whole for size, n, whole in
+                                 zip(self.uniforms.shape[1:], grid, self.grid, strict=True))
+                uniforms = repeat(self.uniforms[0, :height, :width], "h w -> n h w", n=len(part)).contiguous()
+            if self.has_codes:
+                codes = part if part.shape[-1] > 1 else part[..., 0]
+                parts.append(self.model.decode(codes, uniforms=uniforms).cpu())
+            else:
+                parts.append(self.model.decode_latent(part, uniforms=uniforms).cpu())
+        return torch.cat(parts)
+
+
+def draw_plane(painter: Painter, latents: Tensor, labels: Tensor | None, names: tuple[str, ...], out: Path) -> dict:
+    """Latents (n, 2, 1, ..): the scatter, and the decodings of its rectangle, the first to the right, the second up."""
+    points = latents.flatten(1)
+    box = quantiles(points)
+    right, up = (torch.linspace(*box[:, axis].tolist(), PLANE) for axis in (0, 1))
+    rows = torch.cartesian_prod(up.flip(0), right).flip(1)  # from the top left, as a grid of pictures is read
+    paths = {"scatter": out / "latent_scatter.png", "plane": out / "latent_plane.png"}
+    media.plot_plane(paths["scatter"], points, box, labels, names)
+    decoded = painter.decode(rows.view(-1, *latents.shape[1:]).to(latents.dtype))
+    media.write_picture(paths["plane"], media.grid(decoded, PLANE))
+    return paths
+
+
+def draw_traversals(painter: Painter, latents: Tensor, example: int, out: Path) -> Path:
+    """A row for each of some latents: one example with that latent at its usual values, all else as it is.
+
+    Those latents that vary most over the split; dimensions from low to high, codes the most used of them all."""
+    flat = latents.flatten(1)
+    rows = min(ROWS, flat.shape[1])
+    if painter.has_codes:
+        variety = [perplexity(usage(codes, painter.model.bottleneck.num_codes)) for codes in flat.unbind(1)]
+        chosen = torch.stack(variety).topk(rows).indices
+        values = [most_used(painter, latents, book)[:COLUMNS] for book in (chosen % latents.shape[-1]).tolist()]
+    else:
+        chosen = flat.std(0).topk(rows).indices
+        low, high = quantiles(flat[:, chosen])
+        values = [torch.linspace(*ends, COLUMNS) for ends in zip(low.tolist(), high.tolist(), strict=True)]
+    varied = []
+    for latent, own in zip(chosen, values, strict=True):
+        copies = flat[example].repeat(len(own), 1)
+        copies[:, latent] = own.to(copies.dtype)
+        varied.append(copies)
+    decoded = painter.decode(torch.cat(varied).view(-1, *latents.shape[1:]))
+    media.write_picture(out / "traversals.png", media.grid(decoded, len(values[0])))
+    return out / "traversals.png"
+
+
+def draw_codebooks(painter: Painter, codes: Tensor, example: int, out: Path) -> dict[str, Path]:
+    """The codes of each codebook, the most used first, on their own above in context; what other codebooks say in the
+    middle of the example they say on its own too."""
+    paths, books = {}, codes.shape[-1]
+    middle = tuple(size // 2 for size in painter.grid)
+    for book in range(books):
+        shown = most_used(painter, codes, book)[:CODES]
+        context = codes[example].repeat(len(shown), *[1] * len(codes.shape[1:]))
+        context[(slice(None), *middle, book)] = shown
+        alone = context[(slice(None), *(slice(place, place + 1) for place in middle))]
+        pictures, patches = painter.decode(context), painter.decode(alone)
+        factors = [whole // size for whole, size in zip(pictures.shape[2:], patches.shape[2:], strict=True)]
+        patches = repeat(patches, "n c h w -> n c (h f1) (w f2)", f1=factors[0], f2=factors[1])
+        title = "codebook" if books == 1 else f"codebook {book + 1}"
+        paths[title] = out / f"{title.replace(' ', '_')}.png"
+        captions = ("on its own", "in context")
+        media.write_picture(paths[title], media.comparison(patches, pictures, CODES_A_ROW, captions))
+    return paths
+
+
+def most_used(painter: Painter, codes: Tensor, book: int) -> Tensor:
+    """All codes of a codebook, by their use over the split."""
+    return usage(codes[..., book].flatten(), painter.model.bottleneck.num_codes).argsort(descending=True, stable=True)
+
+
+def quantiles(values: Tensor) -> Tensor:
+    """(n, m) -> (2, m) float64: between them lies most of each column."""
+    return values.double().quantile(torch.tensor(MOST, dtype=torch.float64), dim=0)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(parse_arguments())
