@@ -2,6 +2,8 @@
 EXPERIMENT ?= digits
 ARGS ?=
 N ?= 64
+SET ?= mnist
+STUDY ?= beta
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -14,7 +16,8 @@ DEMO_AUDIO = experiment=spoken_words_demo run=demo_audio
 CHOICE = experiment=$(EXPERIMENT) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-audio doom-data stage1 extract-codes stage2 sample evaluate test test-all benchmark clean
+.PHONY: help install demo demo-audio doom-data stage1 extract-codes stage2 sample evaluate compare study test test-all \
+	benchmark clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -62,6 +65,12 @@ stage2: $(READY)  ## fit the prior on the codes
 
 evaluate: $(READY)  ## measure a run: bits/dim, perplexity, NMSE, PSNR, SSIM, prior bits -> metrics.json
 	$(RUN) pipelines/evaluate.py $(CHOICE)
+
+compare: $(READY)  ## train a set of systems, one table of all: make compare SET=cifar10 ARGS="--only VAE stage1.steps=500"
+	$(RUN) pipelines/compare.py $(SET) $(ARGS)
+
+study: $(READY)  ## the same with a setting varied: make study STUDY=beta (capacity, codebook, large_codebooks)
+	$(RUN) pipelines/compare.py $(STUDY) $(ARGS)
 
 sample: $(READY)  ## N=64 samples of the run trained last
 	$(RUN) pipelines/sample.py --n $(N)

@@ -59,6 +59,33 @@ def comparison(originals: Tensor, reconstructions: Tensor, columns: int = 8,
     return torch.cat([repeat(torch.from_numpy(np.array(margin)), "h w -> c h w", c=3), canvas], dim=2)
 
 
+def named_rows(images: dict[str, Tensor]) -> Tensor:
+    """A row of images uint8 (n, c, h, w) for each name, as many in each, the name on its left."""
+    canvas = grid(torch.cat(list(images.values())), len(next(iter(images.values()))))
+    font, height = ImageFont.load_default(TEXT), (canvas.shape[1] - GAP) // len(images)
+    captions = Image.new("L", (2 * GAP + math.ceil(max(map(font.getlength, images))), canvas.shape[1]), PAPER)
+    for place, name in enumerate(images):
+        middle = GAP + place * height + (height - GAP) / 2
+        ImageDraw.Draw(captions).text((captions.width - GAP, middle), name, INK, font, anchor="rm")
+    return torch.cat([repeat(torch.from_numpy(np.array(captions)), "h w -> c h w", c=3), canvas], dim=2)
+
+
+def plot_lines(path: Path, panels: list[tuple[str, str, dict[str, list[tuple]]]]) -> None:
+    """Panels side by side: what x is, what y is, and the points (x, y) of each named line; None leaves one out.
+
+    Words for x are set at even distances, in the order of their first use."""
+    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+    for axis, (x, y, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for name, points in lines.items():
+            points = [point for point in points if point[1] is not None]
+            axis.plot(*zip(*points), marker="." if len(points) < 20 else None, label=name or None)
+        axis.set(xlabel=x, ylabel=y)
+        axis.grid(alpha=0.3)
+        if any(lines):
+            axis.legend()
+    _write_figure(path, figure)
+
+
 def plot_curves(path: Path, stages: dict[str, list[dict]]) -> None:
     """The loss of each stage over its steps, training and validation, from the rows of its metrics.jsonl.
 

@@ -47,7 +47,8 @@ class AutoencoderTask(Task):
 
     def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         output = network(batch.x, labels=self.labels(batch), step=step, lengths=batch.lengths)
-        figures = {"objective": output.objective.mean(), "auxiliary": output.auxiliary}
+        z_e = output.z_e.detach()[:, : self.model.bottleneck.dim].float()  # of Gaussian latents the mean
+        figures = {"objective": output.objective.mean(), "auxiliary": output.auxiliary, "z_e norm": z_e.norm(dim=1).mean()}
         if self.num_codes:
             counts = distributed.sum_over_ranks(self.use(output.latent.codes, batch))
             figures |= {"perplexity": perplexity(counts).mean(), "codes used": (counts > 0).double().sum(1).mean()}

@@ -26,6 +26,7 @@ class Output:
     objective: Tensor  # (b,) the likelihood's, per data dimension: with a Gaussian of given variance the NMSE
     bound: Tensor  # (b,) objective + beta rate / data dimensions; of several samples their multi-sample bound
     auxiliary: Tensor  # () the latent's loss and that of an autoregressive decoder's guide
+    z_e: Tensor  # (b, in_dim, *grid) what the bottleneck read
     latent: Latent
     params: Tensor  # the decoder's output: the likelihood's parameters, (b, c * params_per_value, *grid), as z_q's rows
 
@@ -81,7 +82,8 @@ class Autoencoder(nn.Module):
         lengths: Tensor | None = None,
     ) -> Output:
         """x (b, c, *grid) in data units -> the loss and what it is made of. uniforms: the bottleneck's noise."""
-        latent = self.bottleneck(self.embed(x), step, uniforms)
+        z_e = self.embed(x)
+        latent = self.bottleneck(z_e, step, uniforms)
         samples = len(latent.z_q) // len(x)
         if samples > 1:
             x, labels = (part if part is None else part.repeat_interleave(samples, 0) for part in (x, labels))
@@ -92,7 +94,7 @@ class Autoencoder(nn.Module):
         bound = latent.bound(costs, dimensions)
         auxiliary = latent.loss + prediction.loss
         objective = objective.view(-1, samples).mean(1)
-        return Output(bound.mean() + auxiliary, objective, bound, auxiliary, latent, prediction.params)
+        return Output(bound.mean() + auxiliary, objective, bound, auxiliary, z_e, latent, prediction.params)
 
     def _beta(self, step: Tensor | int | None) -> float:
         if step is None or not self.beta_warmup_steps:

@@ -61,9 +61,9 @@ class Images:
 
     kind, label_names, classes, variance = "image", ("class",), (tuple("0123456789"),), 4000.0
 
-    def __init__(self, experiment: str):
-        known = {"digits": (1, 8), "mnist": (1, 28), "fashion_mnist": (1, 28), "imagenet": (3, 128), "cifar10": (3, 32)}
-        (channels, size), = [shape for name, shape in known.items() if experiment.startswith(name)]
+    def __init__(self, cfg):
+        name = cfg.hydra.runtime.choices.data
+        channels, size = {"digits": (1, 8), "cifar10": (3, 32), "image_folder": (3, 128)}.get(name, (1, 28))
         self.shape = (channels, size, size)
         self.x = torch.randint(0, 256, (1, *self.shape), dtype=torch.uint8)
 
@@ -83,7 +83,7 @@ class Sounds:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_builds_and_the_stages_that_it_has_run(experiment):
     cfg = composed(f"experiment={experiment}")
-    data = Sounds(cfg) if "strides" in cfg.autoencoder.encoder else Images(experiment)
+    data = Sounds(cfg) if "strides" in cfg.autoencoder.encoder else Images(cfg)
     autoencoder = build(complete(cfg, data))
     told = torch.tensor([[1] * len(cfg.decoder_condition_on)]) if cfg.decoder_condition_on else None
     autoencoder(data.x, told).loss.backward()

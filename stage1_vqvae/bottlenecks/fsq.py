@@ -3,7 +3,7 @@
 Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple" (arXiv 2309.15505). Table 1 has levels for about as many
 codes as [8, 6, 5] 2^8, [8, 5, 5, 5] 2^10, [7, 5, 5, 5, 5] 2^12, [8, 8, 8, 6, 5] 2^14, [8, 8, 8, 5, 5, 5] 2^16.
 
-Axes: b batch, n vectors (positions of all examples), l dimensions that are rounded.
+Axes: b batch, n vectors (positions of all examples), g codebooks, l dimensions of each that are rounded.
 """
 
 import math
@@ -30,38 +30,39 @@ class _Round(torch.autograd.Function):
 
 
 class FSQ(Quantizer):
-    """The l = len(levels) numbers of a position, an affine map of z, are bounded by tanh and rounded: L_i levels are
-    the integers -floor(L_i / 2) .. ceil(L_i / 2) - 1. An affine map of them, scaled to [-1, 1], is z_q.
+    """The g l numbers of a position, l = len(levels), an affine map of z, are bounded by tanh and rounded: L_i levels
+    are the integers -floor(L_i / 2) .. ceil(L_i / 2) - 1. An affine map of them, scaled to [-1, 1], is z_q.
 
-    A code counts them in mixed radix, the first fastest: digit_i = integer_i + floor(L_i / 2).
+    A code counts the l numbers of its codebook in mixed radix, the first fastest: digit_i = integer_i + floor(L_i / 2).
     """
 
-    def __init__(self, levels: list[int], dim: int = 64):
+    def __init__(self, levels: list[int], dim: int = 64, num_codebooks: int = 1):
         if not levels or min(levels) < 2:
             raise ValueError(f"expected levels of at least 2 each, found {levels}")
-        super().__init__(math.prod(levels), dim, num_codebooks=1)
+        super().__init__(math.prod(levels), dim, num_codebooks)
         sizes = torch.tensor(levels)
         self.register_buffer("sizes", sizes, persistent=False)
         self.register_buffer("basis", torch.cumprod(sizes, 0) // sizes, persistent=False)  # 1, L_1, L_1 L_2, ...
-        self.inwards = nn.Linear(dim, len(levels))
-        self.outwards = nn.Linear(len(levels), dim)
+        self.inwards = nn.Linear(dim, num_codebooks * len(levels))
+        self.outwards = nn.Linear(num_codebooks * len(levels), dim)
 
     def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:
         """z (b, dim, *grid), any floating type: computed in that of the module, float32 or float64."""
         self._check(z)
         with torch.autocast(z.device.type, enabled=False):
             rows = rearrange(z.to(self.inwards.weight.dtype), "b d ... -> (b ...) d")
-            integers = _Round.apply(self._bounded(self.inwards(rows)))
-            codes = ((integers.detach().long() + self.sizes // 2) * self.basis).sum(1, keepdim=True)
+            numbers = rearrange(self.inwards(rows), "n (g l) -> n g l", g=self.num_codebooks)
+            integers = _Round.apply(self._bounded(numbers))
+            codes = ((integers.detach().long() + self.sizes // 2) * self.basis).sum(-1)
             return self._latent(self._vectors(integers), codes, len(z), z.shape[2:], loss=integers.new_zeros(()))
 
     def lookup(self, codes: Tensor) -> Tensor:
         rows, batch, grid = self._to_rows(codes)
-        integers = rows // self.basis % self.sizes - self.sizes // 2
+        integers = rows[..., None] // self.basis % self.sizes - self.sizes // 2
         return self._to_grid(self._vectors(integers.to(self.inwards.weight.dtype)), batch, grid)
 
     def _bounded(self, x: Tensor) -> Tensor:
-        """(n, l) -> (n, l), within the rounding of the integers of each level; 0 stays 0.
+        """(..., l) -> (..., l), within the rounding of the integers of each level; 0 stays 0.
 
         The paper's appendix A.1, with the inverse of the tanh where its listing has a tangent: only so does 0 stay."""
         half = (self.sizes.to(x.dtype) - 1 + 1e-3) / 2  # the outermost levels are reached
@@ -69,4 +70,5 @@ class FSQ(Quantizer):
         return torch.tanh(x + torch.atanh(offset / half)) * half - offset
 
     def _vectors(self, integers: Tensor) -> Tensor:
-        return self.outwards(integers / (self.sizes // 2))
+        """(n, g, l) -> (n, dim)."""
+        return self.outwards((integers / (self.sizes // 2)).flatten(1))

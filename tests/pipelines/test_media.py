@@ -155,3 +155,31 @@ def test_a_plane_has_a_point_of_its_class_for_each_item(tmp_path, monkeypatch):
     assert read(tmp_path / "plane.png").shape == (3, 720, 840)
     media.plot_plane(tmp_path / "plane.png", points, box)
     assert seen[2:] == [("", "C0", [0.0, 2.0, 4.0], [1.0, 3.0, 5.0])]
+
+
+def test_named_rows_are_as_wide_as_the_longest_name(tmp_path):
+    white = torch.full((3, 1, 100, 100), 255, dtype=torch.uint8)
+    images = {"a": torch.zeros_like(white), "a much longer name": white}
+    picture = media.named_rows(images)
+    short = media.named_rows({"a": images["a"], "b": white})
+    body = media.grid(torch.cat(list(images.values())), 3)
+    assert picture.shape[1:] == (body.shape[1], picture.shape[2]) and picture.shape[2] > short.shape[2]
+    assert torch.equal(picture[:, :, -body.shape[2] :], body)
+    captions = picture[0, :, : -body.shape[2]]
+    half = captions.shape[0] // 2
+    assert captions[:half].min() < 255 and captions[half:].min() < 255, "a name beside each row"
+    assert (captions[:half] < 255).sum() < (captions[half:] < 255).sum()
+
+
+def test_lines_are_drawn_by_name_without_what_is_missing(tmp_path, titles):
+    lines = {"one": [("0", 1.0), ("0.25", None), ("1", 3.0)], "two": [("0", 2.0)]}
+    media.plot_lines(tmp_path / "plot.png", [("beta", "bound", lines), ("step", "norm", {"": [(1, 2.0)]})])
+    assert read(tmp_path / "plot.png").shape[2] == 2 * read_width(tmp_path, lines)
+    drawn = [arguments for name, arguments in titles if name == "plot"]
+    assert drawn[0] == (("0", "1"), (1.0, 3.0)) and drawn[1] == (("0",), (2.0,)) and drawn[2] == ((1,), (2.0,))
+
+
+def read_width(folder, lines) -> int:
+    """Of a plot with one panel."""
+    media.plot_lines(folder / "single.png", [("beta", "bound", lines)])
+    return read(folder / "single.png").shape[2]

@@ -68,6 +68,23 @@ def test_the_gradient_passes_the_rounding_unchanged():
     assert z.grad.abs().min() > 0
 
 
+def test_two_codebooks_are_two_of_one():
+    levels = [5, 4, 3]
+    torch.manual_seed(0)
+    both = FSQ(levels, dim=6, num_codebooks=2).double().eval()
+    with torch.no_grad():
+        for layer in (both.inwards, both.outwards):
+            layer.weight.copy_(torch.eye(6))
+            layer.bias.zero_()
+    z = torch.randn(2, 6, 3, 5, dtype=torch.float64)
+    latent, parts = both(z), [plain(levels)(half) for half in z.chunk(2, 1)]
+    assert latent.codes.shape == (2, 3, 5, 2) and not torch.equal(*latent.codes.unbind(-1))
+    assert torch.equal(latent.codes, torch.stack([part.codes for part in parts], -1))
+    assert torch.equal(latent.z_q, torch.cat([part.z_q for part in parts], 1))
+    assert torch.equal(both.lookup(latent.codes), latent.z_q)
+    torch.testing.assert_close(latent.rate_nats, sum(part.rate_nats for part in parts))
+
+
 def test_levels_below_two_are_refused():
     for levels in ([], [5, 1]):
         with pytest.raises(ValueError, match="expected levels of at least 2 each, found"):
