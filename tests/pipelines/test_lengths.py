@@ -1,10 +1,8 @@
 """Lengths of clips: the clock that a prior is told, and lengths of new clips drawn as the training clips' are."""
 
-import pytest
 import torch
 
 from pipelines.data.base import Batch, code_lengths, real_codes
-from pipelines.errors import InputError
 from pipelines.lengths import CLOCK_CHANNELS, clock, conditioning, draw_lengths, length_counts
 
 LABELS = torch.tensor([[0, 1], [0, 1], [0, 1], [1, 0]])
@@ -36,8 +34,9 @@ def test_lengths_are_drawn_from_clips_with_the_same_labels_as_often_as_they_occu
     drawn = draw_lengths(table, torch.tensor([[0, 1]]).expand(300, 2), draws)
     assert (drawn == 5).sum() == 200 and (drawn == 9).sum() == 100
     assert draw_lengths(table, torch.tensor([[1, 0]]), torch.tensor([0.999])).tolist() == [7]
-    with pytest.raises(InputError, match=r"expected a combination that the training data have, found \[1, 1\]"):
-        draw_lengths(table, torch.tensor([[1, 1]]), torch.tensor([0.5]))
+    # no clip has both labels of [1, 1] or [2, 1]: that of the first decides, else that of the second
+    assert draw_lengths(table, torch.tensor([[1, 1]]), torch.tensor([0.1])).tolist() == [7]
+    assert draw_lengths(table, torch.tensor([[2, 1]]).expand(300, 2), draws).tolist() == drawn.tolist()
 
 
 def test_codes_that_stand_for_nothing_are_left_out():
