@@ -75,4 +75,4 @@ class Uniform:
 def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
     """Logits (..., k), uniforms (..., s) float64 -> codes (..., s): the first whose cdf is above u cdf[-1]."""
     cdf = logits.double().softmax(-1).cumsum(-1)
-    return torch.searchsorted(cdf, uniforms * cdf[..., -1:], right=True).clamp(max=logits.shape[-1] - 1)
+    return torch.searchsorted(cdf, (uniforms * cdf[..., -1:]).contiguous(), right=True).clamp(max=logits.shape[-1] - 1)
