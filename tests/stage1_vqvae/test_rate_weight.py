@@ -58,7 +58,8 @@ def test_it_trades_bits_for_distortion_both_ways(kind):
     for rate_weight in (-0.5, 0.0, 0.5):
         quantizer, z = trained(kind, rate_weight)
         latent = quantizer(z)
-        figures[rate_weight] = (float(perplexity(usage(latent.codes, 16))), float((latent.z_q - z).detach().square().mean()))
+        error = (latent.z_q - z).detach().square().mean()
+        figures[rate_weight] = (float(perplexity(usage(latent.codes, 16))), float(error))
     assert figures[-0.5][0] > figures[0.0][0] > figures[0.5][0]
     assert figures[0.5][1] > figures[0.0][1]
 
