@@ -54,7 +54,8 @@ def test_changing_one_code_changes_no_earlier_logits(tiny, num_codebooks):
     changed = (codes.flatten() + torch.eye(count, dtype=torch.int64)) % 7  # row i: code i is another
     with torch.no_grad():
         logits = prior(torch.cat((codes[None], changed.reshape(count, *shape)))).movedim(1, -1).flatten(1, -2)
-    moved = (logits[1:] != logits[0]).any(-1)  # (changed code, code whose logits moved)
+    # (changed code, code whose logits moved); rounding may depend on the place in the batch
+    moved = ((logits[1:] - logits[0]).abs() > 1e-9).any(-1)
     assert not moved.tril().any()
     assert moved[torch.arange(count - 1), torch.arange(1, count)].float().mean() > 0.7  # all but over a line's end
 
