@@ -52,6 +52,7 @@ def theirs(module: nn.Module, vectors: Tensor, upstream: Tensor) -> Callable[[],
 
 
 def contenders(n: int, d: int, k: int, device: str) -> dict[str, Callable[[], object]]:
+    """By name, a forward and backward pass of each over the same n vectors of dimension d and k codes."""
     maps = torch.randn(n // POSITIONS, d, 8, 8, device=device)
     upstream = torch.randn_like(maps)
     channels_last = maps.to(memory_format=torch.channels_last), upstream.to(memory_format=torch.channels_last)
@@ -85,6 +86,7 @@ def measure(runs: dict[str, Callable[[], object]], repeats: int, device: str) ->
 
 
 def main() -> None:
+    """Runs all contenders in turn and prints medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vectors", type=int, default=32768, help=f"a multiple of {POSITIONS}")
     parser.add_argument("--dim", type=int, default=64)

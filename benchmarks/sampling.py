@@ -25,6 +25,7 @@ class SteppedPixelCNN(GatedPixelCNN):
 
 
 def main() -> None:
+    """Times one forward pass and cached sampling, and compares codes with naive sampling."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=64)
     parser.add_argument("--grid", type=int, nargs=2, default=(32, 32))

@@ -29,6 +29,7 @@ class SteppedPixelCNN3d(GatedPixelCNN3d):
 
 
 def main() -> None:
+    """Times a forward pass and sampling after a context, and prints the ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=8)
     parser.add_argument("--context", type=int, default=6)

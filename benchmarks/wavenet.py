@@ -28,6 +28,7 @@ class SteppedWaveNet(WaveNet):
 
 
 def main() -> None:
+    """Times the PyTorch step and the compiled loop, and compares codes with naive sampling."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--stepped-length", type=int, default=256, help="positions that the PyTorch step is timed over")

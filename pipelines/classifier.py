@@ -31,3 +31,8 @@ def train_classifier(make: Callable[[], nn.Module], logits: Callable[[nn.Module,
         optimizer.step()
         schedule.step()
     return model.eval()
+
+
+def accuracy(seen: Tensor, true: Tensor) -> float:
+    """Share of classes int64 (n,) that are the true ones."""
+    return float((seen == true).double().mean())

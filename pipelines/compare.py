@@ -105,6 +105,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def set_names() -> list[str]:
+    """Of the sets and studies that there are, sorted."""
     return sorted(path.stem for path in SETS.glob("*.yaml"))
 
 
@@ -183,6 +184,7 @@ def run_command(name: str, command: str, overrides: list[str]) -> None:
 
 
 def read_figures(run: Run) -> dict:
+    """The metrics.json of a run that was measured."""
     return json.loads((run.root / "metrics.json").read_text())
 
 

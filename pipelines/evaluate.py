@@ -199,6 +199,7 @@ def table(result: dict) -> str:
 
 
 def bound_rows(found: dict | None) -> list[tuple[str, float | None, str]]:
+    """The bounds of a spread posterior, none for codes that are a function of the data."""
     if found is None:
         return []
     return [(f"{title}, bits/dim", found[name]["bits_per_dim"], ".4f")
@@ -206,6 +207,7 @@ def bound_rows(found: dict | None) -> list[tuple[str, float | None, str]]:
 
 
 def code_rows(codes: dict | None) -> list[tuple[str, float | None, str]]:
+    """The use of codebooks and the bits of codes, none for latents that are no codes."""
     if codes is None:
         return []
     return [
@@ -219,6 +221,7 @@ def code_rows(codes: dict | None) -> list[tuple[str, float | None, str]]:
 
 
 def shuffled_rows(found: dict | None) -> list[tuple[str, float | None, str]]:
+    """What a decoder makes of another example's latents, where that was measured."""
     if found is None:
         return []
     return [("distortion, others' latents, bits/dim", found["distortion_shuffled"], ".4f"),
@@ -232,6 +235,7 @@ def each(values: Tensor) -> float | dict:
 
 
 def mean(figure: float | dict | None) -> float | None:
+    """A figure over all codebooks: the inverse of what `each` tells apart."""
     return figure["mean"] if isinstance(figure, dict) else figure
 
 

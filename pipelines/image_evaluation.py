@@ -7,6 +7,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
 from pipelines import media
+from pipelines.classifier import accuracy
 from pipelines.data.base import Data, Split
 from pipelines.generate import generate
 from pipelines.judge import judge, train_judge
@@ -61,7 +62,3 @@ def draw(run: Run, split: Split, measured: Measured, stage1: TrainedStage) -> di
     pairs = media.comparison(originals, measured.reconstructions[:shown])
     media.write_picture(run.figures / "reconstructions.png", pairs)
     return paths | ({"samples": run.samples / "grid.png"} if (run.samples / "grid.png").exists() else {})
-
-
-def accuracy(seen: Tensor, true: Tensor) -> float:
-    return float((seen == true).double().mean())

@@ -70,6 +70,7 @@ class TrainedStage:
 
 
 def run_of(cfg: Any) -> Run:
+    """The run that a configuration names."""
     return Run(Path(cfg.runs_dir) / cfg.run)
 
 

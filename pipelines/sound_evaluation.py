@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipelines.classifier import accuracy
 from pipelines.convert import convert, other_classes
 from pipelines.data.base import Data, Split
 from pipelines.data.spoken_words import SpokenWords
@@ -81,11 +82,11 @@ def listen(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | None
         true = real.labels[:, column].cpu()
         wanted = true if asked is None else asked[:, column]
         verdicts[name] = {
-            "real": share(probe(model, real.x.cpu(), lengths), true),
-            "reconstructions": share(probe(model, measured.reconstructions, lengths), true),
-            "conversions": None if converted is None else share(probe(model, converted, lengths), wanted),
+            "real": accuracy(probe(model, real.x.cpu(), lengths), true),
+            "reconstructions": accuracy(probe(model, measured.reconstructions, lengths), true),
+            "conversions": None if converted is None else accuracy(probe(model, converted, lengths), wanted),
             "samples": None if made is None or name not in made.label_names
-            else share(probe(model, made.x, made.lengths), made.label(name)),
+            else accuracy(probe(model, made.x, made.lengths), made.label(name)),
         }
     return verdicts
 
@@ -133,7 +134,3 @@ def draw(run: Run, split: Split, measured: Measured, stage1: TrainedStage) -> di
 
 def _words(example: dict, row: list[int]) -> str:
     return " ".join(names[number] for names, number in zip(example["classes"], row, strict=True))
-
-
-def share(heard: Tensor, true: Tensor) -> float:
-    return float((heard == true).double().mean())

@@ -109,9 +109,9 @@ class AutoencoderTask(Task):
             log.image(step, "validation", media.comparison(batch.x.cpu(), made.cpu()))
             return
         length = int(batch.lengths[0])
-        codes, labels = model.encode(batch.x[:1]), self.labels(batch)
+        labels = None if self.labels(batch) is None else self.labels(batch)[:1]
         uniforms = torch.from_numpy(draws.random((1, length))).to(batch.x.device)
-        made = model.decode(codes, None if labels is None else labels[:1], uniforms)
+        made = model.decode_latent(model.evaluate(batch.x[:1], labels).latent.z_q, labels, uniforms)
         for name, wave in (("original", batch.x), ("reconstruction", made)):
             log.sound(step, name, wave[0, 0, :length].float().cpu(), self.sample_rate_hz)
 

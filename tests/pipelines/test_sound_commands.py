@@ -166,3 +166,12 @@ def test_the_speech_that_comes_with_the_project_samples_and_converts(command, tm
     command("convert_speaker", "--run", str(run), "--input", str(path), "--speaker", "theo", "--out", str(tmp_path / "theo"))
     (converted,) = waves(tmp_path / "theo").values()
     assert len(converted) == len(wave) and not np.array_equal(converted, wave)
+
+
+def test_sound_without_codes_trains_and_is_heard(arguments, command):
+    """An autoencoder of sound: its example for TensorBoard is made of latents, which need not be codes."""
+    chosen = ["~experiment", "data=fsdd", "prior=wavenet", "autoencoder=speech", "autoencoder/bottleneck=identity",
+              "decoder_condition_on=[speaker]", "stage1.grad_clip=1.0"]
+    kept = [argument for argument in arguments[0] if not argument.startswith(("experiment=", "run=", "autoencoder.bottl"))]
+    result = command("train_stage1", *chosen, *kept, "autoencoder.bottleneck.dim=4", "run=ae", "stage1.steps=10")
+    assert "stage 1 is trained" in result.stdout
