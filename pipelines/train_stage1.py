@@ -8,7 +8,6 @@ Sizes (channels, the variance that errors are divided by) come from the data, ne
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from pipelines import media
 from pipelines.config import build, hydra_main, plain
 from pipelines.data.base import Batch, Data, label_columns, real_codes
 from pipelines.errors import InputError
+from pipelines.generate import generator
 from pipelines.runs import claim_folder, run_of
 from pipelines.training import distributed
 from pipelines.training.log import RunLog
@@ -66,7 +66,7 @@ class AutoencoderTask(Task):
     def posterior_noise(model: nn.Module, x: Tensor) -> Tensor:
         """With Gaussian latents the bound is one on average over noise: the same for every batch."""
         grid = model.latent_grid(x.shape[1:])
-        draws = np.random.Generator(np.random.Philox(key=[0, 0])).random((len(x), model.bottleneck.dim, *grid))
+        draws = generator(0, 0).random((len(x), model.bottleneck.dim, *grid))
         return torch.from_numpy(draws).to(x.device)
 
     def summary(self) -> dict[str, float]:
@@ -100,7 +100,7 @@ class AutoencoderTask(Task):
         self.model.bottleneck.after_step(optimizer)
 
     def show(self, model: nn.Module, batch: Batch, log: RunLog, step: int) -> None:
-        draws = np.random.Generator(np.random.Philox(key=[0, 0]))
+        draws = generator(0, 0)
         if self.sample_rate_hz is None:
             drawn = isinstance(model.decoder, AutoregressiveDecoder)
             pixels = (len(batch.x), *batch.x.shape[2:])
