@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipelines.errors import InputError
+from pipelines.memory import keep_freed_memory
 
 
 @contextmanager
@@ -89,4 +90,6 @@ def choose_device(name: str) -> torch.device:
         if not torch.cuda.is_available() or device.index >= torch.cuda.device_count():
             raise InputError(f"device: expected one of {torch.cuda.device_count()} CUDA devices here, found {name!r}")
         torch.cuda.set_device(device)
+    else:
+        keep_freed_memory()
     return device
