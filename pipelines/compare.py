@@ -40,8 +40,9 @@ from stage1_vqvae.bottlenecks.base import Quantizer
 SETS = Path(CONFIGS) / "compare"
 SHOWN = 12  # pictures and their reconstructions
 COLUMNS = {  # of table.json: how table.md calls and prints them
-    "bound": ("bound, bits/dim", ".4f"),  # under the prior of training
+    "bound": ("bound, bits/dim", ".4f"),  # under the prior of training; of discrete latents with the likeliest codes
     "bound_prior": ("bound, learned prior", ".4f"),
+    "elbo": ("ELBO of one sample", ".4f"),  # where latents are drawn
     "multi_sample": ("bound of several samples", ".4f"),
     "multi_sample_error": ("its standard error", ".4f"),
     "samples": ("samples", "d"),
@@ -193,13 +194,14 @@ def row(system: System, published: float | None) -> dict[str, Any]:
     figures, trained = read_figures(system.run), read_config(system.run.stage1 / "config.yaml")
     bits, latents = figures["bits_per_dim"], figures["latents"]
     bounds, codes = figures["bounds"] or {}, figures["codes"] or {}
-    multi_sample = bounds.get("multi_sample", {})
+    elbo, multi_sample = bounds.get("elbo", {}), bounds.get("multi_sample", {})
     settings, samples = trained["train"], trained["autoencoder"]["bottleneck"].get("num_samples", 1)
     return {
         "system": system.name,
         **system.choices,
         "bound": bits["total_normal"] if bits["total_uniform"] is None else bits["total_uniform"],
         "bound_prior": bits["total_prior"],
+        "elbo": elbo.get("bits_per_dim"),
         "multi_sample": multi_sample.get("bits_per_dim"),
         "multi_sample_error": multi_sample.get("standard_error"),
         "samples": bounds.get("samples"),
