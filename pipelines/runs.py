@@ -209,7 +209,8 @@ def load_data(run: Run, stage1: TrainedStage, root: Path | None) -> Data:
     target = find_target(name, trusted_only=False)
     if not (isinstance(target, type) and issubclass(target, Data)):
         raise InputError(f"{path}: data._target_: expected a data set, found {name!r}")
-    places = {"root": str(root or cfg.get("root", home)), "cache": str(Path(home) / "cache"), "download": False}
+    places = {"root": str(root or cfg.get("root", home)), "cache": str(Path(home) / "cache"), "download": False,
+              "run": str(cfg.get("run", run.published_parent))}
     accepted = inspect.signature(target).parameters
     arguments = build(cfg, trusted_only=True) | {key: place for key, place in places.items() if key in accepted}
     check_arguments(name, target, arguments)
