@@ -95,7 +95,7 @@ def draw(data: Data, split_name: str, seed: int, run: Run, split: Split, measure
     parents = load_parents(run, stage1, next(stage1.module.parameters()).device)
     made = levels(pixels.split(split_name).batch(chosen).x, stage1, parents, seed)
     media.write_picture(run.figures / "levels.png", media.named_rows(made))
-    return {"originals, levels, several decodings": run.figures / "levels.png"}
+    return {"originals and every level": run.figures / "levels.png"}
 
 
 @torch.inference_mode()
