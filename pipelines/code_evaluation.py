@@ -92,7 +92,7 @@ def draw(data: Data, split_name: str, seed: int, run: Run, split: Split, measure
     pixels = data
     while pixels.kind == "codes":
         pixels = pixels.parent_data
-    parents = load_parents(run, stage1, next(stage1.module.parameters()).device)
+    parents = load_parents(run, stage1, next(stage1.module.parameters()).device, data.parent)
     made = levels(pixels.split(split_name).batch(chosen).x, stage1, parents, seed)
     media.write_picture(run.figures / "levels.png", media.named_rows(made))
     return {"originals and every level": run.figures / "levels.png"}

@@ -168,7 +168,7 @@ def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dic
 
 
 def parent_of(run: Run, stage1: TrainedStage) -> Run | None:
-    """The run whose codes a run was trained on; None for a run on pictures or sounds."""
+    """The run whose codes a run was trained on, where it was then; None for a run on pictures or sounds."""
     if stage1.config["example"]["kind"] != "codes":
         return None
     if run.published_parent.is_dir():
@@ -176,16 +176,17 @@ def parent_of(run: Run, stage1: TrainedStage) -> Run | None:
     parent = Run(Path(stage1.config["data"].get("run", run.published_parent)))
     if not parent.stage1.is_dir():
         raise InputError(f"{run.stage1 / 'config.yaml'}: data.run: expected the run whose codes {run.root} was trained on, "
-                         f"found no stage 1 in {parent.root}")
+                         f"found no stage 1 in {parent.root}; if it was moved, make stage1 with data.run=RUN notes it")
     return parent
 
 
-def load_parents(run: Run, stage1: TrainedStage, device: torch.device) -> list[TrainedStage]:
+def load_parents(run: Run, stage1: TrainedStage, device: torch.device, parent: Run | None = None) -> list[TrainedStage]:
     """The stages 1 between a run on codes and pixels: of its parent, of that one's parent, ...; [] for any other run.
 
-    Raises InputError where one is not the one that the run above it was trained on."""
-    stages = []
-    while (parent := parent_of(run, stage1)) is not None:
+    `parent`: where that is, if not where it was in training. Raises InputError where a stage is not the one that the run
+    above it was trained on."""
+    stages, parent = [], parent or parent_of(run, stage1)
+    while parent is not None:
         below = load_stage1(parent, device)
         expected, found = stage1.config["example"]["parent"]["stage1_hash"], stage1_hash(below)
         if expected != found:
@@ -193,7 +194,7 @@ def load_parents(run: Run, stage1: TrainedStage, device: torch.device) -> list[T
                              f"{below.step_folder} ({found[:12]}): {parent.root} was trained anew; extract its codes and "
                              f"train {run.root} on them")
         stages.append(below)
-        run, stage1 = parent, below
+        run, stage1, parent = parent, below, parent_of(parent, below)
     return stages
 
 

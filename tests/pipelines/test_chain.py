@@ -18,7 +18,7 @@ from pipelines import code_probe, evaluate, extract_codes, publish, reconstruct,
 from pipelines.code_evaluation import levels
 from pipelines.code_probe import Target, knowledge, octants, position_cells, targets
 from pipelines.config import CONFIGS
-from pipelines.data.codes import CodeData
+from pipelines.data.codes import CodeData, write_codes
 from pipelines.data.manifest import read_manifest
 from pipelines.data.room import Room
 from pipelines.data.run_codes import RunCodes
@@ -80,6 +80,8 @@ def chain(tmp_path_factory) -> Path:
 def copied(chain, tmp_path) -> Path:
     """The three runs where a test may change them."""
     shutil.copytree(chain, tmp_path / "runs")
+    for config in (tmp_path / "runs").glob("*/stage1/config.yaml"):
+        config.write_text(config.read_text().replace(str(chain), str(tmp_path / "runs")))
     return tmp_path / "runs"
 
 
@@ -256,9 +258,12 @@ def test_a_missing_parent_is_named_and_a_moved_one_found(copied):
     (copied / "bottom").rename(copied / "elsewhere")
     with pytest.raises(InputError, match="stage1/config.yaml: data.run: expected the run whose codes .* found no stage 1 in"):
         script(sample, "--run", copied / "top", "--n", 1)
-    call(evaluate, *top(copied, "top", f"data.run={copied}/elsewhere", "evaluate.unconditional=null"))
+    moved = top(copied, "top", f"data.run={copied}/elsewhere", "evaluate.unconditional=null")
+    call(evaluate, *moved)
     figures = json.loads((copied / "top" / "metrics.json").read_text())
     assert figures["frame_nats"]["unconditional"] is None
+    call(train_stage1, *moved)
+    script(sample, "--run", copied / "top", "--n", 1)
 
 
 def test_a_published_run_brings_its_parent_along(copied):
@@ -282,16 +287,17 @@ def test_a_published_run_brings_its_parent_along(copied):
     assert str(copied) not in (copied / "published" / "stage1" / "config.yaml").read_text()
 
 
-def test_codes_of_sound_or_video_are_refused(chain, tmp_path):
-    shutil.copytree(chain / "bottom", tmp_path / "bottom")
-    path = tmp_path / "bottom" / "codes"
-    shutil.rmtree(path)
-    clips = [*BOTTOM, *STEPS, f"runs_dir={tmp_path}", "run=clips", "autoencoder=video_per_frame", "data.clip_length=2",
-             "autoencoder.encoder.network.hidden=8", "autoencoder.encoder.network.outer_hidden=8"]
-    clips = [word for word in clips if not word.startswith(("autoencoder.encoder.hidden", "autoencoder.encoder.outer",
-                                                            "autoencoder.encoder.residual"))]
-    with pytest.raises(InputError, match="manifest.json: expected the manifest of a finished code data set"):
-        RunCodes(str(tmp_path / "bottom"))
+def test_codes_that_are_no_pictures_or_of_a_decoder_that_is_told_labels_are_refused(copied):
+    config = copied / "bottom" / "stage1" / "config.yaml"
+    plain = config.read_text()
+    config.write_text(plain.replace("condition_on: []", "condition_on: [place]"))
+    with pytest.raises(InputError, match=r"^data.run: expected a run whose decoder is told no labels, found .* with \['place'\]"):
+        RunCodes(str(copied / "bottom"))
+    config.write_text(plain)
+    write_codes(copied / "bottom" / "codes", Room(**ROOM), lambda batch: {"codes": batch.x[:, 0, 0, :4].long()}, num_codes=256,
+                num_codebooks=1, stage1_hash=stage1_hash(load_stage1(Run(copied / "bottom"), CPU)), overwrite=True)
+    with pytest.raises(InputError, match=r"^data.run: expected codes of pictures, found .* with codes on a grid \(4,\)"):
+        RunCodes(str(copied / "bottom"))
 
 
 def test_a_probe_reads_what_codes_say_and_nothing_else():
