@@ -1,5 +1,5 @@
-"""What `evaluate.py` measures of a run on the codes of another one: whether its few codes matter to a decoder that could
-do without them, what they know, and what they look like.
+"""What `evaluate.py` measures of a run on the codes of another one: whether its few codes matter to a decoder that
+could do without them, what they know, and what they look like.
 
 Axes: n items, c channels, g codebooks, m codes of an item.
 """
@@ -28,15 +28,16 @@ def figures(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | Non
     """What is known by the codes. Errors of pixels say nothing of a decoder that draws, nor of codes."""
     train = torch.cat([stage1.module.encode(batch.x).flatten(1).cpu()
                        for _, batch in batches(data.split("train").to(device), options.batch_size, "training codes")])
-    known = knowledge(train, measured.codes.flatten(1), stage1.module.bottleneck.num_codes, targets(data, split_name), device)
+    num_codes, wanted = stage1.module.bottleneck.num_codes, targets(data, split_name)
+    known = knowledge(train, measured.codes.flatten(1), num_codes, wanted, device)
     return {"nmse": None, "psnr_db": None, "ssim": None, "judge": None, "probe": known}
 
 
 def frame_nats(measured: Measured, others: Tensor | None, stage1: TrainedStage, split: Split, options,
                device: torch.device) -> dict:
-    """-log p(codes of an item) in nats: told its own codes, another item's (`others`, (n,)), and of the decoder of the run
-    evaluate.unconditional, which is told nothing. Gains are of paired differences, each with its standard error; items
-    count as independent of each other, which neighbours in a walk are not quite."""
+    """-log p(data of an item) in nats: told its own codes, another item's (`others`, (n,)), and of the decoder of the
+    run evaluate.unconditional, which is told nothing. Gains are of paired differences, each with its standard error;
+    items count as independent of each other, which neighbours in a walk are not quite."""
     own, found = measured.nll_nats, {"own": float(measured.nll_nats.mean()), "others": None, "unconditional": None}
     if others is not None:
         found |= {"others": float(others.mean()), "own_over_others": gain(others, own)}
@@ -57,8 +58,8 @@ def unconditional_nats(run: Run, stage1: TrainedStage, split: Split, batch_size:
     if other.config["example"].get("parent") != stage1.config["example"]["parent"]:
         raise InputError(f"evaluate.unconditional: expected a run on the same codes, found {run.root} on others")
     if (levels := getattr(other.module.bottleneck, "num_codes", None)) != 1:
-        raise InputError(f"evaluate.unconditional: expected a run with autoencoder.bottleneck.num_codes=1, found {run.root} "
-                         f"with {levels}")
+        raise InputError("evaluate.unconditional: expected a run with autoencoder.bottleneck.num_codes=1, found "
+                         f"{run.root} with {levels}")
     sizes = [sum(parameter.numel() for parameter in stage.module.decoder.parameters()) for stage in (stage1, other)]
     if sizes[0] != sizes[1]:
         raise InputError(f"evaluate.unconditional: expected a decoder of {sizes[0]} parameters, found {run.root} with "

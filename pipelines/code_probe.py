@@ -45,7 +45,8 @@ class LinearProbe(nn.Module):
 
 
 def targets(data: Data, split: str) -> list[Target]:
-    """The labels of a data set, and of its poses the position, a cell of its place, and the heading, an eighth of a turn.
+    """The labels of a data set, and of its poses the position, a cell of its place, and the heading, an eighth of a
+    turn.
 
     Places are the classes of the first label, if there is one."""
     labels = [data.split(name).labels for name in ("train", split)]
@@ -89,8 +90,8 @@ def probe(model: nn.Module, codes: Tensor) -> Tensor:
 
 
 def knowledge(train: Tensor, held_out: Tensor, num_codes: int, wanted: list[Target], device: torch.device) -> dict:
-    """Codes (n, m) of both splits -> of each target the share that is read right on the held-out one, that of always the
-    commonest training class, and (accuracy - guess) / (1 - guess): 0 the guess, 1 all right."""
+    """Codes (n, m) of both splits -> of each target the share that is read right on the held-out one, that of always
+    the commonest training class, and (accuracy - guess) / (1 - guess): 0 the guess, 1 all right."""
     found = {}
     for target in wanted:
         split = CodeSplit(train, target.train[:, None], num_codebooks=train.shape[1]).to(device)
@@ -99,7 +100,8 @@ def knowledge(train: Tensor, held_out: Tensor, num_codes: int, wanted: list[Targ
             return model(batch.x)
 
         model = train_classifier(lambda: LinearProbe(train.shape[1], num_codes, target.classes), logits, split, 0,
-                                 steps=STEPS, batch_size=BATCH, lr=LR, seed=0, device=device, title=f"probe {target.name}")
+                                 steps=STEPS, batch_size=BATCH, lr=LR, seed=0, device=device,
+                                 title=f"probe {target.name}")
         right = accuracy(probe(model, held_out), target.held_out)
         guess = float((target.held_out == torch.bincount(target.train).argmax()).double().mean())
         share = (right - guess) / (1 - guess) if guess < 1 else None

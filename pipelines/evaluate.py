@@ -10,6 +10,7 @@ The bound of codes is log p(x) >= log p(x | z_q(x)) + log p(z_q(x)) (arXiv 1711.
 bits per data dimension: `distortion`, and `rate` under the uniform prior of training or under the learned one. That of
 a VAE is the ELBO: the distortion of samples of its posterior, and `rate_normal`, its KL to N(0, I). An AE has none.
 Where the posterior is spread, over codes too, `bounds` has the ELBO and the bound of several samples beside it.
+Of codes of another run (data=codes) `frame_nats` says what latents are worth to the decoder, `probe` what they know.
 """
 
 import json
@@ -68,7 +69,8 @@ def main(cfg: DictConfig) -> None:
     figures["latents"]["shuffled"] = shuffled(measured, others)
     if stage2 is not None:
         add_prior(figures, run, stage2, measured, name, options.batch_size, device)
-    own = {"image": image_evaluation.figures, "audio": sound_evaluation.figures, "codes": code_evaluation.figures}[data.kind]
+    own = {"image": image_evaluation.figures, "audio": sound_evaluation.figures,
+           "codes": code_evaluation.figures}[data.kind]
     figures |= own(measured, stage1, stage2, data, name, options, cfg.seed, device)
     if data.kind == "codes":
         figures["frame_nats"] = code_evaluation.frame_nats(measured, others, stage1, split, options, device)

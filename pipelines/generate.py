@@ -38,8 +38,8 @@ class Samples:
 
 
 def load_chain(run: Run, device: torch.device) -> tuple[TrainedStage, TrainedStage]:
-    """Both stages of a run. Raises InputError where the prior was fitted to the codes of another stage 1, or, of a run on
-    codes, to those of another parent."""
+    """Both stages of a run. Raises InputError where the prior was fitted to the codes of another stage 1, or, of a run
+    on codes, to those of another parent."""
     stage2, stage1 = load_stage2(run, device), load_stage1(run, device)
     check_same_stage1(stage2.state.get("stage1_hash", "none"), stage1, run.stage2)
     expected, found = stage2.state.get("parent_hash"), stage1.config["example"].get("parent", {}).get("stage1_hash")
@@ -163,7 +163,8 @@ def decode(stage1: TrainedStage, codes: Tensor, labels: Tensor | None, lengths: 
 
 
 def descend(parents: Sequence[TrainedStage], x: Tensor, generators: list[np.random.Generator]) -> Tensor:
-    """What a run on codes makes, (n, g, h, w), through the decoders of `load_parents` -> pixels (n, c, h, w), on the CPU.
+    """What a run on codes makes, (n, g, h, w), through the decoders of `load_parents` -> pixels (n, c, h, w), on the
+    CPU.
 
     Without parents x itself: it is no codes."""
     for parent in parents:

@@ -6,8 +6,8 @@
 
 A stage 1 is rounded before its codes are extracted, so that codes, prior and decoder belong together. The prior's best
 (averaged) weights are rounded last; metrics.json is that of the run before. To measure the published run itself, extract
-its codes (they are the same), evaluate it, and remove its codes again. Of a run on the codes of another one, that parent's
-stage 1 comes along as parent/: it has to be rounded already, or codes of it would not be those that the run knows.
+its codes (they are the same), evaluate it, and remove its codes again. Of a run on the codes of another one, that
+parent's stage 1 comes along as parent/: it has to be rounded already, or its codes would not be those the run knows.
 """
 
 import argparse
@@ -42,8 +42,8 @@ def main(arguments: argparse.Namespace) -> None:
         before = stage1_hash(parent)
         round_weights(parent.module)
         if stage1_hash(parent) != before:
-            raise InputError(f"--run: expected a run on the codes of a published run, found one on those of "
-                             f"{parent.step_folder.parents[2]}; publish that first, extract its codes and train on them")
+            raise InputError("--run: expected a run on the codes of a published run, found one on those of "
+                             f"{parent.step_folder.parents[2]}; publish that, extract its codes and train on them")
     original = stage1_hash(stage1)
     round_weights(stage1.module)
     write_stage(target.stage1, stage1)

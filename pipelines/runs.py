@@ -175,24 +175,24 @@ def parent_of(run: Run, stage1: TrainedStage) -> Run | None:
         return Run(run.published_parent)
     parent = Run(Path(stage1.config["data"].get("run", run.published_parent)))
     if not parent.stage1.is_dir():
-        raise InputError(f"{run.stage1 / 'config.yaml'}: data.run: expected the run whose codes {run.root} was trained on, "
-                         f"found no stage 1 in {parent.root}; if it was moved, make stage1 with data.run=RUN notes it")
+        raise InputError(f"{run.stage1 / 'config.yaml'}: data.run: expected the run whose codes {run.root} was trained "
+                         f"on, found no stage 1 in {parent.root}; if it moved, make stage1 with data.run=RUN notes it")
     return parent
 
 
 def load_parents(run: Run, stage1: TrainedStage, device: torch.device, parent: Run | None = None) -> list[TrainedStage]:
     """The stages 1 between a run on codes and pixels: of its parent, of that one's parent, ...; [] for any other run.
 
-    `parent`: where that is, if not where it was in training. Raises InputError where a stage is not the one that the run
-    above it was trained on."""
+    `parent`: where that is, if not where it was in training. Raises InputError where a stage is not the one that the
+    run above it was trained on."""
     stages, parent = [], parent or parent_of(run, stage1)
     while parent is not None:
         below = load_stage1(parent, device)
         expected, found = stage1.config["example"]["parent"]["stage1_hash"], stage1_hash(below)
         if expected != found:
             raise InputError(f"{run.stage1}: expected the parent it was trained on ({expected[:12]}), found "
-                             f"{below.step_folder} ({found[:12]}): {parent.root} was trained anew; extract its codes and "
-                             f"train {run.root} on them")
+                             f"{below.step_folder} ({found[:12]}): {parent.root} was trained anew; extract its codes "
+                             f"and train {run.root} on them")
         stages.append(below)
         run, stage1, parent = parent, below, parent_of(parent, below)
     return stages

@@ -63,8 +63,8 @@ class Autoencoder(nn.Module):
         super().__init__()
         if isinstance(decoder, AutoregressiveDecoder) and not isinstance(likelihood, Categorical):
             raise ValueError(
-                "likelihood: expected one that reads logits of its levels (Categorical, MuLaw, Codes) with an autoregressive "
-                f"decoder, found {type(likelihood).__name__}"
+                "likelihood: expected one that reads logits of its levels (Categorical, MuLaw, Codes) with an "
+                f"autoregressive decoder, found {type(likelihood).__name__}"
             )
         self.encoder = encoder
         self.bottleneck = bottleneck

@@ -34,10 +34,12 @@ STEPS = [f"{stage}.{setting}" for stage in ("stage1", "stage2")
 BOTTOM = ["experiment=doom", "data=room", *(f"data.{key}={value}" for key, value in ROOM.items()), "run=bottom",
           *(f"autoencoder.encoder.{size}" for size in ("hidden=8", "outer_hidden=8", "residual_hidden=4")),
           "autoencoder.bottleneck.num_codes=32", "autoencoder.bottleneck.dim=4"]
-NETWORK = [*(f"autoencoder.encoder.encoder.encoder.{size}" for size in ("hidden=8", "outer_hidden=8", "residual_hidden=4")),
+WIDTHS = ["hidden=8", "outer_hidden=8", "residual_hidden=4"]
+NETWORK = [*(f"autoencoder.encoder.encoder.encoder.{size}" for size in WIDTHS),
            "autoencoder.encoder.encoder.channels=8", "autoencoder.encoder.features=4", "autoencoder.bottleneck.dim=6",
            "autoencoder.decoder.network.channels=8", "autoencoder.decoder.network.num_layers=2",
-           "autoencoder.decoder.network.head_channels=8", "autoencoder.decoder.upsampler.decoder.decoder.out_channels=4"]
+           "autoencoder.decoder.network.head_channels=8",
+           "autoencoder.decoder.upsampler.decoder.decoder.out_channels=4"]
 PRIOR = ["prior.channels=8", "prior.num_layers=2", "prior.head_channels=8"]
 
 
@@ -57,14 +59,14 @@ def script(module, *words: object) -> None:
 
 def top(runs: Path, name: str = "top", *overrides: str) -> list[str]:
     """The arguments of a run on the codes of `bottom`, 8 codes in each of 3 codebooks."""
-    return ["experiment=doom_3codes", *NETWORK, *PRIOR, *STEPS, f"runs_dir={runs}", f"run={name}", f"data.run={runs}/bottom",
-            "autoencoder.bottleneck.num_codes=8", f"evaluate.unconditional={runs}/deaf", "evaluate.batch_size=10",
-            *overrides]
+    return ["experiment=doom_3codes", *NETWORK, *PRIOR, *STEPS, f"runs_dir={runs}", f"run={name}",
+            f"data.run={runs}/bottom", "autoencoder.bottleneck.num_codes=8", f"evaluate.unconditional={runs}/deaf",
+            "evaluate.batch_size=10", *overrides]
 
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory) -> Path:
-    """The folder of three runs, never changed by a test: copy it where you must. `deaf` has a decoder that is told nothing."""
+    """Three runs, never changed by a test: copy them where you must. The decoder of `deaf` is told nothing."""
     runs = tmp_path_factory.mktemp("chain")
     bottom = [*BOTTOM, *STEPS, *PRIOR, f"runs_dir={runs}"]
     call(train_stage1, *bottom)
@@ -193,7 +195,8 @@ def test_evaluation_says_what_the_codes_are_worth(copied, capsys):
     assert gained["nats_gained"] == pytest.approx(float((deaf - own).mean()), abs=1e-3)
     assert gained["standard_error"] == pytest.approx(float((deaf - own).std()) / len(x) ** 0.5, rel=1e-3)
     assert nats["own_over_others"]["nats_gained"] == pytest.approx(nats["others"] - nats["own"], abs=1e-3)
-    assert nats["unconditional_over_others"]["nats_gained"] == pytest.approx(nats["others"] - nats["unconditional"], abs=1e-3)
+    lost = nats["unconditional_over_others"]["nats_gained"]
+    assert lost == pytest.approx(nats["others"] - nats["unconditional"], abs=1e-3)
     assert bits["distortion"] == pytest.approx(nats["own"] / 36 / np.log(2), rel=1e-4)
     assert len(codes["used"]["each"]) == 3 and codes["num_codes"] == 8 and codes["prior_bits"]["mean"] > 0
     assert stage1.module.bottleneck.num_codebooks == 3 and figures["latents"]["bits"] == pytest.approx(9)
@@ -213,7 +216,8 @@ def test_evaluation_says_what_the_codes_are_worth(copied, capsys):
 ])
 def test_a_decoder_that_is_no_fair_comparison_is_refused(other, message, copied):
     if other == "wide":
-        call(train_stage1, *top(copied, "wide", "autoencoder.bottleneck.num_codes=1", "autoencoder.decoder.network.channels=9"))
+        wide = ["autoencoder.bottleneck.num_codes=1", "autoencoder.decoder.network.channels=9"]
+        call(train_stage1, *top(copied, "wide", *wide))
     with pytest.raises(InputError, match=f"^evaluate.unconditional: {message}"):
         call(evaluate, *top(copied, "top", f"evaluate.unconditional={copied}/{other}"))
 
@@ -224,14 +228,14 @@ def test_a_parent_that_was_trained_anew_is_refused_everywhere(copied):
     for use in (lambda: script(sample, "--run", copied / "top", "--n", 1),
                 lambda: script(reconstruct, "--run", copied / "top", "--input", "x.png"),
                 lambda: script(publish, "--run", copied / "top", "--out", copied / "half")):
-        with pytest.raises(InputError, match="runs/top/stage1: expected the parent it was trained on .* was trained anew"):
+        with pytest.raises(InputError, match="top/stage1: expected the parent it was trained on .* was trained anew"):
             use()
     for command in (train_stage1, extract_codes, evaluate):
-        with pytest.raises(InputError, match="runs/bottom/codes: expected to be used with the stage 1 it was made with"):
+        with pytest.raises(InputError, match="bottom/codes: expected to be used with the stage 1 it was made with"):
             call(command, *top(copied))
     call(extract_codes, *BOTTOM, *STEPS, f"runs_dir={copied}", "extract.overwrite=true")
     for command in (extract_codes, evaluate):
-        with pytest.raises(InputError, match=r"top/stage1/config.yaml: parent.stage1_hash: expected .* as in training, found"):
+        with pytest.raises(InputError, match="config.yaml: parent.stage1_hash: expected .* as in training, found"):
             call(command, *top(copied))
     with pytest.raises(InputError, match=r"example.parent.stage1_hash: expected .* as in this run so far, found"):
         call(train_stage1, *top(copied))
@@ -239,7 +243,7 @@ def test_a_parent_that_was_trained_anew_is_refused_everywhere(copied):
 
 def test_codes_that_were_extracted_in_another_way_are_refused(copied):
     call(extract_codes, *BOTTOM, *STEPS, f"runs_dir={copied}", "extract.overwrite=true", "extract.views=2")
-    with pytest.raises(InputError, match=r"top/stage1/config.yaml: parent.extraction: expected .* as in training, found"):
+    with pytest.raises(InputError, match="config.yaml: parent.extraction: expected .* as in training, found"):
         call(evaluate, *top(copied))
     script(sample, "--run", copied / "top", "--n", 1)  # the decoders are those that they were
 
@@ -256,7 +260,7 @@ def test_a_prior_of_another_stage_1_or_parent_is_refused(copied):
 
 def test_a_missing_parent_is_named_and_a_moved_one_found(copied):
     (copied / "bottom").rename(copied / "elsewhere")
-    with pytest.raises(InputError, match="stage1/config.yaml: data.run: expected the run whose codes .* found no stage 1 in"):
+    with pytest.raises(InputError, match="config.yaml: data.run: expected the run whose codes .* found no stage 1 in"):
         script(sample, "--run", copied / "top", "--n", 1)
     moved = top(copied, "top", f"data.run={copied}/elsewhere", "evaluate.unconditional=null")
     call(evaluate, *moved)
@@ -267,7 +271,7 @@ def test_a_missing_parent_is_named_and_a_moved_one_found(copied):
 
 
 def test_a_published_run_brings_its_parent_along(copied):
-    with pytest.raises(InputError, match="--run: expected a run on the codes of a published run, found one on those of .*bottom"):
+    with pytest.raises(InputError, match="--run: expected a run on the codes of a published run, found one on"):
         script(publish, "--run", copied / "top", "--out", copied / "half")
     assert not (copied / "half").exists()
     (copied / "bottom").rename(copied / "whole")
@@ -291,12 +295,13 @@ def test_codes_that_are_no_pictures_or_of_a_decoder_that_is_told_labels_are_refu
     config = copied / "bottom" / "stage1" / "config.yaml"
     plain = config.read_text()
     config.write_text(plain.replace("condition_on: []", "condition_on: [place]"))
-    with pytest.raises(InputError, match=r"^data.run: expected a run whose decoder is told no labels, found .* with \['place'\]"):
+    with pytest.raises(InputError, match="^data.run: expected a run whose decoder is told no labels, found .*place"):
         RunCodes(str(copied / "bottom"))
     config.write_text(plain)
-    write_codes(copied / "bottom" / "codes", Room(**ROOM), lambda batch: {"codes": batch.x[:, 0, 0, :4].long()}, num_codes=256,
-                num_codebooks=1, stage1_hash=stage1_hash(load_stage1(Run(copied / "bottom"), CPU)), overwrite=True)
-    with pytest.raises(InputError, match=r"^data.run: expected codes of pictures, found .* with codes on a grid \(4,\)"):
+    own = stage1_hash(load_stage1(Run(copied / "bottom"), CPU))
+    write_codes(copied / "bottom" / "codes", Room(**ROOM), lambda batch: {"codes": batch.x[:, 0, 0, :4].long()},
+                num_codes=256, num_codebooks=1, stage1_hash=own, overwrite=True)
+    with pytest.raises(InputError, match=r"^data.run: expected codes of pictures, found .* on a grid \(4,\)"):
         RunCodes(str(copied / "bottom"))
 
 
@@ -315,7 +320,8 @@ def test_a_probe_reads_what_codes_say_and_nothing_else():
 
 
 def test_cells_are_quartiles_of_each_place_and_headings_octants():
-    train = torch.cat([torch.arange(64.0)[:, None].expand(-1, 2), 1000 + torch.arange(64.0)[:, None].expand(-1, 2)]).double()
+    diagonal = torch.arange(64, dtype=torch.float64)[:, None].expand(-1, 2)
+    train = torch.cat([diagonal, 1000 + diagonal])
     places = torch.arange(2).repeat_interleave(64)
     other = torch.tensor([[0.0, 63.0], [1063.0, 1000.0]]).double()
     cells, held_out = position_cells([train, other], [places, torch.tensor([0, 1])], 2)

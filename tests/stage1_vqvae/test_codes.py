@@ -72,5 +72,5 @@ def test_embedded_codes_have_unit_variance():
     encoder = CodeEncoder(torch.nn.Identity(), num_codes=512, in_channels=4, channels=64)
     encoder.encoder.stride = 1
     variance = encoder(drawn(8, 4, 16, 16, num_codes=512)).var().item()
-    # 4 tables of 32,768 weights: their variance deviates by about sqrt(2 / 32,768) = 0.8 % of itself, 10 % is over 10 of them
+    # tables of 32,768 weights: their variance deviates by about sqrt(2 / 32,768) = 0.8 % of itself; 10 % is 12 of them
     assert math.isclose(variance, 1, rel_tol=0.1)
