@@ -37,7 +37,10 @@ def frame_nats(measured: Measured, others: Tensor | None, stage1: TrainedStage, 
                device: torch.device) -> dict:
     """-log p(data of an item) in nats: told its own codes, another item's (`others`, (n,)), and of the decoder of the
     run evaluate.unconditional, which is told nothing. Gains are of paired differences, each with its standard error;
-    items count as independent of each other, which neighbours in a walk are not quite."""
+    items count as independent of each other, which neighbours in a walk are not quite.
+
+    m codes of K tell a decoder that models all there is m log K nats at most. More is gained where the other one sees
+    too little, or has learned too short, to find out for itself what they say: at every position anew."""
     own, found = measured.nll_nats, {"own": float(measured.nll_nats.mean()), "others": None, "unconditional": None}
     if others is not None:
         found |= {"others": float(others.mean()), "own_over_others": gain(others, own)}
