@@ -62,10 +62,10 @@ def bounds(sampled: Sampled, sizes: Tensor, samples: int) -> dict:
 
 
 @torch.no_grad()
-def shuffled(stage1: TrainedStage, split: Split, measured: Measured, batch_size: int, seed: int) -> dict | None:
-    """The distortion where each item is told the latents of another one; None but for an autoregressive decoder.
+def others_nats(stage1: TrainedStage, split: Split, batch_size: int, seed: int) -> Tensor | None:
+    """-log p(x | z_q) (n,) where each item is told the latents of another one; None but for an autoregressive decoder.
 
-    Such a one could do without latents, whatever their rate. What they tell it is the nats gained by the right ones."""
+    Such a one could do without latents, whatever their rate."""
     if not isinstance(stage1.module.decoder, AutoregressiveDecoder):
         return None
     model, columns, nll = stage1.module, stage1.decoder_columns, []
@@ -77,13 +77,23 @@ def shuffled(stage1: TrainedStage, split: Split, measured: Measured, batch_size:
         z_q = told_latents(model, split.batch(torch.from_numpy(numbers)).x, numbers, seed)
         labels = batch.labels[:, columns] if columns else None
         nll.append(model.nll_nats(batch.x, z_q, labels, batch.lengths).cpu())
-    nll = torch.cat(nll)
-    gained, error = mean_and_standard_error(nll - measured.nll_nats)
-    return {
-        "distortion_shuffled": float(nll.sum() / measured.sizes.sum()) / math.log(2),
-        "nats_gained": float(gained),
-        "standard_error": float(error),
-    }
+    return torch.cat(nll)
+
+
+def shuffled(measured: Measured, others: Tensor | None) -> dict | None:
+    """The distortion with others' latents, `others_nats`. What latents tell the decoder is the nats gained by the right
+    ones."""
+    if others is None:
+        return None
+    return {"distortion_shuffled": float(others.sum() / measured.sizes.sum()) / math.log(2),
+            **gain(others, measured.nll_nats)}
+
+
+def gain(without: Tensor, told: Tensor) -> dict:
+    """Nats of each item (n,) without and with something -> what it gains in the mean, and the standard error of the
+    paired difference."""
+    gained, error = mean_and_standard_error(without - told)
+    return {"nats_gained": float(gained), "standard_error": float(error)}
 
 
 def told_latents(model: Autoencoder, x: Tensor, numbers: np.ndarray, seed: int) -> Tensor:

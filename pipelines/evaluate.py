@@ -10,21 +10,23 @@ The bound of codes is log p(x) >= log p(x | z_q(x)) + log p(z_q(x)) (arXiv 1711.
 bits per data dimension: `distortion`, and `rate` under the uniform prior of training or under the learned one. That of
 a VAE is the ELBO: the distortion of samples of its posterior, and `rate_normal`, its KL to N(0, I). An AE has none.
 Where the posterior is spread, over codes too, `bounds` has the ELBO and the bound of several samples beside it.
+Of codes of another run (data=codes) `frame_nats` says what latents are worth to the decoder, `probe` what they know.
 """
 
 import json
 import math
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pipelines import image_evaluation, media, sound_evaluation
+from pipelines import code_evaluation, image_evaluation, media, sound_evaluation
 from pipelines.baselines import bigram_bits, unigram_bits
-from pipelines.bounds_evaluation import bounds, sample_posterior, shuffled
+from pipelines.bounds_evaluation import bounds, others_nats, sample_posterior, shuffled
 from pipelines.config import build, hydra_main, plain
 from pipelines.data.codes import CodeData, CodeSplit
 from pipelines.errors import InputError
@@ -63,11 +65,15 @@ def main(cfg: DictConfig) -> None:
         measured = replace(measured, nll_nats=sampled.nll_nats)
     figures = own_figures(measured, bottleneck)
     figures["bounds"] = bounds(sampled, measured.sizes, samples) if sampled and options.bound_samples else None
-    figures["latents"]["shuffled"] = shuffled(stage1, split, measured, options.batch_size, cfg.seed)
+    others = others_nats(stage1, split, options.batch_size, cfg.seed)
+    figures["latents"]["shuffled"] = shuffled(measured, others)
     if stage2 is not None:
         add_prior(figures, run, stage2, measured, name, options.batch_size, device)
-    own = {"image": image_evaluation.figures, "audio": sound_evaluation.figures}[data.kind]
+    own = {"image": image_evaluation.figures, "audio": sound_evaluation.figures,
+           "codes": code_evaluation.figures}[data.kind]
     figures |= own(measured, stage1, stage2, data, name, options, cfg.seed, device)
+    if data.kind == "codes":
+        figures["frame_nats"] = code_evaluation.frame_nats(measured, others, stage1, split, options, device)
     if "sound" in figures and stage2 is not None:
         bits_a_sample = figures["bits_per_dim"]["rate_prior"]
         figures["sound"]["code_bits_a_second_prior"] = bits_a_sample * data.sample_rate_hz
@@ -76,8 +82,9 @@ def main(cfg: DictConfig) -> None:
               "training_seconds": {"stage1": stage1.state["seconds"], "stage2": stage2 and stage2.state["seconds"]},
               **figures}
     write_atomically(run.root / "metrics.json", (json.dumps(rounded(result), indent=1) + "\n").encode())
-    pictures = {"image": image_evaluation.draw, "audio": sound_evaluation.draw}[data.kind](run, split, measured, stage1)
-    pictures |= draw_training(run, measured, stage1)
+    own = {"image": image_evaluation.draw, "audio": sound_evaluation.draw,
+           "codes": partial(code_evaluation.draw, data, name, cfg.seed)}[data.kind]
+    pictures = own(run, split, measured, stage1) | draw_training(run, measured, stage1)
     print(table(result))
     print("\n".join(f"{title:<34}{path}" for title, path in pictures.items()))
     print(f"measured in {time.monotonic() - start:.0f} s -> {run.root / 'metrics.json'}")
@@ -192,6 +199,7 @@ def table(result: dict) -> str:
         ("judge: reconstructions right", verdict.get("reconstructions"), ".1%"),
         ("judge: samples right", verdict.get("samples"), ".1%"),
         *(sound_evaluation.rows(result["sound"]) if "sound" in result else []),
+        *(code_evaluation.rows(result) if "frame_nats" in result else []),
     ]
     title = f"{result['run']}: {result['items']} items of {result['data']} ({result['split']})"
     lines = [f"{name:<38}{value:>12{form}}" for name, value, form in rows if value is not None]

@@ -37,9 +37,9 @@ def main(cfg: DictConfig) -> None:
 
     codes = write_codes(
         run.codes, data, encode, num_codes=autoencoder.bottleneck.num_codes,
-        num_codebooks=autoencoder.bottleneck.num_codebooks, stage1_hash=stage1_hash(stage1), device=device,
-        views=options.views, seed=cfg.seed, batch_size=options.batch_size, shard_size=options.shard_size,
-        overwrite=options.overwrite,
+        num_codebooks=autoencoder.bottleneck.num_codebooks, stage1_hash=stage1_hash(stage1),
+        parent_hash=data.parent_hash, device=device, views=options.views, seed=cfg.seed, batch_size=options.batch_size,
+        shard_size=options.shard_size, overwrite=options.overwrite,
     )
     counts = ", ".join(f"{name} {len(codes.split(name))}" for name in codes.splits)
     print(f"codes are written: {run.codes}; {counts}; grid {'x'.join(map(str, codes.grid))}, K = {codes.num_codes}"

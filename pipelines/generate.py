@@ -4,7 +4,7 @@ Every sample has a random generator of its own, made from (seed, its number): sa
 in whatever batches they are drawn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pipelines.data.codes import from_channels, to_channels
 from pipelines.errors import InputError
 from pipelines.lengths import conditioning, draw_lengths
 from pipelines.runs import Run, TrainedStage, check_same_stage1, load_stage1, load_stage2
@@ -37,9 +38,14 @@ class Samples:
 
 
 def load_chain(run: Run, device: torch.device) -> tuple[TrainedStage, TrainedStage]:
-    """Both stages of a run. Raises InputError where the prior was fitted to the codes of another stage 1."""
+    """Both stages of a run. Raises InputError where the prior was fitted to the codes of another stage 1, or, of a run
+    on codes, to those of another parent."""
     stage2, stage1 = load_stage2(run, device), load_stage1(run, device)
     check_same_stage1(stage2.state.get("stage1_hash", "none"), stage1, run.stage2)
+    expected, found = stage2.state.get("parent_hash"), stage1.config["example"].get("parent", {}).get("stage1_hash")
+    if expected != found:
+        raise InputError(f"{run.stage2}: parent_hash: expected {run.stage1} to be trained on codes of {expected}, "
+                         f"found {found}")
     return stage1, stage2
 
 
@@ -156,10 +162,27 @@ def decode(stage1: TrainedStage, codes: Tensor, labels: Tensor | None, lengths: 
     return torch.nn.functional.pad(x, (0, size - longest))
 
 
+def descend(parents: Sequence[TrainedStage], x: Tensor, generators: list[np.random.Generator]) -> Tensor:
+    """What a run on codes makes, (n, g, h, w), through the decoders of `load_parents` -> pixels (n, c, h, w), on the
+    CPU.
+
+    Without parents x itself: it is no codes."""
+    for parent in parents:
+        x = decode(parent, from_channels(x), None, None, generators)
+    return x.cpu()
+
+
+def climb(parents: Sequence[TrainedStage], x: Tensor) -> Tensor:
+    """The way up, through the encoders: pixels (n, c, h, w) -> the data (n, g, h, w) of a run on codes."""
+    for parent in reversed(parents):
+        x = to_channels(parent.module.encode(x), parent.module.bottleneck.num_codebooks)
+    return x
+
+
 def generate(stage1: TrainedStage, stage2: TrainedStage, count: int, seed: int, batch_size: int, device: torch.device,
              wanted: dict[str, str] | None = None, known: Tensor | None = None, seconds: float | None = None,
-             **truncation) -> Samples:
-    """`count` samples in data units. Shows a progress bar.
+             parents: Sequence[TrainedStage] = (), **truncation) -> Samples:
+    """`count` samples in data units, those of a run on codes in its `parents`'. Shows a progress bar.
 
     known: int64 (count, *grid[, g]), -1 where free. seconds: of sounds, how long they are to be; None: drawn from the
     training clips with the same labels. `truncation`: temperature, top_k, top_p."""
@@ -188,7 +211,7 @@ def generate(stage1: TrainedStage, stage2: TrainedStage, count: int, seed: int, 
             except ValueError as error:
                 raise InputError(f"sampling: {error}") from None
             x = decode(stage1, drawn, labels[:, told1] if told1 else None, lengths, own, bar.decoder)
-            parts.append((x, drawn.cpu(), labels, lengths))
+            parts.append((descend(parents, x, own), drawn.cpu(), labels, lengths))
             bar.batch_done(lengths)
     x, drawn, labels, lengths = zip(*parts)
     return Samples(torch.cat(x), torch.cat(drawn), None if labels[0] is None else torch.cat(labels), names,

@@ -6,7 +6,8 @@
 
 A stage 1 is rounded before its codes are extracted, so that codes, prior and decoder belong together. The prior's best
 (averaged) weights are rounded last; metrics.json is that of the run before. To measure the published run itself, extract
-its codes (they are the same), evaluate it, and remove its codes again.
+its codes (they are the same), evaluate it, and remove its codes again. Of a run on the codes of another one, that
+parent's stage 1 comes along as parent/: it has to be rounded already, or its codes would not be those the run knows.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import yaml
 from safetensors.torch import save
 
 from pipelines.errors import InputError, one_line_errors
-from pipelines.runs import Run, TrainedStage, load_stage1, load_stage2, stage1_hash
+from pipelines.runs import Run, TrainedStage, load_parents, load_stage1, load_stage2, stage1_hash
 from pipelines.training.checkpoint import write_atomically
 
 HALF_LARGEST = torch.finfo(torch.float16).max
@@ -36,9 +37,20 @@ def main(arguments: argparse.Namespace) -> None:
     if target.root.exists():
         raise InputError(f"--out: expected a folder that does not exist yet, found {target.root}")
     stage1 = load_stage1(source, cpu)
+    parents = load_parents(source, stage1, cpu)
+    for parent in parents:
+        before = stage1_hash(parent)
+        round_weights(parent.module)
+        if stage1_hash(parent) != before:
+            raise InputError("--run: expected a run on the codes of a published run, found one on those of "
+                             f"{parent.step_folder.parents[2]}; publish that, extract its codes and train on them")
     original = stage1_hash(stage1)
     round_weights(stage1.module)
     write_stage(target.stage1, stage1)
+    home = target
+    for parent in parents:
+        home = Run(home.published_parent)
+        write_stage(home.stage1, parent)
     kept = stage1_hash(stage1) == original
     if kept and (source.stage2 / "checkpoints" / "best").exists():
         stage2 = load_stage2(source, cpu)
@@ -76,7 +88,7 @@ def write_stage(folder: Path, stage: TrainedStage) -> None:
     write_atomically(folder / "checkpoints" / "best", f"{checkpoint.name}\n".encode())
     config = dict(stage.config)
     if "data" in config:  # where they lie on this machine is nobody's business
-        config["data"] = {key: value for key, value in config["data"].items() if key not in ("root", "cache")}
+        config["data"] = {key: value for key, value in config["data"].items() if key not in ("root", "cache", "run")}
     write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
 
 

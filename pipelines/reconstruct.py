@@ -4,7 +4,9 @@
     python pipelines/reconstruct.py --run pretrained/cifar10_compact --input FOLDER --out FOLDER
 
 Writes each reconstruction, and one picture of originals above reconstructions. Pictures are resized and cropped to what
-the run was trained on, sounds resampled; a decoder that is told the speaker needs --label speaker=NAME.
+the run was trained on, sounds resampled; a decoder that is told the speaker needs --label speaker=NAME. A run on the
+codes of another one takes pictures down to its few codes and back up to pixels; its picture shows all levels, and
+several decodings of the same codes.
 """
 
 import argparse
@@ -12,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from pipelines import media, own_sounds, sound_media
+from pipelines import code_evaluation, media, own_sounds, sound_media
 from pipelines.convert import convert
 from pipelines.data.pictures import find_pictures, load_pictures
 from pipelines.errors import InputError, one_line_errors
-from pipelines.generate import class_number, generator, parse_labels, picture_draws
+from pipelines.generate import class_number, climb, descend, generator, parse_labels, picture_draws
 from pipelines.own_sounds import encode_sounds
-from pipelines.runs import TrainedStage, chosen_run, load_stage1
+from pipelines.runs import TrainedStage, chosen_run, load_parents, load_stage1
 from pipelines.sound_figures import log_spectral_distance
 from pipelines.training.distributed import choose_device
 
@@ -45,31 +47,38 @@ def main(arguments: argparse.Namespace) -> None:
     device = choose_device(arguments.device)
     run = chosen_run(arguments.run, arguments.runs_dir)
     stage1 = load_stage1(run, device)
-    out = arguments.out or run.root / "reconstructions"
-    reconstruct = {"image": reconstruct_pictures, "audio": reconstruct_sounds}.get(stage1.config["example"]["kind"])
-    if reconstruct is None:
-        kind = stage1.config["example"]["kind"]
+    out, kind = arguments.out or run.root / "reconstructions", stage1.config["example"]["kind"]
+    if kind in ("image", "codes"):
+        count, picture, figure = reconstruct_pictures(stage1, load_parents(run, stage1, device), arguments, out)
+    elif kind == "audio":
+        count, picture, figure = reconstruct_sounds(stage1, arguments, out)
+    else:
         raise InputError(f"{run.root}: expected a run on pictures or sounds, found one on {kind}")
-    count, picture, figure = reconstruct(stage1, arguments, out)
     print(f"{count} reconstructions with {run.root}, {figure}: {picture}")
 
 
-def reconstruct_pictures(stage1: TrainedStage, arguments: argparse.Namespace, out: Path) -> tuple[int, Path, str]:
+def reconstruct_pictures(stage1: TrainedStage, parents: list[TrainedStage], arguments: argparse.Namespace,
+                         out: Path) -> tuple[int, Path, str]:
     """How many, the picture of them, and their PSNR."""
-    device = next(stage1.module.parameters()).device
-    paths, originals = load_pictures(find_pictures(arguments.input), tuple(stage1.config["example"]["shape"]))
+    device, bottom = next(stage1.module.parameters()).device, (parents or [stage1])[-1]
+    paths, originals = load_pictures(find_pictures(arguments.input), tuple(bottom.config["example"]["shape"]))
     out.mkdir(parents=True, exist_ok=True)
     model, pictures, errors = stage1.module, [], []
     with torch.inference_mode():
         for numbers in torch.arange(len(originals)).split(arguments.batch_size):
             part, own = originals[numbers], [generator(arguments.seed, number) for number in numbers.tolist()]
             uniforms = picture_draws(stage1, own)
-            pictures.append(model.evaluate(part.to(device), uniforms=uniforms).reconstruction.cpu())
+            made = model.evaluate(climb(parents, part.to(device)), uniforms=uniforms).reconstruction
+            pictures.append(descend(parents, made, own))
             errors.append((pictures[-1].double() - part).square().flatten(1).mean(1))
     pictures, errors = torch.cat(pictures), torch.cat(errors)
     for number, (path, picture) in enumerate(zip(paths, pictures)):
         media.write_picture(out / f"{number:05d}-{path.stem}.png", picture)
-    media.write_picture(out / "comparison.png", media.comparison(originals[:SHOWN], pictures[:SHOWN]))
+    if parents:
+        made = code_evaluation.levels(originals[: code_evaluation.SHOWN], stage1, parents, arguments.seed)
+        media.write_picture(out / "comparison.png", media.named_rows(made))
+    else:
+        media.write_picture(out / "comparison.png", media.comparison(originals[:SHOWN], pictures[:SHOWN]))
     psnr = (10 * torch.log10(255**2 / errors.clamp(min=1e-12))).mean()
     return len(paths), out / "comparison.png", f"PSNR {psnr:.2f} dB"
 

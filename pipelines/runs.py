@@ -5,6 +5,10 @@
     runs/NAME/stage2/   as stage1
     runs/NAME/samples/  pictures of sample.py
     runs/NAME/metrics.json, figures/   evaluate.py
+    runs/NAME/parent/   of a published run on codes: the run that made those
+
+A run on codes (data=codes) hangs on its parent's stage 1 by that one's hash, which its configuration, its own codes and
+its prior hold: every link is checked where it is used.
 """
 
 import hashlib
@@ -54,6 +58,11 @@ class Run:
         return self.root / "figures"
 
 
+    @property
+    def published_parent(self) -> Path:
+        return self.root / "parent"
+
+
 @dataclass(frozen=True)
 class TrainedStage:
     """A stage read back from its folder: module in eval mode, configuration, state of its checkpoint."""
@@ -94,7 +103,7 @@ def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] 
         for name in [*old, *(name for name in new if name not in old)]:
             inner = f"{key}.{name}" if key else str(name)
             if inner in {f"train.{name}" for name in RESUMABLE} | {"data.root", "data.download", "data.workers",
-                                                                   "data.cache"}:
+                                                                   "data.cache", "data.run"}:
                 continue
             if found := first_difference(old.get(name), new.get(name), inner):
                 return found
@@ -149,11 +158,44 @@ def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dic
     """Raises InputError where the run was trained on other data, or another split of them, than those given now."""
     example, path = stage1.config["example"], run.stage1 / "config.yaml"
     found = {"data": data.name, "shape": list(data.shape), "classes": [list(names) for names in data.classes]}
+    if data.kind == "codes":
+        found["parent"] = {"stage1_hash": data.parent_hash, "extraction": data.extraction}
     difference = first_difference({"data": stage1.config["data"]}, {"data": data_config}) or first_difference(
         {key: example[key] for key in found}, found)
     if difference:
         key, there, here = difference
         raise InputError(f"{path}: {key}: expected {str(there)[:80]} as in training, found {str(here)[:80]} now")
+
+
+def parent_of(run: Run, stage1: TrainedStage) -> Run | None:
+    """The run whose codes a run was trained on, where it was then; None for a run on pictures or sounds."""
+    if stage1.config["example"]["kind"] != "codes":
+        return None
+    if run.published_parent.is_dir():
+        return Run(run.published_parent)
+    parent = Run(Path(stage1.config["data"].get("run", run.published_parent)))
+    if not parent.stage1.is_dir():
+        raise InputError(f"{run.stage1 / 'config.yaml'}: data.run: expected the run whose codes {run.root} was trained "
+                         f"on, found no stage 1 in {parent.root}; if it moved, make stage1 with data.run=RUN notes it")
+    return parent
+
+
+def load_parents(run: Run, stage1: TrainedStage, device: torch.device, parent: Run | None = None) -> list[TrainedStage]:
+    """The stages 1 between a run on codes and pixels: of its parent, of that one's parent, ...; [] for any other run.
+
+    `parent`: where that is, if not where it was in training. Raises InputError where a stage is not the one that the
+    run above it was trained on."""
+    stages, parent = [], parent or parent_of(run, stage1)
+    while parent is not None:
+        below = load_stage1(parent, device)
+        expected, found = stage1.config["example"]["parent"]["stage1_hash"], stage1_hash(below)
+        if expected != found:
+            raise InputError(f"{run.stage1}: expected the parent it was trained on ({expected[:12]}), found "
+                             f"{below.step_folder} ({found[:12]}): {parent.root} was trained anew; extract its codes "
+                             f"and train {run.root} on them")
+        stages.append(below)
+        run, stage1, parent = parent, below, parent_of(parent, below)
+    return stages
 
 
 def load_data(run: Run, stage1: TrainedStage, root: Path | None) -> Data:
@@ -168,7 +210,8 @@ def load_data(run: Run, stage1: TrainedStage, root: Path | None) -> Data:
     target = find_target(name, trusted_only=False)
     if not (isinstance(target, type) and issubclass(target, Data)):
         raise InputError(f"{path}: data._target_: expected a data set, found {name!r}")
-    places = {"root": str(root or cfg.get("root", home)), "cache": str(Path(home) / "cache"), "download": False}
+    places = {"root": str(root or cfg.get("root", home)), "cache": str(Path(home) / "cache"), "download": False,
+              "run": str(cfg.get("run", run.published_parent))}
     accepted = inspect.signature(target).parameters
     arguments = build(cfg, trusted_only=True) | {key: place for key, place in places.items() if key in accepted}
     check_arguments(name, target, arguments)

@@ -1,4 +1,4 @@
-"""New pictures or sounds by ancestral sampling: prior -> codes -> decoder.
+"""New pictures or sounds by ancestral sampling: prior -> codes -> decoder, of a run on codes -> its parent's decoder.
 
     python pipelines/sample.py --n 64                                # the run whose stage 2 was trained last
     python pipelines/sample.py --run pretrained/mnist --label digit=7 --temperature 0.9 --seed 1
@@ -22,7 +22,7 @@ from pipelines import media
 from pipelines.data.pictures import load_pictures
 from pipelines.errors import InputError, one_line_errors
 from pipelines.generate import Samples, generate, generate_vae, load_chain, load_vae, parse_labels, told_names
-from pipelines.runs import TrainedStage, chosen_run
+from pipelines.runs import TrainedStage, chosen_run, load_parents
 from pipelines.sound_media import spectrograms, write_wav
 from pipelines.training.distributed import choose_device
 
@@ -62,6 +62,7 @@ def main(arguments: argparse.Namespace) -> None:
         sample_vae(vae, arguments, out, device)
         return
     stage1, stage2 = load_chain(run, device)
+    parents = load_parents(run, stage1, device)
     example = stage1.config["example"]
     for flag, kind in (("seconds", "audio"), ("complete", "image")):
         if getattr(arguments, flag) is not None and example["kind"] != kind:
@@ -72,7 +73,8 @@ def main(arguments: argparse.Namespace) -> None:
 
     start = time.monotonic()
     made = generate(stage1, stage2, arguments.n, arguments.seed, arguments.batch_size, device, wanted, known,
-                    arguments.seconds, temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p)
+                    arguments.seconds, parents, temperature=arguments.temperature, top_k=arguments.top_k,
+                    top_p=arguments.top_p)
     seconds = time.monotonic() - start
 
     out.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from pipelines.training.loop import Settings, Task, describe_best, train
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.gaussian import Gaussian
 from stage1_vqvae.codebook import perplexity, usage
+from stage1_vqvae.likelihoods import Likelihood
 
 ENCODINGS_A_CODE = 32  # gathered for the data-driven start of a codebook: k-means is then stable
 FEWEST_BATCHES = 4
@@ -100,6 +101,8 @@ class AutoencoderTask(Task):
         self.model.bottleneck.after_step(optimizer)
 
     def show(self, model: nn.Module, batch: Batch, log: RunLog, step: int) -> None:
+        if batch.x.dtype == torch.int64:
+            return  # codes of another run are no picture
         draws = generator(0, 0)
         if self.sample_rate_hz is None:
             drawn = isinstance(model.decoder, AutoregressiveDecoder)
@@ -122,22 +125,24 @@ def complete(cfg: DictConfig, data: Data) -> dict:
     autoencoder = OmegaConf.to_container(cfg.autoencoder, resolve=False)
     facts = {"in_channels": data.shape[0], "num_classes": [len(data.classes[column]) for column in columns]}
     facts |= {"sample_rate_hz": data.sample_rate_hz} if data.kind == "audio" else {}
+    facts |= {"num_codes": data.num_codes, "data_grid": list(data.shape[1:])} if data.kind == "codes" else {}
     facts |= {"variance": data.variance} if autoencoder["likelihood"].get("variance") == "???" else {}
     fill_in(autoencoder, facts)
     tree = OmegaConf.create({"autoencoder": autoencoder}).autoencoder
     likelihood, bottleneck = build(plain(tree.likelihood)), build(plain(tree.bottleneck))
     facts = {"out_channels": data.shape[0] * likelihood.params_per_value, "dim": bottleneck.in_dim}
     if autoencoder["encoder"].get("grid") == "???":
-        facts["grid"] = encoded_grid(plain(tree.encoder.encoder), data.shape)
+        facts["grid"] = encoded_grid(plain(tree.encoder.encoder), likelihood, data.shape)
     fill_in(autoencoder, facts)
     return plain(OmegaConf.create({"autoencoder": autoencoder}))["autoencoder"]
 
 
-def encoded_grid(encoder: dict, shape: tuple[int, ...]) -> list[int]:
+def encoded_grid(encoder: dict, likelihood: Likelihood, shape: tuple[int, ...]) -> list[int]:
     """The positions that an encoder makes of an example (c, *grid). Raises InputError for one that does not fit it."""
+    example = likelihood.to_network(likelihood.from_levels(torch.zeros(1, *shape, dtype=torch.int64)))
     with torch.device("meta"):
         try:
-            return list(build(encoder)(torch.empty(1, *shape)).shape[2:])
+            return list(build(encoder)(example.to("meta")).shape[2:])
         except ValueError as error:
             raise InputError(f"autoencoder: {error}, for data of shape {shape}") from None
 
@@ -176,7 +181,9 @@ def main(cfg: DictConfig) -> None:
             "train": plain(cfg.stage1),
             "example": {"data": data.name, "kind": data.kind, "shape": list(data.shape),
                         "label_names": list(data.label_names), "classes": [list(names) for names in data.classes],
-                        **({"sample_rate_hz": data.sample_rate_hz} if data.kind == "audio" else {})},
+                        **({"sample_rate_hz": data.sample_rate_hz} if data.kind == "audio" else {}),
+                        **({"parent": {"stage1_hash": data.parent_hash, "extraction": data.extraction}}
+                           if data.kind == "codes" else {})},
         }
         torch.manual_seed(cfg.seed)
         autoencoder = build(config["autoencoder"])

@@ -104,7 +104,8 @@ def main(cfg: DictConfig) -> None:
         torch.manual_seed(cfg.seed)
         prior = build(prior_config)
         splits = {name: codes.split(name) for name in ("train", "validation")}
-        facts = {"stage1_hash": codes.stage1_hash, "trained_at": datetime.now(timezone.utc).isoformat()}
+        facts = {"stage1_hash": codes.stage1_hash, "parent_hash": codes.manifest.parent_hash,
+                 "trained_at": datetime.now(timezone.utc).isoformat()}
         means = {name: mean_codes(split) for name, split in splits.items()}
         task = PriorTask(prior, columns, means, told_length)
         state = train(task, splits, settings, run.stage2, cfg.seed, device, facts)

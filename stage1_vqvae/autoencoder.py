@@ -63,8 +63,8 @@ class Autoencoder(nn.Module):
         super().__init__()
         if isinstance(decoder, AutoregressiveDecoder) and not isinstance(likelihood, Categorical):
             raise ValueError(
-                "likelihood: expected one that reads logits of its levels (Categorical, MuLaw) with an autoregressive "
-                f"decoder, found {type(likelihood).__name__}"
+                "likelihood: expected one that reads logits of its levels (Categorical, MuLaw, Codes) with an "
+                f"autoregressive decoder, found {type(likelihood).__name__}"
             )
         self.encoder = encoder
         self.bottleneck = bottleneck
@@ -170,7 +170,8 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def latent_grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The grid of latents of one example (c, *grid)."""
-        return self.encoder(self.likelihood.scale.new_zeros(1, *shape)).shape[2:]
+        levels = torch.zeros(1, *shape, dtype=torch.int64, device=self.likelihood.scale.device)
+        return self.embed(self.likelihood.from_levels(levels)).shape[2:]
 
     def _predict(self, z_q: Tensor, x: Tensor, labels: Tensor | None) -> Prediction:
         if isinstance(self.decoder, AutoregressiveDecoder):

@@ -63,9 +63,19 @@ class Images:
 
     def __init__(self, cfg):
         name = cfg.hydra.runtime.choices.data
-        channels, size = {"digits": (1, 8), "cifar10": (3, 32), "image_folder": (3, 128)}.get(name, (1, 28))
+        sizes = {"digits": (1, 8), "cifar10": (3, 32), "image_folder": (3, 128), "doom": (3, 84)}
+        channels, size = sizes.get(name, (1, 28))
         self.shape = (channels, size, size)
         self.x = torch.randint(0, 256, (1, *self.shape), dtype=torch.uint8)
+
+
+class Codes:
+    """The same of the codes of another run."""
+
+    kind, label_names, classes, num_codes, shape = "codes", ("class",), (tuple("0123456789"),), 512, (1, 21, 21)
+
+    def __init__(self, cfg):
+        self.x = torch.randint(0, self.num_codes, (1, *self.shape))
 
 
 class Sounds:
@@ -83,7 +93,8 @@ class Sounds:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_builds_and_the_stages_that_it_has_run(experiment):
     cfg = composed(f"experiment={experiment}")
-    data = Sounds(cfg) if "strides" in cfg.autoencoder.encoder else Images(cfg)
+    kind = Sounds if "strides" in cfg.autoencoder.encoder else Images
+    data = (Codes if cfg.hydra.runtime.choices.data == "codes" else kind)(cfg)
     autoencoder = build(complete(cfg, data))
     told = torch.tensor([[1] * len(cfg.decoder_condition_on)]) if cfg.decoder_condition_on else None
     autoencoder(data.x, told).loss.backward()

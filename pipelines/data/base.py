@@ -116,6 +116,8 @@ class Data(ABC):
     label_names: tuple[str, ...] = ()  # one for each column of the labels
     classes: tuple[tuple[str, ...], ...] = ()  # of each label the names of its classes, sorted; a label is an index
     action_names: tuple[str, ...] = ()  # of clips of frames; an action is an index
+    recorded_names: tuple[str, ...] = ()  # what was noted with each item besides: "pose"
+    parent_hash: str | None = None  # of codes: the hash of the stage 1 that made them
     splits: tuple[str, ...]  # "train", "validation" (of its own items, never training's) and, where published, "test"
 
     @abstractmethod
@@ -127,6 +129,10 @@ class Data(ABC):
         if name not in self.splits:
             raise InputError(f"split: expected one of {', '.join(self.splits)} of {self.name}, found {name!r}")
         return self._split(name)
+
+    def recorded(self, name: str, split: str) -> Tensor:
+        """What was noted with each item of a split, (n, ...), under one of `recorded_names`; else raises InputError."""
+        raise InputError(f"{self.name}: expected one of what was recorded, {self.recorded_names}, found {name!r}")
 
     @property
     def num_classes(self) -> tuple[int, ...]:

@@ -100,6 +100,16 @@ class CodeSplit(Split):
         return batch._replace(x=x & 0xFFFF if batch.x.dtype == torch.int16 else x)
 
 
+def to_channels(codes: Tensor, num_codebooks: int) -> Tensor:
+    """Codes (b, *grid[, g]) as a model gives them -> (b, g, *grid), as the data of another model: g = 1 is an axis."""
+    return codes[:, None] if num_codebooks == 1 else codes.movedim(-1, 1)
+
+
+def from_channels(x: Tensor) -> Tensor:
+    """The inverse of `to_channels`."""
+    return x[:, 0] if x.shape[1] == 1 else x.movedim(1, -1)
+
+
 class CodeData(Data):
     """A code data set, read into memory and found whole: the checksum of each shard, its types, sizes and ranges.
 

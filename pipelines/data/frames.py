@@ -81,9 +81,7 @@ class EpisodeData(Data):
         """What was noted under that name at each frame, (m, ...)."""
 
     def recorded(self, name: str, split: str) -> Tensor:
-        """What was noted with each item of a split: (n, ...), of clips (n, t, ...); "pose": x, y, heading in degrees.
-
-        Raises InputError where there is nothing of that name."""
+        """As of any data set, of clips (n, t, ...); "pose": x, y, heading in degrees."""
         rows, sizes, _ = self._parts[split]
         return self._recorded(name)[rows[self._places(sizes)]]
 

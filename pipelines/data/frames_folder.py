@@ -77,6 +77,12 @@ class FramesFolder(EpisodeData):
         frames = _packed(self._episodes, shapes, Path(cache), self.name)
         super().__init__(frames, self._sizes, actions, labels, tuple(names), clip_length, validation_fraction, seed)
 
+    @property
+    def recorded_names(self) -> tuple[str, ...]:
+        """Of the arrays that all episodes have beside their frames and actions."""
+        found = [{path.stem for path in episode.folder.glob("*.npy")} for episode in self._episodes]
+        return tuple(sorted(set.intersection(*found) - {"frames", "actions"}))
+
     def _recorded(self, name: str) -> Tensor:
         parts = []
         for episode, size in zip(self._episodes, self._sizes.tolist(), strict=True):

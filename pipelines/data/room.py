@@ -26,6 +26,7 @@ class Room(EpisodeData):
     """
 
     name = "room"
+    recorded_names = ("pose",)
 
     def __init__(self, episodes: int = 64, frames: int = 64, size: int = 16, clip_length: int = 0,
                  validation_fraction: float = 0.125, seed: int = 0):

@@ -47,7 +47,7 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def nll_nats(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """-> (b,) float64: exact -log p(x) of the whole example, a probability mass over the 256 levels."""
+        """-> (b,) float64: exact -log p(x) of the whole example, a probability mass over its levels."""
 
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A softmax over the 256 levels.
+"""A softmax over the levels of a value: the 256 of an image.
 
 Axes: b batch, c channels, *grid height and width, or samples, k levels.
 """
@@ -12,7 +12,7 @@ from stage1_vqvae.likelihoods.base import LEVELS, Likelihood
 
 
 class Categorical(Likelihood):
-    """A softmax over the 256 levels of every value: decoder channels (c k), k fastest."""
+    """A softmax over the levels of every value, `params_per_value` of them: decoder channels (c k), k fastest."""
 
     params_per_value = LEVELS
 
@@ -21,10 +21,10 @@ class Categorical(Likelihood):
         rows they are neither copied nor strided, five times faster than over the second axis."""
         params, levels = self._precise(params), self.levels(x)
         if params.stride(1) == 1:
-            logits = rearrange(params, "b (c k) ... -> (b ... c) k", k=LEVELS)
+            logits = rearrange(params, "b (c k) ... -> (b ... c) k", k=self.params_per_value)
             nll = F.cross_entropy(logits, rearrange(levels, "b c ... -> (b ... c)"), reduction="none")
             return nll.view(len(x), *x.shape[2:], x.shape[1]).movedim(-1, 1)
-        logits = rearrange(params, "b (c k) ... -> b k c ...", k=LEVELS)
+        logits = rearrange(params, "b (c k) ... -> b k c ...", k=self.params_per_value)
         return F.cross_entropy(logits, levels, reduction="none")
 
     def objective(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:

@@ -173,7 +173,7 @@ def test_others_latents_cost_what_they_cost(folder, trained):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bounds_evaluation, "told_latents", lambda model, x, numbers, seed: (
             told.append(torch.from_numpy(numbers)), original(model, x, numbers, seed))[1])
-        figures = bounds_evaluation.shuffled(stage1, split, found, 100, seed=0)
+        figures = bounds_evaluation.shuffled(found, bounds_evaluation.others_nats(stage1, split, 100, seed=0))
     told, own = torch.cat(told), torch.arange(len(split))
     assert (told != own).all() and torch.equal(told.sort().values, own)
     x, model = split.batch(own).x, stage1.module
@@ -183,7 +183,8 @@ def test_others_latents_cost_what_they_cost(folder, trained):
     assert abs(figures["nats_gained"]) > 1e-6
     for layer in model.decoder.network.layers:
         layer.local.weight.zero_()
-    deaf = bounds_evaluation.shuffled(stage1, split, measure(stage1, split, 100, 0), 100, seed=0)
+    others = bounds_evaluation.others_nats(stage1, split, 100, seed=0)
+    deaf = bounds_evaluation.shuffled(measure(stage1, split, 100, 0), others)
     assert deaf["nats_gained"] == 0
 
 

@@ -1,0 +1,119 @@
+"""What `evaluate.py` measures of a run on the codes of another one: whether its few codes matter to a decoder that
+could do without them, what they know, and what they look like.
+
+Axes: n items, c channels, g codebooks, m codes of an item.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipelines import media
+from pipelines.bounds_evaluation import gain
+from pipelines.code_probe import knowledge, targets
+from pipelines.data.base import Data, Split
+from pipelines.errors import InputError
+from pipelines.generate import climb, decode, descend, generator
+from pipelines.measured import Measured, batches
+from pipelines.runs import Run, TrainedStage, load_parents, load_stage1
+
+SHOWN = 8  # items in the picture
+DECODINGS = 4  # of the same codes
+
+
+def figures(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | None, data: Data, split_name: str,
+            options, seed: int, device: torch.device) -> dict:
+    """What is known by the codes. Errors of pixels say nothing of a decoder that draws, nor of codes."""
+    train = torch.cat([stage1.module.encode(batch.x).flatten(1).cpu()
+                       for _, batch in batches(data.split("train").to(device), options.batch_size, "training codes")])
+    num_codes, wanted = stage1.module.bottleneck.num_codes, targets(data, split_name)
+    known = knowledge(train, measured.codes.flatten(1), num_codes, wanted, device)
+    return {"nmse": None, "psnr_db": None, "ssim": None, "judge": None, "probe": known}
+
+
+def frame_nats(measured: Measured, others: Tensor | None, stage1: TrainedStage, split: Split, options,
+               device: torch.device) -> dict:
+    """-log p(data of an item) in nats: told its own codes, another item's (`others`, (n,)), and of the decoder of the
+    run evaluate.unconditional, which is told nothing. Gains are of paired differences, each with its standard error;
+    items count as independent of each other, which neighbours in a walk are not quite.
+
+    m codes of K tell a decoder that models all there is m log K nats at most. More is gained where the other one sees
+    too little, or has learned too short, to find out for itself what they say: at every position anew."""
+    own, found = measured.nll_nats, {"own": float(measured.nll_nats.mean()), "others": None, "unconditional": None}
+    if others is not None:
+        found |= {"others": float(others.mean()), "own_over_others": gain(others, own)}
+    if options.unconditional is not None:
+        told_nothing = unconditional_nats(Run(Path(options.unconditional)), stage1, split, options.batch_size, device)
+        found |= {"unconditional": float(told_nothing.mean()), "own_over_unconditional": gain(told_nothing, own)}
+        if others is not None:
+            found["unconditional_over_others"] = gain(others, told_nothing)
+    return found
+
+
+@torch.no_grad()
+def unconditional_nats(run: Run, stage1: TrainedStage, split: Split, batch_size: int, device: torch.device) -> Tensor:
+    """-log p of each item (n,) under the decoder of a run whose codebooks have one code each.
+
+    Raises InputError where that run is told something, was trained on other codes, or has a decoder of another size."""
+    other = load_stage1(run, device)
+    if other.config["example"].get("parent") != stage1.config["example"]["parent"]:
+        raise InputError(f"evaluate.unconditional: expected a run on the same codes, found {run.root} on others")
+    if (levels := getattr(other.module.bottleneck, "num_codes", None)) != 1:
+        raise InputError("evaluate.unconditional: expected a run with autoencoder.bottleneck.num_codes=1, found "
+                         f"{run.root} with {levels}")
+    sizes = [sum(parameter.numel() for parameter in stage.module.decoder.parameters()) for stage in (stage1, other)]
+    if sizes[0] != sizes[1]:
+        raise InputError(f"evaluate.unconditional: expected a decoder of {sizes[0]} parameters, found {run.root} with "
+                         f"{sizes[1]}")
+    nats = [other.module.evaluate(batch.x).nll_nats.cpu() for _, batch in batches(split, batch_size, "unconditional")]
+    return torch.cat(nats)
+
+
+def rows(result: dict) -> list[tuple[str, float | None, str]]:
+    """Of the printed table: name, figure, format."""
+    nats, table = result["frame_nats"], []
+    for name, title in (("own", "nats: own codes"), ("others", "nats: another's codes"),
+                        ("unconditional", "nats: told nothing")):
+        table.append((title, nats[name], ".2f"))
+    for name, title in (("own_over_others", "own over another's"), ("own_over_unconditional", "own over nothing"),
+                        ("unconditional_over_others", "nothing over another's")):
+        if name in nats:
+            table += [(f"nats gained: {title}", nats[name]["nats_gained"], ".2f"),
+                      ("  its standard error", nats[name]["standard_error"], ".2f")]
+    for name, known in result["probe"].items():
+        table += [(f"{name} read from the codes", known["accuracy"], ".1%"),
+                  (f"{name}: always the commonest", known["guess"], ".1%")]
+    return table
+
+
+def draw(data: Data, split_name: str, seed: int, run: Run, split: Split, measured: Measured,
+         stage1: TrainedStage) -> dict[str, Path]:
+    """Some items of the split as pixels, at every level."""
+    run.figures.mkdir(parents=True, exist_ok=True)
+    chosen = torch.linspace(0, len(split) - 1, min(SHOWN, len(split))).long()
+    pixels = data
+    while pixels.kind == "codes":
+        pixels = pixels.parent_data
+    parents = load_parents(run, stage1, next(stage1.module.parameters()).device, data.parent)
+    made = levels(pixels.split(split_name).batch(chosen).x, stage1, parents, seed)
+    media.write_picture(run.figures / "levels.png", media.named_rows(made))
+    return {"originals and every level": run.figures / "levels.png"}
+
+
+@torch.inference_mode()
+def levels(originals: Tensor, stage1: TrainedStage, parents: Sequence[TrainedStage], seed: int) -> dict[str, Tensor]:
+    """Pictures uint8 (n, c, h, w) -> the same, named: themselves, from the codes of each parent, and `DECODINGS` times
+    from the codes of the run: what differs between these the codes leave open."""
+    device = next(stage1.module.parameters()).device
+    own, made = [generator(seed, number) for number in range(len(originals))], {"original": originals}
+    for first in range(len(parents) - 1, -1, -1):
+        used = parents[first:]
+        x = climb(used, originals.to(device))
+        made[f"{x[0].numel()} codes"] = descend(used, x, own)
+    codes = stage1.module.encode(x)
+    for number in range(1, DECODINGS + 1):
+        drawn = decode(stage1, codes, None, None, own)
+        made[f"{codes[0].numel()} codes, {number}"] = descend(parents, drawn.to(device), own)
+    return made

@@ -1,0 +1,70 @@
+"""The codes of a run as the data of another one: the second level of a hierarchy.
+
+Axes: n items of a split, b items of a batch, g codebooks of the parent run, h rows, w columns.
+"""
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipelines.data.base import Batch, Data
+from pipelines.data.codes import CodeData, CodeSplit, to_channels
+from pipelines.errors import InputError
+from pipelines.runs import Run, check_same_stage1, load_data, load_stage1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCodeSplit(CodeSplit):
+    """Codes int64 (b, g, h, w)."""
+
+    def batch(self, indices: Tensor, seed: int = 0, epoch: int | Tensor | None = None) -> Batch:
+        batch = super().batch(indices, seed, epoch)
+        return batch._replace(x=to_channels(batch.x, self.num_codebooks))
+
+
+class RunCodes(Data):
+    """int64 (g, h, w) below `num_codes`: the extracted codes of a run on pictures, or on the codes of such a run.
+
+    Splits, labels and what was recorded are those of the parent's own data. Raises InputError where the parent's codes
+    are not those of its stage 1, lie on no grid of two axes, or where its decoder is told labels.
+    """
+
+    kind = "codes"
+
+    def __init__(self, run: str):
+        self.parent = Run(Path(run))
+        self._codes = CodeData(self.parent.codes)
+        self._stage1 = load_stage1(self.parent, torch.device("cpu"))
+        check_same_stage1(self._codes.stage1_hash, self._stage1, self.parent.codes)
+        manifest = self._codes.manifest
+        if len(manifest.grid) != 2:
+            raise InputError(f"data.run: expected codes of pictures, found {run} with codes on a grid {manifest.grid}")
+        if told := self._stage1.config.get("condition_on"):
+            raise InputError(f"data.run: expected a run whose decoder is told no labels, found {run} with {told}")
+        self.name = f"codes of {self._codes.name}"
+        self.shape = (manifest.num_codebooks, *manifest.grid)
+        self.num_codes = manifest.num_codes
+        self.label_names, self.classes = manifest.label_names, manifest.classes
+        self.splits = self._codes.splits
+        self.parent_hash, self.extraction = manifest.stage1_hash, manifest.extraction
+
+    @cached_property
+    def parent_data(self) -> Data:
+        """What the codes were made of."""
+        return load_data(self.parent, self._stage1, None)
+
+    @property
+    def recorded_names(self) -> tuple[str, ...]:
+        return self.parent_data.recorded_names
+
+    def recorded(self, name: str, split: str) -> Tensor:
+        recorded = self.parent_data.recorded(name, split)
+        views = self._codes.manifest.views if split == "train" else 1  # one after the other
+        return recorded.repeat(views, *[1] * (recorded.ndim - 1))
+
+    def _split(self, name: str) -> RunCodeSplit:
+        split = self._codes.split(name)
+        return RunCodeSplit(**{field.name: getattr(split, field.name) for field in fields(split)})

@@ -1,0 +1,35 @@
+"""Codes of another model as data: categories without an order, and as many as that model has.
+
+Axes: b batch, g codebooks of the other model, *grid its positions, k its codes.
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from stage1_vqvae.likelihoods.categorical import Categorical
+
+
+class Codes(Categorical):
+    """A softmax over `num_codes` codes, int64 (b, g, *grid): decoder channels (g k), k fastest.
+
+    The encoder reads the codes themselves: it begins with their embedding.
+    """
+
+    def __init__(self, num_codes: int):
+        super().__init__()
+        if num_codes < 2:
+            raise ValueError(f"num_codes: expected 2 or more, found {num_codes}")
+        self.params_per_value = num_codes
+
+    def to_network(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.int64:
+            raise ValueError(f"expected codes of type torch.int64, found {x.dtype}")
+        return x
+
+    def from_levels(self, levels: Tensor) -> Tensor:
+        return levels
+
+    def mean(self, params: Tensor) -> Tensor:
+        """The likeliest: categories have no mean."""
+        return rearrange(params, "b (c k) ... -> b c ... k", k=self.params_per_value).argmax(-1)
