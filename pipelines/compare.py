@@ -39,28 +39,30 @@ from stage1_vqvae.bottlenecks.base import Quantizer
 
 SETS = Path(CONFIGS) / "compare"
 SHOWN = 12  # pictures and their reconstructions
-COLUMNS = {  # of table.json: how table.md calls and prints them
-    "bound": ("bound, bits/dim", ".4f"),  # under the prior of training; of discrete latents with the likeliest codes
-    "bound_prior": ("bound, learned prior", ".4f"),
-    "elbo": ("ELBO of one sample", ".4f"),  # where latents are drawn
-    "multi_sample": ("bound of several samples", ".4f"),
-    "multi_sample_error": ("its standard error", ".4f"),
-    "samples": ("samples", "d"),
-    "published": ("published", ".2f"),
-    "latent_bits": ("bits in the latents", ".1f"),
-    "latent_bits_unigram": ("bits, codes by frequency", ".1f"),
-    "latent_bits_prior": ("bits, learned prior", ".1f"),
-    "distortion": ("distortion, bits/dim", ".4f"),
-    "perplexity": ("perplexity", ".1f"),
-    "used": ("codes used", ".1f"),
-    "num_codes": ("of", "d"),
-    "mean_norm": ("mean z_e norm", ".3g"),
-    "nmse": ("NMSE", ".4f"),
-    "psnr_db": ("PSNR, dB", ".2f"),
-    "updates": ("updates", ",d"),
-    "decoder_evaluations": ("decoder evaluations", ",d"),
-    "seconds_a_step": ("seconds a step", ".3f"),
+COLUMNS = {  # of table.json: how table.md calls them, and what it makes of a row of them
+    "bound": ("bound, bits/dim", "{bound:.4f}"),
+    "bound_prior": ("learned prior", "{bound_prior:.4f}"),
+    "elbo": ("one sample", "{elbo:.4f}"),
+    "multi_sample": ("several samples", "{multi_sample:.4f} ± {multi_sample_error:.4f} ({samples})"),
+    "published": ("published", "{published:.2f}"),
+    "latent_bits": ("bits", "{latent_bits:.1f}"),
+    "latent_bits_unigram": ("by frequency", "{latent_bits_unigram:.1f}"),
+    "latent_bits_prior": ("by prior", "{latent_bits_prior:.1f}"),
+    "distortion": ("distortion, bits/dim", "{distortion:.4f}"),
+    "perplexity": ("perplexity", "{perplexity:.1f}"),
+    "used": ("codes used", "{used:.1f} of {num_codes}"),
+    "mean_norm": ("norm of z_e", "{mean_norm:.3g}"),
+    "nmse": ("NMSE", "{nmse:.4f}"),
+    "psnr_db": ("PSNR, dB", "{psnr_db:.2f}"),
+    "updates": ("updates", "{updates:,d}"),
+    "decoder_evaluations": ("evaluations", "{decoder_evaluations:,d}"),
+    "seconds_a_step": ("s a step", "{seconds_a_step:.3f}"),
 }
+LEGEND = (
+    "Bounds in bits/dim: under the prior of training (a discrete system's with its likeliest codes), under\n"
+    "the learned prior, with latents drawn once or several times (their number). Bits of an example's latents under the\n"
+    "prior of training, by the frequency of the codes, by the learned prior. Evaluations are the decoder's in training."
+)
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,13 @@ def main(arguments: argparse.Namespace) -> None:
     shown = [*rows, *(file_rows(data, systems[0].config["data"], split) if spec["files"] else [])]
     title = f"{arguments.set}: {data.name}, {split} split"
     write_atomically(out / "table.json", (json.dumps(shown, indent=1) + "\n").encode())
-    write_atomically(out / "table.md", (f"{title}\n\n{table(shown)}\n").encode())
+    write_atomically(out / "table.md", (f"{title}\n\n{table(shown)}\n\n{LEGEND}\n").encode())
     draw_reconstructions(out / "reconstructions.png", systems, data, split)
     pictures = [out / "reconstructions.png"]
     if spec["plot"]:
         pictures.append(out / "plot.png")
         media.plot_lines(out / "plot.png", [panel(systems, rows, **axes) for axes in spec["plot"]])
-    print(f"\n{title}\n\n{table(shown)}\n")
+    print(f"\n{title}\n\n{table(shown)}\n\n{LEGEND}\n")
     print("\n".join(map(str, [out / "table.md", *pictures])))
 
 
@@ -190,7 +192,7 @@ def read_figures(run: Run) -> dict:
 
 
 def row(system: System, published: float | None) -> dict[str, Any]:
-    """A system's choices and figures, under the names of COLUMNS; what does not apply is None."""
+    """A system's choices and figures, under the names that COLUMNS uses; what does not apply is None."""
     figures, trained = read_figures(system.run), read_config(system.run.stage1 / "config.yaml")
     bits, latents = figures["bits_per_dim"], figures["latents"]
     bounds, codes = figures["bounds"] or {}, figures["codes"] or {}
@@ -235,12 +237,14 @@ def file_rows(data: Data, config: dict, split: str) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown; columns in which no row has a figure are left out."""
+    """Markdown in even columns; those in which no row has a figure are left out."""
     columns = [key for key in COLUMNS if any(row[key] is not None for row in rows)]
-    lines = [["system", *(COLUMNS[key][0] for key in columns)], ["---"] * (1 + len(columns))]
+    lines = [["system", *(COLUMNS[key][0] for key in columns)]]
     for own in rows:
-        cells = ["" if own[key] is None else format(own[key], COLUMNS[key][1]) for key in columns]
-        lines.append([own["system"], *cells])
+        lines.append([own["system"], *("" if own[key] is None else COLUMNS[key][1].format(**own) for key in columns)])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    lines = [[cell.ljust(width) for cell, width in zip(line, widths)] for line in lines]
+    lines.insert(1, ["-" * width for width in widths])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
