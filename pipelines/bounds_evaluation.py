@@ -53,8 +53,9 @@ def sample_posterior(stage1: TrainedStage, split: Split, samples: int, batch_siz
 
 
 def bounds(sampled: Sampled, sizes: Tensor, samples: int) -> dict:
-    """Upper bounds of -log2 p(x) for each data dimension; sizes (n,): how many those are."""
-    figures = {}
+    """Upper bounds of -log2 p(x) for each data dimension; sizes (n,): how many those are. And the KL of q to the prior of
+    training, bits of an example: with these, not with those of its codes, does the ELBO charge it."""
+    figures = {"kl_bits": float((-sampled.nll_nats - sampled.elbo).mean()) / math.log(2)}
     for name in ("elbo", "multi_sample"):
         value, error = mean_and_standard_error(-getattr(sampled, name) / (sizes * math.log(2)))
         figures[name] = {"bits_per_dim": float(value), "standard_error": float(error)}

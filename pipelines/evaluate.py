@@ -210,8 +210,9 @@ def bound_rows(found: dict | None) -> list[tuple[str, float | None, str]]:
     """The bounds of a spread posterior, none for codes that are a function of the data."""
     if found is None:
         return []
-    return [(f"{title}, bits/dim", found[name]["bits_per_dim"], ".4f")
-            for name, title in (("elbo", "ELBO, sampled"), ("multi_sample", f"bound of {found['samples']} samples"))]
+    titles = {"elbo": "ELBO, sampled", "multi_sample": f"bound of {found['samples']} samples"}
+    return [*((f"{title}, bits/dim", found[name]["bits_per_dim"], ".4f") for name, title in titles.items()),
+            ("KL to the prior, bits an example", found["kl_bits"], ".1f")]
 
 
 def code_rows(codes: dict | None) -> list[tuple[str, float | None, str]]:

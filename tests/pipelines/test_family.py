@@ -121,7 +121,9 @@ def test_the_bounds_of_a_spread_posterior(name, measured, capsys):
     assert bounds["samples"] == SAMPLES
     assert 0 < bounds["multi_sample"]["bits_per_dim"] < bounds["elbo"]["bits_per_dim"]  # of the same samples: always
     assert all(0 < bounds[key]["standard_error"] < 1 for key in ("elbo", "multi_sample"))
-    assert f"bound of {SAMPLES} samples" in capsys.readouterr().out
+    assert bounds["kl_bits"] / 64 < bounds["elbo"]["bits_per_dim"] and (bounds["kl_bits"] > 0 or "vae" in name)
+    table = capsys.readouterr().out
+    assert f"bound of {SAMPLES} samples" in table and "KL to the prior" in table
     none = measured(name, "evaluate.bound_samples=0")
     assert none["bounds"] is None and none["bits_per_dim"]["distortion"] > 0
 
@@ -138,6 +140,7 @@ def test_what_is_measured_of_a_vae(name, measured, capsys):
     # the same samples, the KL in closed form here and sampled there: 16 dimensions at most, each
     # off by about 1 nat in a sample: 4 sqrt(16 / (359 items * 4 samples)) / (64 log 2) = 0.01
     assert bits["total_normal"] == pytest.approx(bounds["elbo"]["bits_per_dim"], abs=0.01)
+    assert latents["bits"] == pytest.approx(bounds["kl_bits"], abs=0.01 * 64)
     table = capsys.readouterr().out
     assert "bound, N(0, I)" in table and "perplexity" not in table
 
