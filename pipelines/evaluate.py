@@ -22,7 +22,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pipelines import image_evaluation, media, sound_evaluation
+from pipelines import image_evaluation, media, sound_evaluation, video_evaluation
 from pipelines.baselines import bigram_bits, unigram_bits
 from pipelines.bounds_evaluation import bounds, sample_posterior, shuffled
 from pipelines.config import build, hydra_main, plain
@@ -66,8 +66,8 @@ def main(cfg: DictConfig) -> None:
     figures["latents"]["shuffled"] = shuffled(stage1, split, measured, options.batch_size, cfg.seed)
     if stage2 is not None:
         add_prior(figures, run, stage2, measured, name, options.batch_size, device)
-    own = {"image": image_evaluation.figures, "audio": sound_evaluation.figures}[data.kind]
-    figures |= own(measured, stage1, stage2, data, name, options, cfg.seed, device)
+    kinds = {"image": image_evaluation, "audio": sound_evaluation, "video": video_evaluation}
+    figures |= kinds[data.kind].figures(measured, stage1, stage2, data, name, options, cfg.seed, device)
     if "sound" in figures and stage2 is not None:
         bits_a_sample = figures["bits_per_dim"]["rate_prior"]
         figures["sound"]["code_bits_a_second_prior"] = bits_a_sample * data.sample_rate_hz
@@ -76,9 +76,11 @@ def main(cfg: DictConfig) -> None:
               "training_seconds": {"stage1": stage1.state["seconds"], "stage2": stage2 and stage2.state["seconds"]},
               **figures}
     write_atomically(run.root / "metrics.json", (json.dumps(rounded(result), indent=1) + "\n").encode())
-    pictures = {"image": image_evaluation.draw, "audio": sound_evaluation.draw}[data.kind](run, split, measured, stage1)
-    pictures |= draw_training(run, measured, stage1)
+    pictures = kinds[data.kind].draw(run, split, measured, stage1) | draw_training(run, measured, stage1)
     print(table(result))
+    if figures.get("video"):
+        pictures |= video_evaluation.draw_predictions(run, figures["video"])
+        print(video_evaluation.step_table(figures["video"]))
     print("\n".join(f"{title:<34}{path}" for title, path in pictures.items()))
     print(f"measured in {time.monotonic() - start:.0f} s -> {run.root / 'metrics.json'}")
 
@@ -192,6 +194,7 @@ def table(result: dict) -> str:
         ("judge: reconstructions right", verdict.get("reconstructions"), ".1%"),
         ("judge: samples right", verdict.get("samples"), ".1%"),
         *(sound_evaluation.rows(result["sound"]) if "sound" in result else []),
+        *(video_evaluation.rows(result["video"]) if result.get("video") else []),
     ]
     title = f"{result['run']}: {result['items']} items of {result['data']} ({result['split']})"
     lines = [f"{name:<38}{value:>12{form}}" for name, value, form in rows if value is not None]

@@ -149,6 +149,7 @@ def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dic
     """Raises InputError where the run was trained on other data, or another split of them, than those given now."""
     example, path = stage1.config["example"], run.stage1 / "config.yaml"
     found = {"data": data.name, "shape": list(data.shape), "classes": [list(names) for names in data.classes]}
+    found |= {"action_names": list(data.action_names)} if data.kind == "video" else {}
     difference = first_difference({"data": stage1.config["data"]}, {"data": data_config}) or first_difference(
         {key: example[key] for key in found}, found)
     if difference:
