@@ -82,10 +82,12 @@ def predictions(measured: Measured, stage1: TrainedStage, stage2: TrainedStage, 
 
 
 def fidelity(made: Tensor, batch: Batch, context: int) -> dict[str, list[float] | None]:
-    """Mean PSNR in dB and mean SSIM of each frame after the context."""
+    """For each frame after the context the PSNR in dB of the error's mean square over all clips, and the mean SSIM.
+
+    Not the mean PSNR: one clip that ends as it began would make it infinite for the last frame repeated."""
     pairs = [(made[:, :, t], batch.x[:, :, t]) for t in range(context, made.shape[2])]
     similarities = [similarity(*pair) for pair in pairs]
-    return {"psnr_db": [float(psnr_db(squared_errors(*pair)).mean()) for pair in pairs],
+    return {"psnr_db": [float(psnr_db(squared_errors(*pair).mean())) for pair in pairs],
             "ssim": None if similarities[0] is None else [float(values.mean()) for values in similarities]}
 
 

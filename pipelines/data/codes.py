@@ -196,7 +196,8 @@ def _encode(split: Split, start: int, stop: int, batch_size: int, seed: int, enc
         assert codes.shape == (len(items), *manifest.item_shape), (codes.shape, manifest.item_shape)
         assert 0 <= codes.min() and codes.max() < manifest.num_codes, (codes.min(), codes.max(), manifest.num_codes)
         parts.append(encoded | {"labels": batch.labels.cpu()})
-    arrays = {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
+    # contiguous: safetensors writes an array as it lies in memory, whatever the order of its axes there
+    arrays = {name: np.ascontiguousarray(np.concatenate([part[name].numpy() for part in parts])) for name in parts[0]}
     return arrays | {"codes": arrays["codes"].astype(manifest.dtype)}
 
 
