@@ -1,6 +1,6 @@
 """Actions of clips: how a prior is told them, and how those of a new clip are chosen.
 
-An action belongs to the frame that it leads to. Axes: b clips, t frames, s frames of pixels that a frame of codes covers.
+An action belongs to the frame that it leads to. Axes: b clips, t frames, s frames of pixels to a frame of codes.
 """
 
 from pathlib import Path

@@ -48,7 +48,7 @@ def psnr_db(errors: Tensor) -> Tensor:
 
 
 def similarity(made: Tensor, x: Tensor) -> Tensor | None:
-    """SSIM of each of two batches of images uint8 (n, c, h, w), (n,) float64; None for what is smaller than its window."""
+    """SSIM of pairs of images uint8 (n, c, h, w), (n,) float64; None for those smaller than its window."""
     if min(x.shape[-2:]) <= 10:  # the usual window of SSIM is 11 pixels wide
         return None
     return ssim(made.float(), x.float(), data_range=255.0, reduction="none").double()

@@ -1,5 +1,5 @@
-"""Tensors to PNG and GIF files: grids of images, originals above reconstructions, strips of frames, loss curves, the use
-of a codebook, scatters.
+"""Tensors to PNG and GIF files: grids of images, originals above reconstructions, strips of frames, loss curves, the
+use of a codebook, scatters.
 
 Pictures are uint8 (c, h, w) with c = 1 or 3 going in, (3, h, w) coming out; what is small is enlarged by whole factors
 without smoothing. Files appear whole or not at all.
@@ -78,7 +78,7 @@ def frames(clips: Tensor) -> Tensor:
 
 
 def strip(clips: dict[str, Tensor], context: int) -> Tensor:
-    """A row of frames for each clip uint8 (c, t, h, w), its name on the left, a line after the first `context` frames."""
+    """A row of frames for each clip uint8 (c, t, h, w), its name on the left; a line after the first `context`."""
     canvas = named_rows({name: frames(clip[None]) for name, clip in clips.items()})
     _, number, _, width = next(iter(clips.values())).shape
     if 0 < context < number:
@@ -188,7 +188,7 @@ def plot_plane(path: Path, points: Tensor, box: Tensor, labels: Tensor | None = 
 
 
 def _enlarge(images: Tensor, columns: int) -> Tensor:
-    """uint8 (n, c, h, w) -> (n, 3, f*h, f*w), f = `_factor`: the smallest with which a row of `columns` has LEAST_WIDTH."""
+    """uint8 (n, c, h, w) -> (n, 3, f*h, f*w) with f = `_factor`."""
     assert images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] in (1, 3), (images.dtype, images.shape)
     factor = _factor(columns, images.shape[-1])
     images = images.cpu().expand(-1, 3, -1, -1)
@@ -196,6 +196,7 @@ def _enlarge(images: Tensor, columns: int) -> Tensor:
 
 
 def _factor(columns: int, width: int) -> int:
+    """The smallest with which a row of `columns` images, each `width` wide, has LEAST_WIDTH."""
     return math.ceil(LEAST_WIDTH / (columns * width))
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 def horizontal_shifts(before: Tensor, after: Tensor) -> Tensor:
     """By how many columns each picture moved to the right, (n,) int64; negative: to the left, as where one turns right.
 
-    before, after: uint8 (n, c, h, w). Of all shifts up to half a width, the one whose overlap has the highest correlation,
-    each column of it weighing the same; among equals, and where a picture is flat, the smallest shift.
+    before, after: uint8 (n, c, h, w). Of all shifts up to half a width, the one with the highest correlation where both
+    pictures overlap; among equals, and where a picture is flat, the smallest.
     """
     best = torch.full((len(before),), -torch.inf, dtype=torch.float64)
     shifts = torch.zeros(len(before), dtype=torch.int64)

@@ -6,8 +6,8 @@
 The frames of the context are encoded; the prior draws the codes of those that follow, told the recorded actions, or one
 action throughout, or those of a file, one a line; the decoder sees the codes alone (arXiv 1711.00937, section 4.4).
 
-Writes for each clip a GIF and a strip of its frames, a row for each of --actions below the recorded clip, and all strips
-in one picture. Clip i depends on --seed, on its number and on what it continues.
+Writes for each clip a GIF and a strip of its frames, a row for each of --actions below the recorded clip, and all
+strips in one picture. Clip i depends on --seed, on its number and on what it continues.
 """
 
 import argparse

@@ -27,9 +27,10 @@ def predict(stage1: TrainedStage, stage2: TrainedStage, context: Tensor, actions
     stride = codes["shape"][1] // codes["grid"][0]
     for name, count in (("context", context.shape[2]), ("context and prediction", actions.shape[1])):
         if count % stride:
-            raise InputError(f"{name}: expected a multiple of {stride} frames, as many as a frame of codes covers, found "
-                             f"{count}")
+            raise InputError(f"{name}: expected a multiple of {stride} frames, as many as a frame of codes covers, "
+                             f"found {count}")
     columns = [codes["label_names"].index(name) for name in stage2.config["condition_on"]]
+    decoder_columns = stage1.decoder_columns
     shape = [actions.shape[1] // stride, *codes["grid"][1:]]
     shape += [codes["num_codebooks"]] if codes["num_codebooks"] > 1 else []
     local = local_actions(actions, len(stage1.config["example"]["action_names"]), shape[0])
@@ -47,14 +48,14 @@ def predict(stage1: TrainedStage, stage2: TrainedStage, context: Tensor, actions
                            local=local[rows].to(device), known=known, **truncation)
         except ValueError as error:
             raise InputError(f"sampling: {error}") from None
-        parts.append(decode(stage1, drawn, told[:, stage1.decoder_columns] if stage1.decoder_columns else None, None, own))
+        parts.append(decode(stage1, drawn, told[:, decoder_columns] if decoder_columns else None, None, own))
     return torch.cat(parts)
 
 
 def spread(number: int, total: int) -> Tensor:
     """`number` of `total` items, or all where there are fewer, as far apart as can be: int64, ascending."""
     number = min(number, total)
-    return torch.arange(number) * total // max(number, 1)
+    return torch.arange(number) * total // number
 
 
 def _batches(count: int, batch_size: int) -> Iterator[Tensor]:

@@ -9,8 +9,8 @@
 A VAE needs no prior: its latents come from N(0, I), its standard deviations times --temperature.
 
 Writes single pictures and one grid of them; or wav files, and one picture of their waves and spectrograms; or a GIF of
-each video, and one picture of their frames, row by row. Videos are told --actions, else those of training clips. Sample i
-depends on --seed and i alone, not on --n or --batch-size.
+each video, and one picture of their frames, row by row. Videos are told --actions, else those of training clips.
+Sample i depends on --seed and i alone, not on --n or --batch-size.
 """
 
 import argparse
@@ -80,7 +80,8 @@ def main(arguments: argparse.Namespace) -> None:
 
     start = time.monotonic()
     made = generate(stage1, stage2, arguments.n, arguments.seed, arguments.batch_size, device, wanted, known,
-                    arguments.seconds, actions, temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p)
+                    arguments.seconds, actions, temperature=arguments.temperature, top_k=arguments.top_k,
+                    top_p=arguments.top_p)
     seconds = time.monotonic() - start
 
     out.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""What `evaluate.py` measures of video: errors frame by frame; how well clips are continued; how actions move the picture.
+"""What `evaluate.py` measures of video: errors of frames; how well clips are continued; how actions move the picture.
 
-Clips of the split are continued in the space of codes (pipelines/prediction.py) after `evaluate.context` frames. Told the
-recorded actions, predictions are held against what came, beside repeating the last frame of the context, and beside the
-decoded codes of the true frames, which no prior can better. Told one action throughout, the picture moves as that
-action says: by how many columns a frame, to the right, is estimated from the frames (pipelines/motion.py).
+Clips of the split are continued in the space of codes (pipelines/prediction.py) after `evaluate.context` frames. Told
+the recorded actions, predictions are held against what came, beside repeating the last frame of the context, and beside
+the decoded codes of the true frames, which no prior can better by much. Told one action throughout, the picture should
+move as that says: by how many columns a frame, to the right, is estimated from the frames (pipelines/motion.py).
 """
 
 import math
@@ -52,8 +52,8 @@ def predictions(measured: Measured, stage1: TrainedStage, stage2: TrainedStage, 
     """The figures of `options.predictions` clips of a split: for each way and step of a prediction, and each action."""
     context, split = options.context, data.split(split_name)
     if not 1 <= context < data.clip_length:
-        raise InputError(f"evaluate.context: expected 1 to {data.clip_length - 1}, of clips of {data.clip_length} frames, "
-                         f"found {context}")
+        raise InputError(f"evaluate.context: expected 1 to {data.clip_length - 1}, of clips of {data.clip_length} "
+                         f"frames, found {context}")
     if options.predictions < 0:
         raise InputError(f"evaluate.predictions: expected 0 or more, found {options.predictions}")
     held = list(data.action_names if options.actions is None else options.actions)
@@ -66,16 +66,18 @@ def predictions(measured: Measured, stage1: TrainedStage, stage2: TrainedStage, 
     def continued(actions: Tensor) -> Tensor:
         return predict(stage1, stage2, batch.x[:, :, :context], actions, batch.labels, seed, options.batch_size)
 
-    clips = {"prediction": continued(batch.actions), "last_frame": batch.x[:, :, context - 1 : context].expand_as(batch.x),
+    last_frame = batch.x[:, :, context - 1 : context].expand_as(batch.x)
+    clips = {"prediction": continued(batch.actions), "last_frame": last_frame,
              "reconstruction": measured.reconstructions[items]}
+    steps = {f"{way}_{kind}": found for way, made in clips.items()
+             for kind, found in fidelity(made, batch, context).items()}
     motion = {}
     for name in held:
         actions = batch.actions.clone()
         actions[:, context:] = data.action_names.index(name)
         motion[name] = shifts(continued(actions), context)
     return {
-        "clips": len(items), "context": context, "frames": data.clip_length - context,
-        **{f"{way}_{kind}": steps for way, made in clips.items() for kind, steps in fidelity(made, batch, context).items()},
+        "clips": len(items), "context": context, "frames": data.clip_length - context, **steps,
         "shift_columns": motion,
         "shift_columns_recorded": recorded_shifts(batch, context, data.action_names),
     }

@@ -110,8 +110,9 @@ def test_an_experiment_builds_and_the_stages_that_it_has_run(experiment):
     if not isinstance(quantizer, Quantizer):
         return
     codes = autoencoder.encode(data.x)
-    prior = build(plain(OmegaConf.merge(cfg.prior, {"num_codes": quantizer.num_codes, "num_codebooks":
-                                                    quantizer.num_codebooks, "num_classes": [10], "local_channels": 3 * (kind is Clips)})))
+    sizes = {"num_codes": quantizer.num_codes, "num_codebooks": quantizer.num_codebooks, "num_classes": [10],
+             "local_channels": 3 * (kind is Clips)}
+    prior = build(plain(OmegaConf.merge(cfg.prior, sizes)))
     labels, local = torch.tensor([[3]]), None
     if kind is Clips:
         local = data.local.expand(-1, -1, *codes.shape[1:4])

@@ -20,9 +20,10 @@ from pipelines.video_evaluation import fidelity
 
 ROOM = {"episodes": 8, "frames": 16, "size": 12, "clip_length": 8, "validation_fraction": 0.25}
 TINY = [
-    "experiment=room_video", *(f"data.{key}={value}" for key, value in ROOM.items()), "autoencoder.bottleneck.num_codes=16",
-    "autoencoder.bottleneck.dim=4", "prior.channels=8", "prior.num_layers=1", "prior.num_temporal_layers=1",
-    "prior.first_kernel_size=3", "prior.head_channels=16", "extract.views=2", "evaluate.context=4", "evaluate.predictions=3",
+    "experiment=room_video", *(f"data.{key}={value}" for key, value in ROOM.items()), "evaluate.context=4",
+    "autoencoder.bottleneck.num_codes=16", "autoencoder.bottleneck.dim=4", "prior.channels=8", "prior.num_layers=1",
+    "prior.num_temporal_layers=1", "prior.first_kernel_size=3", "prior.head_channels=16", "extract.views=2",
+    "evaluate.predictions=3",
     *(f"{stage}.{setting}" for stage in ("stage1", "stage2") for setting in
       ("steps=6", "batch_size=2", "validate_every=3", "checkpoint_every=3", "log_every=2")),
 ]
@@ -85,7 +86,8 @@ def test_a_context_that_ends_within_a_frame_of_codes_is_refused(runs):
     stage1, stage2 = load_chain(Run(runs / "halved"), CPU)
     batch = Room(**ROOM).split("validation").batch(torch.arange(1))
     for context, frames, name in ((3, 8, "context"), (4, 7, "context and prediction")):
-        with pytest.raises(InputError, match=f"^{name}: expected a multiple of 2 frames, .*, found {min(context, frames)}|7$"):
+        found = 3 if context == 3 else 7
+        with pytest.raises(InputError, match=f"^{name}: expected a multiple of 2 frames, .*, found {found}$"):
             predict(stage1, stage2, batch.x[:, :, :context], batch.actions[:, :frames], batch.labels, 0, 1)
 
 
@@ -128,7 +130,8 @@ def test_predict_video_refuses_bad_input_in_a_line(runs, tmp_path, command, flag
 
 def test_predict_video_refuses_a_run_on_pictures(tiny_run, command):
     result = command("predict_video", "--run", str(tiny_run), check=False)
-    assert result.returncode == 2 and result.stderr == f"error: {tiny_run}: expected a run on video, found one on image\n"
+    assert result.returncode == 2
+    assert result.stderr == f"error: {tiny_run}: expected a run on video, found one on image\n"
 
 
 def test_samples_are_told_recorded_actions_or_one(runs, tmp_path, command):
@@ -139,7 +142,8 @@ def test_samples_are_told_recorded_actions_or_one(runs, tmp_path, command):
         assert len(paths) == 3
         return [np.stack(frames_of(path)) for path in paths]
 
-    plain, forward, right = sampled("plain"), sampled("forward", "--actions", "forward"), sampled("r", "--actions", "right")
+    plain = sampled("plain")
+    forward, right = (sampled(name, "--actions", name) for name in ("forward", "right"))
     assert all(len(clip) == 8 for clip in plain)
     assert not all(np.array_equal(a, b) for a, b in zip(forward, right))
     for one, other in zip(plain, sampled("again", "--batch-size", "2")):
@@ -168,8 +172,8 @@ def test_evaluation_measures_predictions_and_motion(runs, tmp_path, command, nam
     assert (found["clips"], found["context"], found["frames"]) == (3, 4, 4)
     for way in ("prediction", "last_frame", "reconstruction"):
         assert len(found[f"{way}_psnr_db"]) == len(found[f"{way}_ssim"]) == 4
-    assert list(found["shift_columns"]) == ["left", "right"] and list(found["shift_columns_recorded"]) == list(Room(**ROOM).action_names)
-    assert 0 < codes["prior_bits"] < 5 and figures["judge"] is None if "judge" in figures else True
+    assert list(found["shift_columns"]) == ["left", "right"]
+    assert list(found["shift_columns_recorded"]) == ["forward", "left", "right"] and 0 < codes["prior_bits"] < 5
     assert figures["bits_per_dim"]["rate_prior"] == pytest.approx(
         codes["codes_an_example"] * codes["prior_bits"] / (8 * 12 * 12 * 3), rel=1e-4)
     # the last frame repeated, by hand
@@ -179,7 +183,8 @@ def test_evaluation_measures_predictions_and_motion(runs, tmp_path, command, nam
     assert found["last_frame_psnr_db"] == pytest.approx((10 * torch.log10(255**2 / error)).tolist(), rel=1e-4)
     for path in re.findall(r"\S+\.png", table):
         assert Path(path).is_file()
-    for words in ("predicted: PSNR, dB", "last frame repeated: SSIM", "columns to the right a frame, right", "PSNR, dB, of frame"):
+    for words in ("predicted: PSNR, dB", "last frame repeated: SSIM", "columns to the right a frame, right",
+                  "PSNR, dB, of frame"):
         assert words in table
 
 
@@ -202,6 +207,6 @@ def test_a_clip_that_ends_as_it_began_leaves_the_figures_finite():
     assert steps["psnr_db"][1] == pytest.approx(10 * np.log10(255**2 / 5000)) and steps["ssim"][0] == 1
 
 
-@pytest.mark.parametrize(("number", "total", "items"), [(3, 9, [0, 3, 6]), (4, 6, [0, 1, 3, 4]), (9, 2, [0, 1]), (0, 5, [])])
+@pytest.mark.parametrize(("number", "total", "items"), [(3, 9, [0, 3, 6]), (4, 6, [0, 1, 3, 4]), (9, 2, [0, 1])])
 def test_chosen_items_are_spread_over_all(number, total, items):
     assert spread(number, total).tolist() == items
