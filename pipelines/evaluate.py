@@ -56,6 +56,8 @@ def main(cfg: DictConfig) -> None:
         raise InputError(f"{run.stage1}: expected codes of sound, found {type(bottleneck).__name__}")
     if options.bound_samples < 0:
         raise InputError(f"evaluate.bound_samples: expected 0 or more, found {options.bound_samples}")
+    if data.kind == "video":
+        video_evaluation.check(options, data)
     measured, gaussian = measure(stage1, split, options.batch_size, cfg.seed), isinstance(bottleneck, Gaussian)
     samples = max(options.bound_samples, 1) if gaussian else options.bound_samples
     sampled = sample_posterior(stage1, split, samples, options.batch_size, cfg.seed)

@@ -27,6 +27,18 @@ SHOWN = 2  # clips beside their reconstructions in the picture
 WAYS = {"prediction": "predicted", "last_frame": "last frame repeated", "reconstruction": "decoded true codes"}
 
 
+def check(options, data: EpisodeData) -> None:
+    """Raises InputError for settings of `evaluate` that do not fit the data."""
+    if options.predictions and not 1 <= options.context < data.clip_length:
+        raise InputError(f"evaluate.context: expected 1 to {data.clip_length - 1}, of clips of {data.clip_length} "
+                         f"frames, found {options.context}")
+    if options.predictions < 0:
+        raise InputError(f"evaluate.predictions: expected 0 or more, found {options.predictions}")
+    for name in options.actions or ():
+        if name not in data.action_names:
+            raise InputError(f"evaluate.actions: expected names among {', '.join(data.action_names)}, found {name!r}")
+
+
 def figures(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | None, data: Data, split_name: str, options,
             seed: int, device: torch.device) -> dict:
     """NMSE, PSNR and SSIM of reconstructed frames, rounded to whole levels; with a prior, predictions and motion."""
@@ -51,15 +63,6 @@ def predictions(measured: Measured, stage1: TrainedStage, stage2: TrainedStage, 
                 options, seed: int) -> dict:
     """The figures of `options.predictions` clips of a split: for each way and step of a prediction, and each action."""
     context, split = options.context, data.split(split_name)
-    if not 1 <= context < data.clip_length:
-        raise InputError(f"evaluate.context: expected 1 to {data.clip_length - 1}, of clips of {data.clip_length} "
-                         f"frames, found {context}")
-    if options.predictions < 0:
-        raise InputError(f"evaluate.predictions: expected 0 or more, found {options.predictions}")
-    held = list(data.action_names if options.actions is None else options.actions)
-    for name in held:
-        if name not in data.action_names:
-            raise InputError(f"evaluate.actions: expected names among {', '.join(data.action_names)}, found {name!r}")
     items = spread(options.predictions, len(split))
     batch = split.batch(items)
 
@@ -72,7 +75,7 @@ def predictions(measured: Measured, stage1: TrainedStage, stage2: TrainedStage, 
     steps = {f"{way}_{kind}": found for way, made in clips.items()
              for kind, found in fidelity(made, batch, context).items()}
     motion = {}
-    for name in held:
+    for name in data.action_names if options.actions is None else options.actions:
         actions = batch.actions.clone()
         actions[:, context:] = data.action_names.index(name)
         motion[name] = shifts(continued(actions), context)

@@ -20,17 +20,17 @@ from pipelines.video_evaluation import fidelity
 
 ROOM = {"episodes": 8, "frames": 16, "size": 12, "clip_length": 8, "validation_fraction": 0.25}
 TINY = [
-    "experiment=room_video", *(f"data.{key}={value}" for key, value in ROOM.items()), "evaluate.context=4",
+    *(f"data.{key}={value}" for key, value in ROOM.items()), "evaluate.context=4",
     "autoencoder.bottleneck.num_codes=16", "autoencoder.bottleneck.dim=4", "prior.channels=8", "prior.num_layers=1",
     "prior.num_temporal_layers=1", "prior.first_kernel_size=3", "prior.head_channels=16", "extract.views=2",
     "evaluate.predictions=3",
     *(f"{stage}.{setting}" for stage in ("stage1", "stage2") for setting in
       ("steps=6", "batch_size=2", "validate_every=3", "checkpoint_every=3", "log_every=2")),
 ]
-PER_FRAME = [f"autoencoder.encoder.network.{size}" for size in ("hidden=8", "outer_hidden=8", "residual_hidden=4",
-                                                                 "num_downsamplings=1")]
-HALVED = ["autoencoder=video", *(f"autoencoder.encoder.{size}" for size in ("hidden=8", "outer_hidden=8",
-                                 "residual_hidden=4", "num_downsamplings=1", "temporal_stride=2"))]
+SIZES = "hidden=8", "outer_hidden=8", "residual_hidden=4", "num_downsamplings=1"
+PER_FRAME = ["experiment=room_video", *(f"autoencoder.encoder.network.{size}" for size in SIZES)]
+HALVED = ["experiment=digits", "data=room", "autoencoder=video", "prior=gated_pixelcnn3d",
+          *(f"autoencoder.encoder.{size}" for size in (*SIZES, "temporal_stride=2"))]
 STAGES = {"frames": PER_FRAME, "halved": HALVED}
 CPU = torch.device("cpu")
 
