@@ -16,7 +16,7 @@ DEMO_AUDIO = experiment=spoken_words_demo run=demo_audio
 CHOICE = experiment=$(EXPERIMENT) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-audio doom-data stage1 extract-codes stage2 sample evaluate compare study test test-all \
+.PHONY: help install demo demo-audio demo-video doom-data stage1 extract-codes stage2 sample evaluate compare study test test-all \
 	benchmark clean
 
 help:  ## list the targets
@@ -46,6 +46,14 @@ demo-audio: $(SPEECH)  ## both stages, new words and conversions of embedded spe
 	$(RUN) pipelines/train_stage2.py $(DEMO_AUDIO) $(ARGS)
 	$(RUN) pipelines/sample.py --run runs/demo_audio --n 16
 	$(RUN) pipelines/evaluate.py $(DEMO_AUDIO) $(ARGS)
+
+demo-video: $(READY)  ## both stages on walks in an embedded room, continued as actions say: minutes on two cores
+	$(RUN) pipelines/train_stage1.py experiment=room_video $(ARGS)
+	$(RUN) pipelines/extract_codes.py experiment=room_video $(ARGS)
+	$(RUN) pipelines/train_stage2.py experiment=room_video $(ARGS)
+	$(RUN) pipelines/sample.py --run runs/room_video --n 8
+	$(RUN) pipelines/evaluate.py experiment=room_video $(ARGS)
+	$(RUN) pipelines/predict_video.py --run runs/room_video --actions recorded forward right
 
 $(VIDEO): $(READY)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,video]'

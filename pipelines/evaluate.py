@@ -24,7 +24,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from pipelines import code_evaluation, image_evaluation, media, sound_evaluation
+from pipelines import code_evaluation, image_evaluation, media, sound_evaluation, video_evaluation
 from pipelines.baselines import bigram_bits, unigram_bits
 from pipelines.bounds_evaluation import bounds, others_nats, sample_posterior, shuffled
 from pipelines.config import build, hydra_main, plain
@@ -58,6 +58,8 @@ def main(cfg: DictConfig) -> None:
         raise InputError(f"{run.stage1}: expected codes of sound, found {type(bottleneck).__name__}")
     if options.bound_samples < 0:
         raise InputError(f"evaluate.bound_samples: expected 0 or more, found {options.bound_samples}")
+    if data.kind == "video":
+        video_evaluation.check(options, data)
     measured, gaussian = measure(stage1, split, options.batch_size, cfg.seed), isinstance(bottleneck, Gaussian)
     samples = max(options.bound_samples, 1) if gaussian else options.bound_samples
     sampled = sample_posterior(stage1, split, samples, options.batch_size, cfg.seed)
@@ -69,9 +71,8 @@ def main(cfg: DictConfig) -> None:
     figures["latents"]["shuffled"] = shuffled(measured, others)
     if stage2 is not None:
         add_prior(figures, run, stage2, measured, name, options.batch_size, device)
-    own = {"image": image_evaluation.figures, "audio": sound_evaluation.figures,
-           "codes": code_evaluation.figures}[data.kind]
-    figures |= own(measured, stage1, stage2, data, name, options, cfg.seed, device)
+    kinds = {"image": image_evaluation, "audio": sound_evaluation, "video": video_evaluation, "codes": code_evaluation}
+    figures |= kinds[data.kind].figures(measured, stage1, stage2, data, name, options, cfg.seed, device)
     if data.kind == "codes":
         figures["frame_nats"] = code_evaluation.frame_nats(measured, others, stage1, split, options, device)
     if "sound" in figures and stage2 is not None:
@@ -82,10 +83,12 @@ def main(cfg: DictConfig) -> None:
               "training_seconds": {"stage1": stage1.state["seconds"], "stage2": stage2 and stage2.state["seconds"]},
               **figures}
     write_atomically(run.root / "metrics.json", (json.dumps(rounded(result), indent=1) + "\n").encode())
-    own = {"image": image_evaluation.draw, "audio": sound_evaluation.draw,
-           "codes": partial(code_evaluation.draw, data, name, cfg.seed)}[data.kind]
-    pictures = own(run, split, measured, stage1) | draw_training(run, measured, stage1)
+    draw = partial(code_evaluation.draw, data, name, cfg.seed) if data.kind == "codes" else kinds[data.kind].draw
+    pictures = draw(run, split, measured, stage1) | draw_training(run, measured, stage1)
     print(table(result))
+    if figures.get("video"):
+        pictures |= video_evaluation.draw_predictions(run, figures["video"])
+        print(video_evaluation.step_table(figures["video"]))
     print("\n".join(f"{title:<34}{path}" for title, path in pictures.items()))
     print(f"measured in {time.monotonic() - start:.0f} s -> {run.root / 'metrics.json'}")
 
@@ -200,6 +203,7 @@ def table(result: dict) -> str:
         ("judge: samples right", verdict.get("samples"), ".1%"),
         *(sound_evaluation.rows(result["sound"]) if "sound" in result else []),
         *(code_evaluation.rows(result) if "frame_nats" in result else []),
+        *(video_evaluation.rows(result["video"]) if result.get("video") else []),
     ]
     title = f"{result['run']}: {result['items']} items of {result['data']} ({result['split']})"
     lines = [f"{name:<38}{value:>12{form}}" for name, value, form in rows if value is not None]

@@ -1,4 +1,4 @@
-"""Images or sounds to codes: writes the code data set of a run's trained autoencoder.
+"""Images, sounds or video to codes: writes the code data set of a run's trained autoencoder.
 
     python pipelines/extract_codes.py experiment=mnist
     python pipelines/extract_codes.py experiment=imagenet128 extract.views=8   # training pictures in 8 augmentations
@@ -8,6 +8,7 @@ Interrupted, it goes on after the last whole file with the same command; the res
 
 from omegaconf import DictConfig
 
+from pipelines.actions import local_actions
 from pipelines.config import build, hydra_main, plain
 from pipelines.data.base import Batch, code_lengths
 from pipelines.data.codes import write_codes
@@ -32,8 +33,12 @@ def main(cfg: DictConfig) -> None:
 
     def encode(batch: Batch) -> dict:
         codes = autoencoder.encode(batch.x)
-        lengths = code_lengths(batch, codes.shape[1])
-        return {"codes": codes} if lengths is None else {"codes": codes, "lengths": lengths}
+        fields, lengths = {"codes": codes}, code_lengths(batch, codes.shape[1])
+        if lengths is not None:
+            fields["lengths"] = lengths
+        if batch.actions is not None:
+            fields["actions"] = local_actions(batch.actions, len(data.action_names), codes.shape[1])
+        return fields
 
     codes = write_codes(
         run.codes, data, encode, num_codes=autoencoder.bottleneck.num_codes,

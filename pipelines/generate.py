@@ -181,11 +181,12 @@ def climb(parents: Sequence[TrainedStage], x: Tensor) -> Tensor:
 
 def generate(stage1: TrainedStage, stage2: TrainedStage, count: int, seed: int, batch_size: int, device: torch.device,
              wanted: dict[str, str] | None = None, known: Tensor | None = None, seconds: float | None = None,
-             parents: Sequence[TrainedStage] = (), **truncation) -> Samples:
+             parents: Sequence[TrainedStage] = (), actions: Tensor | None = None, **truncation) -> Samples:
     """`count` samples in data units, those of a run on codes in its `parents`'. Shows a progress bar.
 
     known: int64 (count, *grid[, g]), -1 where free. seconds: of sounds, how long they are to be; None: drawn from the
-    training clips with the same labels. `truncation`: temperature, top_k, top_p."""
+    training clips with the same labels. actions: of video, as `local_actions` gives those of m clips; each
+    sample is told those of one of them, drawn. `truncation`: temperature, top_k, top_p."""
     names, codes = told_names(stage1, stage2), stage2.config["codes"]
     shape = list(codes["grid"]) + ([codes["num_codebooks"]] if codes["num_codebooks"] > 1 else [])
     told1, told2 = ([names.index(name) for name in stage.config.get("condition_on", [])] for stage in (stage1, stage2))
@@ -203,7 +204,11 @@ def generate(stage1: TrainedStage, stage2: TrainedStage, count: int, seed: int, 
                 lengths = positions * (codes["shape"][-1] // codes["grid"][0])
             fixed = None if known is None else known[numbers.start : numbers.stop].to(device)
             clock = positions if stage2.config.get("condition_on_length") else None
-            local = conditioning(None, clock, shape[0])
+            local = None
+            if actions is not None:
+                rows = (draws(own, 1)[:, 0] * len(actions)).long()
+                local = actions[rows].float().expand(-1, -1, *codes["grid"])
+            local = conditioning(local, clock, shape[0])
             chosen = labels[:, told2].to(device) if told2 else None
             try:
                 drawn = sample(stage2.module, uniforms.to(device), labels=chosen, known=fixed,

@@ -23,19 +23,35 @@ def figures(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | Non
     errors, similarities, split = [], [], data.split(split_name).to(device)
     for start, batch in batches(split, options.batch_size, "errors"):
         x, made = batch.x.cpu(), measured.reconstructions[start : start + len(batch.x)]
-        errors.append((made.double() - x).square().flatten(1).mean(1))
-        if min(x.shape[-2:]) > 10:  # the usual window of SSIM is 11 pixels wide
-            similarities.append(ssim(made.float(), x.float(), data_range=255.0, reduction="none").double())
+        errors.append(squared_errors(made, x))
+        similarities.append(similarity(made, x))
     errors = torch.cat(errors)
     verdict = None
     if options.judge and data.label_names:
         verdict = call_judge(stage1, stage2, data, split, measured.reconstructions, options, seed, device)
     return {
         "nmse": float(errors.mean() / data.variance),
-        "psnr_db": float((10 * torch.log10(255**2 / errors.clamp(min=1e-12))).mean()),
-        "ssim": float(torch.cat(similarities).mean()) if similarities else None,
+        "psnr_db": float(psnr_db(errors).mean()),
+        "ssim": float(torch.cat(similarities).mean()) if similarities[0] is not None else None,
         "judge": verdict,
     }
+
+
+def squared_errors(made: Tensor, x: Tensor) -> Tensor:
+    """Of uint8 (n, ...) for each item the mean square of the error in levels, (n,) float64."""
+    return (made.double() - x).square().flatten(1).mean(1)
+
+
+def psnr_db(errors: Tensor) -> Tensor:
+    """Of mean squared errors in levels; those of equal pictures count as 1e-12."""
+    return 10 * torch.log10(255**2 / errors.clamp(min=1e-12))
+
+
+def similarity(made: Tensor, x: Tensor) -> Tensor | None:
+    """SSIM of pairs of images uint8 (n, c, h, w), (n,) float64; None for those smaller than its window."""
+    if min(x.shape[-2:]) <= 10:  # the usual window of SSIM is 11 pixels wide
+        return None
+    return ssim(made.float(), x.float(), data_range=255.0, reduction="none").double()
 
 
 def call_judge(stage1, stage2, data: Data, split: Split, reconstructions: Tensor, options, seed: int, device) -> dict:

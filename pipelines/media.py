@@ -1,4 +1,5 @@
-"""Tensors to PNG files: grids of images, originals above reconstructions, loss curves, the use of a codebook, scatters.
+"""Tensors to PNG and GIF files: grids of images, originals above reconstructions, strips of frames, loss curves, the
+use of a codebook, scatters.
 
 Pictures are uint8 (c, h, w) with c = 1 or 3 going in, (3, h, w) coming out; what is small is enlarged by whole factors
 without smoothing. Files appear whole or not at all.
@@ -19,6 +20,7 @@ from torch import Tensor
 from pipelines.training.checkpoint import write_atomically
 from stage1_vqvae.codebook import perplexity
 
+FRAME_MS = 200  # of a GIF
 LEAST_WIDTH = 600  # pixels of a grid: what fits a page and shows 8x8 digits
 GAP, SEPARATOR = 4, 1  # pixels between images, and between an original and its reconstruction
 MARGIN, TEXT = 112, 14  # pixels left of a comparison for its captions, and their size
@@ -68,6 +70,40 @@ def named_rows(images: dict[str, Tensor]) -> Tensor:
         middle = GAP + place * height + (height - GAP) / 2
         ImageDraw.Draw(captions).text((captions.width - GAP, middle), name, INK, font, anchor="rm")
     return torch.cat([repeat(torch.from_numpy(np.array(captions)), "h w -> c h w", c=3), canvas], dim=2)
+
+
+def frames(clips: Tensor) -> Tensor:
+    """Clips (n, c, t, h, w) -> their frames (n * t, c, h, w), one clip after another."""
+    return rearrange(clips, "n c t h w -> (n t) c h w")
+
+
+def strip(clips: dict[str, Tensor], context: int) -> Tensor:
+    """A row of frames for each clip uint8 (c, t, h, w), its name on the left; a line after the first `context`."""
+    canvas = named_rows({name: frames(clip[None]) for name, clip in clips.items()})
+    _, number, _, width = next(iter(clips.values())).shape
+    if 0 < context < number:
+        line = canvas.shape[2] - GAP - (number - context) * (width * _factor(number, width) + GAP)
+        canvas[:, :, line : line + GAP] = INK
+    return canvas
+
+
+def write_gif(path: Path, clips: dict[str, Tensor], context: int) -> None:
+    """Clips uint8 (c, t, h, w) side by side as a GIF that goes on forever, each below its name.
+
+    For the first `context` frames that is "context" instead, except for the first clip."""
+    number, font, pictures = next(iter(clips.values())).shape[1], ImageFont.load_default(TEXT), []
+    for t in range(number):
+        panels = grid(torch.stack([clip[:, t] for clip in clips.values()]), len(clips))
+        head = Image.new("RGB", (panels.shape[2], 2 * TEXT), (PAPER,) * 3)
+        for place, name in enumerate(clips):
+            middle = GAP / 2 + (place + 0.5) * (panels.shape[2] - GAP) / len(clips)
+            said = "context" if place and t < context else name
+            ImageDraw.Draw(head).text((middle, TEXT), said, (INK,) * 3, font, anchor="mm")
+        picture = np.concatenate([np.array(head), rearrange(panels, "c h w -> h w c").numpy()])
+        pictures.append(Image.fromarray(picture).quantize(256, dither=Image.Dither.NONE))
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=FRAME_MS, loop=0)
+    write_atomically(Path(path), buffer.getvalue())
 
 
 def plot_lines(path: Path, panels: list[tuple[str, str, dict[str, list[tuple]]]]) -> None:
@@ -152,11 +188,16 @@ def plot_plane(path: Path, points: Tensor, box: Tensor, labels: Tensor | None = 
 
 
 def _enlarge(images: Tensor, columns: int) -> Tensor:
-    """uint8 (n, c, h, w) -> (n, 3, f*h, f*w), f the smallest factor with which a row of `columns` has LEAST_WIDTH."""
+    """uint8 (n, c, h, w) -> (n, 3, f*h, f*w) with f = `_factor`."""
     assert images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] in (1, 3), (images.dtype, images.shape)
-    factor = math.ceil(LEAST_WIDTH / (columns * images.shape[-1]))
+    factor = _factor(columns, images.shape[-1])
     images = images.cpu().expand(-1, 3, -1, -1)
     return repeat(images, "n c h w -> n c (h f1) (w f2)", f1=factor, f2=factor)
+
+
+def _factor(columns: int, width: int) -> int:
+    """The smallest with which a row of `columns` images, each `width` wide, has LEAST_WIDTH."""
+    return math.ceil(LEAST_WIDTH / (columns * width))
 
 
 def _tile(images: Tensor, columns: int) -> Tensor:

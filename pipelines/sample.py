@@ -1,14 +1,16 @@
-"""New pictures or sounds by ancestral sampling: prior -> codes -> decoder, of a run on codes -> its parent's decoder.
+"""New pictures, sounds or videos by ancestral sampling: prior -> codes -> decoder, of a run on codes -> its parent's.
 
     python pipelines/sample.py --n 64                                # the run whose stage 2 was trained last
     python pipelines/sample.py --run pretrained/mnist --label digit=7 --temperature 0.9 --seed 1
     python pipelines/sample.py --complete half-a-digit.png           # keeps the upper half, draws the rest
     python pipelines/sample.py --run pretrained/fsdd --label digit=7 --label speaker=theo --seconds 0.5
+    python pipelines/sample.py --run runs/room_video --n 8 --actions forward
 
 A VAE needs no prior: its latents come from N(0, I), its standard deviations times --temperature.
 
-Writes single pictures and one grid of them; or wav files, and one picture of their waves and spectrograms. Sample i
-depends on --seed and i alone, not on --n or --batch-size.
+Writes single pictures and one grid of them; or wav files, and one picture of their waves and spectrograms; or a GIF of
+each video, and one picture of their frames, row by row. Videos are told --actions, else those of training clips.
+Sample i depends on --seed and i alone, not on --n or --batch-size.
 """
 
 import argparse
@@ -19,10 +21,13 @@ import torch
 from torch import Tensor
 
 from pipelines import media
+from pipelines.actions import local_actions, wanted_actions
+from pipelines.data.codes import CodeData
+from pipelines.data.manifest import MANIFEST
 from pipelines.data.pictures import load_pictures
 from pipelines.errors import InputError, one_line_errors
 from pipelines.generate import Samples, generate, generate_vae, load_chain, load_vae, parse_labels, told_names
-from pipelines.runs import TrainedStage, chosen_run, load_parents
+from pipelines.runs import Run, TrainedStage, chosen_run, load_parents
 from pipelines.sound_media import spectrograms, write_wav
 from pipelines.training.distributed import choose_device
 
@@ -30,7 +35,7 @@ SHOWN = 8  # sounds in the picture
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="New pictures or sounds from a trained run, by ancestral sampling.")
+    parser = argparse.ArgumentParser(description="New pictures, sounds or videos from a trained run.")
     parser.add_argument("--run", type=Path, help="a run's folder (default: the one whose stage 2 was trained last)")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where to look without --run")
     parser.add_argument("--n", type=int, default=64, help="how many")
@@ -42,6 +47,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--complete", type=Path, metavar="PICTURE", help="keep its upper part, draw what is below")
     parser.add_argument("--keep", type=float, default=0.5, help="with --complete: the share of rows to keep")
     parser.add_argument("--seconds", type=float, help="of sounds: how long (default: as training clips of these labels)")
+    parser.add_argument("--actions", metavar="NAME_OR_FILE",
+                        help="of video: one action throughout, or a file with one a line (default: of training clips)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for the files (default: RUN/samples)")
     parser.add_argument("--batch-size", type=int, default=64)
@@ -64,16 +71,17 @@ def main(arguments: argparse.Namespace) -> None:
     stage1, stage2 = load_chain(run, device)
     parents = load_parents(run, stage1, device)
     example = stage1.config["example"]
-    for flag, kind in (("seconds", "audio"), ("complete", "image")):
+    for flag, kind in (("seconds", "audio"), ("complete", "image"), ("actions", "video")):
         if getattr(arguments, flag) is not None and example["kind"] != kind:
             raise InputError(f"--{flag}: expected a run on {kind} data, found {run.root} on {example['kind']}")
     wanted = parse_labels(arguments.label, told_names(stage1, stage2))
     known = known_codes(arguments, stage1, stage2, device) if arguments.complete else None
+    actions = told_actions(arguments.actions, run, stage1, stage2) if example["kind"] == "video" else None
     print(f"sampling {arguments.n} from {run.root} (prior of step {stage2.state['step']})")
 
     start = time.monotonic()
     made = generate(stage1, stage2, arguments.n, arguments.seed, arguments.batch_size, device, wanted, known,
-                    arguments.seconds, parents, temperature=arguments.temperature, top_k=arguments.top_k,
+                    arguments.seconds, parents, actions, temperature=arguments.temperature, top_k=arguments.top_k,
                     top_p=arguments.top_p)
     seconds = time.monotonic() - start
 
@@ -94,8 +102,24 @@ def sample_vae(stage1: TrainedStage, arguments: argparse.Namespace, out: Path, d
     print(f"{arguments.n} samples of N(0, I) with {stage1.step_folder}: {write_pictures(out, images)}")
 
 
+def told_actions(wanted: str | None, run: Run, stage1: TrainedStage, stage2: TrainedStage) -> Tensor:
+    """What samples of video are told, one clip's for each row: what is wanted, else those of the training clips."""
+    codes, example = stage2.config["codes"], stage1.config["example"]
+    if wanted is not None:
+        actions = wanted_actions(wanted, example["action_names"], codes["shape"][1])
+        return local_actions(actions[None], len(example["action_names"]), codes["grid"][0])
+    if not (run.codes / MANIFEST).exists():
+        raise InputError(f"--actions: expected NAME or FILE for a run without its codes, {run.codes}, found none")
+    return CodeData(run.codes).split("train").local
+
+
 def write_pictures(out: Path, images: Tensor) -> Path:
-    """Each as a file, and all in a grid, which is named."""
+    """Each as a file, and all in a grid, which is named; of videos (n, c, t, h, w) a row each."""
+    if images.ndim == 5:
+        for number, clip in enumerate(images):
+            media.write_gif(out / f"{number:05d}.gif", {f"sample {number}": clip}, context=0)
+        media.write_picture(out / "grid.png", media.grid(media.frames(images), columns=images.shape[2]))
+        return out / "grid.png"
     for number, image in enumerate(images):
         media.write_picture(out / f"{number:05d}.png", image)
     media.write_picture(out / "grid.png", media.grid(images))

@@ -109,7 +109,8 @@ class AutoencoderTask(Task):
             pixels = (len(batch.x), *batch.x.shape[2:])
             uniforms = torch.from_numpy(draws.random(pixels)).to(batch.x.device) if drawn else None
             made = model.evaluate(batch.x, self.labels(batch), uniforms).reconstruction
-            log.image(step, "validation", media.comparison(batch.x.cpu(), made.cpu()))
+            originals, made = (media.frames(x[:1]) if x.ndim == 5 else x for x in (batch.x.cpu(), made.cpu()))
+            log.image(step, "validation", media.comparison(originals, made))
             return
         length = int(batch.lengths[0])
         labels = None if self.labels(batch) is None else self.labels(batch)[:1]
@@ -182,6 +183,7 @@ def main(cfg: DictConfig) -> None:
             "example": {"data": data.name, "kind": data.kind, "shape": list(data.shape),
                         "label_names": list(data.label_names), "classes": [list(names) for names in data.classes],
                         **({"sample_rate_hz": data.sample_rate_hz} if data.kind == "audio" else {}),
+                        **({"action_names": list(data.action_names)} if data.kind == "video" else {}),
                         **({"parent": {"stage1_hash": data.parent_hash, "extraction": data.extraction}}
                            if data.kind == "codes" else {})},
         }

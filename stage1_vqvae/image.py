@@ -55,7 +55,7 @@ def _residual_stack(channels: int, hidden: int, num_blocks: int) -> nn.Sequentia
         ResidualBlock(nn.Conv2d(channels, hidden, 3, padding=1), nn.Conv2d(hidden, channels, 1))
         for _ in range(num_blocks)
     )
-    return nn.Sequential(*blocks, nn.ReLU(inplace=True))
+    return nn.Sequential(*blocks, nn.ReLU(inplace=num_blocks > 0))  # without blocks it follows another ReLU
 
 
 def units_of_halvings(num_downsamplings: int, hidden: int, outer_hidden: int) -> list[int]:

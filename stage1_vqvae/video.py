@@ -50,7 +50,7 @@ def _residual_stack(channels: int, hidden: int, num_blocks: int) -> nn.Sequentia
     blocks = (
         ResidualBlock(_convolution(channels, hidden, 3), _convolution(hidden, channels, 1)) for _ in range(num_blocks)
     )
-    return nn.Sequential(*blocks, nn.ReLU(inplace=True))
+    return nn.Sequential(*blocks, nn.ReLU(inplace=num_blocks > 0))  # without blocks it follows another ReLU
 
 
 def _strides(num_downsamplings: int, temporal_stride: int) -> list[tuple[int, int, int]]:

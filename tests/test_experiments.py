@@ -10,7 +10,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from pipelines.actions import local_actions
 from pipelines.config import CONFIGS, build, find_target, plain
+from pipelines.data.room import Room
 from pipelines.train_stage1 import complete
 from pipelines.training.loop import Settings
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
@@ -90,10 +92,22 @@ class Sounds:
         self.x = torch.rand(1, *self.shape) - 0.5
 
 
+class Clips:
+    """The same of video: two frames of the room, of the size of the data's, with its actions."""
+
+    kind, label_names, classes, variance = "video", (), (), 4000.0
+
+    def __init__(self, cfg):
+        size = cfg.data.get("size", 84)
+        room = Room(episodes=2, frames=2, size=size, clip_length=2, validation_fraction=0.5)
+        self.shape, self.x = room.shape, room.split("train").batch(torch.arange(1)).x
+        self.local = local_actions(torch.tensor([[0, 2]]), 3, 2).float()
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_builds_and_the_stages_that_it_has_run(experiment):
     cfg = composed(f"experiment={experiment}")
-    kind = Sounds if "strides" in cfg.autoencoder.encoder else Images
+    kind = Sounds if "strides" in cfg.autoencoder.encoder else Clips if cfg.data.get("clip_length") else Images
     data = (Codes if cfg.hydra.runtime.choices.data == "codes" else kind)(cfg)
     autoencoder = build(complete(cfg, data))
     told = torch.tensor([[1] * len(cfg.decoder_condition_on)]) if cfg.decoder_condition_on else None
@@ -106,14 +120,17 @@ def test_an_experiment_builds_and_the_stages_that_it_has_run(experiment):
     if not isinstance(quantizer, Quantizer):
         return
     codes = autoencoder.encode(data.x)
-    prior = build(plain(OmegaConf.merge(cfg.prior, {"num_codes": quantizer.num_codes, "num_codebooks":
-                                                    quantizer.num_codebooks, "num_classes": [10], "local_channels": 0})))
-    labels = torch.tensor([[3]])
-    assert prior.log_prob(codes, labels).shape == (1,)
+    sizes = {"num_codes": quantizer.num_codes, "num_codebooks": quantizer.num_codebooks, "num_classes": [10],
+             "local_channels": 3 * (kind is Clips)}
+    prior = build(plain(OmegaConf.merge(cfg.prior, sizes)))
+    labels, local = torch.tensor([[3]]), None
+    if kind is Clips:
+        local = data.local.expand(-1, -1, *codes.shape[1:4])
+    assert prior.log_prob(codes, labels, local).shape == (1,)
     # a few positions are enough to see that it samples: all but the last row of the grid are given
     known = codes.clone()
     known[:, -1] = -1
-    drawn = sample(prior, torch.rand(codes.shape, dtype=torch.float64), labels=labels, known=known)
+    drawn = sample(prior, torch.rand(codes.shape, dtype=torch.float64), labels=labels, local=local, known=known)
     assert drawn.shape == codes.shape and bool((drawn[:, :-1] == codes[:, :-1]).all())
 
 

@@ -3,7 +3,8 @@
 One folder:
 
     train-00000.safetensors ...   codes (n, *grid[, g]), uint8 up to 256 codes, else uint16; labels (n, L) int64; and
-                                  what the encoder adds: lengths (n,) int64, local fields (n, c, *grid) by other names
+                                  what the encoder adds: lengths (n,) int64, local fields (n, c, *grid) by other names,
+                                  with 1 for an axis along which nothing changes: actions (n, c, t, 1, 1), say
     manifest.json                 sizes, labels, hash of the stage 1 that made it, checksum of each shard; written last
 
 Shards hold `shard_size` items each, whatever the size of the batches, and appear whole or not at all. So an extraction
@@ -53,7 +54,7 @@ def write_codes(
     """Encodes every split of `data` into `folder`, or what of it is still missing there, and reads it back.
 
     `encode` maps a batch on `device` to "codes" (b, *grid[, g]) int64 and what else is to be stored with them:
-    "lengths" (b,), local fields (b, c, *grid). With `views` > 1 the training split is written so many times over, plain
+    "lengths" (b,), local fields (b, c, *grid), or 1 in the place of a size. With `views` > 1 the training split is written so many times over, plain
     first and then augmented as the data set does in its epochs 0, 1, ... with `seed`: item v * n + i is view v of i.
 
     Raises InputError where the folder holds codes of another model or other settings, unless `overwrite` removes them.
@@ -96,8 +97,9 @@ class CodeSplit(Split):
     def batch(self, indices: Tensor, seed: int = 0, epoch: int | Tensor | None = None) -> Batch:
         """The codes at `indices`. There is nothing random about them: augmented views are items of their own."""
         batch = self._take(indices)
-        x = batch.x.long()
-        return batch._replace(x=x & 0xFFFF if batch.x.dtype == torch.int16 else x)
+        x, local = batch.x.long(), batch.local
+        local = None if local is None else local.expand(-1, -1, *x.shape[1 : local.ndim - 1])
+        return batch._replace(x=x & 0xFFFF if batch.x.dtype == torch.int16 else x, local=local)
 
 
 def to_channels(codes: Tensor, num_codebooks: int) -> Tensor:
@@ -204,7 +206,8 @@ def _encode(split: Split, start: int, stop: int, batch_size: int, seed: int, enc
         assert codes.shape == (len(items), *manifest.item_shape), (codes.shape, manifest.item_shape)
         assert 0 <= codes.min() and codes.max() < manifest.num_codes, (codes.min(), codes.max(), manifest.num_codes)
         parts.append(encoded | {"labels": batch.labels.cpu()})
-    arrays = {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
+    # contiguous: safetensors writes an array as it lies in memory, whatever the order of its axes there
+    arrays = {name: np.ascontiguousarray(np.concatenate([part[name].numpy() for part in parts])) for name in parts[0]}
     return arrays | {"codes": arrays["codes"].astype(manifest.dtype)}
 
 
@@ -250,6 +253,8 @@ def _read_split(folder: Path, shards: tuple[Shard, ...], manifest: Manifest) -> 
     codes, labels, lengths = (joined.pop(name, None) for name in ("codes", "labels", "lengths"))
     codes = codes.view(np.int16) if codes.dtype == np.uint16 else codes
     local = [torch.from_numpy(joined[name]).float() for name in sorted(joined)]
+    sizes = torch.broadcast_shapes(*(part.shape[2:] for part in local))
+    local = [part.expand(-1, -1, *sizes) for part in local]
     return CodeSplit(
         torch.from_numpy(codes),
         torch.from_numpy(labels),
@@ -284,8 +289,9 @@ def _read_shard(path: Path, shard: Shard, manifest: Manifest) -> dict[str, np.nd
         _check_range(path, f"labels[:, {column}]", arrays["labels"][:, column], 0, len(names) - 1)
     for name in arrays.keys() - forms.keys():
         shape = arrays[name].shape
-        expect(path, name, shape, len(shape) == 2 + len(manifest.grid) and shape[0] == shard.count
-               and shape[2:] == manifest.grid, f"a local field of shape ({shard.count}, c, *{manifest.grid})")
+        fits = len(shape) == 2 + len(manifest.grid) and shape[0] == shard.count and all(
+            size in (1, own) for size, own in zip(shape[2:], manifest.grid))
+        expect(path, name, shape, fits, f"a local field of shape ({shard.count}, c, *{manifest.grid}), or 1 for a size")
     return arrays
 
 

@@ -83,7 +83,7 @@ class EpisodeData(Data):
     def recorded(self, name: str, split: str) -> Tensor:
         """As of any data set, of clips (n, t, ...); "pose": x, y, heading in degrees."""
         rows, sizes, _ = self._parts[split]
-        return self._recorded(name)[rows[self._places(sizes)]]
+        return self._recorded(name)[rows[_places(sizes, self.clip_length)]]
 
     @cached_property
     def variance(self) -> float:
@@ -100,18 +100,27 @@ class EpisodeData(Data):
         rows, sizes, labels = self._parts[name]
         if not self.clip_length:
             return ImageSplit(self._frames, labels.repeat_interleave(sizes, 0), rows, size=self.shape[1:])
-        clips = sizes // self.clip_length
-        ends = sizes.cumsum(0)
-        bounds = torch.stack([ends - sizes, ends], 1)
-        return ClipSplit(self._frames, labels.repeat_interleave(clips, 0), rows, starts=self._places(sizes)[:, 0],
-                         bounds=bounds.repeat_interleave(clips, 0), actions=self._actions[rows],
-                         clip_length=self.clip_length)
+        return self.clips(name, self.clip_length)
 
-    def _places(self, sizes: Tensor) -> Tensor:
-        """Frames of each item in evaluation, counted within a split: (n,), of clips (n, t)."""
-        if not self.clip_length:
-            return torch.arange(sizes.sum())
-        clips = sizes // self.clip_length
-        begins = (sizes.cumsum(0) - sizes).repeat_interleave(clips)
-        number = torch.arange(clips.sum()) - (clips.cumsum(0) - clips).repeat_interleave(clips)
-        return (begins + number * self.clip_length)[:, None] + torch.arange(self.clip_length)
+    def clips(self, name: str, length: int) -> ClipSplit:
+        """The episodes of a split as clips of `length` frames, whatever the length of the data's own.
+
+        Raises InputError where no episode is so long."""
+        rows, sizes, labels = self._parts[name]
+        if not 1 <= length <= sizes.max():
+            raise InputError(f"clips: expected 1 to {sizes.max()} frames, those of the longest episode of {name}, found "
+                             f"{length}")
+        clips, ends = sizes // length, sizes.cumsum(0)
+        bounds = torch.stack([ends - sizes, ends], 1)
+        return ClipSplit(self._frames, labels.repeat_interleave(clips, 0), rows, starts=_places(sizes, length)[:, 0],
+                         bounds=bounds.repeat_interleave(clips, 0), actions=self._actions[rows], clip_length=length)
+
+
+def _places(sizes: Tensor, clip_length: int) -> Tensor:
+    """Frames of each item in evaluation, counted within a split: (n,), of clips (n, t)."""
+    if not clip_length:
+        return torch.arange(sizes.sum())
+    clips = sizes // clip_length
+    begins = (sizes.cumsum(0) - sizes).repeat_interleave(clips)
+    number = torch.arange(clips.sum()) - (clips.cumsum(0) - clips).repeat_interleave(clips)
+    return (begins + number * clip_length)[:, None] + torch.arange(clip_length)

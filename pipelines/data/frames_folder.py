@@ -144,16 +144,22 @@ def read_actions(folder: Path, count: int) -> list[str]:
                              f"{actions.shape}")
         names = [",".join(map(str, np.atleast_1d(row))) for row in actions]
     else:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: expected at most {MAX_BYTES} bytes, found {path.stat().st_size}")
-        try:
-            names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: expected a text, found {error}") from None
-        if "" in names:
-            raise InputError(f"{path}: expected an action in each line, found none in line {names.index('') + 1}")
+        names = action_lines(path)
     if len(names) != count:
         raise InputError(f"{path}: expected {count} actions, one for each frame, found {len(names)}")
+    return names
+
+
+def action_lines(path: Path) -> list[str]:
+    """A text of actions, one a line. Raises InputError for what is no text, and for an empty line."""
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"{path}: expected at most {MAX_BYTES} bytes, found {path.stat().st_size}")
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected a text, found {error}") from None
+    if "" in names:
+        raise InputError(f"{path}: expected an action in each line, found none in line {names.index('') + 1}")
     return names
 
 

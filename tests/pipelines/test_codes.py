@@ -93,6 +93,20 @@ def test_codebooks_lengths_and_local_fields(tmp_path):
     assert torch.equal(read.local, torch.cat([expected["actions"].float(), expected["turn"]], 1))  # sorted by name
 
 
+def test_local_fields_that_do_not_change_along_an_axis_are_stored_once_and_given_everywhere(tmp_path):
+    def told(batch: Batch) -> dict[str, torch.Tensor]:
+        rows = batch.x[:, 0, ::2, :2].mT[..., None]  # axes that lie in memory in another order
+        return encode(batch) | {"actions": rows, "turn": batch.x[:, :, ::2, ::2].float()}
+
+    data, images = write(tmp_path, told), everything(Toy(), "train")
+    assert load_file(tmp_path / "train-00000.safetensors")["actions"].shape == (7, 2, 2, 1)
+    expected = torch.cat([told(images)["actions"].float().expand(-1, -1, -1, 3), told(images)["turn"]], 1)
+    assert torch.equal(everything(data, "train").local, expected)
+    alone = write(tmp_path / "alone", lambda batch: encode(batch) | {"actions": told(batch)["actions"]})
+    assert alone.split("train").local.shape == (23, 2, 2, 1)
+    assert torch.equal(everything(alone, "train").local, expected[:, :2])
+
+
 def test_views_are_the_plain_pass_and_then_epochs(tmp_path):
     data, toy = write(tmp_path, views=3, seed=11), Toy()
     passes = [everything(toy, "train", seed=11, epoch=epoch) for epoch in (None, 0, 1)]

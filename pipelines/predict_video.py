@@ -1,0 +1,102 @@
+"""What comes next: held-out clips of video continued in the space of codes, as actions say.
+
+    python pipelines/predict_video.py --run runs/room_video --context 6 --frames 10 --actions forward
+    python pipelines/predict_video.py --run runs/doom_video --actions recorded forward right FILE
+
+The frames of the context are encoded; the prior draws the codes of those that follow, told the recorded actions, or one
+action throughout, or those of a file, one a line; the decoder sees the codes alone (arXiv 1711.00937, section 4.4).
+
+Writes for each clip a GIF and a strip of its frames, a row for each of --actions below the recorded clip, and all
+strips in one picture. Clip i depends on --seed, on its number and on what it continues.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipelines import media
+from pipelines.actions import RECORDED, wanted_actions
+from pipelines.errors import InputError, one_line_errors
+from pipelines.generate import load_chain
+from pipelines.prediction import predict, spread
+from pipelines.runs import chosen_run, load_data
+from pipelines.training.distributed import choose_device
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Continues held-out clips with a trained run, as actions say.")
+    parser.add_argument("--run", type=Path, help="a run's folder (default: the one whose stage 2 was trained last)")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where to look without --run")
+    parser.add_argument("--data-root", type=Path, help="where the run's data lie, if not where they did in training")
+    parser.add_argument("--n", type=int, default=8, help="how many clips, from all over the held-out episodes")
+    parser.add_argument("--context", type=int, default=6, help="frames that are given")
+    parser.add_argument("--frames", type=int, default=10, help="frames that are predicted")
+    parser.add_argument("--actions", nargs="+", default=[RECORDED], metavar="NAME_OR_FILE",
+                        help=f"for the predicted frames: an action throughout, a file with one a line, or {RECORDED!r}")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0: always the most likely code")
+    parser.add_argument("--top-k", type=int, help="draw among the k most likely codes")
+    parser.add_argument("--top-p", type=float, help="draw among the most likely codes of this total probability")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder for the files (default: RUN/predictions)")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args()
+
+
+def main(arguments: argparse.Namespace) -> None:
+    for name in ("n", "context", "frames", "batch_size"):
+        if getattr(arguments, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(arguments, name)}")
+    if arguments.seed < 0:
+        raise InputError(f"--seed: expected 0 or more, found {arguments.seed}")
+    device = choose_device(arguments.device)
+    run = chosen_run(arguments.run, arguments.runs_dir)
+    out = arguments.out or run.root / "predictions"
+    stage1, stage2 = load_chain(run, device)
+    example, context = stage1.config["example"], arguments.context
+    if example["kind"] != "video":
+        raise InputError(f"{run.root}: expected a run on video, found one on {example['kind']}")
+    wanted = {name: None if name == RECORDED else wanted_actions(name, example["action_names"], arguments.frames)
+              for name in arguments.actions}
+    split = load_data(run, stage1, arguments.data_root).clips("validation", context + arguments.frames)
+    batch = split.batch(spread(arguments.n, len(split)))
+
+    start, rows = time.monotonic(), {"recorded": batch.x}
+    for name, actions in wanted.items():
+        told = batch.actions.clone()
+        if actions is not None:
+            told[:, context:] = actions
+        rows[title(name)] = predict(stage1, stage2, batch.x[:, :, :context], told, batch.labels, arguments.seed,
+                                    arguments.batch_size, temperature=arguments.temperature, top_k=arguments.top_k,
+                                    top_p=arguments.top_p)
+    seconds = time.monotonic() - start
+
+    out.mkdir(parents=True, exist_ok=True)
+    picture = write_clips(out, rows, context)
+    print(f"{len(batch.x)} clips, {arguments.frames} frames after {context}, with {run.root} in {seconds:.1f} s: "
+          f"{out / '00000.gif'}, ...; {picture}")
+
+
+def title(actions: str) -> str:
+    """Of a row of frames that were predicted."""
+    return "predicted" if actions == RECORDED else Path(actions).stem
+
+
+def write_clips(out: Path, rows: dict[str, Tensor], context: int) -> Path:
+    """A GIF and a strip of each clip, rows by their titles (n, c, t, h, w); all strips in a picture, which is named."""
+    strips = []
+    for number in range(len(rows["recorded"])):
+        own = {name: clips[number] for name, clips in rows.items()}
+        strips.append(media.strip(own, context))
+        media.write_gif(out / f"{number:05d}.gif", own, context)
+        media.write_picture(out / f"{number:05d}.png", strips[-1])
+    media.write_picture(out / "predictions.png", torch.cat(strips, 1))
+    return out / "predictions.png"
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(parse_arguments())

@@ -1,0 +1,212 @@
+"""The commands end to end on video, on walks in the embedded room: frame by frame, and with time compressed."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageSequence
+
+from pipelines.data.codes import CodeData
+from pipelines.data.room import Room
+from pipelines.errors import InputError
+from pipelines.generate import load_chain
+from pipelines.prediction import predict, spread
+from pipelines.runs import Run
+from pipelines.video_evaluation import fidelity
+
+ROOM = {"episodes": 8, "frames": 16, "size": 12, "clip_length": 8, "validation_fraction": 0.25}
+TINY = [
+    *(f"data.{key}={value}" for key, value in ROOM.items()), "evaluate.context=4",
+    "autoencoder.bottleneck.num_codes=16", "autoencoder.bottleneck.dim=4", "prior.channels=8", "prior.num_layers=1",
+    "prior.num_temporal_layers=1", "prior.first_kernel_size=3", "prior.head_channels=16", "extract.views=2",
+    "evaluate.predictions=3",
+    *(f"{stage}.{setting}" for stage in ("stage1", "stage2") for setting in
+      ("steps=6", "batch_size=2", "validate_every=3", "checkpoint_every=3", "log_every=2")),
+]
+SIZES = "hidden=8", "outer_hidden=8", "residual_hidden=4", "num_downsamplings=1"
+PER_FRAME = ["experiment=room_video", *(f"autoencoder.encoder.network.{size}" for size in SIZES)]
+HALVED = ["experiment=digits", "data=room", "autoencoder=video", "prior=gated_pixelcnn3d",
+          *(f"autoencoder.encoder.{size}" for size in (*SIZES, "temporal_stride=2"))]
+STAGES = {"frames": PER_FRAME, "halved": HALVED}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, command) -> Path:
+    """Both kinds of run, never changed by a test."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, own in STAGES.items():
+        for script in ("train_stage1", "extract_codes", "train_stage2"):
+            command(script, *TINY, *own, f"run={name}", f"runs_dir={folder}")
+    return folder
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(Image.open(path))]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_codes_come_with_the_actions_of_their_frames(runs, name):
+    codes, room = CodeData(runs / name / "codes"), Room(**ROOM)
+    covered = 2 if name == "halved" else 1
+    assert codes.grid == (8 // covered, 6, 6)
+    for split in room.splits:
+        items = torch.arange(len(room.split(split)))
+        local, actions = codes.split(split).batch(items).local, room.split(split).batch(items).actions
+        assert local.shape == (len(items), 3 * covered, *codes.grid) and local.dtype == torch.float32
+        assert (local == local[..., :1, :1]).all()
+        told = local[..., 0, 0].unflatten(1, (covered, 3)).argmax(2)  # (n, covered, t)
+        assert torch.equal(told.movedim(1, 2).flatten(1), actions)
+    assert len(codes.split("train")) == 2 * len(room.split("train"))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_prediction_keeps_its_context_and_depends_on_nothing_later(runs, name):
+    stage1, stage2 = load_chain(Run(runs / name), CPU)
+    batch = Room(**ROOM).split("validation").batch(torch.arange(4))
+    context = batch.x[:, :, :4]
+    made = predict(stage1, stage2, context, batch.actions, batch.labels, seed=0, batch_size=3)
+    assert made.shape == batch.x.shape and made.dtype == torch.uint8
+    model = stage1.module
+    assert torch.equal(made[:, :, :4], model.decode(model.encode(context)))
+    other = batch.actions.clone()
+    other[:, 6:] = (other[:, 6:] + 1) % 3
+    changed = predict(stage1, stage2, context, other, batch.labels, seed=0, batch_size=4)
+    assert torch.equal(changed[:, :, :6], made[:, :, :6]) and not torch.equal(changed, made)
+    alone = predict(stage1, stage2, context[:1], batch.actions[:1], batch.labels[:1], seed=0, batch_size=1)
+    assert torch.equal(alone[0], made[0])
+    assert not torch.equal(made, predict(stage1, stage2, context, batch.actions, batch.labels, seed=1, batch_size=4))
+
+
+def test_a_context_that_ends_within_a_frame_of_codes_is_refused(runs):
+    stage1, stage2 = load_chain(Run(runs / "halved"), CPU)
+    batch = Room(**ROOM).split("validation").batch(torch.arange(1))
+    for context, frames, name in ((3, 8, "context"), (4, 7, "context and prediction")):
+        found = 3 if context == 3 else 7
+        with pytest.raises(InputError, match=f"^{name}: expected a multiple of 2 frames, .*, found {found}$"):
+            predict(stage1, stage2, batch.x[:, :, :context], batch.actions[:, :frames], batch.labels, 0, 1)
+
+
+def test_predict_video_writes_a_gif_and_a_strip_of_each_clip(runs, tmp_path, command):
+    (tmp_path / "turns.txt").write_text("left\nright\nright\nleft\nforward\n")
+    result = command("predict_video", "--run", str(runs / "frames"), "--n", "2", "--context", "3", "--frames", "5",
+                     "--actions", "recorded", "right", str(tmp_path / "turns.txt"), "--out", str(tmp_path / "out"))
+    assert "2 clips, 5 frames after 3" in result.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "00000.gif", "00000.png", "00001.gif", "00001.png", "predictions.png"]
+    strips = [np.asarray(Image.open(tmp_path / "out" / f"0000{number}.png")) for number in range(2)]
+    assert np.array_equal(np.concatenate(strips), np.asarray(Image.open(tmp_path / "out" / "predictions.png")))
+    clip = Room(**ROOM).clips("validation", 8).batch(torch.tensor([0])).x[0]
+    factor = -(-600 // (8 * 12))
+    picture = clip.repeat_interleave(factor, 2).repeat_interleave(factor, 3).numpy()  # c t h w
+    size = 12 * factor
+    for t in range(8):  # the recorded frames, from the right
+        left = strips[0].shape[1] - (8 - t) * (size + 4)
+        assert np.array_equal(strips[0][4 : 4 + size, left : left + size], picture[:, t].transpose(1, 2, 0))
+    pictures = frames_of(tmp_path / "out" / "00000.gif")
+    assert len(pictures) == 8 and len({picture.tobytes() for picture in pictures}) > 4
+    again = tmp_path / "again"
+    command("predict_video", "--run", str(runs / "frames"), "--n", "2", "--context", "3", "--frames", "5", "--actions",
+            "recorded", "right", str(tmp_path / "turns.txt"), "--out", str(again), "--batch-size", "1")
+    for path in again.iterdir():
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--actions", "up"], "--actions: expected one of forward, left, right, or a file of them, found 'up'"),
+    (["--context", "0"], "--context: expected at least 1, found 0"),
+    (["--context", "12"], "clips: expected 1 to 16 frames, those of the longest episode of validation, found 22"),
+    (["--seed", "-1"], "--seed: expected 0 or more, found -1"),
+])
+def test_predict_video_refuses_bad_input_in_a_line(runs, tmp_path, command, flags, message):
+    out = tmp_path / "out"
+    result = command("predict_video", "--run", str(runs / "frames"), "--out", str(out), *flags, check=False)
+    assert result.returncode == 2 and result.stderr == f"error: {message}\n" and not out.exists()
+
+
+def test_predict_video_refuses_a_run_on_pictures(tiny_run, command):
+    result = command("predict_video", "--run", str(tiny_run), check=False)
+    assert result.returncode == 2
+    assert result.stderr == f"error: {tiny_run}: expected a run on video, found one on image\n"
+
+
+def test_samples_are_told_recorded_actions_or_one(runs, tmp_path, command):
+    def sampled(name: str, *flags: str) -> list[np.ndarray]:
+        command("sample", "--run", str(runs / "halved"), "--out", str(tmp_path / name), "--n", "3", *flags)
+        assert Image.open(tmp_path / name / "grid.png").size[0] > 600
+        paths = sorted((tmp_path / name).glob("0*.gif"))
+        assert len(paths) == 3
+        return [np.stack(frames_of(path)) for path in paths]
+
+    plain = sampled("plain")
+    forward, right = (sampled(name, "--actions", name) for name in ("forward", "right"))
+    assert all(len(clip) == 8 for clip in plain)
+    assert not all(np.array_equal(a, b) for a, b in zip(forward, right))
+    for one, other in zip(plain, sampled("again", "--batch-size", "2")):
+        assert np.array_equal(one, other)
+
+
+def test_a_run_without_its_codes_must_be_told_the_actions(runs, tmp_path, command):
+    shutil.copytree(runs / "frames", tmp_path / "run", ignore=shutil.ignore_patterns("codes"))
+    command("sample", "--run", str(tmp_path / "run"), "--n", "1", "--actions", "left")
+    result = command("sample", "--run", str(tmp_path / "run"), "--n", "1", check=False)
+    assert result.returncode == 2 and "--actions: expected NAME or FILE for a run without its codes" in result.stderr
+
+
+def test_actions_are_refused_for_pictures(tiny_run, command):
+    result = command("sample", "--run", str(tiny_run), "--actions", "left", check=False)
+    assert result.returncode == 2 and "--actions: expected a run on video data" in result.stderr
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_evaluation_measures_predictions_and_motion(runs, tmp_path, command, name):
+    shutil.copytree(runs / name, tmp_path / name)
+    table = command("evaluate", *TINY, *STAGES[name], f"run={name}", f"runs_dir={tmp_path}",
+                    "evaluate.actions=[left,right]").stdout
+    figures = json.loads((tmp_path / name / "metrics.json").read_text())
+    found, codes = figures["video"], figures["codes"]
+    assert (found["clips"], found["context"], found["frames"]) == (3, 4, 4)
+    for way in ("prediction", "last_frame", "reconstruction"):
+        assert len(found[f"{way}_psnr_db"]) == len(found[f"{way}_ssim"]) == 4
+    assert list(found["shift_columns"]) == ["left", "right"]
+    assert list(found["shift_columns_recorded"]) == ["forward", "left", "right"] and 0 < codes["prior_bits"] < 5
+    assert figures["bits_per_dim"]["rate_prior"] == pytest.approx(
+        codes["codes_an_example"] * codes["prior_bits"] / (8 * 12 * 12 * 3), rel=1e-4)
+    # the last frame repeated, by hand
+    split = Room(**ROOM).split("validation")
+    x = split.batch(spread(3, len(split))).x.double()
+    error = (x[:, :, 4:] - x[:, :, 3:4]).square().mean((0, 1, 3, 4))
+    assert found["last_frame_psnr_db"] == pytest.approx((10 * torch.log10(255**2 / error)).tolist(), rel=1e-4)
+    for path in re.findall(r"\S+\.png", table):
+        assert Path(path).is_file()
+    for words in ("predicted: PSNR, dB", "last frame repeated: SSIM", "columns to the right a frame, right",
+                  "PSNR, dB, of frame"):
+        assert words in table
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("evaluate.context=8", "evaluate.context: expected 1 to 7, of clips of 8 frames, found 8"),
+    ("evaluate.actions=[up]", "evaluate.actions: expected names among forward, left, right, found 'up'"),
+    ("evaluate.predictions=-1", "evaluate.predictions: expected 0 or more, found -1"),
+])
+def test_evaluation_refuses_bad_settings_in_a_line(runs, command, override, message):
+    result = command("evaluate", *TINY, *PER_FRAME, "run=frames", f"runs_dir={runs}", override, check=False)
+    assert result.returncode == 2 and result.stderr.splitlines()[-1] == f"error: {message}"
+    assert not (runs / "frames" / "metrics.json").exists()
+
+
+def test_a_clip_that_ends_as_it_began_leaves_the_figures_finite():
+    x = torch.zeros(2, 3, 4, 12, 12, dtype=torch.uint8)
+    x[1, :, 3] = 100
+    batch = Room(**ROOM).split("train").batch(torch.arange(2))._replace(x=x)
+    steps = fidelity(x[:, :, :1].expand_as(x), batch, context=2)
+    assert steps["psnr_db"][1] == pytest.approx(10 * np.log10(255**2 / 5000)) and steps["ssim"][0] == 1
+
+
+@pytest.mark.parametrize(("number", "total", "items"), [(3, 9, [0, 3, 6]), (4, 6, [0, 1, 3, 4]), (9, 2, [0, 1])])
+def test_chosen_items_are_spread_over_all(number, total, items):
+    assert spread(number, total).tolist() == items
