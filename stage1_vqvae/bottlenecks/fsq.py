@@ -33,6 +33,8 @@ class FSQ(Quantizer):
     """The g l numbers of a position, l = len(levels), an affine map of z, are bounded by tanh and rounded: L_i levels
     are the integers -floor(L_i / 2) .. ceil(L_i / 2) - 1. An affine map of them, scaled to [-1, 1], is z_q.
 
+    Nothing pulls numbers back from where tanh is flat, as a commitment does: start with a warm-up of the learning rate.
+
     A code counts the l numbers of its codebook in mixed radix, the first fastest: digit_i = integer_i + floor(L_i / 2).
     """
 
