@@ -109,13 +109,16 @@ def write_gif(path: Path, clips: dict[str, Tensor], context: int) -> None:
 def plot_lines(path: Path, panels: list[tuple[str, str, dict[str, list[tuple]]]]) -> None:
     """Panels side by side: what x is, what y is, and the points (x, y) of each named line; None leaves one out.
 
-    Words for x are set at even distances, in the order of their first use."""
+    Words for x are set at even distances, in the order of their first use. The scale of y is logarithmic where positive
+    values span a factor of more than 100."""
     figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
     for axis, (x, y, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name, points in lines.items():
             points = [point for point in points if point[1] is not None]
             axis.plot(*zip(*points), marker="." if len(points) < 20 else None, label=name or None)
-        axis.set(xlabel=x, ylabel=y)
+        values = [value for points in lines.values() for _, value in points if value is not None]
+        wide = bool(values) and 0 < 100 * min(values) < max(values)
+        axis.set(xlabel=x, ylabel=y, yscale="log" if wide else "linear")
         axis.grid(alpha=0.3)
         if any(lines):
             axis.legend()

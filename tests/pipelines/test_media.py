@@ -21,7 +21,7 @@ def read(path) -> torch.Tensor:
 def titles(monkeypatch):
     """What the axes of a figure are given to say."""
     said = []
-    for name in ("set_title", "set_ylabel", "plot", "axhline", "stairs"):
+    for name in ("set_title", "set_ylabel", "set_yscale", "plot", "axhline", "stairs"):
         method = getattr(Axes, name)
         monkeypatch.setattr(Axes, name, lambda self, *arguments, _name=name, _method=method, **options: (
             said.append((_name, arguments)), _method(self, *arguments, **options))[1])
@@ -177,6 +177,12 @@ def test_lines_are_drawn_by_name_without_what_is_missing(tmp_path, titles):
     assert read(tmp_path / "plot.png").shape[2] == 2 * read_width(tmp_path, lines)
     drawn = [arguments for name, arguments in titles if name == "plot"]
     assert drawn[0] == (("0", "1"), (1.0, 3.0)) and drawn[1] == (("0",), (2.0,)) and drawn[2] == ((1,), (2.0,))
+
+
+@pytest.mark.parametrize("most, scale", [(100.0, "linear"), (101.0, "log")])
+def test_a_wide_span_of_values_is_drawn_on_a_logarithmic_scale(most, scale, tmp_path, titles):
+    media.plot_lines(tmp_path / "plot.png", [("step", "norm", {"one": [(1, 1.0), (2, None)], "two": [(1, most)]})])
+    assert ("set_yscale", (scale,)) in titles
 
 
 def read_width(folder, lines) -> int:
