@@ -33,7 +33,8 @@ class FSQ(Quantizer):
     """The g l numbers of a position, l = len(levels), an affine map of z, are bounded by tanh and rounded: L_i levels
     are the integers -floor(L_i / 2) .. ceil(L_i / 2) - 1. An affine map of them, scaled to [-1, 1], is z_q.
 
-    Nothing pulls numbers back from where tanh is flat, as a commitment does: start with a warm-up of the learning rate.
+    z is first normalised over its dimensions, position by position: no commitment pulls the numbers back from where tanh
+    is flat, and encoders without norms are there within 25 updates of Adam at 1e-3.
 
     A code counts the l numbers of its codebook in mixed radix, the first fastest: digit_i = integer_i + floor(L_i / 2).
     """
@@ -41,10 +42,13 @@ class FSQ(Quantizer):
     def __init__(self, levels: list[int], dim: int = 64, num_codebooks: int = 1):
         if not levels or min(levels) < 2:
             raise ValueError(f"expected levels of at least 2 each, found {levels}")
+        if dim < 2:
+            raise ValueError(f"dim: expected 2 or more, which can be normalised, found {dim}")
         super().__init__(math.prod(levels), dim, num_codebooks)
         sizes = torch.tensor(levels)
         self.register_buffer("sizes", sizes, persistent=False)
         self.register_buffer("basis", torch.cumprod(sizes, 0) // sizes, persistent=False)  # 1, L_1, L_1 L_2, ...
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.inwards = nn.Linear(dim, num_codebooks * len(levels))
         self.outwards = nn.Linear(num_codebooks * len(levels), dim)
 
@@ -53,7 +57,7 @@ class FSQ(Quantizer):
         self._check(z)
         with torch.autocast(z.device.type, enabled=False):
             rows = rearrange(z.to(self.inwards.weight.dtype), "b d ... -> (b ...) d")
-            numbers = rearrange(self.inwards(rows), "n (g l) -> n g l", g=self.num_codebooks)
+            numbers = rearrange(self.inwards(self.norm(rows)), "n (g l) -> n g l", g=self.num_codebooks)
             integers = _Round.apply(self._bounded(numbers))
             codes = ((integers.detach().long() + self.sizes // 2) * self.basis).sum(-1)
             return self._latent(self._vectors(integers), codes, len(z), z.shape[2:], loss=integers.new_zeros(()))

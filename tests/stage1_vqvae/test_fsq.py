@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from stage1_vqvae.bottlenecks.fsq import FSQ
 
@@ -15,6 +16,7 @@ TABLE = {8: [8, 6, 5], 10: [8, 5, 5, 5], 12: [7, 5, 5, 5, 5], 14: [8, 8, 8, 6, 5
 def plain(levels):
     """The rounding alone: z goes in and comes out through identities."""
     module = FSQ(levels, dim=len(levels)).double()
+    module.norm = nn.Identity()
     with torch.no_grad():
         for layer in (module.inwards, module.outwards):
             layer.weight.copy_(torch.eye(len(levels)))
@@ -72,6 +74,7 @@ def test_two_codebooks_are_two_of_one():
     levels = [5, 4, 3]
     torch.manual_seed(0)
     both = FSQ(levels, dim=6, num_codebooks=2).double().eval()
+    both.norm = nn.Identity()
     with torch.no_grad():
         for layer in (both.inwards, both.outwards):
             layer.weight.copy_(torch.eye(6))
@@ -83,6 +86,24 @@ def test_two_codebooks_are_two_of_one():
     assert torch.equal(latent.z_q, torch.cat([part.z_q for part in parts], 1))
     assert torch.equal(both.lookup(latent.codes), latent.z_q)
     torch.testing.assert_close(latent.rate_nats, sum(part.rate_nats for part in parts))
+
+
+def test_an_encoder_that_drifts_away_keeps_its_codes_and_its_gradient():
+    torch.manual_seed(0)
+    module = FSQ([8, 5, 5, 5], dim=16).double()
+    z = torch.randn(64, 16, dtype=torch.float64)
+    far = (40 * z + 1000).requires_grad_()
+    latent = module(far)
+    assert torch.equal(latent.codes, module(z).codes) and len(latent.codes.unique()) > 20
+    latent.z_q.square().sum().backward()
+    assert (40 * far.grad).norm() > 1e-3 * 64**0.5
+    module.norm = nn.Identity()
+    assert len(module(far).codes.unique()) <= 2, "else there was nothing to normalise"
+
+
+def test_one_dimension_cannot_be_normalised():
+    with pytest.raises(ValueError, match="dim: expected 2 or more, .* found 1"):
+        FSQ([5], dim=1)
 
 
 def test_levels_below_two_are_refused():
