@@ -16,8 +16,8 @@ DEMO_AUDIO = experiment=spoken_words_demo run=demo_audio
 CHOICE = experiment=$(EXPERIMENT) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-audio demo-video doom-data stage1 extract-codes stage2 sample evaluate compare study test test-all \
-	benchmark clean
+.PHONY: help install demo demo-audio demo-video doom-data stage1 extract-codes stage2 sample evaluate compare study \
+	test test-all benchmark clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18

@@ -81,9 +81,9 @@ def others_nats(stage1: TrainedStage, split: Split, batch_size: int, seed: int) 
     return torch.cat(nll)
 
 
-def shuffled(measured: Measured, others: Tensor | None) -> dict | None:
-    """The distortion with others' latents, `others_nats`. What latents tell the decoder is the nats gained by the right
-    ones."""
+def shuffled(measured: Measured) -> dict | None:
+    """The distortion with others' latents. What latents tell the decoder is the nats gained by the right ones."""
+    others = measured.others_nats
     if others is None:
         return None
     return {"distortion_shuffled": float(others.sum() / measured.sizes.sum()) / math.log(2),

@@ -13,39 +13,46 @@ from torch import Tensor
 from pipelines import media
 from pipelines.bounds_evaluation import gain
 from pipelines.code_probe import knowledge, targets
-from pipelines.data.base import Data, Split
 from pipelines.errors import InputError
 from pipelines.generate import climb, decode, descend, generator
-from pipelines.measured import Measured, batches
+from pipelines.measured import Measured, Subject, batches
+from pipelines.prediction import spread
 from pipelines.runs import Run, TrainedStage, load_parents, load_stage1
 
 SHOWN = 8  # items in the picture
 DECODINGS = 4  # of the same codes
 
 
-def figures(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | None, data: Data, split_name: str,
-            options, seed: int, device: torch.device) -> dict:
-    """What is known by the codes. Errors of pixels say nothing of a decoder that draws, nor of codes."""
-    train = torch.cat([stage1.module.encode(batch.x).flatten(1).cpu()
-                       for _, batch in batches(data.split("train").to(device), options.batch_size, "training codes")])
-    num_codes, wanted = stage1.module.bottleneck.num_codes, targets(data, split_name)
-    known = knowledge(train, measured.codes.flatten(1), num_codes, wanted, device)
-    return {"nmse": None, "psnr_db": None, "ssim": None, "judge": None, "probe": known}
+def check(subject: Subject) -> None:
+    """Raises InputError for a run evaluate.unconditional that cannot be compared with."""
+    if subject.options.unconditional is not None:
+        load_untold(subject)
 
 
-def frame_nats(measured: Measured, others: Tensor | None, stage1: TrainedStage, split: Split, options,
-               device: torch.device) -> dict:
-    """-log p(data of an item) in nats: told its own codes, another item's (`others`, (n,)), and of the decoder of the
-    run evaluate.unconditional, which is told nothing. Gains are of paired differences, each with its standard error;
-    items count as independent of each other, which neighbours in a walk are not quite.
+def figures(measured: Measured, subject: Subject, shared: dict) -> dict:
+    """What the codes are worth and what they know. Errors of pixels say nothing of a decoder that draws, nor of codes."""
+    model, data = subject.stage1.module, subject.data
+    training = batches(data.split("train").to(subject.device), subject.options.batch_size, "training codes")
+    train = torch.cat([model.encode(batch.x).flatten(1).cpu() for _, batch in training])
+    known = knowledge(train, measured.codes.flatten(1), model.bottleneck.num_codes, targets(data, subject.split_name),
+                      subject.device)
+    return {"nmse": None, "psnr_db": None, "ssim": None, "judge": None, "frame_nats": frame_nats(measured, subject),
+            "probe": known}
+
+
+def frame_nats(measured: Measured, subject: Subject) -> dict:
+    """-log p(data of an item) in nats: told its own codes, another item's, and of the decoder of the run
+    evaluate.unconditional, which is told nothing. Gains are of paired differences, each with its standard error; items
+    count as independent of each other, which neighbours in a walk are not quite.
 
     m codes of K tell a decoder that models all there is m log K nats at most. More is gained where the other one sees
     too little, or has learned too short, to find out for itself what they say: at every position anew."""
-    own, found = measured.nll_nats, {"own": float(measured.nll_nats.mean()), "others": None, "unconditional": None}
+    own, others = measured.nll_nats, measured.others_nats
+    found = {"own": float(own.mean()), "others": None, "unconditional": None}
     if others is not None:
         found |= {"others": float(others.mean()), "own_over_others": gain(others, own)}
-    if options.unconditional is not None:
-        told_nothing = unconditional_nats(Run(Path(options.unconditional)), stage1, split, options.batch_size, device)
+    if subject.options.unconditional is not None:
+        told_nothing = unconditional_nats(subject)
         found |= {"unconditional": float(told_nothing.mean()), "own_over_unconditional": gain(told_nothing, own)}
         if others is not None:
             found["unconditional_over_others"] = gain(others, told_nothing)
@@ -53,11 +60,19 @@ def frame_nats(measured: Measured, others: Tensor | None, stage1: TrainedStage, 
 
 
 @torch.no_grad()
-def unconditional_nats(run: Run, stage1: TrainedStage, split: Split, batch_size: int, device: torch.device) -> Tensor:
-    """-log p of each item (n,) under the decoder of a run whose codebooks have one code each.
+def unconditional_nats(subject: Subject) -> Tensor:
+    """-log p of each item (n,) under the decoder that is told nothing."""
+    model = load_untold(subject).module
+    return torch.cat([model.evaluate(batch.x).nll_nats.cpu()
+                      for _, batch in batches(subject.split, subject.options.batch_size, "unconditional")])
+
+
+def load_untold(subject: Subject) -> TrainedStage:
+    """The stage 1 of the run evaluate.unconditional, whose codebooks have one code each.
 
     Raises InputError where that run is told something, was trained on other codes, or has a decoder of another size."""
-    other = load_stage1(run, device)
+    run, stage1 = Run(Path(subject.options.unconditional)), subject.stage1
+    other = load_stage1(run, subject.device)
     if other.config["example"].get("parent") != stage1.config["example"]["parent"]:
         raise InputError(f"evaluate.unconditional: expected a run on the same codes, found {run.root} on others")
     if (levels := getattr(other.module.bottleneck, "num_codes", None)) != 1:
@@ -67,8 +82,7 @@ def unconditional_nats(run: Run, stage1: TrainedStage, split: Split, batch_size:
     if sizes[0] != sizes[1]:
         raise InputError(f"evaluate.unconditional: expected a decoder of {sizes[0]} parameters, found {run.root} with "
                          f"{sizes[1]}")
-    nats = [other.module.evaluate(batch.x).nll_nats.cpu() for _, batch in batches(split, batch_size, "unconditional")]
-    return torch.cat(nats)
+    return other
 
 
 def rows(result: dict) -> list[tuple[str, float | None, str]]:
@@ -88,18 +102,17 @@ def rows(result: dict) -> list[tuple[str, float | None, str]]:
     return table
 
 
-def draw(data: Data, split_name: str, seed: int, run: Run, split: Split, measured: Measured,
-         stage1: TrainedStage) -> dict[str, Path]:
+def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
     """Some items of the split as pixels, at every level."""
-    run.figures.mkdir(parents=True, exist_ok=True)
-    chosen = torch.linspace(0, len(split) - 1, min(SHOWN, len(split))).long()
-    pixels = data
+    figures, pixels = subject.run.figures, subject.data
+    figures.mkdir(parents=True, exist_ok=True)
     while pixels.kind == "codes":
         pixels = pixels.parent_data
-    parents = load_parents(run, stage1, next(stage1.module.parameters()).device, data.parent)
-    made = levels(pixels.split(split_name).batch(chosen).x, stage1, parents, seed)
-    media.write_picture(run.figures / "levels.png", media.named_rows(made))
-    return {"originals and every level": run.figures / "levels.png"}
+    originals = pixels.split(subject.split_name).batch(spread(SHOWN, len(subject.split))).x
+    parents = load_parents(subject.run, subject.stage1, subject.device, subject.data.parent)
+    made = levels(originals, subject.stage1, parents, subject.seed)
+    media.write_picture(figures / "levels.png", media.named_rows(made))
+    return {"originals and every level": figures / "levels.png"}
 
 
 @torch.inference_mode()

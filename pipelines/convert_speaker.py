@@ -14,6 +14,7 @@ import torch
 
 from pipelines.convert import convert
 from pipelines.errors import InputError, one_line_errors
+from pipelines.flags import add_run_flags, check_flags
 from pipelines.generate import class_number
 from pipelines.own_sounds import SHOWN, encode_sounds
 from pipelines.runs import chosen_run, load_stage1
@@ -25,19 +26,13 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Says recordings again in the voice of another speaker.")
     parser.add_argument("--input", type=Path, required=True, metavar="FILE_OR_FOLDER")
     parser.add_argument("--speaker", required=True, help="one of the speakers that the run was trained on")
-    parser.add_argument("--run", type=Path, help="a run's folder (default: the one whose stage 2 was trained last)")
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where to look without --run")
     parser.add_argument("--label", default="speaker", help="the decoder's label that is changed (default: speaker)")
-    parser.add_argument("--out", type=Path, help="folder for the files (default: RUN/conversions)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--device", default="auto")
+    add_run_flags(parser, "RUN/conversions", "of a decoder that draws what it makes (default: 0)", batch_size=16)
     return parser.parse_args()
 
 
 def main(arguments: argparse.Namespace) -> None:
-    if arguments.batch_size < 1:
-        raise InputError(f"--batch-size: expected at least 1, found {arguments.batch_size}")
+    check_flags(arguments)
     device = choose_device(arguments.device)
     run = chosen_run(arguments.run, arguments.runs_dir)
     stage1 = load_stage1(run, device)

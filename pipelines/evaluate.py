@@ -17,7 +17,6 @@ import json
 import math
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,65 +31,71 @@ from pipelines.data.codes import CodeData, CodeSplit
 from pipelines.errors import InputError
 from pipelines.generate import load_chain
 from pipelines.lengths import conditioning
-from pipelines.measured import Measured, batches, measure, uses
-from pipelines.runs import Run, TrainedStage, check_same_data, load_stage1, run_of
+from pipelines.measured import Measured, Subject, batches, measure, uses
+from pipelines.prediction import spread
+from pipelines.runs import TrainedStage, check_same_data, load_stage1, run_of
 from pipelines.training.checkpoint import write_atomically
 from pipelines.training.distributed import choose_device
 from pipelines.training.log import read_metrics
-from stage1_vqvae.bottlenecks.base import Bottleneck, Quantizer
+from stage1_vqvae.bottlenecks.base import Bottleneck
 from stage1_vqvae.bottlenecks.gaussian import Gaussian
 from stage1_vqvae.codebook import perplexity
+
+
+# What each kind of data has of its own: check(subject), figures(measured, subject, figures so far), rows(result) of the
+# table, and draw(measured, subject, result).
+KINDS = {"image": image_evaluation, "audio": sound_evaluation, "video": video_evaluation, "codes": code_evaluation}
 
 
 @hydra_main("stage1")
 def main(cfg: DictConfig) -> None:
     start = time.monotonic()
+    subject = load_subject(cfg)
+    run, stage1, stage2, kind = subject.run, subject.stage1, subject.stage2, KINDS[subject.data.kind]
+    for name, least in {"batch_size": 1, "bound_samples": 0, "samples": 0}.items():
+        if (found := subject.options[name]) < least:
+            raise InputError(f"evaluate.{name}: expected {least} or more, found {found}")
+    kind.check(subject)
+    measured, figures = measure_shared(subject)
+    figures |= kind.figures(measured, subject, figures)
+    result = {"run": cfg.run, "data": subject.data.name, "split": subject.split_name, "items": len(subject.split),
+              "stage1_step": stage1.state["step"], "stage2_step": stage2 and stage2.state["step"],
+              "training_seconds": {"stage1": stage1.state["seconds"], "stage2": stage2 and stage2.state["seconds"]},
+              **figures}
+    write_atomically(run.root / "metrics.json", (json.dumps(rounded(result), indent=1) + "\n").encode())
+    pictures = kind.draw(measured, subject, result) | draw_training(measured, subject)
+    print(table(result, kind.rows(result)))
+    print("\n".join(f"{title:<34}{path}" for title, path in pictures.items()))
+    print(f"measured in {time.monotonic() - start:.0f} s -> {run.root / 'metrics.json'}")
+
+
+def load_subject(cfg: DictConfig) -> Subject:
+    """The run that the configuration names; the test split where the data have one, if none is asked for."""
     run, device, options = run_of(cfg), choose_device(cfg.evaluate.device), cfg.evaluate
     trained_prior = (run.stage2 / "checkpoints").is_dir()
     stage1, stage2 = load_chain(run, device) if trained_prior else (load_stage1(run, device), None)
     data = build(cfg.data)
     check_same_data(run, stage1, data, plain(cfg.data))
     name = options.split or ("test" if "test" in data.splits else "validation")
-    split = data.split(name).to(device)
+    return Subject(run, stage1, stage2, data, name, data.split(name).to(device), options, cfg.seed, device)
 
-    bottleneck = stage1.module.bottleneck
-    if data.kind == "audio" and not isinstance(bottleneck, Quantizer):
-        raise InputError(f"{run.stage1}: expected codes of sound, found {type(bottleneck).__name__}")
-    if options.bound_samples < 0:
-        raise InputError(f"evaluate.bound_samples: expected 0 or more, found {options.bound_samples}")
-    if data.kind == "video":
-        video_evaluation.check(options, data)
-    measured, gaussian = measure(stage1, split, options.batch_size, cfg.seed), isinstance(bottleneck, Gaussian)
+
+def measure_shared(subject: Subject) -> tuple[Measured, dict]:
+    """What there is to say of a run on whatever data, as `metrics.json` has it."""
+    stage1, split, options, seed = subject.stage1, subject.split, subject.options, subject.seed
+    bottleneck, batch_size = stage1.module.bottleneck, options.batch_size
+    measured = replace(measure(stage1, split, batch_size, seed), others_nats=others_nats(stage1, split, batch_size, seed))
+    gaussian = isinstance(bottleneck, Gaussian)
     samples = max(options.bound_samples, 1) if gaussian else options.bound_samples
-    sampled = sample_posterior(stage1, split, samples, options.batch_size, cfg.seed)
+    sampled = sample_posterior(stage1, split, samples, batch_size, seed)
     if gaussian:  # the distortion of the mean is no part of a bound
         measured = replace(measured, nll_nats=sampled.nll_nats)
     figures = own_figures(measured, bottleneck)
     figures["bounds"] = bounds(sampled, measured.sizes, samples) if sampled and options.bound_samples else None
-    others = others_nats(stage1, split, options.batch_size, cfg.seed)
-    figures["latents"]["shuffled"] = shuffled(measured, others)
-    if stage2 is not None:
-        add_prior(figures, run, stage2, measured, name, options.batch_size, device)
-    kinds = {"image": image_evaluation, "audio": sound_evaluation, "video": video_evaluation, "codes": code_evaluation}
-    figures |= kinds[data.kind].figures(measured, stage1, stage2, data, name, options, cfg.seed, device)
-    if data.kind == "codes":
-        figures["frame_nats"] = code_evaluation.frame_nats(measured, others, stage1, split, options, device)
-    if "sound" in figures and stage2 is not None:
-        bits_a_sample = figures["bits_per_dim"]["rate_prior"]
-        figures["sound"]["code_bits_a_second_prior"] = bits_a_sample * data.sample_rate_hz
-    result = {"run": cfg.run, "data": data.name, "split": name, "items": len(split),
-              "stage1_step": stage1.state["step"], "stage2_step": stage2 and stage2.state["step"],
-              "training_seconds": {"stage1": stage1.state["seconds"], "stage2": stage2 and stage2.state["seconds"]},
-              **figures}
-    write_atomically(run.root / "metrics.json", (json.dumps(rounded(result), indent=1) + "\n").encode())
-    draw = partial(code_evaluation.draw, data, name, cfg.seed) if data.kind == "codes" else kinds[data.kind].draw
-    pictures = draw(run, split, measured, stage1) | draw_training(run, measured, stage1)
-    print(table(result))
-    if figures.get("video"):
-        pictures |= video_evaluation.draw_predictions(run, figures["video"])
-        print(video_evaluation.step_table(figures["video"]))
-    print("\n".join(f"{title:<34}{path}" for title, path in pictures.items()))
-    print(f"measured in {time.monotonic() - start:.0f} s -> {run.root / 'metrics.json'}")
+    figures["latents"]["shuffled"] = shuffled(measured)
+    if subject.stage2 is not None:
+        add_prior(figures, measured, subject)
+    return measured, figures
 
 
 def own_figures(measured: Measured, bottleneck: Bottleneck) -> dict:
@@ -121,13 +126,13 @@ def own_figures(measured: Measured, bottleneck: Bottleneck) -> dict:
     }
 
 
-def add_prior(figures: dict, run: Run, stage2: TrainedStage, measured: Measured, name: str, batch_size: int,
-              device: torch.device) -> None:
-    """The prior's bits a code on the split and on training codes, unigram and bigram beside them, and the rate."""
-    data, num_codes = CodeData(run.codes), figures["codes"]["num_codes"]
-    splits = [data.split(own) for own in ("train", name)]
+def add_prior(figures: dict, measured: Measured, subject: Subject) -> None:
+    """The prior's bits a code on the split and on as many training items, unigram and bigram beside them, and the rate."""
+    data, num_codes = CodeData(subject.run.codes), figures["codes"]["num_codes"]
+    splits = [data.split(own) for own in ("train", subject.split_name)]
     codes, real = zip(*(all_codes(split) for split in splits))
-    trained, held_out = (prior_bits(stage2, split, batch_size, device) for split in splits)
+    trained, held_out = (prior_bits(subject.stage2, split.to(subject.device), spread(len(splits[1]), len(split)),
+                                    subject.options.batch_size) for split in splits)
     figures["codes"] |= {
         "unigram_bits": each(unigram_bits(*codes, num_codes, real)),
         "bigram_bits": each(bigram_bits(*codes, num_codes, real)),
@@ -149,24 +154,25 @@ def all_codes(split: CodeSplit) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def prior_bits(stage2: TrainedStage, split: CodeSplit, batch_size: int, device: torch.device) -> Tensor:
-    """Bits a code of each codebook (g,) float64, over what is no padding."""
+def prior_bits(stage2: TrainedStage, split: CodeSplit, items: Tensor, batch_size: int) -> Tensor:
+    """Bits a code of each codebook (g,) float64, over what is no padding of these items."""
     columns = [stage2.config["codes"]["label_names"].index(name) for name in stage2.config["condition_on"]]
     total, count = 0, 0
-    for _, batch in batches(split.to(device), batch_size, "prior"):
+    for _, batch in batches(split, batch_size, "prior", items):
         labels = batch.labels[:, columns] if columns else None
         told = batch.lengths if stage2.config.get("condition_on_length") else None
         nats = stage2.module.code_nats(batch.x, labels, conditioning(batch.local, told, batch.x.shape[1])).double()
         nats = nats.reshape(len(nats), -1, split.num_codebooks)
         if batch.lengths is not None:
-            nats = nats * (torch.arange(nats.shape[1], device=device) < batch.lengths[:, None])[..., None]
+            nats = nats * (torch.arange(nats.shape[1], device=nats.device) < batch.lengths[:, None])[..., None]
         total = total + nats.sum((0, 1)).cpu()
         count += nats.shape[0] * nats.shape[1] if batch.lengths is None else int(batch.lengths.sum())
     return total / (count * math.log(2))
 
 
-def draw_training(run: Run, measured: Measured, stage1: TrainedStage) -> dict[str, Path]:
+def draw_training(measured: Measured, subject: Subject) -> dict[str, Path]:
     """Loss curves, and where there is a codebook its use."""
+    run, stage1 = subject.run, subject.stage1
     paths = {"loss curves": run.figures / "loss_curves.png"}
     media.plot_curves(paths["loss curves"], {"stage 1": read_metrics(run.stage1 / "metrics.jsonl"),
                                              "stage 2": read_metrics(run.stage2 / "metrics.jsonl")})
@@ -176,9 +182,9 @@ def draw_training(run: Run, measured: Measured, stage1: TrainedStage) -> dict[st
     return paths
 
 
-def table(result: dict) -> str:
-    """The figures as a table of two columns, those that do not apply left out."""
-    bits, latents, verdict = result["bits_per_dim"], result["latents"], result.get("judge") or {}
+def table(result: dict, own_rows: list[tuple[str, float | list[float] | None, str]]) -> str:
+    """The figures as a table of two columns, those of the kind of data last, those that do not apply left out."""
+    bits, latents = result["bits_per_dim"], result["latents"]
     rows = [
         ("distortion, bits/dim", bits["distortion"], ".4f"),
         ("rate, uniform prior, bits/dim", bits["rate_uniform"], ".4f"),
@@ -188,9 +194,6 @@ def table(result: dict) -> str:
         ("bound, learned prior, bits/dim", bits["total_prior"], ".4f"),
         ("bound, N(0, I), bits/dim", bits["total_normal"], ".4f"),
         *bound_rows(result["bounds"]),
-        ("NMSE", result.get("nmse"), ".4f"),
-        ("PSNR, dB", result.get("psnr_db"), ".2f"),
-        ("SSIM", result.get("ssim"), ".4f"),
         *code_rows(result["codes"]),
         ("latents an example", latents["dims"], ".1f"),
         ("bits an example: training prior", latents["bits"], ".1f"),
@@ -198,16 +201,18 @@ def table(result: dict) -> str:
         ("bits an example: prior", latents["bits_prior"], ".1f"),
         ("mean norm of encodings", latents["mean_norm"], ".3f"),
         *shuffled_rows(latents["shuffled"]),
-        ("judge: real images right", verdict.get("real"), ".1%"),
-        ("judge: reconstructions right", verdict.get("reconstructions"), ".1%"),
-        ("judge: samples right", verdict.get("samples"), ".1%"),
-        *(sound_evaluation.rows(result["sound"]) if "sound" in result else []),
-        *(code_evaluation.rows(result) if "frame_nats" in result else []),
-        *(video_evaluation.rows(result["video"]) if result.get("video") else []),
+        *own_rows,
     ]
     title = f"{result['run']}: {result['items']} items of {result['data']} ({result['split']})"
-    lines = [f"{name:<38}{value:>12{form}}" for name, value, form in rows if value is not None]
+    lines = [row_line(*row) for row in rows if row[1] is not None]
     return "\n".join([title, "-" * 50, *lines, "-" * 50])
+
+
+def row_line(name: str, value: float | list[float], form: str) -> str:
+    """A figure in its column; several, such as those of successive frames, behind each other."""
+    if isinstance(value, list):
+        return f"{name:<38}" + "".join(f"{each:>8{form}}" for each in value)
+    return f"{name:<38}{value:>12{form}}"
 
 
 def bound_rows(found: dict | None) -> list[tuple[str, float | None, str]]:

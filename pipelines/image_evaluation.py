@@ -4,36 +4,40 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
 from pipelines import media
 from pipelines.classifier import accuracy
-from pipelines.data.base import Data, Split
 from pipelines.generate import generate
 from pipelines.judge import judge, train_judge
-from pipelines.measured import Measured, batches
-from pipelines.runs import Run, TrainedStage
+from pipelines.measured import Measured, Subject, batches
 
 SHOWN = 32  # images beside their reconstructions in the picture
 
 
-def figures(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | None, data: Data, split_name: str,
-                  options, seed: int, device: torch.device) -> dict:
-    """NMSE, PSNR and SSIM of the reconstructions as they are written out, rounded to whole levels; the judge's word."""
-    errors, similarities, split = [], [], data.split(split_name).to(device)
-    for start, batch in batches(split, options.batch_size, "errors"):
+def check(subject: Subject) -> None:
+    """Every run on pictures can be measured."""
+
+
+def figures(measured: Measured, subject: Subject, shared: dict) -> dict:
+    """The errors of the reconstructions, and the judge's word."""
+    judged = subject.options.judge and subject.data.label_names
+    return errors(measured, subject) | {"judge": call_judge(measured, subject) if judged else None}
+
+
+def errors(measured: Measured, subject: Subject) -> dict[str, float | None]:
+    """NMSE, PSNR and SSIM of pictures, or of the frames of clips, as they are written out, rounded to whole levels."""
+    squares, similarities = [], []
+    for start, batch in batches(subject.split, subject.options.batch_size, "errors"):
         x, made = batch.x.cpu(), measured.reconstructions[start : start + len(batch.x)]
-        errors.append(squared_errors(made, x))
+        if x.ndim == 5:
+            x, made = media.frames(x), media.frames(made)
+        squares.append(squared_errors(made, x))
         similarities.append(similarity(made, x))
-    errors = torch.cat(errors)
-    verdict = None
-    if options.judge and data.label_names:
-        verdict = call_judge(stage1, stage2, data, split, measured.reconstructions, options, seed, device)
+    squares = torch.cat(squares)
     return {
-        "nmse": float(errors.mean() / data.variance),
-        "psnr_db": float(psnr_db(errors).mean()),
+        "nmse": float(squares.mean() / subject.data.variance),
+        "psnr_db": float(psnr_db(squares).mean()),
         "ssim": float(torch.cat(similarities).mean()) if similarities[0] is not None else None,
-        "judge": verdict,
     }
 
 
@@ -49,28 +53,47 @@ def psnr_db(errors: Tensor) -> Tensor:
 
 def similarity(made: Tensor, x: Tensor) -> Tensor | None:
     """SSIM of pairs of images uint8 (n, c, h, w), (n,) float64; None for those smaller than its window."""
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim  # takes seconds to import
+
     if min(x.shape[-2:]) <= 10:  # the usual window of SSIM is 11 pixels wide
         return None
     return ssim(made.float(), x.float(), data_range=255.0, reduction="none").double()
 
 
-def call_judge(stage1, stage2, data: Data, split: Split, reconstructions: Tensor, options, seed: int, device) -> dict:
+def call_judge(measured: Measured, subject: Subject) -> dict:
     """Accuracy of a classifier on real held-out images, on their reconstructions and on class-conditional samples."""
-    column, classes = 0, data.classes[0]
-    name = data.label_names[column]
-    model = train_judge(data.split("train").to(device), column, len(classes), data.shape, device)
-    labels = split.labels[:, column].cpu()
-    real = torch.cat([judge(model, batch.x) for batch in split.evaluation_batches()])
-    verdict = {"label": name, "real": accuracy(real, labels), "reconstructions": accuracy(judge(model, reconstructions),
-                                                                                          labels), "samples": None}
+    data, stage2, options, column = subject.data, subject.stage2, subject.options, 0
+    name, labels = data.label_names[column], subject.split.labels[:, column].cpu()
+    model = train_judge(data.split("train").to(subject.device), column, len(data.classes[column]), data.shape,
+                        subject.device)
+    real = torch.cat([judge(model, batch.x) for batch in subject.split.evaluation_batches()])
+    verdict = {"label": name, "real": accuracy(real, labels),
+               "reconstructions": accuracy(judge(model, measured.reconstructions), labels), "samples": None}
     if stage2 is not None and name in stage2.config["condition_on"] and options.samples:
-        made = generate(stage1, stage2, options.samples, seed, options.batch_size, device)
+        made = generate(subject.stage1, stage2, options.samples, subject.seed, options.batch_size, subject.device)
         verdict |= {"samples": accuracy(judge(model, made.x), made.label(name)), "samples_judged": options.samples}
     return verdict
 
 
-def draw(run: Run, split: Split, measured: Measured, stage1: TrainedStage) -> dict[str, Path]:
+def rows(result: dict) -> list[tuple[str, float | None, str]]:
+    """Of the printed table: name, figure, format."""
+    verdict = result["judge"] or {}
+    return [
+        *error_rows(result),
+        ("judge: real images right", verdict.get("real"), ".1%"),
+        ("judge: reconstructions right", verdict.get("reconstructions"), ".1%"),
+        ("judge: samples right", verdict.get("samples"), ".1%"),
+    ]
+
+
+def error_rows(result: dict) -> list[tuple[str, float | None, str]]:
+    """What `errors` found."""
+    return [("NMSE", result["nmse"], ".4f"), ("PSNR, dB", result["psnr_db"], ".2f"), ("SSIM", result["ssim"], ".4f")]
+
+
+def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
     """Originals above reconstructions, and where samples lie; returns what each picture shows and its path."""
+    run, split = subject.run, subject.split
     run.figures.mkdir(parents=True, exist_ok=True)
     shown = min(SHOWN, len(split))
     originals = split.batch(torch.arange(shown)).x.cpu()

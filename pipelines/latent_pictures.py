@@ -21,6 +21,7 @@ from torch import Tensor
 from pipelines import media
 from pipelines.data.base import Split
 from pipelines.errors import InputError, one_line_errors
+from pipelines.flags import add_data_flag, add_run_flags, check_flags
 from pipelines.generate import generator, picture_draws
 from pipelines.measured import batches
 from pipelines.runs import TrainedStage, chosen_run, load_data, load_stage1
@@ -36,21 +37,15 @@ MOST = 0.01, 0.99  # quantiles of a latent over the split, between which it is v
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Draws what the latents of a trained stage 1 mean.")
-    parser.add_argument("--run", type=Path, help="a run's folder (default: the one whose stage 2 was trained last)")
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where to look without --run")
-    parser.add_argument("--data-root", type=Path, help="where the run's data lie, if not where they did in training")
+    add_data_flag(parser)
     parser.add_argument("--split", help="default: test where the data have one, else validation")
     parser.add_argument("--example", type=int, default=0, help="number of the example in the split that is varied")
-    parser.add_argument("--seed", type=int, default=0, help="of a decoder that draws what it makes")
-    parser.add_argument("--out", type=Path, help="folder for the pictures (default: RUN/figures)")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--device", default="auto")
+    add_run_flags(parser, "RUN/figures", "of a decoder that draws what it makes (default: 0)")
     return parser.parse_args()
 
 
 def main(arguments: argparse.Namespace) -> None:
-    if arguments.batch_size < 1:
-        raise InputError(f"--batch-size: expected at least 1, found {arguments.batch_size}")
+    check_flags(arguments)
     run = chosen_run(arguments.run, arguments.runs_dir)
     stage1 = load_stage1(run, choose_device(arguments.device))
     if (kind := stage1.config["example"]["kind"]) != "image":

@@ -1,16 +1,32 @@
-"""What evaluation finds out about every item of a split with stage 1 alone."""
+"""What is evaluated, and what evaluation finds out about every item of its split with stage 1 alone."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from pipelines.data.base import Batch, Split, code_lengths
+from pipelines.data.base import Batch, Data, Split, code_lengths
 from pipelines.generate import decode, generator, picture_draws
-from pipelines.runs import TrainedStage
+from pipelines.runs import Run, TrainedStage
 from stage1_vqvae.codebook import usage
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run, and the split of its data that it is measured on."""
+
+    run: Run
+    stage1: TrainedStage
+    stage2: TrainedStage | None  # None where no prior was trained
+    data: Data
+    split_name: str
+    split: Split  # on the device
+    options: DictConfig  # evaluate.* of the configuration
+    seed: int
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -24,6 +40,7 @@ class Measured:
     real: Tensor  # (n, t) bool: which positions are no padding
     reconstructions: Tensor  # (n, *shape) in data units
     sizes: Tensor  # (n,) int64: data dimensions of each item, padding apart
+    others_nats: Tensor | None = None  # (n,) float64, -log p(x | z_q of another item), of an autoregressive decoder
 
     @property
     def positions(self) -> float:
@@ -66,8 +83,8 @@ def uses(measured: Measured, num_codes: int) -> Tensor:
     return torch.stack([usage(own, num_codes) for own in measured.codes[measured.real].unbind(-1)])
 
 
-def batches(split: Split, batch_size: int, title: str) -> Iterator[tuple[int, Batch]]:
-    """(number of the first item, batch) over a whole split, with a progress bar."""
-    parts = torch.arange(len(split)).split(batch_size)
+def batches(split: Split, batch_size: int, title: str, items: Tensor | None = None) -> Iterator[tuple[int, Batch]]:
+    """(number of the first item, batch) over a whole split, or these items of it, with a progress bar."""
+    parts = (torch.arange(len(split)) if items is None else items).split(batch_size)
     for part in tqdm(parts, desc=title, leave=False, dynamic_ncols=True, disable=None):
         yield int(part[0]), split.batch(part)

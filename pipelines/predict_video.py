@@ -20,6 +20,7 @@ from torch import Tensor
 from pipelines import media
 from pipelines.actions import RECORDED, wanted_actions
 from pipelines.errors import InputError, one_line_errors
+from pipelines.flags import add_data_flag, add_run_flags, add_truncation_flags, check_flags, truncation
 from pipelines.generate import load_chain
 from pipelines.prediction import predict, spread
 from pipelines.runs import chosen_run, load_data
@@ -28,30 +29,19 @@ from pipelines.training.distributed import choose_device
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Continues held-out clips with a trained run, as actions say.")
-    parser.add_argument("--run", type=Path, help="a run's folder (default: the one whose stage 2 was trained last)")
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where to look without --run")
-    parser.add_argument("--data-root", type=Path, help="where the run's data lie, if not where they did in training")
+    add_data_flag(parser)
     parser.add_argument("--n", type=int, default=8, help="how many clips, from all over the held-out episodes")
     parser.add_argument("--context", type=int, default=6, help="frames that are given")
     parser.add_argument("--frames", type=int, default=10, help="frames that are predicted")
     parser.add_argument("--actions", nargs="+", default=[RECORDED], metavar="NAME_OR_FILE",
                         help=f"for the predicted frames: an action throughout, a file with one a line, or {RECORDED!r}")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0: always the most likely code")
-    parser.add_argument("--top-k", type=int, help="draw among the k most likely codes")
-    parser.add_argument("--top-p", type=float, help="draw among the most likely codes of this total probability")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="folder for the files (default: RUN/predictions)")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--device", default="auto")
+    add_truncation_flags(parser)
+    add_run_flags(parser, "RUN/predictions", "of what is drawn (default: 0)")
     return parser.parse_args()
 
 
 def main(arguments: argparse.Namespace) -> None:
-    for name in ("n", "context", "frames", "batch_size"):
-        if getattr(arguments, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(arguments, name)}")
-    if arguments.seed < 0:
-        raise InputError(f"--seed: expected 0 or more, found {arguments.seed}")
+    check_flags(arguments)
     device = choose_device(arguments.device)
     run = chosen_run(arguments.run, arguments.runs_dir)
     out = arguments.out or run.root / "predictions"
@@ -70,8 +60,7 @@ def main(arguments: argparse.Namespace) -> None:
         if actions is not None:
             told[:, context:] = actions
         rows[title(name)] = predict(stage1, stage2, batch.x[:, :, :context], told, batch.labels, arguments.seed,
-                                    arguments.batch_size, temperature=arguments.temperature, top_k=arguments.top_k,
-                                    top_p=arguments.top_p)
+                                    arguments.batch_size, **truncation(arguments))
     seconds = time.monotonic() - start
 
     out.mkdir(parents=True, exist_ok=True)

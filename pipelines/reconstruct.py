@@ -18,7 +18,9 @@ from pipelines import code_evaluation, media, own_sounds, sound_media
 from pipelines.convert import convert
 from pipelines.data.pictures import find_pictures, load_pictures
 from pipelines.errors import InputError, one_line_errors
+from pipelines.flags import add_run_flags, check_flags
 from pipelines.generate import class_number, climb, descend, generator, parse_labels, picture_draws
+from pipelines.image_evaluation import psnr_db, squared_errors
 from pipelines.own_sounds import encode_sounds
 from pipelines.runs import TrainedStage, chosen_run, load_parents, load_stage1
 from pipelines.sound_figures import log_spectral_distance
@@ -30,20 +32,14 @@ SHOWN = 64
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Encodes pictures or sounds with a trained run and decodes them.")
     parser.add_argument("--input", type=Path, required=True, metavar="FILE_OR_FOLDER")
-    parser.add_argument("--run", type=Path, help="a run's folder (default: the one whose stage 2 was trained last)")
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where to look without --run")
     parser.add_argument("--label", action="append", default=[], metavar="NAME=CLASS",
                         help="what the decoder is told, for a run whose decoder is told labels")
-    parser.add_argument("--seed", type=int, default=0, help="of a decoder that draws what it makes")
-    parser.add_argument("--out", type=Path, help="folder for the files (default: RUN/reconstructions)")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--device", default="auto")
+    add_run_flags(parser, "RUN/reconstructions", "of a decoder that draws what it makes (default: 0)")
     return parser.parse_args()
 
 
 def main(arguments: argparse.Namespace) -> None:
-    if arguments.batch_size < 1:
-        raise InputError(f"--batch-size: expected at least 1, found {arguments.batch_size}")
+    check_flags(arguments)
     device = choose_device(arguments.device)
     run = chosen_run(arguments.run, arguments.runs_dir)
     stage1 = load_stage1(run, device)
@@ -70,7 +66,7 @@ def reconstruct_pictures(stage1: TrainedStage, parents: list[TrainedStage], argu
             uniforms = picture_draws(stage1, own)
             made = model.evaluate(climb(parents, part.to(device)), uniforms=uniforms).reconstruction
             pictures.append(descend(parents, made, own))
-            errors.append((pictures[-1].double() - part).square().flatten(1).mean(1))
+            errors.append(squared_errors(pictures[-1], part))
     pictures, errors = torch.cat(pictures), torch.cat(errors)
     for number, (path, picture) in enumerate(zip(paths, pictures)):
         media.write_picture(out / f"{number:05d}-{path.stem}.png", picture)
@@ -79,8 +75,7 @@ def reconstruct_pictures(stage1: TrainedStage, parents: list[TrainedStage], argu
         media.write_picture(out / "comparison.png", media.named_rows(made))
     else:
         media.write_picture(out / "comparison.png", media.comparison(originals[:SHOWN], pictures[:SHOWN]))
-    psnr = (10 * torch.log10(255**2 / errors.clamp(min=1e-12))).mean()
-    return len(paths), out / "comparison.png", f"PSNR {psnr:.2f} dB"
+    return len(paths), out / "comparison.png", f"PSNR {psnr_db(errors).mean():.2f} dB"
 
 
 def reconstruct_sounds(stage1: TrainedStage, arguments: argparse.Namespace, out: Path) -> tuple[int, Path, str]:

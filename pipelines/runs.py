@@ -57,7 +57,6 @@ class Run:
     def figures(self) -> Path:
         return self.root / "figures"
 
-
     @property
     def published_parent(self) -> Path:
         return self.root / "parent"
@@ -84,7 +83,7 @@ def run_of(cfg: Any) -> Run:
 
 
 def claim_folder(folder: Path, config: dict) -> None:
-    """Writes a stage's config.yaml, or, where the stage has a checkpoint, holds the one there against the configuration given now.
+    """Writes a stage's config.yaml; where the stage has a checkpoint, the one there is held against what is given now.
 
     Raises InputError for a difference other than steps, device and logging: those runs could not go on."""
     path = folder / "config.yaml"
@@ -222,7 +221,7 @@ def load_data(run: Run, stage1: TrainedStage, root: Path | None) -> Data:
 
 
 def chosen_run(named: Path | None, runs_dir: Path) -> Run:
-    """The run that is named; else the one whose stage 2 was trained last, as its state says; else the one that comes with the project."""
+    """The run that is named; else the one whose stage 2 was trained last, as its state says; else the project's own."""
     if named:
         return Run(named)
     trained = []

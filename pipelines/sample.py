@@ -26,6 +26,7 @@ from pipelines.data.codes import CodeData
 from pipelines.data.manifest import MANIFEST
 from pipelines.data.pictures import load_pictures
 from pipelines.errors import InputError, one_line_errors
+from pipelines.flags import add_run_flags, add_truncation_flags, check_flags, truncation
 from pipelines.generate import Samples, generate, generate_vae, load_chain, load_vae, parse_labels, told_names
 from pipelines.runs import Run, TrainedStage, chosen_run, load_parents
 from pipelines.sound_media import spectrograms, write_wav
@@ -36,32 +37,21 @@ SHOWN = 8  # sounds in the picture
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="New pictures, sounds or videos from a trained run.")
-    parser.add_argument("--run", type=Path, help="a run's folder (default: the one whose stage 2 was trained last)")
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="where to look without --run")
     parser.add_argument("--n", type=int, default=64, help="how many")
     parser.add_argument("--label", action="append", default=[], metavar="NAME=CLASS",
                         help="condition on a class (repeatable); labels not given are drawn as often as in training")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0: always the most likely code")
-    parser.add_argument("--top-k", type=int, help="draw among the k most likely codes")
-    parser.add_argument("--top-p", type=float, help="draw among the most likely codes of this total probability")
+    add_truncation_flags(parser)
     parser.add_argument("--complete", type=Path, metavar="PICTURE", help="keep its upper part, draw what is below")
     parser.add_argument("--keep", type=float, default=0.5, help="with --complete: the share of rows to keep")
     parser.add_argument("--seconds", type=float, help="of sounds: how long (default: as training clips of these labels)")
     parser.add_argument("--actions", metavar="NAME_OR_FILE",
                         help="of video: one action throughout, or a file with one a line (default: of training clips)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="folder for the files (default: RUN/samples)")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--device", default="auto")
+    add_run_flags(parser, "RUN/samples", "of what is drawn (default: 0)")
     return parser.parse_args()
 
 
 def main(arguments: argparse.Namespace) -> None:
-    for name in ("n", "batch_size"):
-        if getattr(arguments, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(arguments, name)}")
-    if arguments.seed < 0:
-        raise InputError(f"--seed: expected 0 or more, found {arguments.seed}")
+    check_flags(arguments)
     device = choose_device(arguments.device)
     run = chosen_run(arguments.run, arguments.runs_dir)
     out = arguments.out or run.samples
@@ -81,8 +71,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     start = time.monotonic()
     made = generate(stage1, stage2, arguments.n, arguments.seed, arguments.batch_size, device, wanted, known,
-                    arguments.seconds, parents, actions, temperature=arguments.temperature, top_k=arguments.top_k,
-                    top_p=arguments.top_p)
+                    arguments.seconds, parents, actions, **truncation(arguments))
     seconds = time.monotonic() - start
 
     out.mkdir(parents=True, exist_ok=True)

@@ -13,33 +13,41 @@ from torch import Tensor
 
 from pipelines.classifier import accuracy
 from pipelines.convert import convert, other_classes
-from pipelines.data.base import Data, Split
 from pipelines.data.spoken_words import SpokenWords
+from pipelines.errors import InputError
 from pipelines.generate import generate
-from pipelines.measured import Measured
+from pipelines.measured import Measured, Subject
 from pipelines.phonemes import PhonemeAccuracy, frame_labels, phoneme_accuracy
+from pipelines.prediction import spread
 from pipelines.probe import probe, train_probe
-from pipelines.runs import Run, TrainedStage
 from pipelines.sound_figures import click_score, dc_offset, log_spectral_distance, stoi
 from pipelines.sound_media import comparison
+from stage1_vqvae.bottlenecks.base import Quantizer
 
 SHOWN = 5  # clips in the picture of originals, reconstructions and conversions
 MU_LAW_BITS = 8  # a sample, without any model
 
 
-def figures(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | None, data: Data, split_name: str, options,
-            seed: int, device: torch.device) -> dict:
-    """{"sound": ...}, `rows` names each figure; with options.judge and labels the probes' word too."""
-    rate, split = stage1.config["example"]["sample_rate_hz"], data.split(split_name).to(device)
-    hop = data.shape[-1] // measured.codes.shape[1]
+def check(subject: Subject) -> None:
+    """Raises InputError for latents that are no codes."""
+    bottleneck = subject.stage1.module.bottleneck
+    if not isinstance(bottleneck, Quantizer):
+        raise InputError(f"{subject.run.stage1}: expected codes of sound, found {type(bottleneck).__name__}")
+
+
+def figures(measured: Measured, subject: Subject, shared: dict) -> dict:
+    """{"sound": ...}, `rows` names each figure; with evaluate.judge and labels the probes' word too."""
+    data, split, rate = subject.data, subject.split, subject.data.sample_rate_hz
+    hop, num_codes = data.shape[-1] // measured.codes.shape[1], subject.stage1.module.bottleneck.num_codes
     samples, made, lengths = split.batch(torch.arange(len(split))).x.cpu(), measured.reconstructions, measured.sizes
     borders = torch.arange(hop, data.shape[-1], hop)
     clear, measurable = stoi(samples, made, rate, lengths)
     clicks = [click_score(waves, lengths, borders) for waves in (samples, made)]
-    codes_a_second = rate / hop * measured.codes.shape[-1]
+    codes_a_second, rate_prior = rate / hop * measured.codes.shape[-1], shared["bits_per_dim"]["rate_prior"]
     result = {
         "bits_a_symbol": float(measured.nll_nats.sum() / lengths.sum() / math.log(2)),
-        "code_bits_a_second_uniform": codes_a_second * math.log2(stage1.module.bottleneck.num_codes),
+        "code_bits_a_second_uniform": codes_a_second * math.log2(num_codes),
+        "code_bits_a_second_prior": None if rate_prior is None else rate_prior * rate,
         "mu_law_bits_a_second": float(rate * MU_LAW_BITS),
         "log_spectral_distance_db": float(log_spectral_distance(samples, made, rate, lengths).mean()),
         "stoi": float(clear[measurable].mean()) if measurable.any() else None,
@@ -51,9 +59,9 @@ def figures(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | Non
         "probes": None,
     }
     if isinstance(data, SpokenWords):
-        result["phonemes"] = asdict(phonemes(measured, data, split_name, hop, stage1.module.bottleneck.num_codes))
-    if options.judge and data.label_names:
-        result["probes"] = listen(measured, stage1, stage2, data, split, options, seed, device)
+        result["phonemes"] = asdict(phonemes(measured, data, subject.split_name, hop, num_codes))
+    if subject.options.judge and data.label_names:
+        result["probes"] = listen(measured, subject)
     return {"sound": result}
 
 
@@ -64,9 +72,10 @@ def phonemes(measured: Measured, data: SpokenWords, split: str, hop_length: int,
     return phoneme_accuracy(measured.codes[..., 0], labels, num_codes)
 
 
-def listen(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | None, data: Data, split: Split, options,
-           seed: int, device: torch.device) -> dict:
+def listen(measured: Measured, subject: Subject) -> dict:
     """For each label the share of clips that its probe hears as they are, or as was asked for."""
+    stage1, stage2, data, split = subject.stage1, subject.stage2, subject.data, subject.split
+    options, seed, device = subject.options, subject.seed, subject.device
     rate, lengths = data.sample_rate_hz, measured.sizes
     real = split.batch(torch.arange(len(split)))
     told = stage1.config["condition_on"]
@@ -91,13 +100,14 @@ def listen(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | None
     return verdicts
 
 
-def rows(found: dict) -> list[tuple[str, float | None, str]]:
+def rows(result: dict) -> list[tuple[str, float | None, str]]:
     """Of the printed table: name, figure, format."""
+    found = result["sound"]
     table = [
         ("bits a mu-law symbol", found["bits_a_symbol"], ".3f"),
         ("bits a second: mu-law", found["mu_law_bits_a_second"], ".0f"),
         ("bits a second: codes, uniform prior", found["code_bits_a_second_uniform"], ".0f"),
-        ("bits a second: codes, learned prior", found.get("code_bits_a_second_prior"), ".0f"),
+        ("bits a second: codes, learned prior", found["code_bits_a_second_prior"], ".0f"),
         ("log-spectral distance, dB", found["log_spectral_distance_db"], ".2f"),
         ("STOI", found["stoi"], ".3f"),
         ("STOI: share of clips long enough", found["stoi_share"], ".1%"),
@@ -114,11 +124,12 @@ def rows(found: dict) -> list[tuple[str, float | None, str]]:
     return table
 
 
-def draw(run: Run, split: Split, measured: Measured, stage1: TrainedStage) -> dict[str, Path]:
+def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
     """Spectrograms of originals, reconstructions and, of a decoder that is told labels, conversions."""
+    run, split, stage1 = subject.run, subject.split, subject.stage1
     run.figures.mkdir(parents=True, exist_ok=True)
     example = stage1.config["example"]
-    chosen = torch.linspace(0, len(split) - 1, min(SHOWN, len(split))).long()
+    chosen = spread(SHOWN, len(split))
     batch, lengths = split.batch(chosen), measured.sizes[chosen]
     clips = {"original": batch.x.cpu(), "reconstruction": measured.reconstructions[chosen]}
     captions = {"original": [_words(example, row) for row in batch.labels.tolist()]}

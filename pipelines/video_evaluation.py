@@ -13,22 +13,21 @@ import torch
 from torch import Tensor
 
 from pipelines import media
-from pipelines.data.base import Batch, Data
-from pipelines.data.frames import EpisodeData
+from pipelines.data.base import Batch
 from pipelines.errors import InputError
-from pipelines.image_evaluation import psnr_db, similarity, squared_errors
-from pipelines.measured import Measured, batches
+from pipelines.image_evaluation import error_rows, errors, psnr_db, similarity, squared_errors
+from pipelines.measured import Measured, Subject
 from pipelines.motion import horizontal_shifts
 from pipelines.prediction import predict, spread
-from pipelines.runs import Run, TrainedStage
 from stage1_vqvae.bounds import mean_and_standard_error
 
 SHOWN = 2  # clips beside their reconstructions in the picture
 WAYS = {"prediction": "predicted", "last_frame": "last frame repeated", "reconstruction": "decoded true codes"}
 
 
-def check(options, data: EpisodeData) -> None:
+def check(subject: Subject) -> None:
     """Raises InputError for settings of `evaluate` that do not fit the data."""
+    options, data = subject.options, subject.data
     if options.predictions and not 1 <= options.context < data.clip_length:
         raise InputError(f"evaluate.context: expected 1 to {data.clip_length - 1}, of clips of {data.clip_length} "
                          f"frames, found {options.context}")
@@ -39,35 +38,22 @@ def check(options, data: EpisodeData) -> None:
             raise InputError(f"evaluate.actions: expected names among {', '.join(data.action_names)}, found {name!r}")
 
 
-def figures(measured: Measured, stage1: TrainedStage, stage2: TrainedStage | None, data: Data, split_name: str, options,
-            seed: int, device: torch.device) -> dict:
-    """NMSE, PSNR and SSIM of reconstructed frames, rounded to whole levels; with a prior, predictions and motion."""
-    errors, similarities, split = [], [], data.split(split_name).to(device)
-    for start, batch in batches(split, options.batch_size, "errors"):
-        x, made = (media.frames(clips) for clips in (batch.x.cpu(),
-                                                     measured.reconstructions[start : start + len(batch.x)]))
-        errors.append(squared_errors(made, x))
-        similarities.append(similarity(made, x))
-    errors, found = torch.cat(errors), None
-    if stage2 is not None and options.predictions:
-        found = predictions(measured, stage1, stage2, data, split_name, options, seed)
-    return {
-        "nmse": float(errors.mean() / data.variance),
-        "psnr_db": float(psnr_db(errors).mean()),
-        "ssim": float(torch.cat(similarities).mean()) if similarities[0] is not None else None,
-        "video": found,
-    }
+def figures(measured: Measured, subject: Subject, shared: dict) -> dict:
+    """The errors of reconstructed frames; with a prior, predictions and motion."""
+    predicted = subject.stage2 is not None and subject.options.predictions
+    return errors(measured, subject) | {"video": predictions(measured, subject) if predicted else None}
 
 
-def predictions(measured: Measured, stage1: TrainedStage, stage2: TrainedStage, data: EpisodeData, split_name: str,
-                options, seed: int) -> dict:
-    """The figures of `options.predictions` clips of a split: for each way and step of a prediction, and each action."""
-    context, split = options.context, data.split(split_name)
+def predictions(measured: Measured, subject: Subject) -> dict:
+    """The figures of `evaluate.predictions` clips: for each way and step of a prediction, and each action."""
+    data, options, context = subject.data, subject.options, subject.options.context
+    split = data.split(subject.split_name)
     items = spread(options.predictions, len(split))
     batch = split.batch(items)
 
     def continued(actions: Tensor) -> Tensor:
-        return predict(stage1, stage2, batch.x[:, :, :context], actions, batch.labels, seed, options.batch_size)
+        return predict(subject.stage1, subject.stage2, batch.x[:, :, :context], actions, batch.labels, subject.seed,
+                       options.batch_size)
 
     last_frame = batch.x[:, :, context - 1 : context].expand_as(batch.x)
     clips = {"prediction": continued(batch.actions), "last_frame": last_frame,
@@ -118,45 +104,33 @@ def recorded_shifts(batch: Batch, context: int, names: tuple[str, ...]) -> dict[
     return figures
 
 
-def rows(found: dict) -> list[tuple[str, float | None, str]]:
-    """Of the table: means over the predicted frames, their first and last, and the motion under each action."""
-    lines = []
+def rows(result: dict) -> list[tuple[str, float | list[float] | None, str]]:
+    """Of the table: errors; predictions in the mean and frame by frame; the motion under each action."""
+    found, lines = result["video"], error_rows(result)
+    if found is None:
+        return lines
     for way, title in WAYS.items():
-        for kind, unit, form in (("psnr_db", "PSNR, dB", ".2f"), ("ssim", "SSIM", ".4f")):
+        for kind, unit, form in (("psnr_db", "PSNR, dB", ".2f"), ("ssim", "SSIM", ".3f")):
             if steps := found[f"{way}_{kind}"]:
-                lines.append((f"{title}: {unit}", math.fsum(steps) / len(steps), form))
+                lines += [(f"{title}: {unit}", math.fsum(steps) / len(steps), form), ("  frame by frame", steps, form)]
     for name, value in found["shift_columns"].items():
         lines.append((f"columns to the right a frame, {name}", value["mean"], ".3f"))
-        lines.append(("    standard error", value["standard_error"], ".3f"))
+        lines.append(("  standard error", value["standard_error"], ".3f"))
     return lines
 
 
-def step_table(found: dict) -> str:
-    """PSNR in dB and SSIM of each predicted frame, a line for each way."""
-    lines = []
-    for kind, title, form in (("psnr_db", "PSNR, dB, of frame", "7.2f"), ("ssim", "SSIM of frame", "7.3f")):
-        if found[f"prediction_{kind}"]:
-            lines.append(f"{title:<20}" + "".join(f"{step:7d}" for step in range(1, found["frames"] + 1)))
-            for way, name in WAYS.items():
-                lines.append(f"{name:<20}" + "".join(f"{value:{form}}" for value in found[f"{way}_{kind}"]))
-    return "\n".join(lines)
-
-
-def draw(run: Run, split, measured: Measured, stage1: TrainedStage) -> dict[str, Path]:
-    """The frames of some clips above their reconstructions; returns what the picture shows and its path."""
-    run.figures.mkdir(parents=True, exist_ok=True)
-    path, items = run.figures / "reconstructions.png", spread(SHOWN, len(split))
-    originals = media.frames(split.batch(items).x.cpu())
-    media.write_picture(path, media.comparison(originals, media.frames(measured.reconstructions[items])))
-    return {"frames above reconstructions": path}
-
-
-def draw_predictions(run: Run, found: dict) -> dict[str, Path]:
-    """PSNR and SSIM over the predicted frames as curves."""
-    path, panels = run.figures / "predictions.png", []
-    for kind, title in (("psnr_db", "PSNR, dB"), ("ssim", "SSIM")):
-        if found[f"prediction_{kind}"]:
-            curves = {name: list(enumerate(found[f"{way}_{kind}"], start=1)) for way, name in WAYS.items()}
-            panels.append(("frame after the context", title, curves))
-    media.plot_lines(path, panels)
-    return {"predictions, frame by frame": path}
+def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
+    """The frames of some clips above their reconstructions; PSNR and SSIM over the predicted frames as curves."""
+    figures, found = subject.run.figures, result["video"]
+    figures.mkdir(parents=True, exist_ok=True)
+    paths, items = {"frames above reconstructions": figures / "reconstructions.png"}, spread(SHOWN, len(subject.split))
+    originals = media.frames(subject.split.batch(items).x.cpu())
+    media.write_picture(figures / "reconstructions.png",
+                        media.comparison(originals, media.frames(measured.reconstructions[items])))
+    if found is not None:
+        paths["predictions, frame by frame"] = figures / "predictions.png"
+        panels = [("frame after the context", unit, {title: list(enumerate(found[f"{way}_{kind}"], start=1))
+                                                     for way, title in WAYS.items()})
+                  for kind, unit in (("psnr_db", "PSNR, dB"), ("ssim", "SSIM")) if found[f"prediction_{kind}"]]
+        media.plot_lines(figures / "predictions.png", panels)
+    return paths

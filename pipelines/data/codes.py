@@ -54,8 +54,9 @@ def write_codes(
     """Encodes every split of `data` into `folder`, or what of it is still missing there, and reads it back.
 
     `encode` maps a batch on `device` to "codes" (b, *grid[, g]) int64 and what else is to be stored with them:
-    "lengths" (b,), local fields (b, c, *grid), or 1 in the place of a size. With `views` > 1 the training split is written so many times over, plain
-    first and then augmented as the data set does in its epochs 0, 1, ... with `seed`: item v * n + i is view v of i.
+    "lengths" (b,), local fields (b, c, *grid), or 1 in the place of a size. With `views` > 1 the training split is
+    written so many times over, plain first and then augmented as the data set does in its epochs 0, 1, ... with `seed`:
+    item v * n + i is view v of i.
 
     Raises InputError where the folder holds codes of another model or other settings, unless `overwrite` removes them.
     """

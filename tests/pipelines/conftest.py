@@ -1,5 +1,6 @@
 """Running the commands as a user does, on a run small enough for a test."""
 
+import json
 import os
 import subprocess
 import sys
@@ -21,17 +22,28 @@ TINY = [
 
 
 @pytest.fixture(scope="session")
-def command():
-    """command("train_stage1", *arguments) -> CompletedProcess of the script, on one thread, in `cwd`."""
+def command(tmp_path_factory):
+    """command("train_stage1", *arguments) -> CompletedProcess of the script, on one thread, in `cwd`.
 
-    def run(script: str, *arguments: str, cwd: Path = ROOT, check: bool = True, **options):
-        environment = os.environ | {"OMP_NUM_THREADS": "1"} | options.pop("env", {})
-        result = subprocess.run([sys.executable, str(ROOT / "pipelines" / f"{script}.py"), *arguments], cwd=cwd,
-                                env=environment, capture_output=True, text=True, timeout=300, **options)
-        assert not check or result.returncode == 0, result.stderr[-3000:]
+    With `file_size` that many bytes are the most that a file of it may have, as on a disk that is full."""
+    outputs = [tmp_path_factory.mktemp("command") / name for name in ("stdout", "stderr")]
+    server = subprocess.Popen([sys.executable, Path(__file__).parent / "forked.py"], cwd=ROOT, text=True,
+                              env=os.environ | {"OMP_NUM_THREADS": "1"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def run(script: str, *arguments: str, cwd: Path = ROOT, check: bool = True, file_size: int | None = None):
+        stdout, stderr = map(str, outputs)
+        order = {"script": str(ROOT / "pipelines" / f"{script}.py"), "arguments": arguments, "cwd": str(cwd),
+                 "stdout": stdout, "stderr": stderr, "file_size": file_size}
+        server.stdin.write(json.dumps(order) + "\n")
+        server.stdin.flush()
+        status = int(server.stdout.readline())
+        result = subprocess.CompletedProcess([script, *arguments], status, *(path.read_text() for path in outputs))
+        assert not check or status == 0, result.stderr[-3000:]
         return result
 
-    return run
+    yield run
+    server.stdin.close()
+    server.wait()
 
 
 @pytest.fixture(scope="session")

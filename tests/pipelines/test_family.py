@@ -3,6 +3,7 @@
 import json
 import math
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -176,7 +177,8 @@ def test_others_latents_cost_what_they_cost(folder, trained):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bounds_evaluation, "told_latents", lambda model, x, numbers, seed: (
             told.append(torch.from_numpy(numbers)), original(model, x, numbers, seed))[1])
-        figures = bounds_evaluation.shuffled(found, bounds_evaluation.others_nats(stage1, split, 100, seed=0))
+        others = bounds_evaluation.others_nats(stage1, split, 100, seed=0)
+    figures = bounds_evaluation.shuffled(replace(found, others_nats=others))
     told, own = torch.cat(told), torch.arange(len(split))
     assert (told != own).all() and torch.equal(told.sort().values, own)
     x, model = split.batch(own).x, stage1.module
@@ -187,7 +189,7 @@ def test_others_latents_cost_what_they_cost(folder, trained):
     for layer in model.decoder.network.layers:
         layer.local.weight.zero_()
     others = bounds_evaluation.others_nats(stage1, split, 100, seed=0)
-    deaf = bounds_evaluation.shuffled(measure(stage1, split, 100, 0), others)
+    deaf = bounds_evaluation.shuffled(replace(measure(stage1, split, 100, 0), others_nats=others))
     assert deaf["nats_gained"] == 0
 
 
@@ -313,7 +315,7 @@ def test_only_this_project_s_data_sets_are_built_for_a_run(folder, trained):
 
 @pytest.mark.parametrize("words, said", [(("--example", "359"), "--example: expected 0 to 358, found 359"),
                                          (("--split", "test"), "split: expected one of train, validation"),
-                                         (("--batch-size", "0"), "--batch-size: expected at least 1")])
+                                         (("--batch-size", "0"), "--batch-size: expected 1 or more")])
 def test_what_cannot_be_drawn(words, said, folder, trained, capsys):
     trained("ae")
     with pytest.raises(InputError, match=said):

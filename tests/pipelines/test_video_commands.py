@@ -118,7 +118,7 @@ def test_predict_video_writes_a_gif_and_a_strip_of_each_clip(runs, tmp_path, com
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--actions", "up"], "--actions: expected one of forward, left, right, or a file of them, found 'up'"),
-    (["--context", "0"], "--context: expected at least 1, found 0"),
+    (["--context", "0"], "--context: expected 1 or more, found 0"),
     (["--context", "12"], "clips: expected 1 to 16 frames, those of the longest episode of validation, found 22"),
     (["--seed", "-1"], "--seed: expected 0 or more, found -1"),
 ])
@@ -184,7 +184,7 @@ def test_evaluation_measures_predictions_and_motion(runs, tmp_path, command, nam
     for path in re.findall(r"\S+\.png", table):
         assert Path(path).is_file()
     for words in ("predicted: PSNR, dB", "last frame repeated: SSIM", "columns to the right a frame, right",
-                  "PSNR, dB, of frame"):
+                  "  frame by frame"):
         assert words in table
 
 
@@ -192,6 +192,8 @@ def test_evaluation_measures_predictions_and_motion(runs, tmp_path, command, nam
     ("evaluate.context=8", "evaluate.context: expected 1 to 7, of clips of 8 frames, found 8"),
     ("evaluate.actions=[up]", "evaluate.actions: expected names among forward, left, right, found 'up'"),
     ("evaluate.predictions=-1", "evaluate.predictions: expected 0 or more, found -1"),
+    ("evaluate.samples=-1", "evaluate.samples: expected 0 or more, found -1"),
+    ("evaluate.batch_size=0", "evaluate.batch_size: expected 1 or more, found 0"),
 ])
 def test_evaluation_refuses_bad_settings_in_a_line(runs, command, override, message):
     result = command("evaluate", *TINY, *PER_FRAME, "run=frames", f"runs_dir={runs}", override, check=False)

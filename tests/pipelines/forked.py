@@ -1,0 +1,46 @@
+"""Runs scripts in forks of a process that has imported everything: importing takes most of the time of a small command.
+
+Takes an order a line on stdin, {"script", "arguments", "cwd", "stdout", "stderr", "file_size"}, and answers each with
+the exit status of its process. Nothing that one script does reaches another.
+"""
+
+import gc
+import json
+import os
+import resource
+import runpy
+import signal
+import sys
+
+import pipelines.compare
+import pipelines.convert_speaker
+import pipelines.evaluate
+import pipelines.extract_codes
+import pipelines.predict_video
+import pipelines.train_stage2  # noqa: F401
+
+TIMEOUT_S = 300
+
+
+def begin(order: dict) -> None:
+    """In the fork: as if a shell had started the script."""
+    for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+        file = os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, stream.fileno())
+    os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
+    if order["file_size"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_size"],) * 2)
+    signal.alarm(TIMEOUT_S)
+    os.chdir(order["cwd"])
+    sys.argv = [order["script"], *order["arguments"]]
+    sys.path[0] = os.path.dirname(order["script"])
+    runpy.run_path(order["script"], run_name="__main__")
+
+
+gc.freeze()  # else every fork goes through all modules once more as it ends
+while line := sys.stdin.readline():
+    child = os.fork()
+    if child == 0:
+        begin(json.loads(line))
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
