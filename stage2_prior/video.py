@@ -32,10 +32,9 @@ class GatedPixelCNN3d(Prior):
     """p(codes | labels, local) over (t, h, w) grids of any size: causal in time, raster order inside a frame.
 
     channels, num_layers, kernel_size, first_kernel_size, head_channels, num_classes: of the `GatedPixelCNN` of a frame.
-    num_temporal_layers, temporal_kernel_size, temporal_window: the temporal stack's layers, and of each the frames that
-    it sees, and the rows and columns: the stack sees 1 + num_temporal_layers * (temporal_kernel_size - 1) frames back,
-    and in all of them num_temporal_layers * (temporal_window // 2) positions to every side. What a layer does not see it
-    cannot move in one step: a window twice as wide as the picture moves in a frame is learned soonest.
+    num_temporal_layers, temporal_kernel_size: the temporal stack's layers, and the frames that each of them sees: the
+    stack sees 1 + num_temporal_layers * (temporal_kernel_size - 1) frames back, and in all of them
+    num_temporal_layers * (kernel_size // 2) positions to every side.
     local_channels: channels of `local` (b, c, t, h, w), actions say. That of frame t enters the temporal stack's layers
     there by a 1x1x1 convolution, and reaches frame t and later ones.
     dropout: of the gated features of the temporal and the horizontal stack.
@@ -56,7 +55,6 @@ class GatedPixelCNN3d(Prior):
         first_kernel_size: int = 7,
         num_temporal_layers: int = 6,
         temporal_kernel_size: int = 2,
-        temporal_window: int = 3,
         num_classes: Sequence[int] = (),
         local_channels: int = 0,
         head_channels: int = 256,
@@ -67,8 +65,6 @@ class GatedPixelCNN3d(Prior):
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name}: expected 1 or more, found {value}")
-        if temporal_window < 1 or temporal_window % 2 == 0:
-            raise ValueError(f"temporal_window: expected an odd number, found {temporal_window}")
         self.frame = GatedPixelCNN(
             num_codes,
             num_codebooks,
@@ -82,7 +78,7 @@ class GatedPixelCNN3d(Prior):
             dropout=dropout,
         )
         self.temporal = nn.ModuleList(
-            TemporalLayer(channels, temporal_kernel_size, temporal_window, local_channels, dropout)
+            TemporalLayer(channels, temporal_kernel_size, kernel_size, local_channels, dropout)
             for _ in range(num_temporal_layers)
         )
         self._initialise()
@@ -123,10 +119,10 @@ class GatedPixelCNN3d(Prior):
 class TemporalLayer(nn.Module):
     """x -> x + (convolution and local, gate, 1x1x1)(x): a frame sees itself and `before` earlier ones, all positions."""
 
-    def __init__(self, p: int, num_frames: int, window: int, local_channels: int, dropout: float) -> None:
+    def __init__(self, p: int, num_frames: int, kernel_size: int, local_channels: int, dropout: float) -> None:
         super().__init__()
-        self.before, reach = num_frames - 1, window // 2
-        self.seen = nn.Conv3d(p, 2 * p, (num_frames, window, window), padding=(0, reach, reach))
+        self.before, reach = num_frames - 1, kernel_size // 2
+        self.seen = nn.Conv3d(p, 2 * p, (num_frames, kernel_size, kernel_size), padding=(0, reach, reach))
         self.local = nn.Conv3d(local_channels, 2 * p, 1, bias=False) if local_channels else None
         self.dropout = GlobalBatchDropout(dropout)
         self.out = nn.Conv3d(p, p, 1)
@@ -198,7 +194,7 @@ class CompiledPixelCNN3d(CompiledLoop):
         # By position and sample, without the margins: the stack's input, and its output, which conditions a frame.
         p, margin = self.prior.frame.local_channels, self.prior.temporal[0].seen.padding[1]
         grids = rearrange(torch.from_numpy(state.frames), "l t h (w s) p -> l t h w s p", s=samples)
-        grids = grids[:, :, margin : margin + height, margin : margin + width, :batch, :p]
+        grids = grids[:, :, margin:-margin, margin:-margin, :batch, :p]
         if local is None:
             local = torch.zeros(frames, height, width * samples, 0, dtype=grids.dtype)
         else:

@@ -172,8 +172,7 @@ PRIORS = {
     "plain": {},
     "one layer each": {"num_layers": 1, "num_temporal_layers": 1},
     "last frame only": {"temporal_kernel_size": 1},
-    "same position only": {"temporal_window": 1},
-    "wide kernels": {"kernel_size": 5, "temporal_kernel_size": 3, "temporal_window": 7},
+    "wide kernels": {"kernel_size": 5, "temporal_kernel_size": 3},
     "labels": {"num_classes": (3, 2)},
     "local": {"local_channels": 2},
     "codebooks": {"num_codebooks": 3, "num_codes": 4},
@@ -286,7 +285,6 @@ def test_sampling_is_done_in_evaluation_mode(tiny_video, way):
     [
         ({"num_temporal_layers": 0}, "num_temporal_layers: expected 1 or more, found 0"),
         ({"temporal_kernel_size": 0}, "temporal_kernel_size: expected 1 or more, found 0"),
-        ({"temporal_window": 4}, "temporal_window: expected an odd number, found 4"),
         ({"kernel_size": 4}, "kernel_size: expected an odd number of 3 or more, found 4"),
         ({"channels": 0}, "channels: expected 1 or more, found 0"),
         ({"local_channels": -1}, "local_channels: expected 0 or more, found -1"),
