@@ -35,7 +35,8 @@ def check(subject: Subject) -> None:
         raise InputError(f"evaluate.predictions: expected 0 or more, found {options.predictions}")
     for name in options.actions or ():
         if name not in data.action_names:
-            raise InputError(f"evaluate.actions: expected names among {', '.join(data.action_names)}, found {name!r}")
+            raise InputError(f"evaluate.actions: expected names among {', '.join(data.action_names)}, or null for all of "
+                             f"them, found {name!r}")
 
 
 def figures(measured: Measured, subject: Subject, shared: dict) -> dict:
