@@ -15,8 +15,7 @@ from pipelines.bounds_evaluation import gain
 from pipelines.code_probe import knowledge, targets
 from pipelines.errors import InputError
 from pipelines.generate import climb, decode, descend, generator
-from pipelines.measured import Measured, Subject, batches
-from pipelines.prediction import spread
+from pipelines.measured import Measured, Subject, batches, spread
 from pipelines.runs import Run, TrainedStage, load_parents, load_stage1
 
 SHOWN = 8  # items in the picture
@@ -36,8 +35,7 @@ def figures(measured: Measured, subject: Subject, shared: dict) -> dict:
     train = torch.cat([model.encode(batch.x).flatten(1).cpu() for _, batch in training])
     known = knowledge(train, measured.codes.flatten(1), model.bottleneck.num_codes, targets(data, subject.split_name),
                       subject.device)
-    return {"nmse": None, "psnr_db": None, "ssim": None, "judge": None, "frame_nats": frame_nats(measured, subject),
-            "probe": known}
+    return {"frame_nats": frame_nats(measured, subject), "probe": known}
 
 
 def frame_nats(measured: Measured, subject: Subject) -> dict:

@@ -31,8 +31,7 @@ from pipelines.data.codes import CodeData, CodeSplit
 from pipelines.errors import InputError
 from pipelines.generate import load_chain
 from pipelines.lengths import conditioning
-from pipelines.measured import Measured, Subject, batches, measure, uses
-from pipelines.prediction import spread
+from pipelines.measured import Measured, Subject, batches, measure, spread, uses
 from pipelines.runs import TrainedStage, check_same_data, load_stage1, run_of
 from pipelines.training.checkpoint import write_atomically
 from pipelines.training.distributed import choose_device

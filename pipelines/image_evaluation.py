@@ -21,10 +21,10 @@ def check(subject: Subject) -> None:
 def figures(measured: Measured, subject: Subject, shared: dict) -> dict:
     """The errors of the reconstructions, and the judge's word."""
     judged = subject.options.judge and subject.data.label_names
-    return errors(measured, subject) | {"judge": call_judge(measured, subject) if judged else None}
+    return reconstruction_errors(measured, subject) | {"judge": call_judge(measured, subject) if judged else None}
 
 
-def errors(measured: Measured, subject: Subject) -> dict[str, float | None]:
+def reconstruction_errors(measured: Measured, subject: Subject) -> dict[str, float | None]:
     """NMSE, PSNR and SSIM of pictures, or of the frames of clips, as they are written out, rounded to whole levels."""
     squares, similarities = [], []
     for start, batch in batches(subject.split, subject.options.batch_size, "errors"):
@@ -87,7 +87,7 @@ def rows(result: dict) -> list[tuple[str, float | None, str]]:
 
 
 def error_rows(result: dict) -> list[tuple[str, float | None, str]]:
-    """What `errors` found."""
+    """What `reconstruction_errors` found."""
     return [("NMSE", result["nmse"], ".4f"), ("PSNR, dB", result["psnr_db"], ".2f"), ("SSIM", result["ssim"], ".4f")]
 
 

@@ -88,3 +88,9 @@ def batches(split: Split, batch_size: int, title: str, items: Tensor | None = No
     parts = (torch.arange(len(split)) if items is None else items).split(batch_size)
     for part in tqdm(parts, desc=title, leave=False, dynamic_ncols=True, disable=None):
         yield int(part[0]), split.batch(part)
+
+
+def spread(number: int, total: int) -> Tensor:
+    """`number` of `total` items, or all where there are fewer, as far apart as can be: int64, ascending."""
+    number = min(number, total)
+    return torch.arange(number) * total // number

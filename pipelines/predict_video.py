@@ -22,7 +22,8 @@ from pipelines.actions import RECORDED, wanted_actions
 from pipelines.errors import InputError, one_line_errors
 from pipelines.flags import add_data_flag, add_run_flags, add_truncation_flags, check_flags, truncation
 from pipelines.generate import load_chain
-from pipelines.prediction import predict, spread
+from pipelines.measured import spread
+from pipelines.prediction import predict
 from pipelines.runs import chosen_run, load_data
 from pipelines.training.distributed import choose_device
 

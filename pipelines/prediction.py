@@ -52,12 +52,6 @@ def predict(stage1: TrainedStage, stage2: TrainedStage, context: Tensor, actions
     return torch.cat(parts)
 
 
-def spread(number: int, total: int) -> Tensor:
-    """`number` of `total` items, or all where there are fewer, as far apart as can be: int64, ascending."""
-    number = min(number, total)
-    return torch.arange(number) * total // number
-
-
 def _batches(count: int, batch_size: int) -> Iterator[Tensor]:
     with tqdm(total=count, desc="predicting", unit="clip", leave=False, dynamic_ncols=True, disable=None) as bar:
         for rows in torch.arange(count).split(batch_size):

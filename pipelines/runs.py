@@ -159,7 +159,8 @@ def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dic
     found = {"data": data.name, "shape": list(data.shape), "classes": [list(names) for names in data.classes]}
     if data.kind == "codes":
         found["parent"] = {"stage1_hash": data.parent_hash, "extraction": data.extraction}
-    found |= {"action_names": list(data.action_names)} if data.kind == "video" else {}
+    if data.kind == "video":
+        found["action_names"] = list(data.action_names)
     difference = first_difference({"data": stage1.config["data"]}, {"data": data_config}) or first_difference(
         {key: example[key] for key in found}, found)
     if difference:

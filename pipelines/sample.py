@@ -81,7 +81,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def sample_vae(stage1: TrainedStage, arguments: argparse.Namespace, out: Path, device: torch.device) -> None:
     """Refuses what is said of a prior over codes."""
-    for flag in ("label", "top_k", "top_p", "complete", "seconds"):
+    for flag in ("label", "top_k", "top_p", "complete", "seconds", "actions"):
         if getattr(arguments, flag) not in (None, []):
             raise InputError(f"--{flag.replace('_', '-')}: expected a run with codes, found {stage1.step_folder}")
     if not arguments.temperature >= 0:

@@ -16,9 +16,8 @@ from pipelines.convert import convert, other_classes
 from pipelines.data.spoken_words import SpokenWords
 from pipelines.errors import InputError
 from pipelines.generate import generate
-from pipelines.measured import Measured, Subject
+from pipelines.measured import Measured, Subject, spread
 from pipelines.phonemes import PhonemeAccuracy, frame_labels, phoneme_accuracy
-from pipelines.prediction import spread
 from pipelines.probe import probe, train_probe
 from pipelines.sound_figures import click_score, dc_offset, log_spectral_distance, stoi
 from pipelines.sound_media import comparison

@@ -15,10 +15,10 @@ from torch import Tensor
 from pipelines import media
 from pipelines.data.base import Batch
 from pipelines.errors import InputError
-from pipelines.image_evaluation import error_rows, errors, psnr_db, similarity, squared_errors
-from pipelines.measured import Measured, Subject
+from pipelines.image_evaluation import error_rows, psnr_db, reconstruction_errors, similarity, squared_errors
+from pipelines.measured import Measured, Subject, spread
 from pipelines.motion import horizontal_shifts
-from pipelines.prediction import predict, spread
+from pipelines.prediction import predict
 from stage1_vqvae.bounds import mean_and_standard_error
 
 SHOWN = 2  # clips beside their reconstructions in the picture
@@ -42,7 +42,7 @@ def check(subject: Subject) -> None:
 def figures(measured: Measured, subject: Subject, shared: dict) -> dict:
     """The errors of reconstructed frames; with a prior, predictions and motion."""
     predicted = subject.stage2 is not None and subject.options.predictions
-    return errors(measured, subject) | {"video": predictions(measured, subject) if predicted else None}
+    return reconstruction_errors(measured, subject) | {"video": predictions(measured, subject) if predicted else None}
 
 
 def predictions(measured: Measured, subject: Subject) -> dict:

@@ -14,7 +14,8 @@ from pipelines.data.codes import CodeData
 from pipelines.data.room import Room
 from pipelines.errors import InputError
 from pipelines.generate import load_chain
-from pipelines.prediction import predict, spread
+from pipelines.measured import spread
+from pipelines.prediction import predict
 from pipelines.runs import Run
 from pipelines.video_evaluation import fidelity
 
