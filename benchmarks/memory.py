@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import torch
 
-from pipelines.memory import keep_freed_memory
+from pipelines.training.memory import keep_freed_memory
 from stage1_vqvae.bottlenecks.gumbel import Gumbel
 from stage1_vqvae.likelihoods.categorical import Categorical
 

@@ -28,12 +28,14 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipelines import file_rates, media
-from pipelines.config import CONFIGS, build, find_target, read_config
-from pipelines.data.base import Data
-from pipelines.errors import InputError, one_line_errors
-from pipelines.runs import Run, load_stage1
-from pipelines.training.checkpoint import write_atomically
+from pipelines.evaluation import file_rates
+from pipelines.files.atomic import write_atomically
+from pipelines.files.errors import InputError, one_line_errors
+from pipelines.media import plots
+from pipelines.media.images import image_rows, write_image
+from pipelines.runs.config import CONFIGS, build, find_target, read_config
+from pipelines.runs.store import Run, load_stage1
+from pipelines.splits.base import Data
 from pipelines.training.log import read_metrics
 from stage1_vqvae.bottlenecks.base import Quantizer
 
@@ -104,7 +106,7 @@ def main(arguments: argparse.Namespace) -> None:
     pictures = [out / "reconstructions.png"]
     if spec["plot"]:
         pictures.append(out / "plot.png")
-        media.plot_lines(out / "plot.png", [panel(systems, rows, **axes) for axes in spec["plot"]])
+        plots.plot_lines(out / "plot.png", [panel(systems, rows, **axes) for axes in spec["plot"]])
     print(f"\n{title}\n\n{table(shown)}\n\n{LEGEND}\n")
     print("\n".join(map(str, [out / "table.md", *pictures])))
 
@@ -262,7 +264,7 @@ def draw_reconstructions(path: Path, systems: list[System], data: Data, split: s
         labels = batch.labels[:, stage1.decoder_columns] if stage1.decoder_columns else None
         # what draws its pictures pixel by pixel does so from the uniforms
         shown[system.name] = stage1.module.evaluate(batch.x, labels, torch.from_numpy(uniforms)).reconstruction
-    media.write_picture(path, media.named_rows(shown))
+    write_image(path, image_rows(shown))
 
 
 def panel(systems: list[System], rows: list[dict], x: str, y: str) -> tuple[str, str, dict[str, list[tuple]]]:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-from pipelines.convert import convert
-from pipelines.errors import InputError, one_line_errors
-from pipelines.flags import add_run_flags, check_flags
-from pipelines.generate import class_number
-from pipelines.own_sounds import SHOWN, encode_sounds
-from pipelines.runs import chosen_run, load_stage1
-from pipelines.sound_media import comparison, write_wav
+from pipelines.commands.flags import add_run_flags, check_flags
+from pipelines.files.errors import InputError, one_line_errors
+from pipelines.generation.conversion import convert
+from pipelines.generation.labels import class_number
+from pipelines.generation.recordings import SHOWN, encode_sounds
+from pipelines.media.audio import comparison, write_wav
+from pipelines.runs.store import chosen_run, load_stage1
 from pipelines.training.distributed import choose_device
 
 

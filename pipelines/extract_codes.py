@@ -8,12 +8,13 @@ Interrupted, it goes on after the last whole file with the same command; the res
 
 from omegaconf import DictConfig
 
-from pipelines.actions import local_actions
-from pipelines.config import build, hydra_main, plain
-from pipelines.data.base import Batch, code_lengths
+from pipelines.commands.hydra import hydra_main
 from pipelines.data.codes import write_codes
-from pipelines.errors import InputError
-from pipelines.runs import check_same_data, load_stage1, run_of, stage1_hash
+from pipelines.files.errors import InputError
+from pipelines.generation.actions import local_actions
+from pipelines.runs.config import build, plain
+from pipelines.runs.store import check_same_data, load_stage1, run_of, stage1_hash
+from pipelines.splits.base import Batch, code_lengths
 from pipelines.training.distributed import choose_device
 from stage1_vqvae.bottlenecks.base import Quantizer
 

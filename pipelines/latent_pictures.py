@@ -18,13 +18,16 @@ import torch
 from einops import repeat
 from torch import Tensor
 
-from pipelines import media
-from pipelines.data.base import Split
-from pipelines.errors import InputError, one_line_errors
-from pipelines.flags import add_data_flag, add_run_flags, check_flags
-from pipelines.generate import generator, picture_draws
-from pipelines.measured import batches
-from pipelines.runs import TrainedStage, chosen_run, load_data, load_stage1
+from pipelines.commands.flags import add_data_flag, add_run_flags, check_flags
+from pipelines.evaluation.measured import batches
+from pipelines.files.errors import InputError, one_line_errors
+from pipelines.generation.decoding import picture_draws
+from pipelines.media import plots
+from pipelines.media.images import image_grid, image_pairs, write_image
+from pipelines.runs.data import load_data
+from pipelines.runs.store import TrainedStage, chosen_run, load_stage1
+from pipelines.splits.base import Split
+from pipelines.splits.noise import generator
 from pipelines.training.distributed import choose_device
 from stage1_vqvae.bottlenecks.base import Quantizer
 from stage1_vqvae.codebook import perplexity, usage
@@ -118,9 +121,9 @@ def draw_plane(painter: Painter, latents: Tensor, labels: Tensor | None, names: 
     right, up = (torch.linspace(*box[:, axis].tolist(), PLANE) for axis in (0, 1))
     rows = torch.cartesian_prod(up.flip(0), right).flip(1)  # from the top left, as a grid of pictures is read
     paths = {"scatter": out / "latent_scatter.png", "plane": out / "latent_plane.png"}
-    media.plot_plane(paths["scatter"], points, box, labels, names)
+    plots.plot_plane(paths["scatter"], points, box, labels, names)
     decoded = painter.decode(rows.view(-1, *latents.shape[1:]).to(latents.dtype))
-    media.write_picture(paths["plane"], media.grid(decoded, PLANE))
+    write_image(paths["plane"], image_grid(decoded, PLANE))
     return paths
 
 
@@ -144,7 +147,7 @@ def draw_traversals(painter: Painter, latents: Tensor, example: int, out: Path) 
         copies[:, latent] = own.to(copies.dtype)
         varied.append(copies)
     decoded = painter.decode(torch.cat(varied).view(-1, *latents.shape[1:]))
-    media.write_picture(out / "traversals.png", media.grid(decoded, len(values[0])))
+    write_image(out / "traversals.png", image_grid(decoded, len(values[0])))
     return out / "traversals.png"
 
 
@@ -164,7 +167,7 @@ def draw_codebooks(painter: Painter, codes: Tensor, example: int, out: Path) -> 
         title = "codebook" if books == 1 else f"codebook {book + 1}"
         paths[title] = out / f"{title.replace(' ', '_')}.png"
         captions = ("on its own", "in context")
-        media.write_picture(paths[title], media.comparison(patches, pictures, CODES_A_ROW, captions))
+        write_image(paths[title], image_pairs(patches, pictures, CODES_A_ROW, captions))
     return paths
 
 

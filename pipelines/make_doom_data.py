@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from pipelines.data.doom import generate_doom
-from pipelines.errors import one_line_errors
+from pipelines.files.errors import one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -17,14 +17,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipelines import media
-from pipelines.actions import RECORDED, wanted_actions
-from pipelines.errors import InputError, one_line_errors
-from pipelines.flags import add_data_flag, add_run_flags, add_truncation_flags, check_flags, truncation
-from pipelines.generate import load_chain
-from pipelines.measured import spread
-from pipelines.prediction import predict
-from pipelines.runs import chosen_run, load_data
+from pipelines.commands.flags import add_data_flag, add_run_flags, add_truncation_flags, check_flags, truncation
+from pipelines.evaluation.measured import spread
+from pipelines.files.errors import InputError, one_line_errors
+from pipelines.generation.actions import RECORDED, wanted_actions
+from pipelines.generation.continuation import predict
+from pipelines.media.images import frame_strip, write_gif, write_image
+from pipelines.runs.chain import load_chain
+from pipelines.runs.data import load_data
+from pipelines.runs.store import chosen_run
 from pipelines.training.distributed import choose_device
 
 
@@ -80,10 +81,10 @@ def write_clips(out: Path, rows: dict[str, Tensor], context: int) -> Path:
     strips = []
     for number in range(len(rows["recorded"])):
         own = {name: clips[number] for name, clips in rows.items()}
-        strips.append(media.strip(own, context))
-        media.write_gif(out / f"{number:05d}.gif", own, context)
-        media.write_picture(out / f"{number:05d}.png", strips[-1])
-    media.write_picture(out / "predictions.png", torch.cat(strips, 1))
+        strips.append(frame_strip(own, context))
+        write_gif(out / f"{number:05d}.gif", own, context)
+        write_image(out / f"{number:05d}.png", strips[-1])
+    write_image(out / "predictions.png", torch.cat(strips, 1))
     return out / "predictions.png"
 
 

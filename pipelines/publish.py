@@ -18,9 +18,9 @@ import torch
 import yaml
 from safetensors.torch import save
 
-from pipelines.errors import InputError, one_line_errors
-from pipelines.runs import Run, TrainedStage, load_parents, load_stage1, load_stage2, stage1_hash
-from pipelines.training.checkpoint import write_atomically
+from pipelines.files.atomic import write_atomically
+from pipelines.files.errors import InputError, one_line_errors
+from pipelines.runs.store import Run, TrainedStage, load_parents, load_stage1, load_stage2, stage1_hash
 
 HALF_LARGEST = torch.finfo(torch.float16).max
 

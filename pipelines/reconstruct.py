@@ -14,16 +14,21 @@ from pathlib import Path
 
 import torch
 
-from pipelines import code_evaluation, media, own_sounds, sound_media
-from pipelines.convert import convert
+from pipelines.commands.flags import add_run_flags, check_flags
 from pipelines.data.pictures import find_pictures, load_pictures
-from pipelines.errors import InputError, one_line_errors
-from pipelines.flags import add_run_flags, check_flags
-from pipelines.generate import class_number, climb, descend, generator, parse_labels, picture_draws
-from pipelines.image_evaluation import psnr_db, squared_errors
-from pipelines.own_sounds import encode_sounds
-from pipelines.runs import TrainedStage, chosen_run, load_parents, load_stage1
-from pipelines.sound_figures import log_spectral_distance
+from pipelines.evaluation import codes as code_evaluation
+from pipelines.evaluation.image import psnr_db, squared_errors
+from pipelines.files.errors import InputError, one_line_errors
+from pipelines.generation import recordings as own_sounds
+from pipelines.generation.conversion import convert
+from pipelines.generation.decoding import climb, descend, picture_draws
+from pipelines.generation.labels import class_number, parse_labels
+from pipelines.generation.recordings import encode_sounds
+from pipelines.media import audio as sound_media
+from pipelines.media.images import image_pairs, image_rows, write_image
+from pipelines.metrics.spectra import log_spectral_distance
+from pipelines.runs.store import TrainedStage, chosen_run, load_parents, load_stage1
+from pipelines.splits.noise import generator
 from pipelines.training.distributed import choose_device
 
 SHOWN = 64
@@ -69,12 +74,12 @@ def reconstruct_pictures(stage1: TrainedStage, parents: list[TrainedStage], argu
             errors.append(squared_errors(pictures[-1], part))
     pictures, errors = torch.cat(pictures), torch.cat(errors)
     for number, (path, picture) in enumerate(zip(paths, pictures)):
-        media.write_picture(out / f"{number:05d}-{path.stem}.png", picture)
+        write_image(out / f"{number:05d}-{path.stem}.png", picture)
     if parents:
         made = code_evaluation.levels(originals[: code_evaluation.SHOWN], stage1, parents, arguments.seed)
-        media.write_picture(out / "comparison.png", media.named_rows(made))
+        write_image(out / "comparison.png", image_rows(made))
     else:
-        media.write_picture(out / "comparison.png", media.comparison(originals[:SHOWN], pictures[:SHOWN]))
+        write_image(out / "comparison.png", image_pairs(originals[:SHOWN], pictures[:SHOWN]))
     return len(paths), out / "comparison.png", f"PSNR {psnr_db(errors).mean():.2f} dB"
 
 

@@ -20,16 +20,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipelines import media
-from pipelines.actions import local_actions, wanted_actions
+from pipelines.commands.flags import add_run_flags, add_truncation_flags, check_flags, truncation
 from pipelines.data.codes import CodeData
 from pipelines.data.manifest import MANIFEST
 from pipelines.data.pictures import load_pictures
-from pipelines.errors import InputError, one_line_errors
-from pipelines.flags import add_run_flags, add_truncation_flags, check_flags, truncation
-from pipelines.generate import Samples, generate, generate_vae, load_chain, load_vae, parse_labels, told_names
-from pipelines.runs import Run, TrainedStage, chosen_run, load_parents
-from pipelines.sound_media import spectrograms, write_wav
+from pipelines.files.errors import InputError, one_line_errors
+from pipelines.generation.actions import local_actions, wanted_actions
+from pipelines.generation.labels import parse_labels, told_names
+from pipelines.generation.samples import Samples, generate, generate_vae
+from pipelines.media.audio import spectrograms, write_wav
+from pipelines.media.images import clip_frames, image_grid, write_gif, write_image
+from pipelines.runs.chain import load_chain, load_vae
+from pipelines.runs.store import Run, TrainedStage, chosen_run, load_parents
 from pipelines.training.distributed import choose_device
 
 SHOWN = 8  # sounds in the picture
@@ -106,12 +108,12 @@ def write_pictures(out: Path, images: Tensor) -> Path:
     """Each as a file, and all in a grid, which is named; of videos (n, c, t, h, w) a row each."""
     if images.ndim == 5:
         for number, clip in enumerate(images):
-            media.write_gif(out / f"{number:05d}.gif", {f"sample {number}": clip}, context=0)
-        media.write_picture(out / "grid.png", media.grid(media.frames(images), columns=images.shape[2]))
+            write_gif(out / f"{number:05d}.gif", {f"sample {number}": clip}, context=0)
+        write_image(out / "grid.png", image_grid(clip_frames(images), columns=images.shape[2]))
         return out / "grid.png"
     for number, image in enumerate(images):
-        media.write_picture(out / f"{number:05d}.png", image)
-    media.write_picture(out / "grid.png", media.grid(images))
+        write_image(out / f"{number:05d}.png", image)
+    write_image(out / "grid.png", image_grid(images))
     return out / "grid.png"
 
 

@@ -12,15 +12,17 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from pipelines import media
-from pipelines.config import build, hydra_main, plain
-from pipelines.data.base import Batch, Data, label_columns, real_codes
-from pipelines.errors import InputError
-from pipelines.generate import generator
-from pipelines.runs import claim_folder, run_of
+from pipelines.commands.hydra import hydra_main
+from pipelines.files.errors import InputError
+from pipelines.media.images import clip_frames, image_pairs
+from pipelines.runs.config import build, plain
+from pipelines.runs.store import claim_folder, run_of
+from pipelines.splits.base import Batch, Data, label_columns, real_codes
+from pipelines.splits.noise import generator
 from pipelines.training import distributed
 from pipelines.training.log import RunLog
-from pipelines.training.loop import Settings, Task, describe_best, train
+from pipelines.training.loop import Task, describe_best, train
+from pipelines.training.settings import Settings
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.gaussian import Gaussian
 from stage1_vqvae.codebook import perplexity, usage
@@ -109,8 +111,8 @@ class AutoencoderTask(Task):
             pixels = (len(batch.x), *batch.x.shape[2:])
             uniforms = torch.from_numpy(draws.random(pixels)).to(batch.x.device) if drawn else None
             made = model.evaluate(batch.x, self.labels(batch), uniforms).reconstruction
-            originals, made = (media.frames(x[:1]) if x.ndim == 5 else x for x in (batch.x.cpu(), made.cpu()))
-            log.image(step, "validation", media.comparison(originals, made))
+            originals, made = (clip_frames(x[:1]) if x.ndim == 5 else x for x in (batch.x.cpu(), made.cpu()))
+            log.image(step, "validation", image_pairs(originals, made))
             return
         length = int(batch.lengths[0])
         labels = None if self.labels(batch) is None else self.labels(batch)[:1]

@@ -14,15 +14,17 @@ import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from pipelines.config import build, hydra_main, plain
-from pipelines.data.base import Batch, Split, label_columns
+from pipelines.commands.hydra import hydra_main
 from pipelines.data.codes import CodeData
-from pipelines.errors import InputError
-from pipelines.lengths import CLOCK_CHANNELS, conditioning, length_counts
-from pipelines.runs import claim_folder, run_of
+from pipelines.files.errors import InputError
+from pipelines.generation.lengths import CLOCK_CHANNELS, conditioning, length_counts
+from pipelines.runs.config import build, plain
+from pipelines.runs.store import claim_folder, run_of
+from pipelines.splits.base import Batch, Split, label_columns
 from pipelines.training import distributed
 from pipelines.training.checkpoint import find_checkpoint, read_state
-from pipelines.training.loop import Settings, Task, describe_best, train
+from pipelines.training.loop import Task, describe_best, train
+from pipelines.training.settings import Settings
 
 
 class PriorTask(Task):

@@ -24,7 +24,7 @@ from stage2_prior.initialise import GATE_GAIN, initialise
 from stage2_prior.prior import NOT_FINITE, CompiledLoop, Stepper
 
 if TYPE_CHECKING:
-    from stage2_prior.sampling import Rule
+    from stage2_prior.rule import Rule
 
 
 class GatedPixelCNN(CodebookPrior):

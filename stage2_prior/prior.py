@@ -16,7 +16,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from stage2_prior.sampling import Rule
+    from stage2_prior.rule import Rule
 
 
 NOT_FINITE = "logits: expected numbers, found NaN or infinity; the prior's weights are broken"

@@ -13,12 +13,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from stage2_prior.prior import NOT_FINITE, CompiledLoop, Prior, Stepper
+from stage2_prior.rule import Rule
 
 BLOCK = 32  # samples that one thread of a compiled loop draws side by side: enough rows for the matrix products,
 #             few enough for what a row of them remembers to stay in the cache
@@ -38,23 +38,6 @@ class ReplayableStepper(Stepper):
     def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
         t, codebook = position if len(position) == 2 else (*position, 0)
         return self.step_at(codes, torch.full((1,), t, device=codes.device), codebook)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How logits become a distribution: temperature first (0 = argmax), then top-k, then top-p."""
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-
-    def check(self, num_codes: int) -> None:
-        if not 0.0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature: expected a finite number of 0 or more, found {self.temperature}")
-        if self.top_k is not None and not 1 <= self.top_k <= num_codes:
-            raise ValueError(f"top_k: expected 1 to {num_codes} codes, found {self.top_k}")
-        if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
-            raise ValueError(f"top_p: expected a probability in (0, 1], found {self.top_p}")
 
 
 @torch.no_grad()

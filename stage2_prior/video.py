@@ -25,7 +25,7 @@ from stage2_prior.pixelcnn import GatedPixelCNN, add, gate
 from stage2_prior.prior import CompiledLoop, Prior, Stepper
 
 if TYPE_CHECKING:
-    from stage2_prior.sampling import Rule
+    from stage2_prior.rule import Rule
 
 
 class GatedPixelCNN3d(Prior):

@@ -24,7 +24,8 @@ from stage2_prior.codebooks import CodebookPrior
 from stage2_prior.dropout import GlobalBatchDropout
 from stage2_prior.initialise import GATE_GAIN, initialise
 from stage2_prior.prior import NOT_FINITE, CompiledLoop
-from stage2_prior.sampling import ReplayableStepper, Rule
+from stage2_prior.rule import Rule
+from stage2_prior.sampling import ReplayableStepper
 
 SPAN = 256  # positions between two reports of the compiled loop
 

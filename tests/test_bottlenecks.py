@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from pipelines.config import CONFIGS, build
+from pipelines.runs.config import CONFIGS, build
 from pipelines.train_stage1 import complete
 from stage1_vqvae.bottlenecks.base import Quantizer
 

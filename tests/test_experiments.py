@@ -10,11 +10,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from pipelines.actions import local_actions
-from pipelines.config import CONFIGS, build, find_target, plain
 from pipelines.data.room import Room
+from pipelines.generation.actions import local_actions
+from pipelines.runs.config import CONFIGS, build, find_target, plain
 from pipelines.train_stage1 import complete
-from pipelines.training.loop import Settings
+from pipelines.training.settings import Settings
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.base import Quantizer
 from stage2_prior.sampling import sample

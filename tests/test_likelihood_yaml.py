@@ -7,7 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from pipelines.config import CONFIGS, build, plain
+from pipelines.runs.config import CONFIGS, build, plain
 from pipelines.train_stage1 import fill_in
 
 YAML = sorted((Path(CONFIGS) / "autoencoder" / "likelihood").glob("*.yaml"))

@@ -5,11 +5,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from pipelines.config import CONFIGS, build
-from pipelines.data.base import Batch
-from pipelines.errors import InputError
+from pipelines.files.errors import InputError
+from pipelines.runs.config import CONFIGS, build
+from pipelines.splits.base import Batch
 from pipelines.train_stage1 import AutoencoderTask, check_fit, complete
-from stage2_prior.sampling import Rule, draw
+from stage2_prior.rule import Rule
+from stage2_prior.sampling import draw
 
 HEIGHT, WIDTH = 8, 12
 REACH = 7 // 2 + 1  # first_kernel_size // 2 + (num_layers - 1) * (kernel_size // 2)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from pipelines.data.files import class_folder, class_names, find_parts
+from pipelines.data.folders import class_folder, class_names, find_parts
 from pipelines.data.sound import Recordings, SoundData, labels_of
 from pipelines.data.sounds import SUFFIXES
-from pipelines.errors import InputError
+from pipelines.files.errors import InputError
 
 
 class AudioFolder(SoundData):

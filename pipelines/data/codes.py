@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +27,10 @@ from safetensors.numpy import load, save
 from torch import Tensor
 from tqdm import tqdm
 
-from pipelines.data.base import Batch, Data, Split
 from pipelines.data.manifest import MANIFEST, VERSION, Manifest, Shard, brief, expect, read_manifest
-from pipelines.errors import InputError
-from pipelines.training.checkpoint import write_atomically
+from pipelines.files.atomic import write_atomically
+from pipelines.files.errors import InputError
+from pipelines.splits.base import Batch, Data, Split
 
 Encode = Callable[[Batch], dict[str, Tensor]]
 

@@ -6,8 +6,8 @@ E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine
 import torch
 from sklearn.datasets import load_digits
 
-from pipelines.data.base import Data, checked_hold_out_size, hold_out
 from pipelines.data.images import ImageSplit
+from pipelines.splits.base import Data, checked_hold_out_size, hold_out
 
 
 class Digits(Data):

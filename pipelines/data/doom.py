@@ -31,10 +31,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pipelines.data.counters import below, words
 from pipelines.data.manifest import MANIFEST
-from pipelines.errors import InputError, naming
-from pipelines.training.checkpoint import write_atomically
+from pipelines.files.atomic import write_atomically
+from pipelines.files.errors import InputError, naming
+from pipelines.splits.counters import below, words
 
 VERSION = 1  # of all that decides a byte of the files
 PLACES = ("health_gathering_supreme", "my_way_home")  # ViZDoom's: a labyrinth under the sky; rooms and corridors

@@ -12,10 +12,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pipelines.data import counters
-from pipelines.data.base import Batch, Data, Split, checked_hold_out_size, hold_out
 from pipelines.data.images import ImageSplit
-from pipelines.errors import InputError
+from pipelines.files.errors import InputError
+from pipelines.splits import counters
+from pipelines.splits.base import Batch, Data, Split, checked_hold_out_size, hold_out
 
 CHUNK = 1024  # frames at a time where a whole split is gone through
 

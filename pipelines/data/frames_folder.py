@@ -27,10 +27,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines.data.files import FoundFile, class_folder, class_names, list_files
+from pipelines.data.folders import FoundFile, class_folder, class_names, list_files
 from pipelines.data.frames import EpisodeData
 from pipelines.data.pictures import SUFFIXES, read_picture
-from pipelines.errors import InputError, naming
+from pipelines.files.errors import InputError, naming
 
 FRAMES = "frames.npy"
 ACTIONS = ("actions.npy", "actions.txt", "actions.csv")

@@ -6,7 +6,7 @@ Its publisher's split: indices 0 to 4 of each digit and speaker are test, the ot
 import re
 from pathlib import Path
 
-from pipelines.data.files import list_files
+from pipelines.data.folders import list_files
 from pipelines.data.sound import Recordings, SoundData, labels_of
 
 NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<index>\d+)\.(wav|flac)")

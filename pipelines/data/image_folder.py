@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pipelines.data.base import Data, checked_hold_out_size, hold_out
+from pipelines.data.folders import FOLDERS, Part, class_folder, class_names, find_parts, warn_unreadable
 from pipelines.data.images import ImageSplit
-from pipelines.data.files import FOLDERS, Part, class_folder, class_names, find_parts, warn_unreadable
 from pipelines.data.pictures import SUFFIXES, decode_pictures
-from pipelines.errors import InputError
-from pipelines.training.checkpoint import write_atomically
+from pipelines.files.atomic import write_atomically
+from pipelines.files.errors import InputError
+from pipelines.splits.base import Data, checked_hold_out_size, hold_out
 
 
 class ImageFolder(Data):

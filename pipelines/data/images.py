@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipelines.data import counters
-from pipelines.data.base import Batch, Split
-from pipelines.errors import InputError
+from pipelines.files.errors import InputError
+from pipelines.splits import counters
+from pipelines.splits.base import Batch, Split
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.data.files import list_files
+from pipelines.data.folders import list_files
 from pipelines.data.sound import Recordings, SoundData, labels_of
-from pipelines.errors import InputError
+from pipelines.files.errors import InputError
 
 NAME = re.compile(r"(?P<speaker>\d+)/(?P<chapter>\d+)/(?P=speaker)-(?P=chapter)-\d+\.flac")
 

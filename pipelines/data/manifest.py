@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.errors import InputError
+from pipelines.files.errors import InputError
 
 VERSION = 1
 MANIFEST = "manifest.json"

@@ -15,8 +15,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pipelines.data.files import list_files, warn_unreadable
-from pipelines.errors import InputError, naming
+from pipelines.data.folders import list_files, warn_unreadable
+from pipelines.files.errors import InputError, naming
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 100_000_000  # of one picture: 300 MB when decoded; a file of a few kB can claim a thousand times as many

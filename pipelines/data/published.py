@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from pipelines.data.base import Data, checked_hold_out_size, hold_out
 from pipelines.data.images import ImageSplit
-from pipelines.errors import InputError
+from pipelines.files.errors import InputError
+from pipelines.splits.base import Data, checked_hold_out_size, hold_out
 
 
 class PublishedImages(Data):

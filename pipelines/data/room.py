@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.data.counters import below, words
 from pipelines.data.frames import EpisodeData
-from pipelines.errors import InputError
+from pipelines.files.errors import InputError
+from pipelines.splits.counters import below, words
 
 ACTIONS = ("forward", "left", "right")
 STEP, REACH = 0.15, 0.6  # of a room whose walls are at -1 and 1: a step, and how far from its middle one can be

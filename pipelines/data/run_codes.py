@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipelines.data.base import Batch, Data
 from pipelines.data.codes import CodeData, CodeSplit, to_channels
-from pipelines.errors import InputError
-from pipelines.runs import Run, check_same_stage1, load_data, load_stage1
+from pipelines.files.errors import InputError
+from pipelines.runs.data import load_data
+from pipelines.runs.store import Run, check_same_stage1, load_stage1
+from pipelines.splits.base import Batch, Data
 
 
 @dataclass(frozen=True, kw_only=True)

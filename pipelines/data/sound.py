@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.data import counters
-from pipelines.data.base import RESIDENT_SHARE, Batch, Data, Split, checked_hold_out_size, hold_out
 from pipelines.data.sounds import FULL_SCALE, decoded_sounds
-from pipelines.errors import InputError
+from pipelines.files.errors import InputError
+from pipelines.splits import counters
+from pipelines.splits.base import RESIDENT_SHARE, Batch, Data, Split, checked_hold_out_size, hold_out
 
 CHUNK = 2**24  # samples at a time where a whole split is gone through
 

@@ -22,9 +22,9 @@ from torch import Tensor
 from torchaudio.functional import resample
 from tqdm import tqdm
 
-from pipelines.data.files import list_files, warn_unreadable
-from pipelines.errors import InputError, naming
-from pipelines.training.checkpoint import write_atomically
+from pipelines.data.folders import list_files, warn_unreadable
+from pipelines.files.atomic import write_atomically
+from pipelines.files.errors import InputError, naming
 
 SUFFIXES = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"}
 VERSION = 1  # of what decoding makes of a file: part of the cache's name

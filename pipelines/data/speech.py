@@ -38,8 +38,9 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from pipelines.data.counters import below, permutation, words as random_words
-from pipelines.errors import InputError
+from pipelines.files.errors import InputError
+from pipelines.splits.counters import below, permutation
+from pipelines.splits.counters import words as random_words
 
 VERSION = 1  # of clips.json and of all that decides the clips' bytes: part of the folder's name
 SAMPLE_RATE_HZ = 22_050
@@ -278,7 +279,7 @@ def _balanced(count: int, choices: int, *counters: int) -> np.ndarray:
 
 def _generate(target: Path, utterances: list[Utterance], voices: int, workers: int, lock: int) -> None:
     """All of a folder's files. The speaking processes hold `lock` too, so that one left behind is waited for."""
-    from pipelines.training.checkpoint import write_atomically  # needs torch, which the speaking processes are spared
+    from pipelines.files.atomic import write_atomically
 
     found: list[Clip | None] = [None] * len(utterances)
     command = [sys.executable, "-m", "pipelines.data.speech", str(target.resolve()), "--workers", str(workers)]

@@ -9,9 +9,9 @@ The layout is walked here: torchaudio's SPEECHCOMMANDS finds the same files, but
 import re
 from pathlib import Path
 
-from pipelines.data.files import list_files
+from pipelines.data.folders import list_files
 from pipelines.data.sound import Recordings, SoundData, labels_of
-from pipelines.errors import InputError
+from pipelines.files.errors import InputError
 
 LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 NAME = re.compile(r"(?P<word>[^/]+)/[0-9a-f]+_nohash_\d+\.wav")  # so _background_noise_ is left out

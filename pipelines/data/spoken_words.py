@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.data.base import checked_hold_out_size
-from pipelines.data.counters import permutation
 from pipelines.data.sound import Recordings, SoundData, labels_of
 from pipelines.data.speech import Clip, Phoneme, generate_speech, read_speech
-from pipelines.errors import InputError
+from pipelines.files.errors import InputError
+from pipelines.splits.base import checked_hold_out_size
+from pipelines.splits.counters import permutation
 
 
 class SpokenWords(SoundData):

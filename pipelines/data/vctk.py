@@ -9,9 +9,9 @@ The layout is walked here: torchaudio's VCTK_092 goes by the transcripts, and so
 import re
 from pathlib import Path
 
-from pipelines.data.files import list_files
+from pipelines.data.folders import list_files
 from pipelines.data.sound import Recordings, SoundData, labels_of
-from pipelines.errors import InputError
+from pipelines.files.errors import InputError
 
 MICROPHONES = ("mic1", "mic2")
 LAYOUTS = (  # the first that a folder has is taken

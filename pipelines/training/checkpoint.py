@@ -19,21 +19,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from pipelines.errors import InputError, naming
-
-
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Replaces a file's content so that a reader, or a crash, sees the old or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with naming(path), open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+from pipelines.files.atomic import _sync_folder, write_atomically
+from pipelines.files.errors import InputError
 
 
 def step_name(step: int) -> str:
@@ -141,11 +128,3 @@ def read_optimizer(path: Path, device: torch.device) -> dict:
 
 def _plain(weights: dict) -> dict:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipelines.errors import InputError
-from pipelines.memory import keep_freed_memory
+from pipelines.files.errors import InputError
+from pipelines.training.memory import keep_freed_memory
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from pipelines.training.checkpoint import write_atomically
+from pipelines.files.atomic import write_atomically
 
 
 def read_metrics(path: Path) -> list[dict]:

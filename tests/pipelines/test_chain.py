@@ -14,16 +14,17 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from pipelines import code_probe, evaluate, extract_codes, publish, reconstruct, sample, train_stage1, train_stage2
-from pipelines.code_evaluation import levels
-from pipelines.code_probe import Target, knowledge, octants, position_cells, targets
-from pipelines.config import CONFIGS
+from pipelines import evaluate, extract_codes, publish, reconstruct, sample, train_stage1, train_stage2
 from pipelines.data.codes import CodeData, write_codes
 from pipelines.data.manifest import read_manifest
 from pipelines.data.room import Room
 from pipelines.data.run_codes import RunCodes
-from pipelines.errors import InputError
-from pipelines.runs import Run, load_parents, load_stage1, load_stage2, stage1_hash
+from pipelines.evaluation import code_classifier as code_probe
+from pipelines.evaluation.code_classifier import Target, knowledge, octants, position_cells, targets
+from pipelines.evaluation.codes import levels
+from pipelines.files.errors import InputError
+from pipelines.runs.config import CONFIGS
+from pipelines.runs.store import Run, load_parents, load_stage1, load_stage2, stage1_hash
 from pipelines.train_stage1 import complete
 from pipelines.training.checkpoint import find_checkpoint
 

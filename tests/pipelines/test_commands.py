@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipelines.data.codes import CodeData
 from pipelines.data.digits import Digits
-from pipelines.runs import Run, load_stage1, load_stage2, stage1_hash
+from pipelines.runs.store import Run, load_stage1, load_stage2, stage1_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from pipelines.compare import COLUMNS, SETS, make_systems, panel, read_set, row, set_names
-from pipelines.errors import InputError
+from pipelines.files.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 ONLY = ["--only", "VAE", "--only", "VQ-VAE"]

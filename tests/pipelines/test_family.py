@@ -14,14 +14,18 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipelines import bounds_evaluation, evaluate, extract_codes, latent_pictures, media, reconstruct, sample
-from pipelines import train_stage1, train_stage2
-from pipelines.config import CONFIGS, read_config
+from pipelines import evaluate, extract_codes, latent_pictures, reconstruct, sample, train_stage1, train_stage2
 from pipelines.data.digits import Digits
-from pipelines.errors import InputError
-from pipelines.generate import generator, picture_draws
-from pipelines.measured import measure
-from pipelines.runs import Run, load_data, load_stage1
+from pipelines.evaluation import bounds as bounds_evaluation
+from pipelines.evaluation.measured import measure
+from pipelines.files.errors import InputError
+from pipelines.generation.decoding import picture_draws
+from pipelines.media import images as media
+from pipelines.media import plots
+from pipelines.runs.config import CONFIGS, read_config
+from pipelines.runs.data import load_data
+from pipelines.runs.store import Run, load_stage1
+from pipelines.splits.noise import generator
 
 CPU = torch.device("cpu")
 NETWORK = [f"autoencoder.encoder.{setting}" for setting in ("hidden=8", "outer_hidden=4", "residual_hidden=4")]
@@ -265,7 +269,7 @@ def test_the_plane_lies_as_the_scatter_does(folder, trained, monkeypatch, tmp_pa
     painter = latent_pictures.Painter(load_stage1(Run(folder / "vae"), CPU), 0, 64)
     latents, seen = torch.randn(500, 2, 1, 1), {}
     monkeypatch.setattr(painter, "decode", lambda z: (seen.update(z=z), torch.zeros(len(z), 1, 8, 8).byte())[1])
-    monkeypatch.setattr(media, "plot_plane", lambda path, points, box, labels, names: seen.update(box=box))
+    monkeypatch.setattr(plots, "plot_plane", lambda path, points, box, labels, names: seen.update(box=box))
     latent_pictures.draw_plane(painter, latents, None, (), tmp_path)
     plane, (low, high) = seen["z"].view(20, 20, 2).double(), seen["box"]
     for corner, expected in ((plane[0, 0], (low[0], high[1])), (plane[0, -1], (high[0], high[1])),
@@ -307,7 +311,7 @@ def test_only_this_project_s_data_sets_are_built_for_a_run(folder, trained):
     assert load_data(run, stage1, None).name == "digits"
     assert read_config(run.stage1 / "config.yaml")["data"] == stage1.config["data"]
     for target, words in (("os.system", "expected a data set of pipelines.data"),
-                          ("pipelines.data.base.hold_out", "expected a data set, found"), (None, "found None")):
+                          ("pipelines.data.codes.write_codes", "expected a data set, found"), (None, "found None")):
         stage1.config["data"]["_target_"] = target
         with pytest.raises(InputError, match=words):
             load_data(run, stage1, None)

@@ -10,7 +10,7 @@ import torch
 
 from pipelines.data.codes import CodeData
 from pipelines.data.fsdd import FSDD
-from pipelines.runs import Run, load_stage1
+from pipelines.runs.store import Run, load_stage1
 
 SMALL = [
     "experiment=fsdd", "run=small", "data.crop=512", "data.length=1024", "data.validation_fraction=0.2",

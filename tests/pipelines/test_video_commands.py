@@ -12,12 +12,12 @@ from PIL import Image, ImageSequence
 
 from pipelines.data.codes import CodeData
 from pipelines.data.room import Room
-from pipelines.errors import InputError
-from pipelines.generate import load_chain
-from pipelines.measured import spread
-from pipelines.prediction import predict
-from pipelines.runs import Run
-from pipelines.video_evaluation import fidelity
+from pipelines.evaluation.measured import spread
+from pipelines.evaluation.video import fidelity
+from pipelines.files.errors import InputError
+from pipelines.generation.continuation import predict
+from pipelines.runs.chain import load_chain
+from pipelines.runs.store import Run
 
 ROOM = {"episodes": 8, "frames": 16, "size": 12, "clip_length": 8, "validation_fraction": 0.25}
 TINY = [

@@ -13,7 +13,8 @@ from torch.nn import functional
 from stage2_prior import compiled, sampling
 from stage2_prior.pixelcnn import GatedPixelCNN
 from stage2_prior.prior import Prior, Stepper
-from stage2_prior.sampling import Rule, draw, sample, sample_naive
+from stage2_prior.rule import Rule
+from stage2_prior.sampling import draw, sample, sample_naive
 
 N, GRID = 5, (3, 5)
 

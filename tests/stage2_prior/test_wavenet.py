@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from stage2_prior import compiled, sampling, wavenet
-from stage2_prior.sampling import ReplayableStepper, Rule, sample, sample_naive
+from stage2_prior.rule import Rule
+from stage2_prior.sampling import ReplayableStepper, sample, sample_naive
 from stage2_prior.wavenet import WaveNet
 
 N, LENGTH = 5, 23  # longer than what a position sees (11), and no multiple of anything

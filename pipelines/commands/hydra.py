@@ -1,0 +1,48 @@
+"""The entry point of verbs that are configured by Hydra: `experiment=NAME key=value`."""
+
+import functools
+import sys
+from typing import Callable
+
+import hydra
+from omegaconf import DictConfig
+
+from pipelines.files.errors import one_line_errors
+from pipelines.runs.config import CONFIGS
+from pipelines.training.loop import Interrupted
+
+
+def hydra_main(stage: str) -> Callable:
+    """Decorates `main(cfg)` of a script; `stage` ("stage1", "stage2") is what `train.` abbreviates there.
+
+    Errors of the user's are one line and exit status 2; an interrupted training exits with 128 + its signal."""
+
+    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(main)
+        def guarded(cfg: DictConfig) -> None:
+            with one_line_errors():
+                try:
+                    main(cfg)
+                except Interrupted as interrupted:
+                    print(interrupted, file=sys.stderr)
+                    sys.exit(128 + interrupted.signal_number)
+
+        @functools.wraps(main)
+        def run() -> None:
+            sys.argv[1:] = [expand_train(argument, stage) for argument in sys.argv[1:]]
+            hydra.main(version_base="1.3", config_path=CONFIGS, config_name="main")(guarded)()
+
+        return run
+
+    return decorate
+
+
+def expand_train(override: str, stage: str) -> str:
+    """`train.lr=1` -> `stage1.lr=1`, `train=long` -> `train@stage1=long`; all else stays."""
+    marks = override[: len(override) - len(override.lstrip("+~"))]
+    rest = override[len(marks) :]
+    if rest.startswith("train."):
+        return f"{marks}{stage}.{rest.removeprefix('train.')}"
+    if rest.startswith("train="):
+        return f"{marks}train@{rest.replace('train=', stage + '=', 1)}"
+    return override

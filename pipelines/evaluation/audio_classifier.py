@@ -1,0 +1,137 @@
+"""Probes of sounds: small classifiers trained on real recordings, independent of both stages.
+
+A probe is to sounds what `judge.py` is to images: its accuracy on real held-out clips says how far it can be trusted;
+on reconstructions, how much the codes keep of what is said; on conversions, whose voice is heard.
+
+It hears log-mel features of waves scaled to one loudness. Training changes the loudness, adds noise, moves the clip
+and blanks parts of it, so that a class is known neither by its level nor by the noise of its recordings, and the
+noise of a decoder is not taken for a speaker.
+
+Axes: b or n clips, t samples, f frames of 10 ms, m mel bands, d units.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor, nn
+from torchaudio.transforms import MelSpectrogram
+
+from pipelines.evaluation.classifier import train_classifier
+from pipelines.splits.base import Batch, Split
+
+STEPS, BATCH, LR = 400, 64, 3e-3  # 11 epochs of the 2,290 spoken digits
+BANDS, UNITS = 40, 96
+WINDOW_S, HOP_S = 0.025, 0.010
+FLOOR = 1e-3  # added to the power in a band of a wave whose mean power is 1: noise at 30 dB below it is not heard
+GAIN_DB, SNR_DB = (-20.0, 20.0), (5.0, 40.0)
+SHIFT_S, MASK_SHARE = 0.05, 0.15  # the most silence put before and after a clip, and the largest part blanked
+
+
+class Probe(nn.Module):
+    """waves float (b, 1, t) at `sample_rate_hz`, lengths int64 (b,) -> logits (b, num_classes).
+
+    What lies at or after a clip's length is not looked at, so that padding changes nothing."""
+
+    def __init__(self, num_classes: int, sample_rate_hz: int):
+        super().__init__()
+        window, self.hop = round(WINDOW_S * sample_rate_hz), round(HOP_S * sample_rate_hz)
+        bins = 1 << (window - 1).bit_length()
+        self.mel = MelSpectrogram(sample_rate_hz, n_fft=bins, win_length=window, hop_length=self.hop, f_min=50.0,
+                                  n_mels=BANDS, center=False, normalized=True)
+        self.padding = bins  # enough zeros after a clip that its last frame is whole
+        self.convolutions = nn.ModuleList([
+            nn.Conv1d(BANDS, UNITS, 5, padding=2),
+            nn.Conv1d(UNITS, UNITS, 5, padding=2, stride=2),
+            nn.Conv1d(UNITS, UNITS, 5, padding=2),
+        ])
+        self.dropout, self.output = nn.Dropout(0.3), nn.Linear(2 * UNITS, num_classes)
+
+    def features(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-mel (b, m, f), zero where there is no clip, and how many frames of each are real (b,)."""
+        heard = scaled(waves, lengths)[:, 0]
+        power = self.mel(F.pad(heard, (0, self.padding)))
+        frames = -(-lengths // self.hop)
+        real = mask(frames, power.shape[-1])
+        return torch.where(real, (power + FLOOR).log() / 4, 0), frames  # / 4: about unit variance
+
+    def forward(self, waves: Tensor, lengths: Tensor) -> Tensor:
+        return self.classify(*self.features(waves, lengths))
+
+    def classify(self, x: Tensor, frames: Tensor) -> Tensor:
+        """Log-mel (b, m, f) and frames (b,) -> logits (b, num_classes)."""
+        for convolution in self.convolutions:
+            frames = -(-frames // convolution.stride[0])
+            x = F.relu(convolution(x))
+            x = x * mask(frames, x.shape[-1])  # as if the clip ended here: the next one sees zeros, as at any edge
+        mean = reduce(x, "b d f -> b d", "sum") / frames[:, None]
+        return self.output(self.dropout(torch.cat([mean, reduce(x, "b d f -> b d", "max")], dim=1)))
+
+
+def train_probe(split: Split, column: int, num_classes: int, sample_rate_hz: int, device: torch.device,
+                seed: int = 0) -> nn.Module:
+    """A classifier of sounds into the classes of one column of the labels, trained on whole clips of `split`.
+
+    Its weights are a function of the split and `seed`."""
+    def logits(model: nn.Module, batch: Batch) -> Tensor:
+        waves, lengths = augmented(cut(batch.x, batch.lengths), batch.lengths, sample_rate_hz)
+        x, frames = model.features(waves.to(device), lengths.to(device))
+        return model.classify(blanked(x, frames), frames)
+
+    return train_classifier(lambda: Probe(num_classes, sample_rate_hz), logits, split, column, steps=STEPS,
+                            batch_size=BATCH, lr=LR, seed=seed, device=device, title="probe")
+
+
+@torch.no_grad()
+def probe(model: nn.Module, waves: Tensor, lengths: Tensor) -> Tensor:
+    """The class the probe hears in each of waves (n, 1, t) with lengths (n,): int64 (n,), on the CPU."""
+    device, parts = next(model.parameters()).device, torch.arange(len(waves)).split(200)
+    return torch.cat([model(cut(waves[part], lengths[part]).to(device), lengths[part].to(device)).argmax(1).cpu()
+                      for part in parts])
+
+
+def scaled(waves: Tensor, lengths: Tensor) -> Tensor:
+    """Waves (b, 1, t) without offset, their mean power 1 over the clip, and 0 after it. Silence stays silence."""
+    real, count = mask(lengths, waves.shape[-1]), lengths[:, None, None]
+    waves = torch.where(real, waves, 0)
+    waves = torch.where(real, waves - waves.sum(-1, keepdim=True) / count, 0)
+    power = waves.square().sum(-1, keepdim=True) / count
+    return waves / power.clamp(min=1e-10).sqrt()
+
+
+def augmented(waves: Tensor, lengths: Tensor, sample_rate_hz: int) -> tuple[Tensor, Tensor]:
+    """Each clip (b, 1, t) with silence of a random length before and after it, at a random loudness, in white noise at
+    a random ratio to the clip's own power. Returns waves (b, 1, t + 2 s) and their lengths; drawn on the CPU."""
+    lengths, number, most = lengths.cpu(), len(waves), round(SHIFT_S * sample_rate_hz)
+    waves = torch.where(mask(lengths, waves.shape[-1]), waves.cpu(), 0)
+    before, after = torch.randint(0, most + 1, (2, number)).unbind()
+    power = waves.square().sum(-1, keepdim=True) / lengths[:, None, None]
+    shape = (number, 1, 1)
+    gain = 10 ** (torch.empty(shape).uniform_(*GAIN_DB) / 20)
+    level = power.sqrt() * 10 ** (-torch.empty(shape).uniform_(*SNR_DB) / 20)
+    places = torch.arange(waves.shape[-1] + 2 * most) - before[:, None, None]
+    inside = (places >= 0) & (places < waves.shape[-1])
+    moved = torch.where(inside, waves.gather(-1, places.clamp(0, waves.shape[-1] - 1)), 0)
+    lengths = before + lengths + after
+    noisy = gain * (moved + level * torch.randn(moved.shape))
+    return torch.where(mask(lengths, noisy.shape[-1]), noisy, 0), lengths
+
+
+def blanked(x: Tensor, frames: Tensor) -> Tensor:
+    """Log-mel (b, m, f) with one run of up to MASK_SHARE of its frames at the mean of the clip."""
+    start, share = torch.rand(2, len(x)).to(x.device).unbind()
+    size = share * MASK_SHARE * frames
+    start = start * (frames - size)
+    places = torch.arange(x.shape[-1], device=x.device)
+    hidden = (places >= start[:, None]) & (places < (start + size)[:, None])
+    mean = reduce(x, "b m f -> b m 1", "sum") / frames[:, None, None]
+    return torch.where(rearrange(hidden, "b f -> b 1 f"), mean, x)
+
+
+def cut(waves: Tensor, lengths: Tensor) -> Tensor:
+    """Waves (b, 1, t) up to the end of the longest: the rest is padding in all of them."""
+    return waves[..., : int(lengths.max())]
+
+
+def mask(lengths: Tensor, size: int) -> Tensor:
+    """lengths (b,) -> bool (b, 1, size): which places are real."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None, None]

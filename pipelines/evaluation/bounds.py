@@ -1,0 +1,107 @@
+"""What `evaluate.py` measures with samples of q(latents | x): bounds of log p(x), and whether a decoder heeds latents.
+
+The noise of an item is made of (seed, its number): sample j of it is the same among 5 as among 50, in whatever batch.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.evaluation.measured import Measured, batches
+from pipelines.runs.store import TrainedStage
+from pipelines.splits.base import Split
+from pipelines.splits.counters import permutation
+from pipelines.splits.noise import draws, generator
+from stage1_vqvae.autoencoder import Autoencoder
+from stage1_vqvae.autoregressive import AutoregressiveDecoder
+from stage1_vqvae.bottlenecks.gaussian import Gaussian
+from stage1_vqvae.bounds import iwae, log_weights, mean_and_standard_error
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Of k samples of the posterior of each of n items, all (n,) float64 in nats."""
+
+    nll_nats: Tensor  # the mean of -log p(x | z)
+    elbo: Tensor
+    multi_sample: Tensor  # of all k
+
+
+@torch.no_grad()
+def sample_posterior(stage1: TrainedStage, split: Split, samples: int, batch_size: int, seed: int) -> Sampled | None:
+    """None where the posterior is a single point, and without samples."""
+    model, columns, parts = stage1.module, stage1.decoder_columns, []
+    if not samples or model.bottleneck.posterior(model.embed(split.batch(torch.arange(1)).x)) is None:
+        return None
+    for start, batch in batches(split, batch_size, "posterior"):
+        labels = batch.labels[:, columns] if columns else None
+        posterior = model.bottleneck.posterior(model.embed(batch.x))
+        nll: list[Tensor] = []
+
+        def log_likelihood(z: Tensor) -> Tensor:
+            nll.append(model.nll_nats(batch.x, posterior.z_q(z), labels))
+            return -nll[-1]
+
+        own = [generator(seed, start + place) for place in range(len(batch.x))]
+        noise = (draws(own, *posterior.noise).to(batch.x.device) for _ in range(samples))
+        log_w = log_weights(log_likelihood, posterior, posterior.prior, noise)
+        parts.append(torch.stack([torch.stack(nll).mean(0), log_w.mean(0), iwae(log_w)]).cpu())
+    return Sampled(*torch.cat(parts, 1))
+
+
+def bounds(sampled: Sampled, sizes: Tensor, samples: int) -> dict:
+    """Upper bounds of -log2 p(x) for each data dimension; sizes (n,): how many those are. And the KL of q to the prior of
+    training, bits of an example: with these, not with those of its codes, does the ELBO charge it."""
+    figures = {"kl_bits": float((-sampled.nll_nats - sampled.elbo).mean()) / math.log(2)}
+    for name in ("elbo", "multi_sample"):
+        value, error = mean_and_standard_error(-getattr(sampled, name) / (sizes * math.log(2)))
+        figures[name] = {"bits_per_dim": float(value), "standard_error": float(error)}
+    return {"samples": samples, **figures}
+
+
+@torch.no_grad()
+def others_nats(stage1: TrainedStage, split: Split, batch_size: int, seed: int) -> Tensor | None:
+    """-log p(x | z_q) (n,) where each item is told the latents of another one; None but for an autoregressive decoder.
+
+    Such a one could do without latents, whatever their rate."""
+    if not isinstance(stage1.module.decoder, AutoregressiveDecoder):
+        return None
+    model, columns, nll = stage1.module, stage1.decoder_columns, []
+    order = permutation(len(split), seed)
+    other = np.empty_like(order)
+    other[order] = np.roll(order, 1)
+    for start, batch in batches(split, batch_size, "others' latents"):
+        numbers = other[start : start + len(batch.x)]
+        z_q = told_latents(model, split.batch(torch.from_numpy(numbers)).x, numbers, seed)
+        labels = batch.labels[:, columns] if columns else None
+        nll.append(model.nll_nats(batch.x, z_q, labels, batch.lengths).cpu())
+    return torch.cat(nll)
+
+
+def shuffled(measured: Measured) -> dict | None:
+    """The distortion with others' latents. What latents tell the decoder is the nats gained by the right ones."""
+    others = measured.others_nats
+    if others is None:
+        return None
+    return {"distortion_shuffled": float(others.sum() / measured.sizes.sum()) / math.log(2),
+            **gain(others, measured.nll_nats)}
+
+
+def gain(without: Tensor, told: Tensor) -> dict:
+    """Nats of each item (n,) without and with something -> what it gains in the mean, and the standard error of the
+    paired difference."""
+    gained, error = mean_and_standard_error(without - told)
+    return {"nats_gained": float(gained), "standard_error": float(error)}
+
+
+def told_latents(model: Autoencoder, x: Tensor, numbers: np.ndarray, seed: int) -> Tensor:
+    """z_q (b, dim, *grid) as the distortion has it: of Gaussian latents each item's first sample, else no noise."""
+    z_e = model.embed(x)
+    if not isinstance(model.bottleneck, Gaussian):
+        return model.bottleneck(z_e).z_q
+    posterior = model.bottleneck.posterior(z_e)
+    noise = draws([generator(seed, int(number)) for number in numbers], *posterior.noise)
+    return posterior.z_q(posterior.icdf(noise.to(x.device)))

@@ -1,0 +1,38 @@
+"""Training of the small classifiers that read what the pipeline makes: the judge of images, the probes of sounds."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipelines.splits.base import Batch, Split
+from pipelines.splits.order import step_items, step_seed
+
+
+def train_classifier(make: Callable[[], nn.Module], logits: Callable[[nn.Module, Batch], Tensor], split: Split, column: int,
+                     *, steps: int, batch_size: int, lr: float, seed: int, device: torch.device, title: str) -> nn.Module:
+    """A classifier into the classes of one column of the labels, in eval mode: AdamW, one cycle of the learning rate.
+
+    make: () -> the untrained model. logits: (model, batch) -> (b, num_classes), augmentation included. Whatever they
+    draw from torch's global generator, the weights are a function of the split and `seed`."""
+    torch.manual_seed(step_seed(seed, 0))
+    model = make().to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
+    for step in tqdm(range(1, steps + 1), desc=title, leave=False, dynamic_ncols=True):
+        torch.manual_seed(step_seed(seed, step))
+        indices, _ = step_items(seed, step, batch_size, len(split))
+        batch = split.batch(torch.from_numpy(indices))
+        loss = F.cross_entropy(logits(model, batch), batch.labels[:, column].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+def accuracy(seen: Tensor, true: Tensor) -> float:
+    """Share of classes int64 (n,) that are the true ones."""
+    return float((seen == true).double().mean())

@@ -1,0 +1,123 @@
+"""Figures of a run on any kind of data: bits per dimension, use of the codebook, the prior's bits, loss curves."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipelines.data.codes import CodeData, CodeSplit
+from pipelines.evaluation.bounds import bounds, others_nats, sample_posterior, shuffled
+from pipelines.evaluation.measured import Measured, Subject, batches, measure, spread, uses
+from pipelines.evaluation.table import each
+from pipelines.generation.lengths import conditioning
+from pipelines.media import plots
+from pipelines.metrics.ngrams import bigram_bits, unigram_bits
+from pipelines.runs.store import TrainedStage
+from pipelines.training.log import read_metrics
+from stage1_vqvae.bottlenecks.base import Bottleneck
+from stage1_vqvae.bottlenecks.gaussian import Gaussian
+from stage1_vqvae.codebook import perplexity
+
+
+def measure_shared(subject: Subject) -> tuple[Measured, dict]:
+    """What there is to say of a run on whatever data, as `metrics.json` has it."""
+    stage1, split, options, seed = subject.stage1, subject.split, subject.options, subject.seed
+    bottleneck, batch_size = stage1.module.bottleneck, options.batch_size
+    measured = replace(measure(stage1, split, batch_size, seed), others_nats=others_nats(stage1, split, batch_size, seed))
+    gaussian = isinstance(bottleneck, Gaussian)
+    samples = max(options.bound_samples, 1) if gaussian else options.bound_samples
+    sampled = sample_posterior(stage1, split, samples, batch_size, seed)
+    if gaussian:  # the distortion of the mean is no part of a bound
+        measured = replace(measured, nll_nats=sampled.nll_nats)
+    figures = own_figures(measured, bottleneck)
+    figures["bounds"] = bounds(sampled, measured.sizes, samples) if sampled and options.bound_samples else None
+    figures["latents"]["shuffled"] = shuffled(measured)
+    if subject.stage2 is not None:
+        add_prior(figures, measured, subject)
+    return measured, figures
+
+
+def own_figures(measured: Measured, bottleneck: Bottleneck) -> dict:
+    """Distortion and rate in bits per data dimension, use of latents and codebooks; the prior's part is still null."""
+    bits, normal = float(measured.sizes.sum()) * math.log(2), isinstance(bottleneck, Gaussian)
+    distortion, rate = float(measured.nll_nats.sum()) / bits, float(measured.rate_nats.sum()) / bits
+    uniform, codes = measured.codes is not None, None
+    latents = {"dims": measured.positions * bottleneck.dim, "bits": None, "bits_unigram": None, "bits_prior": None,
+               "mean_norm": float(measured.norms[measured.real].mean())}
+    if uniform or normal:
+        latents["bits"] = float(measured.rate_nats.mean()) / math.log(2)
+    if uniform:
+        counts = uses(measured, bottleneck.num_codes)
+        effective = perplexity(counts)
+        latents |= {"dims": measured.positions * bottleneck.num_codebooks,
+                    "bits_unigram": measured.positions * float(effective.log2().sum())}
+        codes = {"perplexity": each(effective), "used": each((counts > 0).sum(1)), "num_codes": bottleneck.num_codes,
+                 "codes_an_example": latents["dims"],
+                 "unigram_bits": None, "bigram_bits": None, "prior_bits": None, "prior_bits_train": None}
+    return {
+        "bits_per_dim": {"distortion": distortion,
+                         "rate_uniform": rate if uniform else None, "rate_prior": None,
+                         "total_uniform": distortion + rate if uniform else None, "total_prior": None,
+                         "rate_normal": rate if normal else None,
+                         "total_normal": distortion + rate if normal else None},
+        "codes": codes,
+        "latents": latents,
+    }
+
+
+def add_prior(figures: dict, measured: Measured, subject: Subject) -> None:
+    """The prior's bits a code on the split and on as many training items, unigram and bigram beside them, and the rate."""
+    data, num_codes = CodeData(subject.run.codes), figures["codes"]["num_codes"]
+    splits = [data.split(own) for own in ("train", subject.split_name)]
+    codes, real = zip(*(all_codes(split) for split in splits))
+    trained, held_out = (prior_bits(subject.stage2, split.to(subject.device), spread(len(splits[1]), len(split)),
+                                    subject.options.batch_size) for split in splits)
+    figures["codes"] |= {
+        "unigram_bits": each(unigram_bits(*codes, num_codes, real)),
+        "bigram_bits": each(bigram_bits(*codes, num_codes, real)),
+        "prior_bits": each(held_out),
+        "prior_bits_train": each(trained),
+    }
+    figures["latents"]["bits_prior"] = float(held_out.sum()) * measured.positions
+    rate = figures["latents"]["bits_prior"] * len(measured.sizes) / float(measured.sizes.sum())
+    distortion = figures["bits_per_dim"]["distortion"]
+    figures["bits_per_dim"] |= {"rate_prior": rate, "total_prior": distortion + rate}
+
+
+def all_codes(split: CodeSplit) -> tuple[Tensor, Tensor]:
+    """Codes (n, t, g) of a split, and which positions (n, t) are no padding."""
+    codes = torch.cat([batch.x.flatten(1).cpu() for batch in split.evaluation_batches()])
+    codes = codes.reshape(len(codes), -1, split.num_codebooks)
+    whole = torch.full((len(codes),), codes.shape[1]) if split.lengths is None else split.lengths
+    return codes, torch.arange(codes.shape[1]) < whole[:, None]
+
+
+@torch.no_grad()
+def prior_bits(stage2: TrainedStage, split: CodeSplit, items: Tensor, batch_size: int) -> Tensor:
+    """Bits a code of each codebook (g,) float64, over what is no padding of these items."""
+    columns = [stage2.config["codes"]["label_names"].index(name) for name in stage2.config["condition_on"]]
+    total, count = 0, 0
+    for _, batch in batches(split, batch_size, "prior", items):
+        labels = batch.labels[:, columns] if columns else None
+        told = batch.lengths if stage2.config.get("condition_on_length") else None
+        nats = stage2.module.code_nats(batch.x, labels, conditioning(batch.local, told, batch.x.shape[1])).double()
+        nats = nats.reshape(len(nats), -1, split.num_codebooks)
+        if batch.lengths is not None:
+            nats = nats * (torch.arange(nats.shape[1], device=nats.device) < batch.lengths[:, None])[..., None]
+        total = total + nats.sum((0, 1)).cpu()
+        count += nats.shape[0] * nats.shape[1] if batch.lengths is None else int(batch.lengths.sum())
+    return total / (count * math.log(2))
+
+
+def draw_training(measured: Measured, subject: Subject) -> dict[str, Path]:
+    """Loss curves, and where there is a codebook its use."""
+    run, stage1 = subject.run, subject.stage1
+    paths = {"loss curves": run.figures / "loss_curves.png"}
+    plots.plot_curves(paths["loss curves"], {"stage 1": read_metrics(run.stage1 / "metrics.jsonl"),
+                                             "stage 2": read_metrics(run.stage2 / "metrics.jsonl")})
+    if measured.codes is not None:
+        paths["use of the codebook"] = run.figures / "codebook_use.png"
+        plots.plot_codebook_use(paths["use of the codebook"], uses(measured, stage1.module.bottleneck.num_codes))
+    return paths

@@ -1,0 +1,87 @@
+"""metrics.json as a printed table."""
+
+from torch import Tensor
+
+
+def table(result: dict, own_rows: list[tuple[str, float | list[float] | None, str]]) -> str:
+    """The figures as a table of two columns, those of the kind of data last, those that do not apply left out."""
+    bits, latents = result["bits_per_dim"], result["latents"]
+    rows = [
+        ("distortion, bits/dim", bits["distortion"], ".4f"),
+        ("rate, uniform prior, bits/dim", bits["rate_uniform"], ".4f"),
+        ("rate, learned prior, bits/dim", bits["rate_prior"], ".4f"),
+        ("rate, N(0, I), bits/dim", bits["rate_normal"], ".4f"),
+        ("bound, uniform prior, bits/dim", bits["total_uniform"], ".4f"),
+        ("bound, learned prior, bits/dim", bits["total_prior"], ".4f"),
+        ("bound, N(0, I), bits/dim", bits["total_normal"], ".4f"),
+        *bound_rows(result["bounds"]),
+        *code_rows(result["codes"]),
+        ("latents an example", latents["dims"], ".1f"),
+        ("bits an example: training prior", latents["bits"], ".1f"),
+        ("bits an example: unigram", latents["bits_unigram"], ".1f"),
+        ("bits an example: prior", latents["bits_prior"], ".1f"),
+        ("mean norm of encodings", latents["mean_norm"], ".3f"),
+        *shuffled_rows(latents["shuffled"]),
+        *own_rows,
+    ]
+    title = f"{result['run']}: {result['items']} items of {result['data']} ({result['split']})"
+    lines = [row_line(*row) for row in rows if row[1] is not None]
+    return "\n".join([title, "-" * 50, *lines, "-" * 50])
+
+
+def row_line(name: str, value: float | list[float], form: str) -> str:
+    """A figure in its column; several, such as those of successive frames, behind each other."""
+    if isinstance(value, list):
+        return f"{name:<38}" + "".join(f"{each:>8{form}}" for each in value)
+    return f"{name:<38}{value:>12{form}}"
+
+
+def bound_rows(found: dict | None) -> list[tuple[str, float | None, str]]:
+    """The bounds of a spread posterior, none for codes that are a function of the data."""
+    if found is None:
+        return []
+    titles = {"elbo": "ELBO, sampled", "multi_sample": f"bound of {found['samples']} samples"}
+    return [*((f"{title}, bits/dim", found[name]["bits_per_dim"], ".4f") for name, title in titles.items()),
+            ("KL to the prior, bits an example", found["kl_bits"], ".1f")]
+
+
+def code_rows(codes: dict | None) -> list[tuple[str, float | None, str]]:
+    """The use of codebooks and the bits of codes, none for latents that are no codes."""
+    if codes is None:
+        return []
+    return [
+        (f"codes used, of {codes['num_codes']}", mean(codes["used"]), ".1f"),
+        ("perplexity", mean(codes["perplexity"]), ".1f"),
+        ("bits a code: unigram", mean(codes["unigram_bits"]), ".3f"),
+        ("bits a code: bigram", mean(codes["bigram_bits"]), ".3f"),
+        ("bits a code: prior", mean(codes["prior_bits"]), ".3f"),
+        ("bits a code: prior, training codes", mean(codes["prior_bits_train"]), ".3f"),
+    ]
+
+
+def shuffled_rows(found: dict | None) -> list[tuple[str, float | None, str]]:
+    """What a decoder makes of another example's latents, where that was measured."""
+    if found is None:
+        return []
+    return [("distortion, others' latents, bits/dim", found["distortion_shuffled"], ".4f"),
+            ("nats gained by an example's own", found["nats_gained"], ".2f")]
+
+
+def each(values: Tensor) -> float | dict:
+    """One codebook: its figure. Several: each, and their mean."""
+    values = values.double()
+    return float(values[0]) if len(values) == 1 else {"each": values.tolist(), "mean": float(values.mean())}
+
+
+def mean(figure: float | dict | None) -> float | None:
+    """A figure over all codebooks: the inverse of what `each` tells apart."""
+    return figure["mean"] if isinstance(figure, dict) else figure
+
+
+def rounded(value):
+    """Six significant digits throughout: more are not reproducible from machine to machine."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    return [rounded(inner) for inner in value] if isinstance(value, list) else value

@@ -1,0 +1,137 @@
+"""What `evaluate.py` measures of video: errors of frames; how well clips are continued; how actions move the picture.
+
+Clips of the split are continued in the space of codes (pipelines/generation/continuation.py) after `evaluate.context` frames. Told
+the recorded actions, predictions are held against what came, beside repeating the last frame of the context, and beside
+the decoded codes of the true frames, which no prior can better by much. Told one action throughout, the picture should
+move as that says: by how many columns a frame, to the right, is estimated from the frames (pipelines/metrics/motion.py).
+"""
+
+import math
+from pathlib import Path
+
+from torch import Tensor
+
+from pipelines.evaluation.image import error_rows, psnr_db, reconstruction_errors, similarity, squared_errors
+from pipelines.evaluation.measured import Measured, Subject, spread
+from pipelines.files.errors import InputError
+from pipelines.generation.continuation import predict
+from pipelines.media import plots
+from pipelines.media.images import clip_frames, image_pairs, write_image
+from pipelines.metrics.motion import horizontal_shifts
+from pipelines.splits.base import Batch
+from stage1_vqvae.bounds import mean_and_standard_error
+
+SHOWN = 2  # clips beside their reconstructions in the picture
+WAYS = {"prediction": "predicted", "last_frame": "last frame repeated", "reconstruction": "decoded true codes"}
+
+
+def check(subject: Subject) -> None:
+    """Raises InputError for settings of `evaluate` that do not fit the data."""
+    options, data = subject.options, subject.data
+    if options.predictions and not 1 <= options.context < data.clip_length:
+        raise InputError(f"evaluate.context: expected 1 to {data.clip_length - 1}, of clips of {data.clip_length} "
+                         f"frames, found {options.context}")
+    if options.predictions < 0:
+        raise InputError(f"evaluate.predictions: expected 0 or more, found {options.predictions}")
+    for name in options.actions or ():
+        if name not in data.action_names:
+            raise InputError(f"evaluate.actions: expected names among {', '.join(data.action_names)}, or null for all of "
+                             f"them, found {name!r}")
+
+
+def figures(measured: Measured, subject: Subject, shared: dict) -> dict:
+    """The errors of reconstructed frames; with a prior, predictions and motion."""
+    predicted = subject.stage2 is not None and subject.options.predictions
+    return reconstruction_errors(measured, subject) | {"video": predictions(measured, subject) if predicted else None}
+
+
+def predictions(measured: Measured, subject: Subject) -> dict:
+    """The figures of `evaluate.predictions` clips: for each way and step of a prediction, and each action."""
+    data, options, context = subject.data, subject.options, subject.options.context
+    split = data.split(subject.split_name)
+    items = spread(options.predictions, len(split))
+    batch = split.batch(items)
+
+    def continued(actions: Tensor) -> Tensor:
+        return predict(subject.stage1, subject.stage2, batch.x[:, :, :context], actions, batch.labels, subject.seed,
+                       options.batch_size)
+
+    last_frame = batch.x[:, :, context - 1 : context].expand_as(batch.x)
+    clips = {"prediction": continued(batch.actions), "last_frame": last_frame,
+             "reconstruction": measured.reconstructions[items]}
+    steps = {f"{way}_{kind}": found for way, made in clips.items()
+             for kind, found in fidelity(made, batch, context).items()}
+    motion = {}
+    for name in data.action_names if options.actions is None else options.actions:
+        actions = batch.actions.clone()
+        actions[:, context:] = data.action_names.index(name)
+        motion[name] = shifts(continued(actions), context)
+    return {
+        "clips": len(items), "context": context, "frames": data.clip_length - context, **steps,
+        "shift_columns": motion,
+        "shift_columns_recorded": recorded_shifts(batch, context, data.action_names),
+    }
+
+
+def fidelity(made: Tensor, batch: Batch, context: int) -> dict[str, list[float] | None]:
+    """For each frame after the context the PSNR in dB of the error's mean square over all clips, and the mean SSIM.
+
+    Not the mean PSNR: one clip that ends as it began would make it infinite for the last frame repeated."""
+    pairs = [(made[:, :, t], batch.x[:, :, t]) for t in range(context, made.shape[2])]
+    similarities = [similarity(*pair) for pair in pairs]
+    return {"psnr_db": [float(psnr_db(squared_errors(*pair).mean())) for pair in pairs],
+            "ssim": None if similarities[0] is None else [float(values.mean()) for values in similarities]}
+
+
+def shifts(clips: Tensor, context: int) -> dict[str, float]:
+    """Columns to the right from frame to frame after the context, clips (n, c, t, h, w): their mean over clips and its
+    standard error, the frames of a clip counting once."""
+    count = clips.shape[2] - context
+    found = horizontal_shifts(clip_frames(clips[:, :, context - 1 : -1]), clip_frames(clips[:, :, context:]))
+    value, error = mean_and_standard_error(found.double().unflatten(0, (-1, count)).mean(1))
+    return {"mean": float(value), "standard_error": float(error)}
+
+
+def recorded_shifts(batch: Batch, context: int, names: tuple[str, ...]) -> dict[str, dict | None]:
+    """The same of the true frames, for each action by its name: what the estimate makes of a turn that took place."""
+    found = horizontal_shifts(clip_frames(batch.x[:, :, context - 1 : -1]), clip_frames(batch.x[:, :, context:]))
+    actions, figures = batch.actions[:, context:].flatten(), {}
+    for number, name in enumerate(names):
+        own = found[actions == number].double()
+        figures[name] = None
+        if len(own) > 1:
+            value, error = mean_and_standard_error(own)
+            figures[name] = {"mean": float(value), "standard_error": float(error)}
+    return figures
+
+
+def rows(result: dict) -> list[tuple[str, float | list[float] | None, str]]:
+    """Of the table: errors; predictions in the mean and frame by frame; the motion under each action."""
+    found, lines = result["video"], error_rows(result)
+    if found is None:
+        return lines
+    for way, title in WAYS.items():
+        for kind, unit, form in (("psnr_db", "PSNR, dB", ".2f"), ("ssim", "SSIM", ".3f")):
+            if steps := found[f"{way}_{kind}"]:
+                lines += [(f"{title}: {unit}", math.fsum(steps) / len(steps), form), ("  frame by frame", steps, form)]
+    for name, value in found["shift_columns"].items():
+        lines.append((f"columns to the right a frame, {name}", value["mean"], ".3f"))
+        lines.append(("  standard error", value["standard_error"], ".3f"))
+    return lines
+
+
+def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
+    """The frames of some clips above their reconstructions; PSNR and SSIM over the predicted frames as curves."""
+    figures, found = subject.run.figures, result["video"]
+    figures.mkdir(parents=True, exist_ok=True)
+    paths, items = {"frames above reconstructions": figures / "reconstructions.png"}, spread(SHOWN, len(subject.split))
+    originals = clip_frames(subject.split.batch(items).x.cpu())
+    write_image(figures / "reconstructions.png",
+                        image_pairs(originals, clip_frames(measured.reconstructions[items])))
+    if found is not None:
+        paths["predictions, frame by frame"] = figures / "predictions.png"
+        panels = [("frame after the context", unit, {title: list(enumerate(found[f"{way}_{kind}"], start=1))
+                                                     for way, title in WAYS.items()})
+                  for kind, unit in (("psnr_db", "PSNR, dB"), ("ssim", "SSIM")) if found[f"prediction_{kind}"]]
+        plots.plot_lines(figures / "predictions.png", panels)
+    return paths

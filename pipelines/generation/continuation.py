@@ -1,0 +1,60 @@
+"""What comes after the first frames of a clip: continued in the space of codes, told the actions, and decoded.
+
+The context is encoded alone: its codes are those of an encoder that has seen no later frame, whatever the encoder.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipelines.files.errors import InputError
+from pipelines.generation.actions import local_actions
+from pipelines.generation.decoding import decode
+from pipelines.runs.store import TrainedStage
+from pipelines.splits.noise import draws, generator
+from stage2_prior.sampling import sample
+
+
+def predict(stage1: TrainedStage, stage2: TrainedStage, context: Tensor, actions: Tensor, labels: Tensor, seed: int,
+            batch_size: int, **truncation) -> Tensor:
+    """Clips uint8 (n, c, t, h, w), on the CPU: the context as it is decoded, and what was drawn after it.
+
+    context: uint8 (n, c, k, h, w). actions: int64 (n, t), of all frames of a result. labels: (n, L) of the data.
+    Clip i is made of `seed`, i and its own row alone. `truncation`: temperature, top_k, top_p.
+    Raises InputError for a context or a length that is no whole number of frames of codes."""
+    codes, device = stage2.config["codes"], next(stage1.module.parameters()).device
+    stride = codes["shape"][1] // codes["grid"][0]
+    for name, count in (("context", context.shape[2]), ("context and prediction", actions.shape[1])):
+        if count % stride:
+            raise InputError(f"{name}: expected a multiple of {stride} frames, as many as a frame of codes covers, "
+                             f"found {count}")
+    columns = [codes["label_names"].index(name) for name in stage2.config["condition_on"]]
+    decoder_columns = stage1.decoder_columns
+    shape = [actions.shape[1] // stride, *codes["grid"][1:]]
+    shape += [codes["num_codebooks"]] if codes["num_codebooks"] > 1 else []
+    local = local_actions(actions, len(stage1.config["example"]["action_names"]), shape[0])
+    local = local.expand(-1, -1, *shape[:3]).float()
+    parts = []
+    for rows in _batches(len(context), batch_size):
+        own = [generator(seed, number) for number in rows.tolist()]
+        uniforms, told = draws(own, *shape).to(device), labels[rows]
+        known = torch.full(uniforms.shape, -1, device=device)
+        with torch.inference_mode():
+            seen = stage1.module.encode(context[rows].to(device))
+        known[:, : seen.shape[1]] = seen
+        try:
+            drawn = sample(stage2.module, uniforms, labels=told[:, columns].to(device) if columns else None,
+                           local=local[rows].to(device), known=known, **truncation)
+        except ValueError as error:
+            raise InputError(f"sampling: {error}") from None
+        parts.append(decode(stage1, drawn, told[:, decoder_columns] if decoder_columns else None, None, own))
+    return torch.cat(parts)
+
+
+def _batches(count: int, batch_size: int) -> Iterator[Tensor]:
+    with tqdm(total=count, desc="predicting", unit="clip", leave=False, dynamic_ncols=True, disable=None) as bar:
+        for rows in torch.arange(count).split(batch_size):
+            yield rows
+            bar.update(len(rows))

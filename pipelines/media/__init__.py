@@ -1,0 +1,1 @@
+"""Tensors to files that people look at or listen to: PNG, GIF, WAV, plots."""

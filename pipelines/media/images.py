@@ -1,0 +1,126 @@
+"""Tensors to PNG and GIF files: grids of images, originals above reconstructions, strips of frames, loss curves, the
+use of a codebook, scatters.
+
+Pictures are uint8 (c, h, w) with c = 1 or 3 going in, (3, h, w) coming out; what is small is enlarged by whole factors
+without smoothing. Files appear whole or not at all.
+"""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from pipelines.files.atomic import write_atomically
+
+FRAME_MS = 200  # of a GIF
+LEAST_WIDTH = 600  # pixels of a grid: what fits a page and shows 8x8 digits
+GAP, SEPARATOR = 4, 1  # pixels between images, and between an original and its reconstruction
+MARGIN, TEXT = 112, 14  # pixels left of a comparison for its captions, and their size
+PAPER, LINE, INK = 255, 176, 64  # grey levels of what is around images
+
+
+def write_image(path: Path, image: Tensor) -> None:
+    """Writes uint8 (c, h, w), c = 1 or 3, as PNG, pixel for pixel."""
+    assert image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] in (1, 3), (image.dtype, image.shape)
+    pixels = rearrange(image.cpu(), "c h w -> h w c").numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, format="PNG", optimize=True)
+    write_atomically(Path(path), buffer.getvalue())
+
+
+def image_grid(images: Tensor, columns: int | None = None) -> Tensor:
+    """Images uint8 (n, c, h, w) in reading order, in rows of `columns` (default: as nearly square as can be)."""
+    number, _, height, width = images.shape
+    columns = min(columns or math.ceil(math.sqrt(number * height / width)), number)
+    return _tile(_enlarge(images, columns), columns)
+
+
+def image_pairs(originals: Tensor, reconstructions: Tensor, columns: int = 8,
+               captions: tuple[str, str] = ("original", "reconstruction")) -> Tensor:
+    """Each original above its reconstruction, both uint8 (n, c, h, w), a thin line between; captions on the left."""
+    assert originals.shape == reconstructions.shape, (originals.shape, reconstructions.shape)
+    columns = min(columns, len(originals))
+    upper, lower = _enlarge(originals, columns), _enlarge(reconstructions, columns)
+    line = torch.full_like(upper[:, :, :SEPARATOR], LINE)
+    pairs = torch.cat([upper, line, lower], dim=2)
+    canvas = _tile(pairs, columns)
+    margin = Image.new("L", (MARGIN, canvas.shape[1]), PAPER)
+    draw, font = ImageDraw.Draw(margin), ImageFont.load_default(TEXT)
+    for top in range(GAP, canvas.shape[1] - GAP, pairs.shape[2] + GAP):
+        for above, caption in zip((0, pairs.shape[2] - upper.shape[2]), captions, strict=True):
+            draw.text((MARGIN - GAP, top + above + upper.shape[2] / 2), caption, INK, font, anchor="rm")
+    return torch.cat([repeat(torch.from_numpy(np.array(margin)), "h w -> c h w", c=3), canvas], dim=2)
+
+
+def image_rows(images: dict[str, Tensor]) -> Tensor:
+    """A row of images uint8 (n, c, h, w) for each name, as many in each, the name on its left."""
+    canvas = image_grid(torch.cat(list(images.values())), len(next(iter(images.values()))))
+    font, height = ImageFont.load_default(TEXT), (canvas.shape[1] - GAP) // len(images)
+    captions = Image.new("L", (2 * GAP + math.ceil(max(map(font.getlength, images))), canvas.shape[1]), PAPER)
+    for place, name in enumerate(images):
+        middle = GAP + place * height + (height - GAP) / 2
+        ImageDraw.Draw(captions).text((captions.width - GAP, middle), name, INK, font, anchor="rm")
+    return torch.cat([repeat(torch.from_numpy(np.array(captions)), "h w -> c h w", c=3), canvas], dim=2)
+
+
+def clip_frames(clips: Tensor) -> Tensor:
+    """Clips (n, c, t, h, w) -> their frames (n * t, c, h, w), one clip after another."""
+    return rearrange(clips, "n c t h w -> (n t) c h w")
+
+
+def frame_strip(clips: dict[str, Tensor], context: int) -> Tensor:
+    """A row of frames for each clip uint8 (c, t, h, w), its name on the left; a line after the first `context`."""
+    canvas = image_rows({name: clip_frames(clip[None]) for name, clip in clips.items()})
+    _, number, _, width = next(iter(clips.values())).shape
+    if 0 < context < number:
+        line = canvas.shape[2] - GAP - (number - context) * (width * _factor(number, width) + GAP)
+        canvas[:, :, line : line + GAP] = INK
+    return canvas
+
+
+def write_gif(path: Path, clips: dict[str, Tensor], context: int) -> None:
+    """Clips uint8 (c, t, h, w) side by side as a GIF that goes on forever, each below its name.
+
+    For the first `context` frames that is "context" instead, except for the first clip."""
+    number, font, pictures = next(iter(clips.values())).shape[1], ImageFont.load_default(TEXT), []
+    for t in range(number):
+        panels = image_grid(torch.stack([clip[:, t] for clip in clips.values()]), len(clips))
+        head = Image.new("RGB", (panels.shape[2], 2 * TEXT), (PAPER,) * 3)
+        for place, name in enumerate(clips):
+            middle = GAP / 2 + (place + 0.5) * (panels.shape[2] - GAP) / len(clips)
+            said = "context" if place and t < context else name
+            ImageDraw.Draw(head).text((middle, TEXT), said, (INK,) * 3, font, anchor="mm")
+        picture = np.concatenate([np.array(head), rearrange(panels, "c h w -> h w c").numpy()])
+        pictures.append(Image.fromarray(picture).quantize(256, dither=Image.Dither.NONE))
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=FRAME_MS, loop=0)
+    write_atomically(Path(path), buffer.getvalue())
+
+
+def _enlarge(images: Tensor, columns: int) -> Tensor:
+    """uint8 (n, c, h, w) -> (n, 3, f*h, f*w) with f = `_factor`."""
+    assert images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] in (1, 3), (images.dtype, images.shape)
+    factor = _factor(columns, images.shape[-1])
+    images = images.cpu().expand(-1, 3, -1, -1)
+    return repeat(images, "n c h w -> n c (h f1) (w f2)", f1=factor, f2=factor)
+
+
+def _factor(columns: int, width: int) -> int:
+    """The smallest with which a row of `columns` images, each `width` wide, has LEAST_WIDTH."""
+    return math.ceil(LEAST_WIDTH / (columns * width))
+
+
+def _tile(images: Tensor, columns: int) -> Tensor:
+    """Images (n, 3, h, w) on white paper (3, H, W), a gap around each."""
+    number, _, height, width = images.shape
+    rows = -(-number // columns)
+    canvas = torch.full((3, rows * (height + GAP) + GAP, columns * (width + GAP) + GAP), PAPER, dtype=torch.uint8)
+    for place, image in enumerate(images):
+        top, left = GAP + place // columns * (height + GAP), GAP + place % columns * (width + GAP)
+        canvas[:, top : top + height, left : left + width] = image
+    return canvas

@@ -1,0 +1,1 @@
+"""A run's folder: its configuration, its trained stages, the data it was trained on."""

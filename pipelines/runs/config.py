@@ -1,0 +1,113 @@
+"""Configuration: from the command line to objects, and from a run's folder back to objects, safely.
+
+Training, extraction and evaluation are Hydra programs: `experiment=NAME key=value`, sweeps by `--multirun`.
+`train.lr=1e-3` is short for `stage1.lr=1e-3` in stage 1's command and for `stage2.lr=1e-3` in stage 2's.
+"""
+
+import functools
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any, Callable
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipelines.files.errors import InputError
+from pipelines.training.settings import Settings
+
+CONFIGS = str(Path(__file__).resolve().parents[2] / "configs")
+
+# Types of the loop's settings, so that Hydra itself refuses `train.lr=abc`.
+ConfigStore.instance().store(group="train", name="settings", node=Settings)
+
+# What a configuration that was read from a run may name, besides what the two stage packages define.
+TRUSTED_PACKAGES = ("stage1_vqvae", "stage2_prior")
+TRUSTED_MODULES = {"torch.nn.Identity", "torch.nn.ReLU", "torch.nn.GELU", "torch.nn.SiLU"}
+
+
+def plain(cfg: Any) -> Any:
+    """A resolved copy of a configuration as dicts and lists. Raises InputError for a key without a value (`???`)."""
+    if not OmegaConf.is_config(cfg):
+        return cfg
+    try:
+        return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise InputError(f"{where}expected a value, found none ({str(error).splitlines()[0]})") from None
+
+
+def build(cfg: Any, trusted_only: bool = False, **extra: Any) -> Any:
+    """Makes the object that `_target_` names, depth first; `_partial_: true` gives a function that makes it.
+
+    With `trusted_only`, for configurations that lie in a run's folder, it may name only classes and functions that the
+    stage packages define, and a handful of torch.nn modules: nothing is imported because a file says so.
+    Raises InputError for another name, for a misspelt or mistyped argument, and for a value that the class refuses."""
+    if isinstance(cfg, DictConfig):
+        cfg = plain(cfg)
+    if isinstance(cfg, list):
+        return [build(item, trusted_only) for item in cfg]
+    if not isinstance(cfg, dict):
+        return cfg
+    if "_target_" not in cfg:
+        return {key: build(value, trusted_only) for key, value in cfg.items()}
+    name = cfg["_target_"]
+    target = find_target(name, trusted_only)
+    arguments = {
+        key: build(value, trusted_only) for key, value in cfg.items() if key not in ("_target_", "_partial_")
+    } | extra
+    check_arguments(name, target, arguments)
+    if cfg.get("_partial_"):
+        return functools.partial(target, **arguments)
+    try:
+        return target(**arguments)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def find_target(name: Any, trusted_only: bool) -> Any:
+    """The class or function of a dotted name."""
+    if not isinstance(name, str) or "." not in name:
+        raise InputError(f"_target_: expected a dotted name, found {name!r}")
+    package = name.split(".")[0]
+    if trusted_only and name not in TRUSTED_MODULES and package not in TRUSTED_PACKAGES:
+        raise InputError(f"_target_: expected a class of {' or '.join(TRUSTED_PACKAGES)}, found {name!r}")
+    module_name, _, attribute = name.rpartition(".")
+    try:
+        target = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError):
+        raise InputError(f"_target_: expected something that exists, found {name!r}") from None
+    if trusted_only and name not in TRUSTED_MODULES:
+        home = getattr(target, "__module__", None) or ""
+        if home.split(".")[0] not in TRUSTED_PACKAGES or not callable(target):
+            raise InputError(f"_target_: expected a class that a stage package defines, found {name!r} of {home!r}")
+    return target
+
+
+def check_arguments(name: str, target: Callable, arguments: dict[str, Any]) -> None:
+    """Refuses arguments that the signature lacks, and scalars of another type than it says."""
+    parameters = inspect.signature(target).parameters
+    for key, value in arguments.items():
+        if key not in parameters:
+            raise InputError(f"{name}: expected one of {', '.join(parameters)}, found {key!r}")
+        expected = parameters[key].annotation
+        accepted = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}.get(expected)
+        if accepted and (not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool)):
+            raise InputError(f"{name}: {key}: expected {expected.__name__}, found {value!r}")
+
+
+def read_config(path: Path) -> dict:
+    """A run's config.yaml, as plain data."""
+    try:
+        config = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a trained stage's configuration, found no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected YAML, found {str(error).splitlines()[0]}") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: expected a mapping, found {type(config).__name__}")
+    return config

@@ -1,0 +1,32 @@
+"""The data set that a run was trained on, built from the run's own configuration."""
+
+import inspect
+import os
+from pathlib import Path
+
+from pipelines.files.errors import InputError
+from pipelines.runs.config import build, check_arguments, find_target
+from pipelines.runs.store import Run, TrainedStage, check_same_data
+from pipelines.splits.base import Data
+
+
+def load_data(run: Run, stage1: TrainedStage, root: Path | None) -> Data:
+    """The data that a run was trained on, as its configuration has them; `root`: where they lie, if not where they did.
+
+    Nothing is fetched, nothing is imported because a file says so: the data set is one of this project's. Raises
+    InputError for another, and where what is found is not what the run was trained on."""
+    path, cfg = run.stage1 / "config.yaml", dict(stage1.config["data"])
+    name, home = cfg.pop("_target_", None), os.environ.get("DATA_ROOT", "data")
+    if not str(name).startswith("pipelines.data."):
+        raise InputError(f"{path}: data._target_: expected a data set of pipelines.data, found {name!r}")
+    target = find_target(name, trusted_only=False)
+    if not (isinstance(target, type) and issubclass(target, Data)):
+        raise InputError(f"{path}: data._target_: expected a data set, found {name!r}")
+    places = {"root": str(root or cfg.get("root", home)), "cache": str(Path(home) / "cache"), "download": False,
+              "run": str(cfg.get("run", run.published_parent))}
+    accepted = inspect.signature(target).parameters
+    arguments = build(cfg, trusted_only=True) | {key: place for key, place in places.items() if key in accepted}
+    check_arguments(name, target, arguments)
+    data = target(**arguments)
+    check_same_data(run, stage1, data, stage1.config["data"])
+    return data

@@ -1,0 +1,1 @@
+"""Batches, splits and data sets in the abstract; order, counters and noise: every random number comes from here."""

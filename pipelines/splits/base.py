@@ -1,0 +1,188 @@
+"""What every data set is: a name, a kind, a shape, labels with sorted class names, and splits that give batches.
+
+Axes: n items of a split, b items of a batch, L labels of an item, c channels.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.files.errors import InputError
+from pipelines.splits.counters import permutation
+
+RESIDENT_SHARE = 0.4  # of a device's free memory that a split may take: the rest is for the model and its activations
+CHUNK = 1024  # items at a time where a whole split is gone through
+
+
+class Batch(NamedTuple):
+    """Items in data units, with what is known about them."""
+
+    x: Tensor  # (b, *shape): uint8 images, int64 codes
+    labels: Tensor  # (b, L) int64; L may be 0
+    local: Tensor | None = None  # (b, c, *grid) conditioning that varies over the grid
+    lengths: Tensor | None = None  # (b,) int64: how much of the first grid axis is real where items are padded
+    actions: Tensor | None = None  # (b, t) int64, of clips of frames: what led to each frame
+
+
+@dataclass(frozen=True)
+class Split(ABC):
+    """Items in a fixed order. `x` may be larger than memory: a tensor over a memory-mapped file."""
+
+    x: Tensor  # (m, ...) stored items
+    labels: Tensor  # (n, L) int64
+    rows: Tensor | None = None  # (n,) int64, beside x: which stored items are this split's; None: all, m == n
+    local: Tensor | None = None  # (n, c, *grid)
+    lengths: Tensor | None = None  # (n,) int64
+    device: torch.device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def batch(self, indices: Tensor, seed: int = 0, epoch: int | Tensor | None = None) -> Batch:
+        """The items at `indices` (b,) int64, on the split's device.
+
+        What is random about an item is a function of (seed, epoch, its index) alone. `epoch` is one number, or one for
+        each item (b,) int64; None, and any negative number, give the item as evaluation sees it, without augmentation.
+        """
+
+    def to(self, device: torch.device | str) -> Self:
+        """This split giving its batches on `device`, and resident there if that is a GPU with room for it.
+
+        There is room if the items take at most `RESIDENT_SHARE` of the CUDA memory that is free now. If they do not,
+        or the device cannot tell, the items stay in the machine's memory and each batch is copied from there.
+        """
+        device = torch.empty(0, device=device).device  # "cuda" -> "cuda:0", so that devices compare
+        changes = {"device": device}
+        for name in ("labels", "local", "lengths"):
+            if getattr(self, name) is not None:
+                changes[name] = getattr(self, name).to(device)
+        if device.type == "cpu":
+            changes["x"] = self.x.cpu()
+        elif device.type == "cuda" and self.x.device != device:
+            bytes_needed = self._num_stored * self.x[:1].numel() * self.x.element_size()
+            if bytes_needed <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+                changes |= {"x": self._copy(device), "rows": None}
+        return replace(self, **changes)
+
+    def evaluation_batches(self) -> Iterator[Batch]:
+        """The whole split in order, without augmentation, `CHUNK` items at a time."""
+        for start in range(0, len(self), CHUNK):
+            yield self.batch(torch.arange(start, min(start + CHUNK, len(self))))
+
+    @property
+    def _num_stored(self) -> int:
+        """How many of the stored items are this split's: n, but for clips, which share frames."""
+        return len(self.x if self.rows is None else self.rows)
+
+    def _copy(self, device: torch.device) -> Tensor:
+        """The split's stored items on `device`, moved a chunk at a time: the source may be larger than memory."""
+        x = torch.empty((self._num_stored, *self.x.shape[1:]), dtype=self.x.dtype, device=device)
+        for chunk in torch.arange(self._num_stored).split(CHUNK):
+            x[chunk[0] : chunk[-1] + 1] = self._stored(chunk).to(device)
+        return x
+
+    def _stored(self, indices: Tensor) -> Tensor:
+        """Stored items at `indices`, where they are stored."""
+        indices = indices.to(self.x.device)
+        return self.x[indices if self.rows is None else self.rows[indices]]
+
+    def _fetch(self, indices: Tensor) -> Tensor:
+        """Stored items at `indices`, on the split's device."""
+        x = self._stored(indices)
+        if x.device != self.device:
+            x = (x.pin_memory() if self.device.type == "cuda" else x).to(self.device, non_blocking=True)
+        return x
+
+    def _take(self, indices: Tensor) -> Batch:
+        """Stored items at `indices`, with what goes with them, on the split's device."""
+        x, indices = self._fetch(indices), indices.to(self.device)
+        parts = (None if part is None else part[indices] for part in (self.local, self.lengths))
+        return Batch(x, self.labels[indices], *parts)
+
+
+class Data(ABC):
+    """A data set. Subclasses set the attributes and give the splits."""
+
+    name: str  # as figures are reported under
+    kind: str  # "image", "audio", "video", "codes"
+    shape: tuple[int, ...]  # of one item of a batch: (c, h, w) for images
+    label_names: tuple[str, ...] = ()  # one for each column of the labels
+    classes: tuple[tuple[str, ...], ...] = ()  # of each label the names of its classes, sorted; a label is an index
+    action_names: tuple[str, ...] = ()  # of clips of frames; an action is an index
+    recorded_names: tuple[str, ...] = ()  # what was noted with each item besides: "pose"
+    parent_hash: str | None = None  # of codes: the hash of the stage 1 that made them
+    splits: tuple[str, ...]  # "train", "validation" (of its own items, never training's) and, where published, "test"
+
+    @abstractmethod
+    def _split(self, name: str) -> Split:
+        """The split of that name, one of `splits`."""
+
+    def split(self, name: str) -> Split:
+        """The items of one split, on the CPU. Raises InputError for a name that is none of `splits`."""
+        if name not in self.splits:
+            raise InputError(f"split: expected one of {', '.join(self.splits)} of {self.name}, found {name!r}")
+        return self._split(name)
+
+    def recorded(self, name: str, split: str) -> Tensor:
+        """What was noted with each item of a split, (n, ...), under one of `recorded_names`; else raises InputError."""
+        raise InputError(f"{self.name}: expected one of what was recorded, {self.recorded_names}, found {name!r}")
+
+    @property
+    def num_classes(self) -> tuple[int, ...]:
+        return tuple(len(names) for names in self.classes)
+
+    @cached_property
+    def variance(self) -> float:
+        """One scalar variance over all values of the training split, in data units: what NMSE divides by.
+
+        Sums of integers are exact in float64 up to 2^53 (10^11 pixels of 8 bits squared), so it depends on no order.
+        """
+        count, total, squares = 0, 0.0, 0.0
+        for batch in self.split("train").evaluation_batches():
+            x = batch.x.double()
+            count, total, squares = count + x.numel(), total + x.sum().item(), squares + x.square().sum().item()
+        return squares / count - (total / count) ** 2
+
+
+def hold_out(num_items: int, num_held_out: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Splits range(num_items) by a seeded permutation: (kept, held out), int64, each ascending."""
+    order = permutation(num_items, seed)
+    held_out, kept = np.sort(order[:num_held_out]), np.sort(order[num_held_out:])
+    return torch.from_numpy(kept), torch.from_numpy(held_out)
+
+
+def checked_hold_out_size(key: str, size: int, num_items: int) -> int:
+    """`size` if some items stay on both sides. Raises InputError that names `key` otherwise."""
+    if not 0 < size < num_items:
+        raise InputError(f"{key}: expected between 1 and {num_items - 1} of {num_items} items, found {size}")
+    return size
+
+
+def label_columns(key: str, names: list[str] | None, label_names: tuple[str, ...]) -> list[int]:
+    """Columns of the labels that a model is told; None: all. Raises InputError for a name the data lack, at `key`."""
+    if names is None:
+        return list(range(len(label_names)))
+    for name in names:
+        if name not in label_names:
+            raise InputError(f"{key}: expected labels among {list(label_names)}, found {name!r}")
+    return [label_names.index(name) for name in names]
+
+
+def code_lengths(batch: Batch, positions: int) -> Tensor | None:
+    """How many of the `positions` of an item's codes stand for something real, (b,) int64; None where all do."""
+    return None if batch.lengths is None else -(-batch.lengths * positions // batch.x.shape[2])
+
+
+def real_codes(codes: Tensor, batch: Batch) -> Tensor:
+    """Codes (b, *grid[, g]) of a batch -> those that stand for something real: of padded items (n, ...), else all."""
+    lengths = code_lengths(batch, codes.shape[1])
+    if lengths is None:
+        return codes
+    return codes[torch.arange(codes.shape[1], device=codes.device) < lengths[:, None]]
