@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from pipelines.runs.config import CONFIGS, build
-from pipelines.train_stage1 import complete
+from pipelines.runs.facts import complete
 from stage1_vqvae.bottlenecks.base import Quantizer
 
 NAMES = sorted(path.stem for path in (Path(CONFIGS) / "autoencoder" / "bottleneck").glob("*.yaml"))

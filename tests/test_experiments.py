@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from pipelines.data.room import Room
 from pipelines.generation.actions import local_actions
 from pipelines.runs.config import CONFIGS, build, find_target, plain
-from pipelines.train_stage1 import complete
+from pipelines.runs.facts import complete
 from pipelines.training.settings import Settings
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.base import Quantizer

@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from pipelines.runs.config import CONFIGS, build, plain
-from pipelines.train_stage1 import fill_in
+from pipelines.runs.facts import fill_in
 
 YAML = sorted((Path(CONFIGS) / "autoencoder" / "likelihood").glob("*.yaml"))
 EVERY_LEVEL = torch.arange(256).reshape(256, 1, 1)

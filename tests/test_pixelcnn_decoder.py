@@ -7,8 +7,9 @@ from hydra.core.global_hydra import GlobalHydra
 
 from pipelines.files.errors import InputError
 from pipelines.runs.config import CONFIGS, build
+from pipelines.runs.facts import complete
 from pipelines.splits.base import Batch
-from pipelines.train_stage1 import AutoencoderTask, check_fit, complete
+from pipelines.training.autoencoder import AutoencoderTask, check_fit
 from stage2_prior.rule import Rule
 from stage2_prior.sampling import draw
 
@@ -100,6 +101,6 @@ def test_the_figure_is_the_probability_of_the_pixels_one_after_another():
 
 def test_colours_are_refused_in_one_line():
     data = Pixels(channels=3)
-    task = AutoencoderTask(small_autoencoder(data), columns=[], sample_rate_hz=None)
+    task = AutoencoderTask(small_autoencoder(data), columns=[], show=lambda *_: None)
     with pytest.raises(InputError, match="^autoencoder: expected one channel for an autoregressive decoder, found 3"):
         check_fit(task, Batch(data.x[:1], torch.zeros(1, 0, dtype=torch.int64)))

@@ -11,10 +11,10 @@ from pipelines.data.codes import CodeData, CodeSplit
 from pipelines.evaluation.bounds import bounds, others_nats, sample_posterior, shuffled
 from pipelines.evaluation.measured import Measured, Subject, batches, measure, spread, uses
 from pipelines.evaluation.table import each
-from pipelines.generation.lengths import conditioning
 from pipelines.media import plots
 from pipelines.metrics.ngrams import bigram_bits, unigram_bits
 from pipelines.runs.store import TrainedStage
+from pipelines.splits.lengths import conditioning
 from pipelines.training.log import read_metrics
 from stage1_vqvae.bottlenecks.base import Bottleneck
 from stage1_vqvae.bottlenecks.gaussian import Gaussian

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from pipelines.files.errors import InputError
 from pipelines.generation.decoding import decode, descend, picture_draws
 from pipelines.generation.labels import choose_labels, told_names
-from pipelines.generation.lengths import conditioning, draw_lengths
 from pipelines.runs.store import TrainedStage
+from pipelines.splits.lengths import conditioning, draw_lengths
 from pipelines.splits.noise import draws, generator
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.gaussian import normal

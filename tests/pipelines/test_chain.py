@@ -24,8 +24,8 @@ from pipelines.evaluation.code_classifier import Target, knowledge, octants, pos
 from pipelines.evaluation.codes import levels
 from pipelines.files.errors import InputError
 from pipelines.runs.config import CONFIGS
+from pipelines.runs.facts import complete
 from pipelines.runs.store import Run, load_parents, load_stage1, load_stage2, stage1_hash
-from pipelines.train_stage1 import complete
 from pipelines.training.checkpoint import find_checkpoint
 
 CPU = torch.device("cpu")

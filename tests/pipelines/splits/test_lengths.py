@@ -2,8 +2,8 @@
 
 import torch
 
-from pipelines.generation.lengths import CLOCK_CHANNELS, clock, conditioning, draw_lengths, length_counts
 from pipelines.splits.base import Batch, code_lengths, real_codes
+from pipelines.splits.lengths import CLOCK_CHANNELS, clock, conditioning, draw_lengths, length_counts
 
 LABELS = torch.tensor([[0, 1], [0, 1], [0, 1], [1, 0]])
 LENGTHS = torch.tensor([5, 5, 9, 7])

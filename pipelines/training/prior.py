@@ -1,0 +1,50 @@
+"""Stage 2 as a task of the training loop: maximum likelihood of the codes."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipelines.splits.base import Batch, Split
+from pipelines.splits.lengths import conditioning
+from pipelines.training.loop import Task
+
+
+class PriorTask(Task):
+    """Maximum likelihood of the codes: bits a code, in training and validation."""
+
+    title = "stage 2"
+    criterion = "bits"
+
+    def __init__(self, prior: nn.Module, columns: list[int], mean_codes: dict[str, float], told_length: bool):
+        self.model = prior
+        self.columns = columns
+        self.mean_codes = mean_codes  # codes of an item in the mean, for each split: without padding
+        self.told_length = told_length
+
+    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = network(batch.x, self.labels(batch), self.local(batch))
+        if batch.lengths is None:
+            loss = F.cross_entropy(logits, batch.x)
+        else:  # over the mean number of codes, not this batch's own: so every rank's share weighs the same
+            real = torch.arange(batch.x.shape[1], device=batch.x.device) < batch.lengths[:, None]
+            nats = F.cross_entropy(logits, batch.x, reduction="none")
+            loss = nats[real].sum() / (len(batch.x) * self.mean_codes["train"])
+        return loss, {"bits": loss.detach() / math.log(2)}
+
+    def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        log_prob = model.log_prob(batch.x, self.labels(batch), self.local(batch), batch.lengths)
+        return {"bits": -log_prob / (self.mean_codes["validation"] * math.log(2))}
+
+    def labels(self, batch: Batch) -> Tensor | None:
+        return batch.labels[:, self.columns] if self.columns else None
+
+    def local(self, batch: Batch) -> Tensor | None:
+        return conditioning(batch.local, batch.lengths if self.told_length else None, batch.x.shape[1])
+
+
+def mean_codes(split: Split) -> float:
+    """Codes of an item in the mean: of all positions and codebooks, or of those that are not padding."""
+    codes = math.prod(split.x.shape[1:])
+    return codes if split.lengths is None else float(split.lengths.double().mean()) * codes / split.x.shape[1]
