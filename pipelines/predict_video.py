@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pipelines.commands.flags import add_data_flag, add_run_flags, add_truncation_flags, check_flags, truncation
-from pipelines.evaluation.measured import spread
+from pipelines.splits.order import spread
 from pipelines.files.errors import InputError, one_line_errors
 from pipelines.generation.actions import RECORDED, wanted_actions
 from pipelines.generation.continuation import predict

@@ -27,7 +27,7 @@ GAIN_DB, SNR_DB = (-20.0, 20.0), (5.0, 40.0)
 SHIFT_S, MASK_SHARE = 0.05, 0.15  # the most silence put before and after a clip, and the largest part blanked
 
 
-class Probe(nn.Module):
+class AudioClassifier(nn.Module):
     """waves float (b, 1, t) at `sample_rate_hz`, lengths int64 (b,) -> logits (b, num_classes).
 
     What lies at or after a clip's length is not looked at, so that padding changes nothing."""
@@ -67,9 +67,9 @@ class Probe(nn.Module):
         return self.output(self.dropout(torch.cat([mean, reduce(x, "b d f -> b d", "max")], dim=1)))
 
 
-def train_probe(split: Split, column: int, num_classes: int, sample_rate_hz: int, device: torch.device,
+def train_audio_classifier(split: Split, column: int, num_classes: int, sample_rate_hz: int, device: torch.device,
                 seed: int = 0) -> nn.Module:
-    """A classifier of sounds into the classes of one column of the labels, trained on whole clips of `split`.
+    """A classifier of audio into the classes of one column of the labels, trained on whole clips of `split`.
 
     Its weights are a function of the split and `seed`."""
     def logits(model: nn.Module, batch: Batch) -> Tensor:
@@ -77,13 +77,13 @@ def train_probe(split: Split, column: int, num_classes: int, sample_rate_hz: int
         x, frames = model.features(waves.to(device), lengths.to(device))
         return model.classify(blanked(x, frames), frames)
 
-    return train_classifier(lambda: Probe(num_classes, sample_rate_hz), logits, split, column, steps=STEPS,
-                            batch_size=BATCH, lr=LR, seed=seed, device=device, title="probe")
+    return train_classifier(lambda: AudioClassifier(num_classes, sample_rate_hz), logits, split, column, steps=STEPS,
+                            batch_size=BATCH, lr=LR, seed=seed, device=device, title="classifier")
 
 
 @torch.no_grad()
-def probe(model: nn.Module, waves: Tensor, lengths: Tensor) -> Tensor:
-    """The class the probe hears in each of waves (n, 1, t) with lengths (n,): int64 (n,), on the CPU."""
+def classify(model: nn.Module, waves: Tensor, lengths: Tensor) -> Tensor:
+    """The predicted class of each of waves (n, 1, t) with lengths (n,): int64 (n,), on the CPU."""
     device, parts = next(model.parameters()).device, torch.arange(len(waves)).split(200)
     return torch.cat([model(cut(waves[part], lengths[part]).to(device), lengths[part].to(device)).argmax(1).cpu()
                       for part in parts])

@@ -1,6 +1,6 @@
-"""What `evaluate.py` measures with samples of q(latents | x): bounds of log p(x), and whether a decoder heeds latents.
+"""Bounds of log p(x) from samples of q(latents | x), and whether the decoder uses its latents.
 
-The noise of an item is made of (seed, its number): sample j of it is the same among 5 as among 50, in whatever batch.
+The noise of an item is a function of (seed, its number): its sample j is the same among 5 as among 50, in any batch.
 """
 
 import math
@@ -23,7 +23,7 @@ from stage1_vqvae.bounds import iwae, log_weights, mean_and_standard_error
 
 @dataclass(frozen=True)
 class Sampled:
-    """Of k samples of the posterior of each of n items, all (n,) float64 in nats."""
+    """Figures of k posterior samples of each of n items, all (n,) float64 in nats."""
 
     nll_nats: Tensor  # the mean of -log p(x | z)
     elbo: Tensor
@@ -32,7 +32,7 @@ class Sampled:
 
 @torch.no_grad()
 def sample_posterior(stage1: TrainedStage, split: Split, samples: int, batch_size: int, seed: int) -> Sampled | None:
-    """None where the posterior is a single point, and without samples."""
+    """None where the posterior is a single point, or without samples."""
     model, columns, parts = stage1.module, stage1.decoder_columns, []
     if not samples or model.bottleneck.posterior(model.embed(split.batch(torch.arange(1)).x)) is None:
         return None
@@ -53,8 +53,8 @@ def sample_posterior(stage1: TrainedStage, split: Split, samples: int, batch_siz
 
 
 def bounds(sampled: Sampled, sizes: Tensor, samples: int) -> dict:
-    """Upper bounds of -log2 p(x) for each data dimension; sizes (n,): how many those are. And the KL of q to the prior of
-    training, bits of an example: with these, not with those of its codes, does the ELBO charge it."""
+    """Upper bounds of -log2 p(x) per data dimension, and the KL of q to the training prior in bits per example, which is
+    the rate that the ELBO pays. sizes (n,): data dimensions of each item."""
     figures = {"kl_bits": float((-sampled.nll_nats - sampled.elbo).mean()) / math.log(2)}
     for name in ("elbo", "multi_sample"):
         value, error = mean_and_standard_error(-getattr(sampled, name) / (sizes * math.log(2)))
@@ -64,9 +64,8 @@ def bounds(sampled: Sampled, sizes: Tensor, samples: int) -> dict:
 
 @torch.no_grad()
 def others_nats(stage1: TrainedStage, split: Split, batch_size: int, seed: int) -> Tensor | None:
-    """-log p(x | z_q) (n,) where each item is told the latents of another one; None but for an autoregressive decoder.
-
-    Such a one could do without latents, whatever their rate."""
+    """-log p(x | z_q) (n,) with each item's latents replaced by those of another item; None unless the decoder is
+    autoregressive: such a decoder could ignore its latents, whatever their rate."""
     if not isinstance(stage1.module.decoder, AutoregressiveDecoder):
         return None
     model, columns, nll = stage1.module, stage1.decoder_columns, []
@@ -75,30 +74,30 @@ def others_nats(stage1: TrainedStage, split: Split, batch_size: int, seed: int) 
     other[order] = np.roll(order, 1)
     for start, batch in batches(split, batch_size, "others' latents"):
         numbers = other[start : start + len(batch.x)]
-        z_q = told_latents(model, split.batch(torch.from_numpy(numbers)).x, numbers, seed)
+        z_q = latents_of(model, split.batch(torch.from_numpy(numbers)).x, numbers, seed)
         labels = batch.labels[:, columns] if columns else None
         nll.append(model.nll_nats(batch.x, z_q, labels, batch.lengths).cpu())
     return torch.cat(nll)
 
 
 def shuffled(measured: Measured) -> dict | None:
-    """The distortion with others' latents. What latents tell the decoder is the nats gained by the right ones."""
+    """The distortion with shuffled latents, and how many nats per example the right ones save."""
     others = measured.others_nats
     if others is None:
         return None
     return {"distortion_shuffled": float(others.sum() / measured.sizes.sum()) / math.log(2),
-            **gain(others, measured.nll_nats)}
+            **saved(others, measured.nll_nats)}
 
 
-def gain(without: Tensor, told: Tensor) -> dict:
-    """Nats of each item (n,) without and with something -> what it gains in the mean, and the standard error of the
-    paired difference."""
-    gained, error = mean_and_standard_error(without - told)
-    return {"nats_gained": float(gained), "standard_error": float(error)}
+def saved(without: Tensor, given: Tensor) -> dict:
+    """Nats of each item (n,) without and with some information -> the mean number of nats that it saves, and the standard
+    error of the paired difference."""
+    nats, error = mean_and_standard_error(without - given)
+    return {"nats_saved": float(nats), "standard_error": float(error)}
 
 
-def told_latents(model: Autoencoder, x: Tensor, numbers: np.ndarray, seed: int) -> Tensor:
-    """z_q (b, dim, *grid) as the distortion has it: of Gaussian latents each item's first sample, else no noise."""
+def latents_of(model: Autoencoder, x: Tensor, numbers: np.ndarray, seed: int) -> Tensor:
+    """z_q (b, dim, *grid) as in the distortion: for Gaussian latents each item's first sample, else without noise."""
     z_e = model.embed(x)
     if not isinstance(model.bottleneck, Gaussian):
         return model.bottleneck(z_e).z_q

@@ -1,4 +1,4 @@
-"""Training of the small classifiers that read what the pipeline makes: the judge of images, the probes of sounds."""
+"""Training of the small classifiers that evaluation uses, of images, audio and codes."""
 
 from collections.abc import Callable
 

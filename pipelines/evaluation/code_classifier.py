@@ -1,7 +1,8 @@
-"""What the few codes of a frame know of where it was seen: linear probes of them, beside the best guess without them.
+"""How well position, heading and labels of a frame can be read from its few codes: linear classifiers of the codes, beside
+always guessing the commonest class.
 
-A linear probe reads the one-hot codes, so it is a table of logits for each codebook and position, summed. It is trained
-on the codes of the training split and measured on a split that shares no walk with it.
+A classifier reads one-hot codes, so it is a table of logits for each codebook and position, summed. It is trained on the
+codes of the training split and measured on a split that shares no walk with it.
 
 Axes: n items, m codes of an item, k codes of a codebook, L targets.
 """
@@ -22,7 +23,7 @@ OCTANTS = 8  # of headings
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be read from the codes: classes of both splits, int64 (n,)."""
+    """A target of classification: classes in both splits, int64 (n,)."""
 
     name: str
     train: Tensor
@@ -30,7 +31,7 @@ class Target:
     classes: int
 
 
-class LinearProbe(nn.Module):
+class LinearClassifier(nn.Module):
     """Codes int64 (b, m) -> logits (b, num_classes); they begin at zero."""
 
     def __init__(self, codes: int, num_codes: int, num_classes: int):
@@ -45,10 +46,8 @@ class LinearProbe(nn.Module):
 
 
 def targets(data: Data, split: str) -> list[Target]:
-    """The labels of a data set, and of its poses the position, a cell of its place, and the heading, an eighth of a
-    turn.
-
-    Places are the classes of the first label, if there is one."""
+    """The labels of a data set; where poses are recorded also the position (a cell of its place) and the heading (an eighth
+    of a turn). Places are the classes of the first label, if there is one."""
     labels = [data.split(name).labels for name in ("train", split)]
     found = [Target(name, *(own[:, column] for own in labels), len(data.classes[column]))
              for column, name in enumerate(data.label_names)]
@@ -83,15 +82,15 @@ def octants(poses: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def probe(model: nn.Module, codes: Tensor) -> Tensor:
-    """What the probe reads from codes (n, m): int64 (n,), on the CPU."""
+def classify(model: nn.Module, codes: Tensor) -> Tensor:
+    """The predicted class of codes (n, m): int64 (n,), on the CPU."""
     device = next(model.parameters()).device
     return torch.cat([model(part.to(device)).argmax(1).cpu() for part in codes.split(4096)])
 
 
-def knowledge(train: Tensor, held_out: Tensor, num_codes: int, wanted: list[Target], device: torch.device) -> dict:
-    """Codes (n, m) of both splits -> of each target the share that is read right on the held-out one, that of always
-    the commonest training class, and (accuracy - guess) / (1 - guess): 0 the guess, 1 all right."""
+def code_classifiers(train: Tensor, held_out: Tensor, num_codes: int, wanted: list[Target], device: torch.device) -> dict:
+    """Codes (n, m) of both splits -> for each target the accuracy on the held-out split, that of always guessing the
+    commonest training class, and (accuracy - guess) / (1 - guess): 0 for the guess, 1 if all are right."""
     found = {}
     for target in wanted:
         split = CodeSplit(train, target.train[:, None], num_codebooks=train.shape[1]).to(device)
@@ -99,10 +98,10 @@ def knowledge(train: Tensor, held_out: Tensor, num_codes: int, wanted: list[Targ
         def logits(model: nn.Module, batch: Batch) -> Tensor:
             return model(batch.x)
 
-        model = train_classifier(lambda: LinearProbe(train.shape[1], num_codes, target.classes), logits, split, 0,
+        model = train_classifier(lambda: LinearClassifier(train.shape[1], num_codes, target.classes), logits, split, 0,
                                  steps=STEPS, batch_size=BATCH, lr=LR, seed=0, device=device,
-                                 title=f"probe {target.name}")
-        right = accuracy(probe(model, held_out), target.held_out)
+                                 title=f"classifier {target.name}")
+        right = accuracy(classify(model, held_out), target.held_out)
         guess = float((target.held_out == torch.bincount(target.train).argmax()).double().mean())
         share = (right - guess) / (1 - guess) if guess < 1 else None
         found[target.name] = {"accuracy": right, "guess": guess, "normalised": share, "classes": target.classes}

@@ -1,5 +1,5 @@
-"""What `evaluate.py` measures of a run on the codes of another one: whether its few codes matter to a decoder that
-could do without them, what they know, and what they look like.
+"""What `evaluate.py` measures of a run on the codes of another run: how much a decoder that could do without the codes
+uses them, what can be read from them, and what they look like.
 
 Axes: n items, c channels, g codebooks, m codes of an item.
 """
@@ -10,69 +10,76 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipelines.evaluation.bounds import gain
-from pipelines.evaluation.code_classifier import knowledge, targets
-from pipelines.evaluation.measured import Measured, Subject, batches, spread
+from pipelines.evaluation.bounds import saved
+from pipelines.evaluation.code_classifier import code_classifiers, targets
+from pipelines.evaluation.measured import Measured, Subject, batches
 from pipelines.files.errors import InputError
 from pipelines.generation.decoding import climb, decode, descend
 from pipelines.media.images import image_rows, write_image
-from pipelines.runs.store import Run, TrainedStage, load_parents, load_stage1
+from pipelines.runs.store import Run, TrainedStage, load_stage1
 from pipelines.splits.noise import generator
+from pipelines.splits.order import spread
 
-SHOWN = 8  # items in the picture
+SHOWN = 8  # items in the figure
 DECODINGS = 4  # of the same codes
+TITLES = {"own": "nats per frame: own codes", "shuffled": "nats per frame: shuffled codes",
+          "unconditional": "nats per frame: unconditional decoder"}
+SAVED = {"own_against_shuffled": "nats saved: own against shuffled codes",
+         "own_against_unconditional": "nats saved: own codes against unconditional",
+         "unconditional_against_shuffled": "nats saved: unconditional against shuffled"}
 
 
 def check(subject: Subject) -> None:
-    """Raises InputError for a run evaluate.unconditional that cannot be compared with."""
+    """Raises InputError for a run evaluate.unconditional that this run cannot be compared with."""
     if subject.options.unconditional is not None:
-        load_untold(subject)
+        load_unconditional(subject)
 
 
 def figures(measured: Measured, subject: Subject, shared: dict) -> dict:
-    """What the codes are worth and what they know. Errors of pixels say nothing of a decoder that draws, nor of codes."""
-    model, data = subject.stage1.module, subject.data
+    """How many nats the codes save, and classifiers of them. Pixel errors are no measure of a decoder that samples."""
+    model, data = subject.loaded.stage1.module, subject.data
     training = batches(data.split("train").to(subject.device), subject.options.batch_size, "training codes")
     train = torch.cat([model.encode(batch.x).flatten(1).cpu() for _, batch in training])
-    known = knowledge(train, measured.codes.flatten(1), model.bottleneck.num_codes, targets(data, subject.split_name),
-                      subject.device)
-    return {"frame_nats": frame_nats(measured, subject), "probe": known}
+    found = code_classifiers(train, measured.codes.flatten(1), model.bottleneck.num_codes,
+                             targets(data, subject.split_name), subject.device)
+    return {"frame_nats": frame_nats(measured, subject), "classifiers": found}
 
 
 def frame_nats(measured: Measured, subject: Subject) -> dict:
-    """-log p(data of an item) in nats: told its own codes, another item's, and of the decoder of the run
-    evaluate.unconditional, which is told nothing. Gains are of paired differences, each with its standard error; items
-    count as independent of each other, which neighbours in a walk are not quite.
+    """-log p(data of an item) in nats: conditioned on its own codes, on another item's codes, and by the unconditional
+    decoder of the run evaluate.unconditional. Differences are paired, each with its standard error; items count as
+    independent, which neighbouring frames of a walk are not quite.
 
-    m codes of K tell a decoder that models all there is m log K nats at most. More is gained where the other one sees
-    too little, or has learned too short, to find out for itself what they say: at every position anew."""
+    m codes of K classes save at most m log K nats for a decoder that models everything. More can be saved where the
+    unconditional decoder sees too little context, or was trained too short, to infer at every position what they say."""
     own, others = measured.nll_nats, measured.others_nats
-    found = {"own": float(own.mean()), "others": None, "unconditional": None}
+    found = {"own": float(own.mean()), "shuffled": None, "unconditional": None}
     if others is not None:
-        found |= {"others": float(others.mean()), "own_over_others": gain(others, own)}
+        found |= {"shuffled": float(others.mean()), "own_against_shuffled": saved(others, own)}
     if subject.options.unconditional is not None:
-        told_nothing = unconditional_nats(subject)
-        found |= {"unconditional": float(told_nothing.mean()), "own_over_unconditional": gain(told_nothing, own)}
+        unconditional = unconditional_nats(subject)
+        found |= {"unconditional": float(unconditional.mean()), "own_against_unconditional": saved(unconditional, own)}
         if others is not None:
-            found["unconditional_over_others"] = gain(others, told_nothing)
+            found["unconditional_against_shuffled"] = saved(others, unconditional)
     return found
 
 
 @torch.no_grad()
 def unconditional_nats(subject: Subject) -> Tensor:
-    """-log p of each item (n,) under the decoder that is told nothing."""
-    model = load_untold(subject).module
+    """-log p of each item (n,) under the unconditional decoder."""
+    model = load_unconditional(subject).module
     return torch.cat([model.evaluate(batch.x).nll_nats.cpu()
                       for _, batch in batches(subject.split, subject.options.batch_size, "unconditional")])
 
 
-def load_untold(subject: Subject) -> TrainedStage:
+def load_unconditional(subject: Subject) -> TrainedStage:
     """The stage 1 of the run evaluate.unconditional, whose codebooks have one code each.
 
-    Raises InputError where that run is told something, was trained on other codes, or has a decoder of another size."""
-    run, stage1 = Run(Path(subject.options.unconditional)), subject.stage1
+    Raises InputError where that run's decoder is conditioned on more than one code, was trained on other codes, or has
+    another size."""
+    run, stage1 = Run(Path(subject.options.unconditional)), subject.loaded.stage1
     other = load_stage1(run, subject.device)
-    if other.config["example"].get("parent") != stage1.config["example"]["parent"]:
+    if other.example.facts.get("parent") != stage1.example.facts["parent"]:
         raise InputError(f"evaluate.unconditional: expected a run on the same codes, found {run.root} on others")
     if (levels := getattr(other.module.bottleneck, "num_codes", None)) != 1:
         raise InputError("evaluate.unconditional: expected a run with autoencoder.bottleneck.num_codes=1, found "
@@ -86,18 +93,14 @@ def load_untold(subject: Subject) -> TrainedStage:
 
 def rows(result: dict) -> list[tuple[str, float | None, str]]:
     """Of the printed table: name, figure, format."""
-    nats, table = result["frame_nats"], []
-    for name, title in (("own", "nats: own codes"), ("others", "nats: another's codes"),
-                        ("unconditional", "nats: told nothing")):
-        table.append((title, nats[name], ".2f"))
-    for name, title in (("own_over_others", "own over another's"), ("own_over_unconditional", "own over nothing"),
-                        ("unconditional_over_others", "nothing over another's")):
+    nats = result["frame_nats"]
+    table = [(title, nats[name], ".2f") for name, title in TITLES.items()]
+    for name, title in SAVED.items():
         if name in nats:
-            table += [(f"nats gained: {title}", nats[name]["nats_gained"], ".2f"),
-                      ("  its standard error", nats[name]["standard_error"], ".2f")]
-    for name, known in result["probe"].items():
-        table += [(f"{name} read from the codes", known["accuracy"], ".1%"),
-                  (f"{name}: always the commonest", known["guess"], ".1%")]
+            table += [(title, nats[name]["nats_saved"], ".2f"), ("  standard error", nats[name]["standard_error"], ".2f")]
+    for name, found in result["classifiers"].items():
+        table += [(f"{name} accuracy from the codes", found["accuracy"], ".1%"),
+                  (f"{name} accuracy: commonest class", found["guess"], ".1%")]
     return table
 
 
@@ -105,19 +108,18 @@ def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
     """Some items of the split as pixels, at every level."""
     figures, pixels = subject.run.figures, subject.data
     figures.mkdir(parents=True, exist_ok=True)
-    while pixels.kind == "codes":
+    for _ in subject.loaded.parents:
         pixels = pixels.parent_data
     originals = pixels.split(subject.split_name).batch(spread(SHOWN, len(subject.split))).x
-    parents = load_parents(subject.run, subject.stage1, subject.device, subject.data.parent)
-    made = levels(originals, subject.stage1, parents, subject.seed)
+    made = levels(originals, subject.loaded.stage1, subject.loaded.parents, subject.seed)
     write_image(figures / "levels.png", image_rows(made))
     return {"originals and every level": figures / "levels.png"}
 
 
 @torch.inference_mode()
 def levels(originals: Tensor, stage1: TrainedStage, parents: Sequence[TrainedStage], seed: int) -> dict[str, Tensor]:
-    """Pictures uint8 (n, c, h, w) -> the same, named: themselves, from the codes of each parent, and `DECODINGS` times
-    from the codes of the run: what differs between these the codes leave open."""
+    """Images uint8 (n, c, h, w) -> named rows of them: originals, decodings of each parent's codes, and `DECODINGS`
+    samples of the decoder given the run's codes, whose differences are what the codes leave open."""
     device = next(stage1.module.parameters()).device
     own, made = [generator(seed, number) for number in range(len(originals))], {"original": originals}
     for first in range(len(parents) - 1, -1, -1):

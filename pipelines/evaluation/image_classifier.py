@@ -1,7 +1,7 @@
-"""A judge of labelled images: a small classifier trained on real ones, independent of both stages.
+"""A small classifier of labelled images, trained on real ones, independent of both stages.
 
-Its accuracy on real held-out images says how far it can be trusted; on reconstructions, how much of the content the
-codes keep; on class-conditional samples, how many are recognisably of the class that was asked for.
+Its accuracy on real held-out images says how far it can be trusted; on reconstructions, how much of the content the codes
+keep; on class-conditional samples, how many are recognisably of the class they are conditioned on.
 """
 
 import torch
@@ -14,7 +14,7 @@ from pipelines.splits.base import Batch, Split
 STEPS, BATCH, LR = 1500, 128, 2e-3  # three and a half epochs of MNIST
 
 
-def train_judge(split: Split, column: int, num_classes: int, shape: tuple[int, int, int], device: torch.device,
+def train_image_classifier(split: Split, column: int, num_classes: int, shape: tuple[int, int, int], device: torch.device,
                 seed: int = 0) -> nn.Module:
     """A convolutional classifier of uint8 images (b, *shape) -> logits (b, num_classes), trained on `split`.
 
@@ -23,12 +23,12 @@ def train_judge(split: Split, column: int, num_classes: int, shape: tuple[int, i
         return model(_shifted(_scaled(batch.x.to(device)), max(1, shape[-1] // 8)))
 
     return train_classifier(lambda: _classifier(shape, num_classes), logits, split, column, steps=STEPS,
-                            batch_size=BATCH, lr=LR, seed=seed, device=device, title="judge")
+                            batch_size=BATCH, lr=LR, seed=seed, device=device, title="classifier")
 
 
 @torch.no_grad()
-def judge(model: nn.Module, images: Tensor) -> Tensor:
-    """The class the judge sees in each of uint8 images (n, c, h, w): int64 (n,)."""
+def classify(model: nn.Module, images: Tensor) -> Tensor:
+    """The predicted class of each of uint8 images (n, c, h, w): int64 (n,)."""
     device = next(model.parameters()).device
     return torch.cat([model(_scaled(part.to(device))).argmax(1).cpu() for part in images.split(500)])
 

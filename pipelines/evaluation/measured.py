@@ -1,4 +1,4 @@
-"""What is evaluated, and what evaluation finds out about every item of its split with stage 1 alone."""
+"""The subject of an evaluation, and figures of every item of its split that stage 1 alone gives."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from pipelines.generation.decoding import decode, picture_draws
+from pipelines.generation.decoding import decode, pixel_uniforms
+from pipelines.runs.chain import LoadedRun
 from pipelines.runs.store import Run, TrainedStage
 from pipelines.splits.base import Batch, Data, Split, code_lengths
 from pipelines.splits.noise import generator
@@ -19,15 +20,17 @@ from stage1_vqvae.codebook import usage
 class Subject:
     """A run, and the split of its data that it is measured on."""
 
-    run: Run
-    stage1: TrainedStage
-    stage2: TrainedStage | None  # None where no prior was trained
+    loaded: LoadedRun
     data: Data
     split_name: str
     split: Split  # on the device
     options: DictConfig  # evaluate.* of the configuration
     seed: int
     device: torch.device
+
+    @property
+    def run(self) -> Run:
+        return self.loaded.run
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,16 @@ class Measured:
 
     nll_nats: Tensor  # (n,) float64, -log p(x | z_q)
     rate_nats: Tensor  # (n,) float64, under the prior of training
-    norms: Tensor  # (n, t) float64, |z_e| at t positions of a grid in raster order; of Gaussian latents their mean's
+    norms: Tensor  # (n, t) float64, |z_e| at t positions of a grid in raster order; for Gaussian latents the norm of the mean
     codes: Tensor | None  # (n, t, g) int64; None where there are none
-    real: Tensor  # (n, t) bool: which positions are no padding
+    real: Tensor  # (n, t) bool: which positions are not padding
     reconstructions: Tensor  # (n, *shape) in data units
-    sizes: Tensor  # (n,) int64: data dimensions of each item, padding apart
-    others_nats: Tensor | None = None  # (n,) float64, -log p(x | z_q of another item), of an autoregressive decoder
+    sizes: Tensor  # (n,) int64: data dimensions of each item, without padding
+    others_nats: Tensor | None = None  # (n,) float64, -log p(x | z_q of another item); autoregressive decoders only
 
     @property
     def positions(self) -> float:
-        """Of an example's latents, on average."""
+        """Latent positions of an example, on average."""
         return float(self.real.sum()) / len(self.real)
 
 
@@ -53,13 +56,13 @@ class Measured:
 def measure(stage1: TrainedStage, split: Split, batch_size: int, seed: int) -> Measured:
     """The autoencoder's figures, codes and reconstructions over a whole split, without noise.
 
-    A decoder that draws its reconstructions does so from generators made from (seed, item)."""
+    An autoregressive decoder draws its reconstructions from generators made from (seed, item)."""
     model, columns = stage1.module, stage1.decoder_columns
     nll, rate, norms, codes, real, reconstructions, sizes = [], [], [], [], [], [], []
     for start, batch in batches(split, batch_size, "stage 1"):
         labels = batch.labels[:, columns] if columns else None
         own = [generator(seed, start + place) for place in range(len(batch.x))]
-        uniforms = picture_draws(stage1, own) if batch.lengths is None else None
+        uniforms = pixel_uniforms(stage1, own) if batch.lengths is None else None
         result = model.evaluate(batch.x, labels, uniforms, lengths=batch.lengths)
         nll.append(result.nll_nats.cpu())
         rate.append(result.rate_nats.cpu())
@@ -80,18 +83,12 @@ def measure(stage1: TrainedStage, split: Split, batch_size: int, seed: int) -> M
 
 
 def uses(measured: Measured, num_codes: int) -> Tensor:
-    """How often each code of each codebook occurs (g, k), padding apart."""
+    """How often each code of each codebook occurs (g, k), without padding."""
     return torch.stack([usage(own, num_codes) for own in measured.codes[measured.real].unbind(-1)])
 
 
 def batches(split: Split, batch_size: int, title: str, items: Tensor | None = None) -> Iterator[tuple[int, Batch]]:
-    """(number of the first item, batch) over a whole split, or these items of it, with a progress bar."""
+    """(number of the first item, batch) over a whole split, or over these items of it, with a progress bar."""
     parts = (torch.arange(len(split)) if items is None else items).split(batch_size)
     for part in tqdm(parts, desc=title, leave=False, dynamic_ncols=True, disable=None):
         yield int(part[0]), split.batch(part)
-
-
-def spread(number: int, total: int) -> Tensor:
-    """`number` of `total` items, or all where there are fewer, as far apart as can be: int64, ascending."""
-    number = min(number, total)
-    return torch.arange(number) * total // number

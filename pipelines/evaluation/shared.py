@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pipelines.data.codes import CodeData, CodeSplit
 from pipelines.evaluation.bounds import bounds, others_nats, sample_posterior, shuffled
-from pipelines.evaluation.measured import Measured, Subject, batches, measure, spread, uses
+from pipelines.evaluation.measured import Measured, Subject, batches, measure, uses
+from pipelines.splits.order import spread
 from pipelines.evaluation.table import each
 from pipelines.media import plots
 from pipelines.metrics.ngrams import bigram_bits, unigram_bits
@@ -22,8 +23,8 @@ from stage1_vqvae.codebook import perplexity
 
 
 def measure_shared(subject: Subject) -> tuple[Measured, dict]:
-    """What there is to say of a run on whatever data, as `metrics.json` has it."""
-    stage1, split, options, seed = subject.stage1, subject.split, subject.options, subject.seed
+    """The figures that every kind of data has, under the keys of metrics.json."""
+    stage1, split, options, seed = subject.loaded.stage1, subject.split, subject.options, subject.seed
     bottleneck, batch_size = stage1.module.bottleneck, options.batch_size
     measured = replace(measure(stage1, split, batch_size, seed), others_nats=others_nats(stage1, split, batch_size, seed))
     gaussian = isinstance(bottleneck, Gaussian)
@@ -34,13 +35,13 @@ def measure_shared(subject: Subject) -> tuple[Measured, dict]:
     figures = own_figures(measured, bottleneck)
     figures["bounds"] = bounds(sampled, measured.sizes, samples) if sampled and options.bound_samples else None
     figures["latents"]["shuffled"] = shuffled(measured)
-    if subject.stage2 is not None:
+    if subject.loaded.stage2 is not None:
         add_prior(figures, measured, subject)
     return measured, figures
 
 
 def own_figures(measured: Measured, bottleneck: Bottleneck) -> dict:
-    """Distortion and rate in bits per data dimension, use of latents and codebooks; the prior's part is still null."""
+    """Distortion and rate in bits per data dimension, use of latents and codebooks; the prior's figures are still None."""
     bits, normal = float(measured.sizes.sum()) * math.log(2), isinstance(bottleneck, Gaussian)
     distortion, rate = float(measured.nll_nats.sum()) / bits, float(measured.rate_nats.sum()) / bits
     uniform, codes = measured.codes is not None, None
@@ -54,7 +55,7 @@ def own_figures(measured: Measured, bottleneck: Bottleneck) -> dict:
         latents |= {"dims": measured.positions * bottleneck.num_codebooks,
                     "bits_unigram": measured.positions * float(effective.log2().sum())}
         codes = {"perplexity": each(effective), "used": each((counts > 0).sum(1)), "num_codes": bottleneck.num_codes,
-                 "codes_an_example": latents["dims"],
+                 "codes_per_example": latents["dims"],
                  "unigram_bits": None, "bigram_bits": None, "prior_bits": None, "prior_bits_train": None}
     return {
         "bits_per_dim": {"distortion": distortion,
@@ -68,11 +69,11 @@ def own_figures(measured: Measured, bottleneck: Bottleneck) -> dict:
 
 
 def add_prior(figures: dict, measured: Measured, subject: Subject) -> None:
-    """The prior's bits a code on the split and on as many training items, unigram and bigram beside them, and the rate."""
+    """The prior's bits per code on the split and on as many training items, beside unigram and bigram bits, and the rate."""
     data, num_codes = CodeData(subject.run.codes), figures["codes"]["num_codes"]
     splits = [data.split(own) for own in ("train", subject.split_name)]
     codes, real = zip(*(all_codes(split) for split in splits))
-    trained, held_out = (prior_bits(subject.stage2, split.to(subject.device), spread(len(splits[1]), len(split)),
+    trained, held_out = (prior_bits(subject.loaded.stage2, split.to(subject.device), spread(len(splits[1]), len(split)),
                                     subject.options.batch_size) for split in splits)
     figures["codes"] |= {
         "unigram_bits": each(unigram_bits(*codes, num_codes, real)),
@@ -87,7 +88,7 @@ def add_prior(figures: dict, measured: Measured, subject: Subject) -> None:
 
 
 def all_codes(split: CodeSplit) -> tuple[Tensor, Tensor]:
-    """Codes (n, t, g) of a split, and which positions (n, t) are no padding."""
+    """Codes (n, t, g) of a split, and which positions (n, t) are not padding."""
     codes = torch.cat([batch.x.flatten(1).cpu() for batch in split.evaluation_batches()])
     codes = codes.reshape(len(codes), -1, split.num_codebooks)
     whole = torch.full((len(codes),), codes.shape[1]) if split.lengths is None else split.lengths
@@ -96,13 +97,13 @@ def all_codes(split: CodeSplit) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def prior_bits(stage2: TrainedStage, split: CodeSplit, items: Tensor, batch_size: int) -> Tensor:
-    """Bits a code of each codebook (g,) float64, over what is no padding of these items."""
-    columns = [stage2.config["codes"]["label_names"].index(name) for name in stage2.config["condition_on"]]
+    """Bits per code of each codebook (g,) float64 over these items, padding excluded."""
+    columns = [stage2.codes.label_names.index(name) for name in stage2.condition_on]
     total, count = 0, 0
     for _, batch in batches(split, batch_size, "prior", items):
         labels = batch.labels[:, columns] if columns else None
-        told = batch.lengths if stage2.config.get("condition_on_length") else None
-        nats = stage2.module.code_nats(batch.x, labels, conditioning(batch.local, told, batch.x.shape[1])).double()
+        lengths = batch.lengths if stage2.condition_on_length else None
+        nats = stage2.module.code_nats(batch.x, labels, conditioning(batch.local, lengths, batch.x.shape[1])).double()
         nats = nats.reshape(len(nats), -1, split.num_codebooks)
         if batch.lengths is not None:
             nats = nats * (torch.arange(nats.shape[1], device=nats.device) < batch.lengths[:, None])[..., None]
@@ -112,8 +113,8 @@ def prior_bits(stage2: TrainedStage, split: CodeSplit, items: Tensor, batch_size
 
 
 def draw_training(measured: Measured, subject: Subject) -> dict[str, Path]:
-    """Loss curves, and where there is a codebook its use."""
-    run, stage1 = subject.run, subject.stage1
+    """Loss curves and, where there are codes, a plot of the codebook's use."""
+    run, stage1 = subject.run, subject.loaded.stage1
     paths = {"loss curves": run.figures / "loss_curves.png"}
     plots.plot_curves(paths["loss curves"], {"stage 1": read_metrics(run.stage1 / "metrics.jsonl"),
                                              "stage 2": read_metrics(run.stage2 / "metrics.jsonl")})

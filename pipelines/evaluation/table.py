@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def table(result: dict, own_rows: list[tuple[str, float | list[float] | None, str]]) -> str:
-    """The figures as a table of two columns, those of the kind of data last, those that do not apply left out."""
+    """The figures as a table of two columns, those of the kind of data last; those that do not apply are left out."""
     bits, latents = result["bits_per_dim"], result["latents"]
     rows = [
         ("distortion, bits/dim", bits["distortion"], ".4f"),
@@ -16,55 +16,55 @@ def table(result: dict, own_rows: list[tuple[str, float | list[float] | None, st
         ("bound, N(0, I), bits/dim", bits["total_normal"], ".4f"),
         *bound_rows(result["bounds"]),
         *code_rows(result["codes"]),
-        ("latents an example", latents["dims"], ".1f"),
-        ("bits an example: training prior", latents["bits"], ".1f"),
-        ("bits an example: unigram", latents["bits_unigram"], ".1f"),
-        ("bits an example: prior", latents["bits_prior"], ".1f"),
-        ("mean norm of encodings", latents["mean_norm"], ".3f"),
+        ("latents per example", latents["dims"], ".1f"),
+        ("bits per example: training prior", latents["bits"], ".1f"),
+        ("bits per example: unigram", latents["bits_unigram"], ".1f"),
+        ("bits per example: learned prior", latents["bits_prior"], ".1f"),
+        ("mean norm of z_e", latents["mean_norm"], ".3f"),
         *shuffled_rows(latents["shuffled"]),
         *own_rows,
     ]
     title = f"{result['run']}: {result['items']} items of {result['data']} ({result['split']})"
     lines = [row_line(*row) for row in rows if row[1] is not None]
-    return "\n".join([title, "-" * 50, *lines, "-" * 50])
+    return "\n".join([title, "-" * 58, *lines, "-" * 58])
 
 
 def row_line(name: str, value: float | list[float], form: str) -> str:
-    """A figure in its column; several, such as those of successive frames, behind each other."""
+    """A figure in its column; several, such as those of successive frames, one after another."""
     if isinstance(value, list):
-        return f"{name:<38}" + "".join(f"{each:>8{form}}" for each in value)
-    return f"{name:<38}{value:>12{form}}"
+        return f"{name:<46}" + "".join(f"{each:>8{form}}" for each in value)
+    return f"{name:<46}{value:>12{form}}"
 
 
 def bound_rows(found: dict | None) -> list[tuple[str, float | None, str]]:
-    """The bounds of a spread posterior, none for codes that are a function of the data."""
+    """The bounds of a posterior with spread; none for codes that are a function of the data."""
     if found is None:
         return []
     titles = {"elbo": "ELBO, sampled", "multi_sample": f"bound of {found['samples']} samples"}
     return [*((f"{title}, bits/dim", found[name]["bits_per_dim"], ".4f") for name, title in titles.items()),
-            ("KL to the prior, bits an example", found["kl_bits"], ".1f")]
+            ("KL to the prior, bits per example", found["kl_bits"], ".1f")]
 
 
 def code_rows(codes: dict | None) -> list[tuple[str, float | None, str]]:
-    """The use of codebooks and the bits of codes, none for latents that are no codes."""
+    """Use of the codebooks and bits of the codes; none for latents that are not codes."""
     if codes is None:
         return []
     return [
         (f"codes used, of {codes['num_codes']}", mean(codes["used"]), ".1f"),
         ("perplexity", mean(codes["perplexity"]), ".1f"),
-        ("bits a code: unigram", mean(codes["unigram_bits"]), ".3f"),
-        ("bits a code: bigram", mean(codes["bigram_bits"]), ".3f"),
-        ("bits a code: prior", mean(codes["prior_bits"]), ".3f"),
-        ("bits a code: prior, training codes", mean(codes["prior_bits_train"]), ".3f"),
+        ("bits per code: unigram", mean(codes["unigram_bits"]), ".3f"),
+        ("bits per code: bigram", mean(codes["bigram_bits"]), ".3f"),
+        ("bits per code: learned prior", mean(codes["prior_bits"]), ".3f"),
+        ("bits per code: learned prior, training codes", mean(codes["prior_bits_train"]), ".3f"),
     ]
 
 
 def shuffled_rows(found: dict | None) -> list[tuple[str, float | None, str]]:
-    """What a decoder makes of another example's latents, where that was measured."""
+    """The distortion with another example's latents, where it was measured."""
     if found is None:
         return []
-    return [("distortion, others' latents, bits/dim", found["distortion_shuffled"], ".4f"),
-            ("nats gained by an example's own", found["nats_gained"], ".2f")]
+    return [("distortion, shuffled latents, bits/dim", found["distortion_shuffled"], ".4f"),
+            ("nats per example saved by its own latents", found["nats_saved"], ".2f")]
 
 
 def each(values: Tensor) -> float | dict:
@@ -74,7 +74,7 @@ def each(values: Tensor) -> float | dict:
 
 
 def mean(figure: float | dict | None) -> float | None:
-    """A figure over all codebooks: the inverse of what `each` tells apart."""
+    """A figure over all codebooks: the inverse of `each`."""
     return figure["mean"] if isinstance(figure, dict) else figure
 
 

@@ -1,9 +1,10 @@
-"""What `evaluate.py` measures of video: errors of frames; how well clips are continued; how actions move the picture.
+"""What `evaluate.py` measures of video: errors of frames, accuracy of continuations, and how actions move the image.
 
-Clips of the split are continued in the space of codes (pipelines/generation/continuation.py) after `evaluate.context` frames. Told
-the recorded actions, predictions are held against what came, beside repeating the last frame of the context, and beside
-the decoded codes of the true frames, which no prior can better by much. Told one action throughout, the picture should
-move as that says: by how many columns a frame, to the right, is estimated from the frames (pipelines/metrics/motion.py).
+Clips of the split are continued in the space of codes (pipelines/generation/continuation.py) after `evaluate.context`
+frames. Conditioned on the recorded actions, predictions are compared with the ground truth, beside repeating the last
+frame of the context, and beside the decoded codes of the true frames, an upper limit for any prior. Conditioned on one
+action throughout, the image should move accordingly: the number of columns per frame to the right is estimated from the
+frames (pipelines/metrics/motion.py).
 """
 
 import math
@@ -11,14 +12,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipelines.evaluation.image import error_rows, psnr_db, reconstruction_errors, similarity, squared_errors
-from pipelines.evaluation.measured import Measured, Subject, spread
+from pipelines.evaluation.measured import Measured, Subject
+from pipelines.evaluation.reconstructions import reconstruction_figures, reconstruction_rows
 from pipelines.files.errors import InputError
 from pipelines.generation.continuation import predict
 from pipelines.media import plots
 from pipelines.media.images import clip_frames, image_pairs, write_image
 from pipelines.metrics.motion import horizontal_shifts
+from pipelines.metrics.psnr import psnr_db
+from pipelines.metrics.squares import squared_errors
+from pipelines.metrics.ssim import ssim
 from pipelines.splits.base import Batch
+from pipelines.splits.order import spread
 from stage1_vqvae.bounds import mean_and_standard_error
 
 SHOWN = 2  # clips beside their reconstructions in the picture
@@ -41,19 +46,20 @@ def check(subject: Subject) -> None:
 
 def figures(measured: Measured, subject: Subject, shared: dict) -> dict:
     """The errors of reconstructed frames; with a prior, predictions and motion."""
-    predicted = subject.stage2 is not None and subject.options.predictions
-    return reconstruction_errors(measured, subject) | {"video": predictions(measured, subject) if predicted else None}
+    predicted = subject.loaded.stage2 is not None and subject.options.predictions
+    errors = reconstruction_figures(measured, subject, subject.data.variance, {})
+    return errors | {"video": predictions(measured, subject) if predicted else None}
 
 
 def predictions(measured: Measured, subject: Subject) -> dict:
-    """The figures of `evaluate.predictions` clips: for each way and step of a prediction, and each action."""
+    """Figures of `evaluate.predictions` continued clips: for each method and frame, and for each action."""
     data, options, context = subject.data, subject.options, subject.options.context
     split = data.split(subject.split_name)
     items = spread(options.predictions, len(split))
     batch = split.batch(items)
 
     def continued(actions: Tensor) -> Tensor:
-        return predict(subject.stage1, subject.stage2, batch.x[:, :, :context], actions, batch.labels, subject.seed,
+        return predict(subject.loaded.stage1, subject.loaded.stage2, batch.x[:, :, :context], actions, batch.labels, subject.seed,
                        options.batch_size)
 
     last_frame = batch.x[:, :, context - 1 : context].expand_as(batch.x)
@@ -74,13 +80,13 @@ def predictions(measured: Measured, subject: Subject) -> dict:
 
 
 def fidelity(made: Tensor, batch: Batch, context: int) -> dict[str, list[float] | None]:
-    """For each frame after the context the PSNR in dB of the error's mean square over all clips, and the mean SSIM.
+    """For each frame after the context the PSNR in dB of the squared error averaged over clips, and the mean SSIM.
 
-    Not the mean PSNR: one clip that ends as it began would make it infinite for the last frame repeated."""
+    Averaging the PSNR instead would make it infinite for a repeated last frame as soon as one clip stands still."""
     pairs = [(made[:, :, t], batch.x[:, :, t]) for t in range(context, made.shape[2])]
-    similarities = [similarity(*pair) for pair in pairs]
+    similarities = [ssim(*pair) for pair in pairs]
     return {"psnr_db": [float(psnr_db(squared_errors(*pair).mean())) for pair in pairs],
-            "ssim": None if similarities[0] is None else [float(values.mean()) for values in similarities]}
+            "ssim": None if similarities[0].isnan().all() else [float(values.mean()) for values in similarities]}
 
 
 def shifts(clips: Tensor, context: int) -> dict[str, float]:
@@ -93,7 +99,7 @@ def shifts(clips: Tensor, context: int) -> dict[str, float]:
 
 
 def recorded_shifts(batch: Batch, context: int, names: tuple[str, ...]) -> dict[str, dict | None]:
-    """The same of the true frames, for each action by its name: what the estimate makes of a turn that took place."""
+    """The same for the recorded frames, by action: the estimate for turns that took place."""
     found = horizontal_shifts(clip_frames(batch.x[:, :, context - 1 : -1]), clip_frames(batch.x[:, :, context:]))
     actions, figures = batch.actions[:, context:].flatten(), {}
     for number, name in enumerate(names):
@@ -106,8 +112,8 @@ def recorded_shifts(batch: Batch, context: int, names: tuple[str, ...]) -> dict[
 
 
 def rows(result: dict) -> list[tuple[str, float | list[float] | None, str]]:
-    """Of the table: errors; predictions in the mean and frame by frame; the motion under each action."""
-    found, lines = result["video"], error_rows(result)
+    """Of the printed table: errors; predictions on average and frame by frame; the motion under each action."""
+    found, lines = result["video"], reconstruction_rows("video", result)
     if found is None:
         return lines
     for way, title in WAYS.items():
@@ -115,7 +121,7 @@ def rows(result: dict) -> list[tuple[str, float | list[float] | None, str]]:
             if steps := found[f"{way}_{kind}"]:
                 lines += [(f"{title}: {unit}", math.fsum(steps) / len(steps), form), ("  frame by frame", steps, form)]
     for name, value in found["shift_columns"].items():
-        lines.append((f"columns to the right a frame, {name}", value["mean"], ".3f"))
+        lines.append((f"columns per frame to the right: {name}", value["mean"], ".3f"))
         lines.append(("  standard error", value["standard_error"], ".3f"))
     return lines
 

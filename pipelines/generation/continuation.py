@@ -1,6 +1,7 @@
-"""What comes after the first frames of a clip: continued in the space of codes, told the actions, and decoded.
+"""Continuation of clips (arXiv 1711.00937, section 4.4): the prior draws the codes of the frames after a context,
+conditioned on actions, and the decoder turns them into frames.
 
-The context is encoded alone: its codes are those of an encoder that has seen no later frame, whatever the encoder.
+The context is encoded on its own, so its codes depend on no later frame, whatever the encoder.
 """
 
 from collections.abc import Iterator
@@ -19,37 +20,36 @@ from stage2_prior.sampling import sample
 
 def predict(stage1: TrainedStage, stage2: TrainedStage, context: Tensor, actions: Tensor, labels: Tensor, seed: int,
             batch_size: int, **truncation) -> Tensor:
-    """Clips uint8 (n, c, t, h, w), on the CPU: the context as it is decoded, and what was drawn after it.
+    """Clips uint8 (n, c, t, h, w), on the CPU: the decoded context, and the frames that were drawn after it.
 
-    context: uint8 (n, c, k, h, w). actions: int64 (n, t), of all frames of a result. labels: (n, L) of the data.
-    Clip i is made of `seed`, i and its own row alone. `truncation`: temperature, top_k, top_p.
-    Raises InputError for a context or a length that is no whole number of frames of codes."""
-    codes, device = stage2.config["codes"], next(stage1.module.parameters()).device
-    stride = codes["shape"][1] // codes["grid"][0]
+    context: uint8 (n, c, k, h, w). actions: int64 (n, t), of all frames of a clip. labels: (n, L) of the data.
+    Clip i is a function of `seed`, i and its own row alone. `truncation`: temperature, top_k, top_p.
+    Raises InputError for a context or a length that is not a whole number of frames of codes."""
+    spec, device = stage2.codes, next(stage1.module.parameters()).device
+    stride = spec.shape[1] // spec.grid[0]
     for name, count in (("context", context.shape[2]), ("context and prediction", actions.shape[1])):
         if count % stride:
-            raise InputError(f"{name}: expected a multiple of {stride} frames, as many as a frame of codes covers, "
-                             f"found {count}")
-    columns = [codes["label_names"].index(name) for name in stage2.config["condition_on"]]
+            raise InputError(f"{name}: expected a multiple of {stride} frames, which one frame of codes covers, found "
+                             f"{count}")
+    columns = [spec.label_names.index(name) for name in stage2.condition_on]
     decoder_columns = stage1.decoder_columns
-    shape = [actions.shape[1] // stride, *codes["grid"][1:]]
-    shape += [codes["num_codebooks"]] if codes["num_codebooks"] > 1 else []
-    local = local_actions(actions, len(stage1.config["example"]["action_names"]), shape[0])
+    shape = [actions.shape[1] // stride, *spec.item_shape[1:]]
+    local = local_actions(actions, len(stage1.example.facts["action_names"]), shape[0])
     local = local.expand(-1, -1, *shape[:3]).float()
     parts = []
     for rows in _batches(len(context), batch_size):
         own = [generator(seed, number) for number in rows.tolist()]
-        uniforms, told = draws(own, *shape).to(device), labels[rows]
+        uniforms, given = draws(own, *shape).to(device), labels[rows]
         known = torch.full(uniforms.shape, -1, device=device)
         with torch.inference_mode():
             seen = stage1.module.encode(context[rows].to(device))
         known[:, : seen.shape[1]] = seen
         try:
-            drawn = sample(stage2.module, uniforms, labels=told[:, columns].to(device) if columns else None,
+            drawn = sample(stage2.module, uniforms, labels=given[:, columns].to(device) if columns else None,
                            local=local[rows].to(device), known=known, **truncation)
         except ValueError as error:
             raise InputError(f"sampling: {error}") from None
-        parts.append(decode(stage1, drawn, told[:, decoder_columns] if decoder_columns else None, None, own))
+        parts.append(decode(stage1, drawn, given[:, decoder_columns] if decoder_columns else None, None, own))
     return torch.cat(parts)
 
 

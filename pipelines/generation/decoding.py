@@ -1,9 +1,13 @@
-"""Codes to data through stage 1's decoder, and through the decoders of the runs below a run on codes."""
+"""Codes to data through stage 1's decoder, and through the decoders of the runs below a run on codes.
+
+Axes: n items, c channels, g codebooks, h w rows and columns, L labels.
+"""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.data.codes import from_channels, to_channels
@@ -12,46 +16,45 @@ from pipelines.splits.noise import draws
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 
 
-def picture_draws(stage1: TrainedStage, generators: list[np.random.Generator]) -> Tensor | None:
-    """The uniforms (n, *grid) of pictures that the decoder draws pixel by pixel; None for any other decoder."""
+def pixel_uniforms(stage1: TrainedStage, generators: list[np.random.Generator]) -> Tensor | None:
+    """The uniforms (n, *grid) of data that the decoder draws position by position; None for any other decoder."""
     if not isinstance(stage1.module.decoder, AutoregressiveDecoder):
         return None
-    return draws(generators, *stage1.config["example"]["shape"][1:]).to(next(stage1.module.parameters()).device)
+    return draws(generators, *stage1.example.shape[1:]).to(next(stage1.module.parameters()).device)
 
 
 def decode(stage1: TrainedStage, codes: Tensor, labels: Tensor | None, lengths: Tensor | None,
            generators: list[np.random.Generator], progress: Callable[[int, int], None] | None = None) -> Tensor:
     """Codes (n, *grid[, g]) -> x in data units, on the CPU.
 
-    labels (n, L): those that the decoder is told. lengths (n,) in samples: sounds are zero after them, and what stands
-    in `codes` after them is replaced by the codes of silence, as in training. An autoregressive decoder draws from
-    the generators, one for each row.
+    labels (n, L): those that the decoder is conditioned on. lengths (n,): how much of the first axis of x is real; x is
+    zero after it, and the codes after it are replaced by those of zeros (silence), as in training. An autoregressive
+    decoder draws from the generators, one for each row.
     """
     model, device = stage1.module, next(stage1.module.parameters()).device
     labels = None if labels is None else labels.to(device)
     codes = codes.to(device)
     with torch.inference_mode():
         if lengths is None:
-            return model.decode(codes, labels, picture_draws(stage1, generators), progress).cpu()
-        size = stage1.config["example"]["shape"][-1]
+            return model.decode(codes, labels, pixel_uniforms(stage1, generators), progress).cpu()
+        size = stage1.example.shape[-1]
         hop = size // codes.shape[1]
-        silence = model.encode(torch.zeros(1, *stage1.config["example"]["shape"], device=device))
+        silence = model.encode(torch.zeros(1, *stage1.example.shape, device=device))
         real = torch.arange(codes.shape[1]) < -(-lengths[:, None] // hop)
         codes = torch.where(real.to(device).view(*real.shape, *[1] * (codes.ndim - 2)), codes, silence)
         uniforms, longest = None, size
         if isinstance(model.decoder, AutoregressiveDecoder):
             longest = int(lengths.max())
-            uniforms = torch.stack([torch.from_numpy(own.random(longest)) for own in generators]).to(device)
+            uniforms = draws(generators, longest).to(device)
         x = model.decode(codes, labels, uniforms, progress).cpu()[..., :longest]
     x = torch.where(torch.arange(longest) < lengths[:, None, None], x, 0)
-    return torch.nn.functional.pad(x, (0, size - longest))
+    return F.pad(x, (0, size - longest))
 
 
 def descend(parents: Sequence[TrainedStage], x: Tensor, generators: list[np.random.Generator]) -> Tensor:
-    """What a run on codes makes, (n, g, h, w), through the decoders of `load_parents` -> pixels (n, c, h, w), on the
-    CPU.
+    """The data (n, g, h, w) of a run on codes through the decoders of `parents` -> pixels (n, c, h, w), on the CPU.
 
-    Without parents x itself: it is no codes."""
+    Without parents x itself: it is not codes."""
     for parent in parents:
         x = decode(parent, from_channels(x), None, None, generators)
     return x.cpu()

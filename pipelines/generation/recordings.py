@@ -1,8 +1,11 @@
-"""A user's own recordings as a run's codes: what reconstruct.py and convert_speaker.py share."""
+"""A user's own recordings as the codes of a run on audio."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.data.sounds import find_sounds, load_sounds
@@ -10,28 +13,41 @@ from pipelines.files.errors import InputError
 from pipelines.runs.store import TrainedStage
 from stage1_vqvae.bottlenecks.base import Quantizer
 
-SHOWN = 6  # clips in a picture
+
+@dataclass(frozen=True)
+class Recordings:
+    """Recordings, padded with zeros to the length of a run's items."""
+
+    names: list[str]  # n
+    x: Tensor  # (n, 1, t) float32
+    lengths: Tensor  # (n,) int64, in samples
+    cut: list[str]  # names of those that were longer than an item and were cut off
+
+    def waves(self) -> list[Tensor]:
+        """Each on its own, (t,), without padding."""
+        return [wave[0, :length] for wave, length in zip(self.x, self.lengths.tolist(), strict=True)]
 
 
-def encode_sounds(stage1: TrainedStage, path: Path, batch_size: int) -> tuple[list[Path], list[Tensor], Tensor, Tensor]:
-    """(files, waves (t,) each, codes (n, positions[, g]), lengths (n,) in samples) of a file or all files of a folder.
+def read_recordings(stage1: TrainedStage, path: Path) -> Recordings:
+    """A file, or all audio files of a folder, resampled, mixed down and scaled as the run's training data were.
 
-    Files are resampled, mixed down and scaled as in training, and cut off after the longest clip that the run knows.
-    Raises InputError for a run that is not on sound or has no codes, and where no file can be read."""
-    example, data = stage1.config["example"], stage1.config["data"]
-    if example["kind"] != "audio":
-        raise InputError(f"{path}: expected a run on sound, found one on {example['kind']}")
+    Raises InputError where no file can be read."""
+    rate = stage1.example.facts["sample_rate_hz"]
+    paths, waves = load_sounds(find_sounds(path), rate, stage1.config["data"].get("peak", 0.0))
+    return padded([path.stem for path in paths], waves, stage1.example.shape[-1])
+
+
+def padded(names: Sequence[str], waves: Sequence[Tensor], size: int) -> Recordings:
+    """Waves (t,) each, cut off or padded with zeros at `size` samples."""
+    cut = [name for name, wave in zip(names, waves, strict=True) if len(wave) > size]
+    lengths = torch.tensor([min(len(wave), size) for wave in waves])
+    x = torch.stack([F.pad(wave[:size], (0, max(0, size - len(wave)))) for wave in waves])[:, None]
+    return Recordings(list(names), x, lengths, cut)
+
+
+def encode_recordings(stage1: TrainedStage, recordings: Recordings, batch_size: int) -> Tensor:
+    """Codes (n, positions[, g]). Raises InputError for a run without codes."""
     if not isinstance(stage1.module.bottleneck, Quantizer):
         raise InputError(f"{stage1.step_folder}: expected codes, found {type(stage1.module.bottleneck).__name__}")
-    size = example["shape"][-1]
-    paths, waves = load_sounds(find_sounds(path), example["sample_rate_hz"], data.get("peak", 0.0))
-    long = [str(own) for own, wave in zip(paths, waves) if len(wave) > size]
-    if long:
-        print(f"note: {len(long)} of {len(paths)} sounds are cut off after {size / example['sample_rate_hz']:.2f} s, "
-              f"the run's longest: {long[0]}" + (", ..." if len(long) > 1 else ""))
-    waves = [wave[:size] for wave in waves]
-    lengths = torch.tensor([len(wave) for wave in waves])
-    padded = torch.stack([torch.nn.functional.pad(wave, (0, size - len(wave))) for wave in waves])[:, None]
     device = next(stage1.module.parameters()).device
-    codes = torch.cat([stage1.module.encode(part.to(device)).cpu() for part in padded.split(batch_size)])
-    return paths, waves, codes, lengths
+    return torch.cat([stage1.module.encode(part.to(device)).cpu() for part in recordings.x.split(batch_size)])

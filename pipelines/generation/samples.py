@@ -1,125 +1,159 @@
-"""New codes from a trained prior, and their way down through the decoder: what sample.py and evaluate.py share.
+"""Ancestral sampling of a run: the prior draws codes, the decoder turns them into data; a run on codes goes on through
+the decoders of the runs below it.
 
 Every sample has a random generator of its own, made from (seed, its number): sample 7 is the same among 8 as among 64,
-in whatever batches they are drawn.
+whatever the batch size.
+
+Axes: n samples, b samples of a batch, c channels, g codebooks, L labels.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from pipelines.files.errors import InputError
-from pipelines.generation.decoding import decode, descend, picture_draws
-from pipelines.generation.labels import choose_labels, told_names
-from pipelines.runs.store import TrainedStage
+from pipelines.generation.decoding import decode, descend, pixel_uniforms
+from pipelines.generation.labels import choose_labels, conditioning_labels
+from pipelines.runs.chain import LoadedRun
 from pipelines.splits.lengths import conditioning, draw_lengths
 from pipelines.splits.noise import draws, generator
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
-from stage1_vqvae.bottlenecks.gaussian import normal
+from stage1_vqvae.bottlenecks.base import Quantizer
+from stage1_vqvae.bottlenecks.gaussian import Gaussian, normal
 from stage2_prior.sampling import sample
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What was drawn, on the CPU."""
+    """Samples of a run, on the CPU."""
 
-    x: Tensor  # (n, *shape) in data units; sounds are padded with zeros
-    codes: Tensor  # (n, *grid[, g]) int64
-    labels: Tensor | None  # (n, L) int64, L the labels that either stage is told: `label_names`
-    label_names: list[str]
-    lengths: Tensor | None  # (n,) int64, of sounds: how many samples are theirs
+    x: Tensor  # (n, *shape) in data units; padded with zeros where they have lengths
+    codes: Tensor | None  # (n, *grid[, g]) int64; None for latents without codes
+    labels: Tensor | None  # (n, L) int64, one column for each of `label_names`
+    label_names: list[str]  # the labels that either stage is conditioned on
+    lengths: Tensor | None  # (n,) int64: how much of the first axis of x is real; None: all of it
 
     def label(self, name: str) -> Tensor:
         """The classes (n,) of one label."""
         return self.labels[:, self.label_names.index(name)]
 
 
-def generate(stage1: TrainedStage, stage2: TrainedStage, count: int, seed: int, batch_size: int, device: torch.device,
-             wanted: dict[str, str] | None = None, known: Tensor | None = None, seconds: float | None = None,
-             parents: Sequence[TrainedStage] = (), actions: Tensor | None = None, **truncation) -> Samples:
-    """`count` samples in data units, those of a run on codes in its `parents`'. Shows a progress bar.
+@dataclass(frozen=True)
+class Sampler:
+    """Draws samples of a run. Raises InputError for a run that cannot be sampled and for options that do not fit it."""
 
-    known: int64 (count, *grid[, g]), -1 where free. seconds: of sounds, how long they are to be; None: drawn from the
-    training clips with the same labels. actions: of video, as `local_actions` gives those of m clips; each
-    sample is told those of one of them, drawn. `truncation`: temperature, top_k, top_p."""
-    names, codes = told_names(stage1, stage2), stage2.config["codes"]
-    shape = list(codes["grid"]) + ([codes["num_codebooks"]] if codes["num_codebooks"] > 1 else [])
-    told1, told2 = ([names.index(name) for name in stage.config.get("condition_on", [])] for stage in (stage1, stage2))
-    parts = []
-    with _Bar(count, stage1) as bar:
-        for start in range(0, count, batch_size):
-            numbers = range(start, min(start + batch_size, count))
-            bar.batch = len(numbers)
-            own = [generator(seed, number) for number in numbers]
-            labels = choose_labels(codes, names, wanted or {}, draws(own, len(names)))
-            uniforms = draws(own, *shape)
-            positions = lengths = None
-            if "length_counts" in codes:
-                positions = _positions(codes, stage1.config["example"], labels, names, seconds, draws(own, 1)[:, 0])
-                lengths = positions * (codes["shape"][-1] // codes["grid"][0])
-            fixed = None if known is None else known[numbers.start : numbers.stop].to(device)
-            clock = positions if stage2.config.get("condition_on_length") else None
-            local = None
-            if actions is not None:
-                rows = (draws(own, 1)[:, 0] * len(actions)).long()
-                local = actions[rows].float().expand(-1, -1, *codes["grid"])
-            local = conditioning(local, clock, shape[0])
-            chosen = labels[:, told2].to(device) if told2 else None
-            try:
-                drawn = sample(stage2.module, uniforms.to(device), labels=chosen, known=fixed,
-                               local=None if local is None else local.to(device), progress=bar.prior, **truncation)
-            except ValueError as error:
-                raise InputError(f"sampling: {error}") from None
-            x = decode(stage1, drawn, labels[:, told1] if told1 else None, lengths, own, bar.decoder)
-            parts.append((descend(parents, x, own), drawn.cpu(), labels, lengths))
-            bar.batch_done(lengths)
-    x, drawn, labels, lengths = zip(*parts)
-    return Samples(torch.cat(x), torch.cat(drawn), None if labels[0] is None else torch.cat(labels), names,
-                   None if lengths[0] is None else torch.cat(lengths))
+    loaded: LoadedRun
+    seed: int = 0
+    batch_size: int = 64
+    labels: Mapping[str, str] = field(default_factory=dict)  # classes by name; others are drawn from the training counts
+    temperature: float = 1.0  # 0: always the likeliest code
+    top_k: int | None = None
+    top_p: float | None = None
+    known: Tensor | None = None  # int64 (1 or n, *grid[, g]): codes that are kept, -1 where free
+    length: int | None = None  # of every sample, in codes; None: drawn from the training items with the same labels
+    local: Tensor | None = None  # (m, c, *grid or 1s): each sample is conditioned on one of these rows, drawn
 
+    def __post_init__(self) -> None:
+        bottleneck, stage1 = self.loaded.stage1.module.bottleneck, self.loaded.stage1
+        if isinstance(bottleneck, Quantizer):
+            if self.loaded.stage2 is None:
+                raise InputError(f"{self.loaded.run.stage2}: expected a trained stage 2, found none; train it first: "
+                                 "make extract-codes stage2")
+            return
+        if not isinstance(bottleneck, Gaussian):
+            raise InputError(f"{stage1.step_folder}: expected codes or Gaussian latents, found "
+                             f"{type(bottleneck).__name__}: there is no distribution to sample from")
+        for name in ("labels", "top_k", "top_p", "known", "length", "local"):
+            if (value := getattr(self, name)) is not None and (name != "labels" or value):
+                raise InputError(f"{name}: expected a run with codes, found {stage1.step_folder}")
+        if not self.temperature >= 0:
+            raise InputError(f"temperature: expected a number >= 0, found {self.temperature}")
 
-def generate_vae(stage1: TrainedStage, count: int, seed: int, batch_size: int, device: torch.device,
-                 temperature: float) -> Tensor:
-    """`count` pictures (n, *shape) of a VAE: latents from N(0, temperature^2) through the decoder, on the CPU."""
-    model, parts = stage1.module, []
-    shape = (model.bottleneck.dim, *model.latent_grid(stage1.config["example"]["shape"]))
-    for start in range(0, count, batch_size):
-        own = [generator(seed, number) for number in range(start, min(start + batch_size, count))]
-        z_q = (temperature * normal(draws(own, *shape))).to(device, next(model.parameters()).dtype)
-        parts.append(model.decode_latent(z_q, uniforms=picture_draws(stage1, own)).cpu())
-    return torch.cat(parts)
+    def draw(self, count: int) -> Samples:
+        """`count` samples, with a progress bar."""
+        draw = self._draw_latents if self.loaded.stage2 is None else self._draw_codes
+        parts = []
+        with _Bar(count, self.loaded.stage1.module.decoder) as bar:
+            for start in range(0, count, self.batch_size):
+                numbers = range(start, min(start + self.batch_size, count))
+                bar.begin(len(numbers))
+                parts.append(draw(numbers, bar))
+                bar.end()
+        x, codes, labels, lengths = (None if part[0] is None else torch.cat(part) for part in zip(*parts, strict=True))
+        return Samples(x, codes, labels, self._label_names, lengths)
 
+    @property
+    def _label_names(self) -> list[str]:
+        stage1, stage2 = self.loaded.stage1, self.loaded.stage2
+        return [] if stage2 is None else conditioning_labels(stage1, stage2)
 
-def _positions(codes: dict, example: dict, labels: Tensor | None, names: list[str], seconds: float | None,
-               draws: Tensor) -> Tensor:
-    """Lengths in codes (n,) int64: as asked for, or as training clips with these labels have."""
-    most, hop = codes["grid"][0], codes["shape"][-1] // codes["grid"][0]
-    if seconds is not None:
-        asked = round(seconds * example["sample_rate_hz"] / hop)
-        if not 1 <= asked <= most:
-            longest = most * hop / example["sample_rate_hz"]
-            raise InputError(f"--seconds: expected more than 0, at most {longest:.3g}, found {seconds}")
-        return torch.full((len(draws),), asked)
-    columns = [codes["label_names"].index(name) for name in names]
-    rows = np.asarray(codes["length_counts"])
-    kept = labels if labels is not None else torch.zeros(len(draws), 0, dtype=torch.int64)
-    return draw_lengths(rows[:, [*columns, -2, -1]].tolist(), kept, draws)
+    def _draw_codes(self, numbers: range, bar: "_Bar") -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        stage1, stage2, spec = self.loaded.stage1, self.loaded.stage2, self.loaded.stage2.codes
+        device, names = next(stage2.module.parameters()).device, self._label_names
+        columns1, columns2 = ([names.index(name) for name in stage.condition_on] for stage in (stage1, stage2))
+        own = [generator(self.seed, number) for number in numbers]
+        labels = choose_labels(spec, names, self.labels, draws(own, len(names)))
+        uniforms = draws(own, *spec.item_shape).to(device)
+        positions = self._positions(labels, own)
+        local = None
+        if self.local is not None:
+            rows = (draws(own, 1)[:, 0] * len(self.local)).long()
+            local = self.local[rows].float().expand(-1, -1, *spec.grid)
+        local = conditioning(local, positions if stage2.condition_on_length else None, spec.grid[0])
+        known = self.known
+        if known is not None:
+            known = (known.expand(len(numbers), *known.shape[1:]) if len(known) == 1 else known[numbers]).to(device)
+        try:
+            codes = sample(
+                stage2.module, uniforms, labels=labels[:, columns2].to(device) if columns2 else None,
+                local=None if local is None else local.to(device), known=known, progress=bar.prior,
+                temperature=self.temperature, top_k=self.top_k, top_p=self.top_p,
+            )
+        except ValueError as error:
+            raise InputError(f"sampling: {error}") from None
+        lengths = None if positions is None else positions * (spec.shape[-1] // spec.grid[0])
+        x = decode(stage1, codes, labels[:, columns1] if columns1 else None, lengths, own, bar.decoder)
+        return descend(self.loaded.parents, x, own), codes.cpu(), labels, lengths
+
+    def _positions(self, labels: Tensor | None, own: list) -> Tensor | None:
+        """Lengths in codes (b,) int64 of padded items, as asked for or as in training; None where items have none."""
+        spec = self.loaded.stage2.codes
+        if spec.length_counts is None:
+            if self.length is not None:
+                raise InputError("length: expected a run on items with lengths, found one without")
+            return None
+        uniforms = draws(own, 1)[:, 0]
+        if self.length is not None:
+            if not 1 <= self.length <= spec.grid[0]:
+                raise InputError(f"length: expected 1 to {spec.grid[0]} codes, found {self.length}")
+            return torch.full((len(own),), self.length)
+        columns = [spec.label_names.index(name) for name in self._label_names]
+        rows = torch.tensor(spec.length_counts)[:, [*columns, -2, -1]].tolist()
+        given = labels if labels is not None else torch.zeros(len(own), 0, dtype=torch.int64)
+        return draw_lengths(rows, given, uniforms)
+
+    def _draw_latents(self, numbers: range, bar: "_Bar") -> tuple[Tensor, None, None, None]:
+        """Of a VAE: latents from N(0, temperature^2) through the decoder."""
+        stage1 = self.loaded.stage1
+        model, weight = stage1.module, next(stage1.module.parameters())
+        own = [generator(self.seed, number) for number in numbers]
+        shape = (model.bottleneck.dim, *model.latent_grid(stage1.example.shape))
+        z_q = (self.temperature * normal(draws(own, *shape))).to(weight.device, weight.dtype)
+        return model.decode_latent(z_q, uniforms=pixel_uniforms(stage1, own)).cpu(), None, None, None
 
 
 class _Bar:
-    """Progress in samples, and for sounds how many seconds of them were made in a second."""
+    """Progress in samples: of a batch the prior's share, then the decoder's."""
 
-    def __init__(self, count: int, stage1: TrainedStage):
-        self.rate = stage1.config["example"].get("sample_rate_hz")
-        drawn = isinstance(stage1.module.decoder, AutoregressiveDecoder)
-        decoder_share = 0.9 if drawn else 0.0  # of the time: a decoder that draws what it makes takes most of it
-        self.shares, self.done, self.batch, self.sound = (1 - decoder_share, decoder_share), 0, 0, 0.0
+    def __init__(self, count: int, decoder: torch.nn.Module):
+        # a decoder that draws its data position by position takes most of the time
+        self.decoder_share = 0.9 if isinstance(decoder, AutoregressiveDecoder) else 0.0
+        self.done, self.batch = 0, 0
         self.bar = tqdm(total=count, desc="sampling", unit="sample", leave=False, dynamic_ncols=True, disable=None,
-                        bar_format="{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}{postfix}]")
+                        bar_format="{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]")
 
     def __enter__(self) -> "_Bar":
         self.bar.__enter__()
@@ -128,19 +162,20 @@ class _Bar:
     def __exit__(self, *error: object) -> None:
         self.bar.__exit__(*error)
 
+    def begin(self, batch: int) -> None:
+        self.batch = batch
+
     def prior(self, done: int, total: int) -> None:
-        self._show(self.shares[0] * done / total)
+        self._show((1 - self.decoder_share) * done / total)
 
     def decoder(self, done: int, total: int) -> None:
-        self._show(self.shares[0] + self.shares[1] * done / total)
+        self._show(1 - self.decoder_share + self.decoder_share * done / total)
 
-    def batch_done(self, lengths: Tensor | None) -> None:
+    def end(self) -> None:
         self.done += self.batch
+        self.batch = 0
         self._show(0.0)
-        if lengths is not None:
-            self.sound += float(lengths.sum()) / self.rate
-            elapsed = max(self.bar.format_dict["elapsed"], 1e-9)
-            self.bar.set_postfix_str(f"{self.sound / elapsed:.2f} s of sound/s")
 
     def _show(self, share: float) -> None:
-        self.bar.update(self.done + self.batch * share - self.bar.n)
+        self.bar.n = self.done + self.batch * share
+        self.bar.update(0)

@@ -13,6 +13,8 @@ from pystoi.utils import remove_silent_frames, resample_oct
 from torch import Tensor
 from torchmetrics.functional.audio.stoi import short_time_objective_intelligibility
 
+from pipelines.metrics.base import Metric, Pairs, number
+
 WINDOW_S, HOP_S = 0.025, 0.010
 FLOOR_DB = -60.0  # of the loudest point of the real clip: what is weaker counts as being just as weak as this
 SILENCE = 1e-10  # power of a bin where the real clip is all zeros: a sine of about 1e-7 of full scale
@@ -101,3 +103,34 @@ def _powers(clips: Tensor, window: int, hop: int) -> Tensor:
     weights = torch.hann_window(window, dtype=clips.dtype)
     spectrum = torch.fft.rfft(filled.unfold(1, window, hop) * weights)
     return (spectrum.abs() * 2 / weights.sum()).square()
+
+
+class AudioFigures(Metric):
+    """Spectral distance, intelligibility, offset and clicks, each a figure of all clips."""
+
+    kinds = ("audio",)
+    rows = (
+        ("log_spectral_distance_db", "log-spectral distance, dB", ".2f"),
+        ("stoi", "STOI", ".3f"),
+        ("stoi_share", "STOI: share of clips long enough", ".1%"),
+        ("dc_offset_largest", "largest DC offset", ".4f"),
+        ("clicks_real", "roughness at code borders: originals", ".2f"),
+        ("clicks_reconstructions", "roughness at code borders: reconstructions", ".2f"),
+    )
+
+    def measure(self, pairs: Pairs) -> dict[str, Tensor]:
+        rate, hop, lengths = pairs.facts["sample_rate_hz"], pairs.facts["hop_length"], pairs.lengths
+        borders = torch.arange(hop, pairs.real.shape[-1], hop)
+        clear, measurable = stoi(pairs.real, pairs.made, rate, lengths)
+        return {
+            "log_spectral_distance_db": log_spectral_distance(pairs.real, pairs.made, rate, lengths),
+            "stoi": clear,
+            "stoi_share": measurable.double(),
+            "dc_offset_largest": dc_offset(pairs.made, lengths).abs(),
+            "clicks_real": click_score(pairs.real, lengths, borders),
+            "clicks_reconstructions": click_score(pairs.made, lengths, borders),
+        }
+
+    def summary(self, values: dict[str, Tensor]) -> dict[str, float | None]:
+        found = super().summary(values) | {"dc_offset_largest": float(values["dc_offset_largest"].max())}
+        return found | {key: number(values[key].nanmedian()) for key in ("clicks_real", "clicks_reconstructions")}

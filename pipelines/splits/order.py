@@ -9,6 +9,8 @@ A run that was killed needs no stored random state: seed and step say everything
 from functools import lru_cache
 
 import numpy as np
+import torch
+from torch import Tensor
 
 _ORDER, _STEP = 1, 2  # keeps the streams of the two uses apart
 
@@ -37,3 +39,9 @@ def step_items(seed: int, step: int, batch_size: int, num_items: int) -> tuple[n
 def step_seed(seed: int, step: int) -> int:
     """Seed of torch's global generator for one training step: a 63-bit mix of both numbers."""
     return int(np.random.SeedSequence([_STEP, seed, step]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def spread(number: int, total: int) -> Tensor:
+    """`number` of `total` items, or all where there are fewer, as far apart as possible: int64, ascending."""
+    number = min(number, total)
+    return torch.arange(number) * total // number

@@ -1,0 +1,46 @@
+"""Metrics of reconstructions, found in the folder `metrics/`: whatever class derives from `Metric`."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+
+import pipelines.metrics
+from pipelines.evaluation.measured import Measured, Subject, batches
+from pipelines.metrics.base import Metric, Pairs
+from pipelines.runs import plugins
+
+
+@cache
+def all_metrics() -> tuple[Metric, ...]:
+    """Every metric, the project's own first, files in alphabetical order."""
+    return tuple(own() for own in plugins.subclasses(plugins.found_modules(pipelines.metrics, "metrics"), Metric))
+
+
+def metrics_of(kind: str) -> list[Metric]:
+    """The metrics that are measured on a kind of data."""
+    return [metric for metric in all_metrics() if kind in metric.kinds]
+
+
+def reconstruction_figures(measured: Measured, subject: Subject, variance: float | None,
+                           facts: Mapping[str, Any]) -> dict[str, float | None]:
+    """The figures of all metrics of the subject's kind of data over its whole split; variance and facts as in `Pairs`."""
+    metrics = metrics_of(subject.data.kind)
+    parts = [{} for _ in metrics]
+    for start, batch in batches(subject.split, subject.options.batch_size, "metrics"):
+        stop = start + len(batch.x)
+        lengths = measured.sizes[start:stop] if batch.lengths is None else batch.lengths.cpu()
+        pairs = Pairs(batch.x.cpu(), measured.reconstructions[start:stop], lengths, variance, facts)
+        for metric, found in zip(metrics, parts, strict=True):
+            for key, values in metric.measure(pairs).items():
+                found.setdefault(key, []).append(values.double().cpu())
+    figures = {}
+    for metric, found in zip(metrics, parts, strict=True):
+        figures |= metric.summary({key: torch.cat(values) for key, values in found.items()})
+    return figures
+
+
+def reconstruction_rows(kind: str, figures: Mapping[str, float | None]) -> list[tuple[str, float | None, str]]:
+    """Of the printed table: name, figure, format."""
+    return [(title, figures[key], form) for metric in metrics_of(kind) for key, title, form in metric.rows]

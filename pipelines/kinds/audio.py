@@ -1,0 +1,182 @@
+"""Audio: float32 (1, t) in [-1, 1] at one rate, padded with zeros, with lengths in samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.files.errors import InputError
+from pipelines.kinds.base import Items, Kind, Written
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping, Sequence
+    from types import ModuleType
+
+    from torch import Tensor, nn
+
+    from pipelines.generation.samples import Samples
+    from pipelines.runs.chain import LoadedRun
+    from pipelines.runs.example import Example
+    from pipelines.splits.base import Batch, Data
+    from pipelines.training.log import RunLog
+
+SHOWN_SAMPLES = 8  # clips in the picture of samples
+SHOWN_PAIRS = 6  # clips in a picture of originals and what became of them
+
+
+class Audio(Kind):
+    name = "audio"
+    sample_flags = ("seconds",)
+
+    def facts(self, data: Data) -> dict[str, Any]:
+        return {"sample_rate_hz": data.sample_rate_hz}
+
+    def saved_facts(self, data: Data) -> dict[str, Any]:
+        return {"sample_rate_hz": data.sample_rate_hz}
+
+    def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog, step: int) -> None:
+        import torch
+
+        from pipelines.splits.noise import generator
+
+        length, labels = int(batch.lengths[0]), None if labels is None else labels[:1]
+        uniforms = torch.from_numpy(generator(0, 0).random((1, length))).to(batch.x.device)
+        made = model.decode_latent(model.evaluate(batch.x[:1], labels).latent.z_q, labels, uniforms)
+        for name, wave in (("original", batch.x), ("reconstruction", made)):
+            log.audio(step, name, wave[0, 0, :length].float().cpu(), example.facts["sample_rate_hz"])
+
+    def check_views(self, views: int) -> None:
+        if views != 1:
+            raise InputError(f"extract.views: expected 1 for audio, whose items are whole clips, found {views}")
+
+    def code_fields(self, batch: Batch, codes: Tensor, data: Data) -> dict[str, Tensor]:
+        from pipelines.splits.base import code_lengths
+
+        return {"lengths": code_lengths(batch, codes.shape[1])}
+
+    def add_sample_flags(self, parser: argparse._ArgumentGroup) -> None:
+        parser.add_argument("--seconds", type=float,
+                            help="duration of each clip (default: drawn from the training clips with the same labels)")
+
+    def sampler_options(self, loaded: LoadedRun, **flags: Any) -> dict[str, Any]:
+        if (seconds := flags.get("seconds")) is None:
+            return {}
+        spec, rate = loaded.stage2.codes, loaded.stage1.example.facts["sample_rate_hz"]
+        hop = spec.shape[-1] // spec.grid[0]
+        longest = spec.grid[0] * hop / rate
+        if not (0 < seconds <= longest + 0.5 * hop / rate) or not 1 <= (length := round(seconds * rate / hop)) <= spec.grid[0]:
+            raise InputError(f"seconds: expected more than 0, at most {longest:.3g}, found {seconds}")
+        return {"length": length}
+
+    def write_samples(self, folder: Path, samples: Samples, example: Example) -> Path:
+        from pipelines.generation.labels import classes_of
+        from pipelines.media.audio import spectrograms, write_wav
+
+        rate, captions = example.facts["sample_rate_hz"], []
+        waves = [wave[:length] for wave, length in zip(samples.x[:, 0], samples.lengths.tolist(), strict=True)]
+        for number, wave in enumerate(waves):
+            words = [classes_of(example, name)[samples.label(name)[number]] for name in samples.label_names]
+            captions.append(" ".join(words))
+            write_wav(folder / f"{'-'.join([f'{number:05d}', *words])}.wav", wave, rate)
+        spectrograms(folder / "spectrograms.png", waves[:SHOWN_SAMPLES], captions[:SHOWN_SAMPLES], rate)
+        return folder / "spectrograms.png"
+
+    def read(self, loaded: LoadedRun, x: Any) -> Items:
+        """Files are resampled, mixed down and scaled as in training; arrays and tensors are at the run's rate: (t,) or
+        (1, t) for one waveform, (n, 1, t) for a batch, or a list of waveforms of any lengths."""
+        import numpy as np
+        import torch
+
+        from pipelines.generation.recordings import padded, read_recordings
+
+        stage1 = loaded.stage1
+        size, rate = stage1.example.shape[-1], stage1.example.facts["sample_rate_hz"]
+        if isinstance(x, (str, Path)):
+            found = read_recordings(stage1, Path(x))
+            self._refuse_long(found.cut, size, rate)
+            return Items(found.x, not Path(x).is_dir(), found.lengths)
+        if isinstance(x, (list, tuple)):
+            if not x:
+                raise InputError("audio: expected at least one waveform, found an empty list")
+            parts = [self.read(loaded, one) for one in x]
+            return Items(torch.cat([part.x for part in parts]), False, torch.cat([part.lengths for part in parts]))
+        if not isinstance(x, (np.ndarray, torch.Tensor)):
+            raise InputError(f"audio: expected a path, a NumPy array, a tensor or a list of these, found {type(x).__name__}")
+        x = torch.as_tensor(x)
+        if not x.is_floating_point():
+            raise InputError(f"audio: expected floating-point samples in [-1, 1] at {rate} Hz, found {x.dtype}")
+        if x.ndim not in (1, 2, 3) or (x.ndim > 1 and x.shape[-2] != 1) or not x.numel():
+            raise InputError(f"audio: expected shape (t,), (1, t) or (n, 1, t), found {tuple(x.shape)}")
+        waves = list(x.float().reshape(-1, x.shape[-1]))
+        found = padded([str(number) for number in range(len(waves))], waves, size)
+        self._refuse_long(found.cut, size, rate)
+        return Items(found.x, x.ndim < 3, found.lengths)
+
+    def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
+                    batch_size: int) -> Written:
+        from pipelines.generation.labels import decoder_labels
+        from pipelines.metrics.spectra import log_spectral_distance
+
+        decoder_labels(loaded.stage1, labels, 1)  # refused before anything is decoded
+        names, originals, made, lengths = self._decoded(loaded, source, labels, seed, batch_size)
+        picture = self._write(loaded, out, names, originals, made, lengths, "reconstruction", "")
+        distance = log_spectral_distance(originals, made, loaded.stage1.example.facts["sample_rate_hz"], lengths).mean()
+        return Written(len(names), picture, f"log-spectral distance {distance:.2f} dB")
+
+    def convert(self, loaded: LoadedRun, source: Path, out: Path, label: str, target: str, seed: int,
+                batch_size: int) -> Written:
+        from pipelines.generation.labels import class_number, classes_of
+
+        stage1 = loaded.stage1
+        if label not in stage1.condition_on:
+            raise InputError(f"{loaded.run.root}: expected a decoder that is conditioned on {label!r}, found one "
+                             f"conditioned on {list(stage1.condition_on)}")
+        class_number(label, target, classes_of(stage1.example, label))
+        first = {name: classes_of(stage1.example, name)[0] for name in stage1.condition_on}
+        names, originals, made, lengths = self._decoded(loaded, source, first | {label: target}, seed, batch_size)
+        picture = self._write(loaded, out, names, originals, made, lengths, target, f"-{target}")
+        return Written(len(names), picture, f"{label} {target}")
+
+    @property
+    def evaluation(self) -> ModuleType:
+        from pipelines.evaluation import audio
+
+        return audio
+
+    def _decoded(self, loaded: LoadedRun, source: Path, labels: Mapping[str, str], seed: int,
+                 batch_size: int) -> tuple[list[str], Tensor, Tensor, Tensor]:
+        """Names, originals and decodings (n, 1, t), lengths (n,) of recordings; those that are cut off are named."""
+        from pipelines.generation.conversion import convert
+        from pipelines.generation.labels import decoder_labels
+        from pipelines.generation.recordings import encode_recordings, read_recordings
+
+        stage1 = loaded.stage1
+        found = read_recordings(stage1, source)
+        if found.cut:
+            seconds = stage1.example.shape[-1] / stage1.example.facts["sample_rate_hz"]
+            print(f"note: {len(found.cut)} of {len(found.names)} recordings are cut off after {seconds:.2f} s, the longest "
+                  f"item of the run: {found.cut[0]}" + (", ..." if len(found.cut) > 1 else ""))
+        codes = encode_recordings(stage1, found, batch_size)
+        made = convert(stage1, codes, decoder_labels(stage1, labels, len(codes)), found.lengths, seed, batch_size)
+        return found.names, found.x, made, found.lengths
+
+    @staticmethod
+    def _write(loaded: LoadedRun, out: Path, names: Sequence[str], originals: Tensor, made: Tensor, lengths: Tensor,
+               title: str, ending: str) -> Path:
+        from pipelines.media.audio import comparison, write_wav
+
+        rate = loaded.stage1.example.facts["sample_rate_hz"]
+        before, after = ([wave[0, :length] for wave, length in zip(x, lengths.tolist(), strict=True)]
+                         for x in (originals, made))
+        for number, (name, wave) in enumerate(zip(names, after, strict=True)):
+            write_wav(out / f"{number:05d}-{name}{ending}.wav", wave, rate)
+        shown = {"original": before[:SHOWN_PAIRS], title: after[:SHOWN_PAIRS]}
+        comparison(out / "spectrograms.png", shown, {"original": list(names[:SHOWN_PAIRS])}, rate)
+        return out / "spectrograms.png"
+
+    @staticmethod
+    def _refuse_long(cut: Sequence[str], size: int, rate: int) -> None:
+        if cut:
+            raise InputError(f"audio: expected at most {size} samples ({size / rate:.2f} s at {rate} Hz), the longest item "
+                             f"of the run, found more in {cut[0]}")

@@ -1,0 +1,140 @@
+"""What a kind of data has of its own, from the configuration to the evaluation.
+
+Methods import what they need: a kind is asked for its flags before torch is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pipelines.files.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import ModuleType
+
+    from torch import Tensor, nn
+
+    from pipelines.generation.samples import Samples
+    from pipelines.runs.chain import LoadedRun
+    from pipelines.runs.example import Example
+    from pipelines.runs.store import TrainedStage
+    from pipelines.splits.base import Batch, Data
+    from pipelines.training.log import RunLog
+
+
+@dataclass(frozen=True)
+class Items:
+    """A user's own items, as a run's models read them."""
+
+    x: Tensor  # (n, *shape) in data units
+    single: bool  # one item was given, not a batch: results are those of one item
+    lengths: Tensor | None = None  # (n,) int64 where items are padded
+
+
+@dataclass(frozen=True)
+class Written:
+    """Files that were written: how many items, the picture of them all, and a figure in words."""
+
+    count: int
+    picture: Path
+    figure: str
+
+
+class Kind(ABC):
+    """A kind of data. A method that a kind does not have refuses in one line."""
+
+    name: str
+    sample_flags: tuple[str, ...] = ()  # names of the flags that `add_sample_flags` adds
+
+    # --- training and extraction ---------------------------------------------------------------------------------------
+
+    def facts(self, data: Data) -> dict[str, Any]:
+        """What a configuration may ask of this kind of data beyond sizes and classes: `${facts.NAME}`."""
+        return {}
+
+    def saved_facts(self, data: Data) -> dict[str, Any]:
+        """What a run remembers of its data beyond name, kind, shape, labels and classes: plain values."""
+        return {}
+
+    @abstractmethod
+    def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog, step: int) -> None:
+        """Originals and reconstructions of some validation items, to TensorBoard."""
+
+    def check_views(self, views: int) -> None:
+        """Raises InputError for a number of augmented passes over the training split that codes cannot have."""
+
+    def code_fields(self, batch: Batch, codes: Tensor, data: Data) -> dict[str, Tensor]:
+        """What a code data set stores beside codes: lengths, local fields."""
+        return {}
+
+    # --- sampling ------------------------------------------------------------------------------------------------------
+
+    def add_sample_flags(self, parser: argparse._ArgumentGroup) -> None:
+        """Flags of sample.py that only this kind has, with the names in `sample_flags`."""
+
+    def sampler_options(self, loaded: LoadedRun, **flags: Any) -> dict[str, Any]:
+        """The values of `sample_flags` (None: not given) -> fields of `Sampler`."""
+        return {}
+
+    @abstractmethod
+    def write_samples(self, folder: Path, samples: Samples, example: Example) -> Path:
+        """One file per sample, and one picture of all, whose path is returned."""
+
+    # --- one's own data ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def read(self, loaded: LoadedRun, x: Any) -> Items:
+        """Arrays, tensors, files or a list of these -> items. Raises InputError that says what was expected and found."""
+
+    def data_shape(self, loaded: LoadedRun) -> tuple[int, ...]:
+        """The shape of one item that `read` returns."""
+        return loaded.stage1.example.shape
+
+    def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
+                    batch_size: int) -> Written:
+        """A file or a folder of files -> a reconstruction of each, and a picture of originals and reconstructions."""
+        self._refuse(loaded, "reconstruct")
+
+    def convert(self, loaded: LoadedRun, source: Path, out: Path, label: str, target: str, seed: int,
+                batch_size: int) -> Written:
+        """A file or a folder of files -> each decoded with another class of one label."""
+        self._refuse(loaded, "convert_speaker")
+
+    def predict(self, loaded: LoadedRun, data_root: Path | None, out: Path, count: int, context: int, frames: int,
+                actions: Sequence[str], seed: int, batch_size: int, **truncation: Any) -> Written:
+        """Held-out clips, continued."""
+        self._refuse(loaded, "predict_video")
+
+    def plot_latents(self, loaded: LoadedRun, data_root: Path | None, out: Path, split: str | None, example: int, seed: int,
+                     batch_size: int) -> dict[str, Path | str]:
+        """Pictures of what the latents mean: their paths, or why they were left out, by title."""
+        self._refuse(loaded, "plot_latents")
+
+    # --- evaluation ----------------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def evaluation(self) -> ModuleType:
+        """check(subject), figures(measured, subject, shared figures), rows(result) of the table, draw(measured, subject,
+        result): what evaluate.py measures of this kind of data alone."""
+
+    def _refuse(self, loaded: LoadedRun, verb: str) -> NoReturn:
+        able = _kinds_with(verb)
+        raise InputError(f"{loaded.run.root}: expected a run on {' or '.join(able)}, found one on {self.name}")
+
+
+VERBS = {"reconstruct": "reconstruct", "convert_speaker": "convert", "predict_video": "predict",
+         "plot_latents": "plot_latents"}
+
+
+def _kinds_with(verb: str) -> list[str]:
+    """Names of the kinds that have a verb's method."""
+    from pipelines.kinds import all_kinds
+
+    method = VERBS[verb]
+    return [name for name, kind in all_kinds().items() if getattr(type(kind), method) is not getattr(Kind, method)]

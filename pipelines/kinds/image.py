@@ -1,0 +1,160 @@
+"""Images: uint8 (c, h, w), c = 1 grey or 3 RGB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.files.errors import InputError
+from pipelines.kinds.base import Items, Kind, Written
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+    from types import ModuleType
+
+    from torch import Tensor, nn
+
+    from pipelines.generation.samples import Samples
+    from pipelines.runs.chain import LoadedRun
+    from pipelines.runs.example import Example
+    from pipelines.splits.base import Batch
+    from pipelines.training.log import RunLog
+
+SHOWN = 64  # reconstructions in a picture
+
+
+class Image(Kind):
+    name = "image"
+    sample_flags = ("complete", "keep")
+
+    def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog, step: int) -> None:
+        from pipelines.media.images import image_pairs
+
+        made = reconstructions(model, batch, labels)
+        log.image(step, "validation", image_pairs(batch.x.cpu(), made.cpu()))
+
+    def add_sample_flags(self, parser: argparse._ArgumentGroup) -> None:
+        parser.add_argument("--complete", type=Path, metavar="IMAGE", help="keep the upper rows of an image, sample the rest")
+        parser.add_argument("--keep", type=float, metavar="SHARE",
+                            help="with --complete: the share of rows to keep (default: 0.5)")
+
+    def sampler_options(self, loaded: LoadedRun, **flags: Any) -> dict[str, Any]:
+        image, keep = flags.get("complete"), flags.get("keep")
+        if image is None:
+            if keep is not None:
+                raise InputError("keep: expected an image to complete, found none")
+            return {}
+        keep = 0.5 if keep is None else keep
+        if not 0 <= keep <= 1:
+            raise InputError(f"keep: expected a share between 0 and 1, found {keep}")
+        x = self.read(loaded, image).x.to(next(loaded.stage1.module.parameters()).device)
+        codes = loaded.stage1.module.encode(x)
+        codes[:, round(keep * codes.shape[1]) :] = -1
+        return {"known": codes}
+
+    def write_samples(self, folder: Path, samples: Samples, example: Example) -> Path:
+        from pipelines.media.images import image_grid, write_image
+
+        for number, image in enumerate(samples.x):
+            write_image(folder / f"{number:05d}.png", image)
+        write_image(folder / "grid.png", image_grid(samples.x))
+        return folder / "grid.png"
+
+    def read(self, loaded: LoadedRun, x: Any) -> Items:
+        return read_images(x, self.data_shape(loaded))
+
+    def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
+                    batch_size: int) -> Written:
+        from pipelines.media.images import image_pairs, write_image
+
+        originals, made, figure = reconstruct_files(self, loaded, source, out, labels, seed, batch_size)
+        write_image(out / "comparison.png", image_pairs(originals[:SHOWN], made[:SHOWN]))
+        return Written(len(made), out / "comparison.png", figure)
+
+    def plot_latents(self, loaded: LoadedRun, data_root: Path | None, out: Path, split: str | None, example: int, seed: int,
+                     batch_size: int) -> dict[str, Path | str]:
+        from pipelines.evaluation.latents import plot_latents
+        from pipelines.runs.data import load_data
+
+        data = load_data(loaded.run, loaded.stage1, data_root)
+        return plot_latents(loaded.stage1, data, out, split, example, seed, batch_size)
+
+    @property
+    def evaluation(self) -> ModuleType:
+        from pipelines.evaluation import image
+
+        return image
+
+
+def reconstructions(model: nn.Module, batch: Batch, labels: Tensor | None) -> Tensor:
+    """Reconstructions of a batch; a decoder that draws its data takes the uniforms of the first generator."""
+    import torch
+
+    from pipelines.splits.noise import generator
+    from stage1_vqvae.autoregressive import AutoregressiveDecoder
+
+    uniforms = None
+    if isinstance(model.decoder, AutoregressiveDecoder):
+        drawn = generator(0, 0).random((len(batch.x), *batch.x.shape[2:]))
+        uniforms = torch.from_numpy(drawn).to(batch.x.device)
+    return model.evaluate(batch.x, labels, uniforms).reconstruction
+
+
+def reconstruct_files(kind: Kind, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
+                      batch_size: int) -> tuple[Tensor, Tensor, str]:
+    """Writes the reconstruction of each image file. Returns originals and reconstructions, uint8 (n, c, h, w), and their
+    PSNR in words."""
+    from pipelines.data.pictures import find_pictures, load_pictures
+    from pipelines.generation.labels import decoder_labels
+    from pipelines.generation.reconstruction import reconstruct
+    from pipelines.media.images import write_image
+    from pipelines.metrics.psnr import psnr_db
+    from pipelines.metrics.squares import squared_errors
+
+    paths, originals = load_pictures(find_pictures(source), kind.data_shape(loaded))
+    given = decoder_labels(loaded.stage1, labels, len(paths))
+    made = reconstruct(loaded, kind.read(loaded, originals).x, given, seed, batch_size)
+    for number, (path, image) in enumerate(zip(paths, made, strict=True)):
+        write_image(out / f"{number:05d}-{path.stem}.png", image)
+    return originals, made, f"PSNR {psnr_db(squared_errors(made, originals)).mean():.2f} dB"
+
+
+def read_images(x: Any, shape: tuple[int, ...]) -> Items:
+    """Files, Pillow images, uint8 arrays and tensors, or lists of these -> uint8 (n, c, h, w).
+
+    Files and Pillow images are cropped and resized to `shape` (c, h, w) as training images are. Tensors are (c, h, w);
+    NumPy arrays (h, w, c), (h, w) or (c, h, w); both may have a batch axis in front.
+    Raises InputError for another type, dtype or shape."""
+    import numpy as np
+    import torch
+    from PIL import Image as Pillow
+
+    from pipelines.data.pictures import find_pictures, fit_picture, load_pictures
+
+    channels, height, width = shape
+    if isinstance(x, (list, tuple)):
+        if not x:
+            raise InputError("images: expected at least one, found an empty list")
+        return Items(torch.cat([read_images(one, shape).x for one in x]), single=False)
+    if isinstance(x, (str, Path)):
+        path = Path(x)
+        return Items(load_pictures(find_pictures(path), shape)[1], single=not path.is_dir())
+    if isinstance(x, Pillow.Image):
+        return Items(torch.from_numpy(fit_picture(x, shape))[None], single=True)
+    if not isinstance(x, (np.ndarray, torch.Tensor)):
+        raise InputError("images: expected a path, a Pillow image, a NumPy array, a tensor or a list of these, found "
+                         f"{type(x).__name__}")
+    if str(x.dtype).removeprefix("torch.") != "uint8":
+        raise InputError(f"images: expected uint8 values from 0 to 255, found {x.dtype}")
+    expected = f"shape {shape} or (n, {', '.join(map(str, shape))})"
+    if isinstance(x, np.ndarray):
+        expected += f", or with channels last (..., {height}, {width}, {channels})"
+        x = torch.from_numpy(np.ascontiguousarray(x))
+        if tuple(x.shape[-3:]) != shape and tuple(x.shape[-3:]) == (height, width, channels):
+            x = x.movedim(-1, -3)
+        elif channels == 1 and tuple(x.shape[-2:]) == (height, width) and x.ndim in (2, 3) and tuple(x.shape[-3:]) != shape:
+            x = x.unsqueeze(-3)
+    if tuple(x.shape[-3:]) != shape or x.ndim not in (3, 4) or not len(x):
+        raise InputError(f"images: expected {expected}, found shape {tuple(x.shape)}")
+    return Items(x if x.ndim == 4 else x[None], single=x.ndim == 3)

@@ -1,0 +1,144 @@
+"""Video: uint8 (c, t, h, w), clips of frames with an action for each frame."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.files.errors import InputError
+from pipelines.kinds.base import Items, Kind, Written
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from types import ModuleType
+
+    from torch import Tensor, nn
+
+    from pipelines.generation.samples import Samples
+    from pipelines.runs.chain import LoadedRun
+    from pipelines.runs.example import Example
+    from pipelines.splits.base import Batch, Data
+    from pipelines.training.log import RunLog
+
+
+class Video(Kind):
+    name = "video"
+    sample_flags = ("actions",)
+
+    def saved_facts(self, data: Data) -> dict[str, Any]:
+        return {"action_names": list(data.action_names)}
+
+    def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog, step: int) -> None:
+        from pipelines.kinds.image import reconstructions
+        from pipelines.media.images import clip_frames, image_pairs
+
+        made = reconstructions(model, batch, labels)
+        log.image(step, "validation", image_pairs(clip_frames(batch.x[:1].cpu()), clip_frames(made[:1].cpu())))
+
+    def code_fields(self, batch: Batch, codes: Tensor, data: Data) -> dict[str, Tensor]:
+        from pipelines.generation.actions import local_actions
+
+        return {"actions": local_actions(batch.actions, len(data.action_names), codes.shape[1])}
+
+    def add_sample_flags(self, parser: argparse._ArgumentGroup) -> None:
+        parser.add_argument("--actions", metavar="NAME_OR_FILE", help="one action for all frames, or a file with one action "
+                            "name per line (default: actions of training clips)")
+
+    def sampler_options(self, loaded: LoadedRun, **flags: Any) -> dict[str, Any]:
+        from pipelines.data.codes import CodeData
+        from pipelines.data.manifest import MANIFEST
+        from pipelines.generation.actions import local_actions, wanted_actions
+
+        spec, names = loaded.stage2.codes, loaded.stage1.example.facts["action_names"]
+        if (wanted := flags.get("actions")) is not None:
+            actions = wanted_actions(wanted, names, spec.shape[1])
+            return {"local": local_actions(actions[None], len(names), spec.grid[0])}
+        if not (loaded.run.codes / MANIFEST).exists():
+            raise InputError(f"actions: expected NAME or FILE for a run without its codes ({loaded.run.codes}), found none")
+        return {"local": CodeData(loaded.run.codes).split("train").local}
+
+    def write_samples(self, folder: Path, samples: Samples, example: Example) -> Path:
+        from pipelines.media.images import clip_frames, image_grid, write_gif, write_image
+
+        for number, clip in enumerate(samples.x):
+            write_gif(folder / f"{number:05d}.gif", {f"sample {number}": clip}, context=0)
+        write_image(folder / "grid.png", image_grid(clip_frames(samples.x), columns=samples.x.shape[2]))
+        return folder / "grid.png"
+
+    def read(self, loaded: LoadedRun, x: Any) -> Items:
+        """uint8 tensors (c, t, h, w), NumPy arrays (t, h, w, c) or (c, t, h, w), or a path of a .npy file of frames
+        (t, h, w, c); with a batch axis in front, or a list of clips."""
+        import numpy as np
+        import torch
+
+        shape = loaded.stage1.example.shape
+        channels, frames, height, width = shape
+        if isinstance(x, (list, tuple)):
+            if not x:
+                raise InputError("video: expected at least one clip, found an empty list")
+            return Items(torch.cat([self.read(loaded, one).x for one in x]), single=False)
+        if isinstance(x, (str, Path)):
+            try:
+                x = np.load(x, allow_pickle=False)
+            except (ValueError, EOFError):
+                raise InputError(f"{x}: expected a .npy file of frames (t, h, w, c), found one that cannot be read") from None
+        if not isinstance(x, (np.ndarray, torch.Tensor)):
+            raise InputError(f"video: expected a path, a NumPy array, a tensor or a list of these, found {type(x).__name__}")
+        if str(x.dtype).removeprefix("torch.") != "uint8":
+            raise InputError(f"video: expected uint8 values from 0 to 255, found {x.dtype}")
+        expected = f"shape {shape} or (n, {', '.join(map(str, shape))})"
+        if isinstance(x, np.ndarray):
+            expected += f", or channels last (..., {frames}, {height}, {width}, {channels})"
+            x = torch.from_numpy(np.ascontiguousarray(x))
+            if tuple(x.shape[-4:]) == (frames, height, width, channels):
+                x = x.movedim(-1, -4)
+        if tuple(x.shape[-4:]) != shape or x.ndim not in (4, 5) or not len(x):
+            raise InputError(f"video: expected {expected}, found shape {tuple(x.shape)}")
+        return Items(x if x.ndim == 5 else x[None], single=x.ndim == 4)
+
+    def predict(self, loaded: LoadedRun, data_root: Path | None, out: Path, count: int, context: int, frames: int,
+                actions: Sequence[str], seed: int, batch_size: int, **truncation: Any) -> Written:
+        from pipelines.generation.actions import RECORDED, wanted_actions
+        from pipelines.generation.continuation import predict
+        from pipelines.runs.data import load_data
+        from pipelines.splits.order import spread
+
+        names = loaded.stage1.example.facts["action_names"]
+        wanted = {name: None if name == RECORDED else wanted_actions(name, names, frames) for name in actions}
+        split = load_data(loaded.run, loaded.stage1, data_root).clips("validation", context + frames)
+        batch = split.batch(spread(count, len(split)))
+        start, rows = time.monotonic(), {"recorded": batch.x}
+        for name, chosen in wanted.items():
+            given = batch.actions.clone()
+            if chosen is not None:
+                given[:, context:] = chosen
+            title = "predicted" if name == RECORDED else Path(name).stem
+            rows[title] = predict(loaded.stage1, loaded.stage2, batch.x[:, :, :context], given, batch.labels, seed,
+                                  batch_size, **truncation)
+        figure = f"{frames} frames after {context} in {time.monotonic() - start:.1f} s"
+        return Written(len(batch.x), write_predictions(out, rows, context), figure)
+
+    @property
+    def evaluation(self) -> ModuleType:
+        from pipelines.evaluation import video
+
+        return video
+
+
+def write_predictions(out: Path, rows: dict[str, Tensor], context: int) -> Path:
+    """A GIF and a strip of each clip, rows by their titles (n, c, t, h, w); all strips in one image, whose path is
+    returned."""
+    import torch
+
+    from pipelines.media.images import frame_strip, write_gif, write_image
+
+    strips = []
+    for number in range(len(rows["recorded"])):
+        own = {name: clips[number] for name, clips in rows.items()}
+        strips.append(frame_strip(own, context))
+        write_gif(out / f"{number:05d}.gif", own, context)
+        write_image(out / f"{number:05d}.png", strips[-1])
+    write_image(out / "predictions.png", torch.cat(strips, 1))
+    return out / "predictions.png"
