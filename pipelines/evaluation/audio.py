@@ -137,7 +137,7 @@ def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
         captions["conversion"] = [_words(example, row) for row in asked.tolist()]
     waves = {name: [wave[0, :length] for wave, length in zip(x, lengths.tolist())] for name, x in clips.items()}
     path = run.figures / "spectrograms.png"
-    comparison(path, waves, captions, example["sample_rate_hz"])
+    comparison(path, waves, captions, example["facts"]["sample_rate_hz"])
     return {"spectrograms": path}
 
 

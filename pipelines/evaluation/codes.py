@@ -72,7 +72,7 @@ def load_untold(subject: Subject) -> TrainedStage:
     Raises InputError where that run is told something, was trained on other codes, or has a decoder of another size."""
     run, stage1 = Run(Path(subject.options.unconditional)), subject.stage1
     other = load_stage1(run, subject.device)
-    if other.config["example"].get("parent") != stage1.config["example"]["parent"]:
+    if other.example.facts.get("parent") != stage1.example.facts["parent"]:
         raise InputError(f"evaluate.unconditional: expected a run on the same codes, found {run.root} on others")
     if (levels := getattr(other.module.bottleneck, "num_codes", None)) != 1:
         raise InputError("evaluate.unconditional: expected a run with autoencoder.bottleneck.num_codes=1, found "

@@ -69,7 +69,7 @@ def call_judge(measured: Measured, subject: Subject) -> dict:
     real = torch.cat([judge(model, batch.x) for batch in subject.split.evaluation_batches()])
     verdict = {"label": name, "real": accuracy(real, labels),
                "reconstructions": accuracy(judge(model, measured.reconstructions), labels), "samples": None}
-    if stage2 is not None and name in stage2.config["condition_on"] and options.samples:
+    if stage2 is not None and name in stage2.condition_on and options.samples:
         made = generate(subject.stage1, stage2, options.samples, subject.seed, options.batch_size, subject.device)
         verdict |= {"samples": accuracy(judge(model, made.x), made.label(name)), "samples_judged": options.samples}
     return verdict

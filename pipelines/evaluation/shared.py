@@ -97,11 +97,11 @@ def all_codes(split: CodeSplit) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def prior_bits(stage2: TrainedStage, split: CodeSplit, items: Tensor, batch_size: int) -> Tensor:
     """Bits a code of each codebook (g,) float64, over what is no padding of these items."""
-    columns = [stage2.config["codes"]["label_names"].index(name) for name in stage2.config["condition_on"]]
+    columns = [stage2.config["codes"]["label_names"].index(name) for name in stage2.condition_on]
     total, count = 0, 0
     for _, batch in batches(split, batch_size, "prior", items):
         labels = batch.labels[:, columns] if columns else None
-        told = batch.lengths if stage2.config.get("condition_on_length") else None
+        told = batch.lengths if stage2.condition_on_length else None
         nats = stage2.module.code_nats(batch.x, labels, conditioning(batch.local, told, batch.x.shape[1])).double()
         nats = nats.reshape(len(nats), -1, split.num_codebooks)
         if batch.lengths is not None:

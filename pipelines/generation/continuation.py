@@ -30,11 +30,11 @@ def predict(stage1: TrainedStage, stage2: TrainedStage, context: Tensor, actions
         if count % stride:
             raise InputError(f"{name}: expected a multiple of {stride} frames, as many as a frame of codes covers, "
                              f"found {count}")
-    columns = [codes["label_names"].index(name) for name in stage2.config["condition_on"]]
+    columns = [codes["label_names"].index(name) for name in stage2.condition_on]
     decoder_columns = stage1.decoder_columns
     shape = [actions.shape[1] // stride, *codes["grid"][1:]]
     shape += [codes["num_codebooks"]] if codes["num_codebooks"] > 1 else []
-    local = local_actions(actions, len(stage1.config["example"]["action_names"]), shape[0])
+    local = local_actions(actions, len(stage1.example.facts["action_names"]), shape[0])
     local = local.expand(-1, -1, *shape[:3]).float()
     parts = []
     for rows in _batches(len(context), batch_size):

@@ -16,7 +16,7 @@ def convert(stage1: TrainedStage, codes: Tensor, labels: Tensor, lengths: Tensor
     """Codes (n, t[, g]) or (n, t, 1), told other labels (n, L: all of the data's), lengths (n,) in samples -> waves
     (n, 1, t * hop), on the CPU, zero after their lengths. Shows a progress bar with seconds of sound a second."""
     codes = codes[..., 0] if codes.ndim == 3 and codes.shape[-1] == 1 else codes
-    columns, rate = stage1.decoder_columns, stage1.config["example"]["sample_rate_hz"]
+    columns, rate = stage1.decoder_columns, stage1.example.facts["sample_rate_hz"]
     parts = []
     with tqdm(total=len(codes), desc="decoding", unit="clip", leave=False, dynamic_ncols=True, disable=None) as bar:
         for rows in torch.arange(len(codes)).split(batch_size):

@@ -10,7 +10,7 @@ from pipelines.runs.store import TrainedStage
 
 def told_names(stage1: TrainedStage, stage2: TrainedStage) -> list[str]:
     """The labels that either stage is told, in the data's order."""
-    told = {*stage2.config["condition_on"], *stage1.config.get("condition_on", [])}
+    told = {*stage2.condition_on, *stage1.condition_on}
     return [name for name in stage2.config["codes"]["label_names"] if name in told]
 
 

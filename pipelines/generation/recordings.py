@@ -24,10 +24,10 @@ def encode_sounds(stage1: TrainedStage, path: Path, batch_size: int) -> tuple[li
     if not isinstance(stage1.module.bottleneck, Quantizer):
         raise InputError(f"{stage1.step_folder}: expected codes, found {type(stage1.module.bottleneck).__name__}")
     size = example["shape"][-1]
-    paths, waves = load_sounds(find_sounds(path), example["sample_rate_hz"], data.get("peak", 0.0))
+    paths, waves = load_sounds(find_sounds(path), example["facts"]["sample_rate_hz"], data.get("peak", 0.0))
     long = [str(own) for own, wave in zip(paths, waves) if len(wave) > size]
     if long:
-        print(f"note: {len(long)} of {len(paths)} sounds are cut off after {size / example['sample_rate_hz']:.2f} s, "
+        print(f"note: {len(long)} of {len(paths)} sounds are cut off after {size / example['facts']['sample_rate_hz']:.2f} s, "
               f"the run's longest: {long[0]}" + (", ..." if len(long) > 1 else ""))
     waves = [wave[:size] for wave in waves]
     lengths = torch.tensor([len(wave) for wave in waves])

@@ -48,7 +48,7 @@ def generate(stage1: TrainedStage, stage2: TrainedStage, count: int, seed: int, 
     sample is told those of one of them, drawn. `truncation`: temperature, top_k, top_p."""
     names, codes = told_names(stage1, stage2), stage2.config["codes"]
     shape = list(codes["grid"]) + ([codes["num_codebooks"]] if codes["num_codebooks"] > 1 else [])
-    told1, told2 = ([names.index(name) for name in stage.config.get("condition_on", [])] for stage in (stage1, stage2))
+    told1, told2 = ([names.index(name) for name in stage.condition_on] for stage in (stage1, stage2))
     parts = []
     with _Bar(count, stage1) as bar:
         for start in range(0, count, batch_size):
@@ -58,11 +58,11 @@ def generate(stage1: TrainedStage, stage2: TrainedStage, count: int, seed: int, 
             labels = choose_labels(codes, names, wanted or {}, draws(own, len(names)))
             uniforms = draws(own, *shape)
             positions = lengths = None
-            if "length_counts" in codes:
+            if codes["length_counts"] is not None:
                 positions = _positions(codes, stage1.config["example"], labels, names, seconds, draws(own, 1)[:, 0])
                 lengths = positions * (codes["shape"][-1] // codes["grid"][0])
             fixed = None if known is None else known[numbers.start : numbers.stop].to(device)
-            clock = positions if stage2.config.get("condition_on_length") else None
+            clock = positions if stage2.condition_on_length else None
             local = None
             if actions is not None:
                 rows = (draws(own, 1)[:, 0] * len(actions)).long()
@@ -99,9 +99,9 @@ def _positions(codes: dict, example: dict, labels: Tensor | None, names: list[st
     """Lengths in codes (n,) int64: as asked for, or as training clips with these labels have."""
     most, hop = codes["grid"][0], codes["shape"][-1] // codes["grid"][0]
     if seconds is not None:
-        asked = round(seconds * example["sample_rate_hz"] / hop)
+        asked = round(seconds * example["facts"]["sample_rate_hz"] / hop)
         if not 1 <= asked <= most:
-            longest = most * hop / example["sample_rate_hz"]
+            longest = most * hop / example["facts"]["sample_rate_hz"]
             raise InputError(f"--seconds: expected more than 0, at most {longest:.3g}, found {seconds}")
         return torch.full((len(draws),), asked)
     columns = [codes["label_names"].index(name) for name in names]
@@ -114,7 +114,7 @@ class _Bar:
     """Progress in samples, and for sounds how many seconds of them were made in a second."""
 
     def __init__(self, count: int, stage1: TrainedStage):
-        self.rate = stage1.config["example"].get("sample_rate_hz")
+        self.rate = stage1.example.facts.get("sample_rate_hz")
         drawn = isinstance(stage1.module.decoder, AutoregressiveDecoder)
         decoder_share = 0.9 if drawn else 0.0  # of the time: a decoder that draws what it makes takes most of it
         self.shares, self.done, self.batch, self.sound = (1 - decoder_share, decoder_share), 0, 0, 0.0
