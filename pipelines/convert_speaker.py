@@ -36,7 +36,7 @@ def main(arguments: argparse.Namespace) -> None:
     device = choose_device(arguments.device)
     run = chosen_run(arguments.run, arguments.runs_dir)
     stage1 = load_stage1(run, device)
-    told, example = stage1.config.get("condition_on", []), stage1.config["example"]
+    told, example = stage1.condition_on, stage1.config["example"]
     if arguments.label not in told:
         raise InputError(f"{run.root}: expected a decoder that is told {arguments.label!r}, found one told {told}")
     column = example["label_names"].index(arguments.label)
@@ -49,10 +49,10 @@ def main(arguments: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     own = [wave[0, :length] for wave, length in zip(made, lengths.tolist())]
     for number, (path, wave) in enumerate(zip(paths, own)):
-        write_wav(out / f"{number:05d}-{path.stem}-{arguments.speaker}.wav", wave, example["sample_rate_hz"])
+        write_wav(out / f"{number:05d}-{path.stem}-{arguments.speaker}.wav", wave, example["facts"]["sample_rate_hz"])
     rows = {"original": waves[:SHOWN], arguments.speaker: own[:SHOWN]}
     captions = {"original": [path.stem for path in paths[:SHOWN]]}
-    comparison(out / "spectrograms.png", rows, captions, example["sample_rate_hz"])
+    comparison(out / "spectrograms.png", rows, captions, example["facts"]["sample_rate_hz"])
     print(f"{len(paths)} conversions to {arguments.speaker} with {run.root}: {out / 'spectrograms.png'}")
 
 

@@ -51,7 +51,7 @@ def main(arguments: argparse.Namespace) -> None:
     example, context = stage1.config["example"], arguments.context
     if example["kind"] != "video":
         raise InputError(f"{run.root}: expected a run on video, found one on {example['kind']}")
-    wanted = {name: None if name == RECORDED else wanted_actions(name, example["action_names"], arguments.frames)
+    wanted = {name: None if name == RECORDED else wanted_actions(name, example["facts"]["action_names"], arguments.frames)
               for name in arguments.actions}
     split = load_data(run, stage1, arguments.data_root).clips("validation", context + arguments.frames)
     batch = split.batch(spread(arguments.n, len(split)))

@@ -86,7 +86,7 @@ def write_stage(folder: Path, stage: TrainedStage) -> None:
     write_atomically(checkpoint / "model.safetensors", save({name: t.contiguous() for name, t in weights.items()}))
     write_atomically(checkpoint / "state.json", (json.dumps(stage.state, indent=1) + "\n").encode())
     write_atomically(folder / "checkpoints" / "best", f"{checkpoint.name}\n".encode())
-    config = dict(stage.config)
+    config = dict(stage.saved)  # in its own format, and so with its own hash
     if "data" in config:  # where they lie on this machine is nobody's business
         config["data"] = {key: value for key, value in config["data"].items() if key not in ("root", "cache", "run")}
     write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())

@@ -86,7 +86,7 @@ def reconstruct_pictures(stage1: TrainedStage, parents: list[TrainedStage], argu
 def reconstruct_sounds(stage1: TrainedStage, arguments: argparse.Namespace, out: Path) -> tuple[int, Path, str]:
     """How many, the picture of them, and their log-spectral distance."""
     example, told = stage1.config["example"], stage1.config["condition_on"]
-    rate, wanted = example["sample_rate_hz"], parse_labels(arguments.label, told)
+    rate, wanted = example["facts"]["sample_rate_hz"], parse_labels(arguments.label, told)
     paths, waves, codes, lengths = encode_sounds(stage1, arguments.input, arguments.batch_size)
     labels = torch.zeros(len(codes), len(example["label_names"]), dtype=torch.int64)
     for name in told:

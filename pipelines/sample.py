@@ -97,8 +97,8 @@ def told_actions(wanted: str | None, run: Run, stage1: TrainedStage, stage2: Tra
     """What samples of video are told, one clip's for each row: what is wanted, else those of the training clips."""
     codes, example = stage2.config["codes"], stage1.config["example"]
     if wanted is not None:
-        actions = wanted_actions(wanted, example["action_names"], codes["shape"][1])
-        return local_actions(actions[None], len(example["action_names"]), codes["grid"][0])
+        actions = wanted_actions(wanted, example["facts"]["action_names"], codes["shape"][1])
+        return local_actions(actions[None], len(example["facts"]["action_names"]), codes["grid"][0])
     if not (run.codes / MANIFEST).exists():
         raise InputError(f"--actions: expected NAME or FILE for a run without its codes, {run.codes}, found none")
     return CodeData(run.codes).split("train").local
@@ -120,7 +120,7 @@ def write_pictures(out: Path, images: Tensor) -> Path:
 def write_sounds(out: Path, made: Samples, stage1: TrainedStage) -> Path:
     """Each as a wav file named by its labels, and the first ones in a picture, which is named."""
     example, captions = stage1.config["example"], []
-    classes, rate = dict(zip(example["label_names"], example["classes"])), example["sample_rate_hz"]
+    classes, rate = dict(zip(example["label_names"], example["classes"])), example["facts"]["sample_rate_hz"]
     for number, (wave, length) in enumerate(zip(made.x[:, 0], made.lengths.tolist(), strict=True)):
         words = [classes[name][made.label(name)[number]] for name in made.label_names]
         captions.append(" ".join(words))

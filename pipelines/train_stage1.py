@@ -16,6 +16,7 @@ from pipelines.commands.hydra import hydra_main
 from pipelines.media.images import clip_frames, image_pairs
 from pipelines.runs.config import build, plain
 from pipelines.runs.facts import complete
+from pipelines.runs.example import example_of
 from pipelines.runs.store import claim_folder, run_of
 from pipelines.splits.base import Batch, label_columns
 from pipelines.splits.noise import generator
@@ -60,19 +61,14 @@ def main(cfg: DictConfig) -> None:
             "autoencoder": complete(cfg, data),
             "condition_on": plain(cfg.decoder_condition_on),
             "train": plain(cfg.stage1),
-            "example": {"data": data.name, "kind": data.kind, "shape": list(data.shape),
-                        "label_names": list(data.label_names), "classes": [list(names) for names in data.classes],
-                        **({"sample_rate_hz": data.sample_rate_hz} if data.kind == "audio" else {}),
-                        **({"action_names": list(data.action_names)} if data.kind == "video" else {}),
-                        **({"parent": {"stage1_hash": data.parent_hash, "extraction": data.extraction}}
-                           if data.kind == "codes" else {})},
+            "example": example_of(data).to_config(),
         }
         torch.manual_seed(cfg.seed)
         autoencoder = build(config["autoencoder"])
         splits = {name: data.split(name) for name in ("train", "validation")}
         columns = label_columns("decoder_condition_on", config["condition_on"], data.label_names)
         task = AutoencoderTask(
-            autoencoder, columns, partial(show, sample_rate_hz=config["example"].get("sample_rate_hz")))
+            autoencoder, columns, partial(show, sample_rate_hz=config["example"]["facts"].get("sample_rate_hz")))
         for epoch in (None, 0):  # as evaluation and as training see it
             check_fit(task, splits["train"].batch(torch.arange(1), cfg.seed, epoch))
         if distributed.rank() == 0:

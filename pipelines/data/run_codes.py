@@ -43,8 +43,9 @@ class RunCodes(Data):
         manifest = self._codes.manifest
         if len(manifest.grid) != 2:
             raise InputError(f"data.run: expected codes of pictures, found {run} with codes on a grid {manifest.grid}")
-        if told := self._stage1.config.get("condition_on"):
-            raise InputError(f"data.run: expected a run whose decoder is told no labels, found {run} with {told}")
+        if labels := self._stage1.condition_on:
+            raise InputError(f"data.run: expected a run whose decoder is not conditioned on labels, found {run}, whose "
+                             f"decoder is conditioned on {', '.join(labels)}")
         self.name = f"codes of {self._codes.name}"
         self.shape = (manifest.num_codebooks, *manifest.grid)
         self.num_codes = manifest.num_codes

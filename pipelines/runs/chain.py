@@ -13,7 +13,7 @@ def load_chain(run: Run, device: torch.device) -> tuple[TrainedStage, TrainedSta
     on codes, to those of another parent."""
     stage2, stage1 = load_stage2(run, device), load_stage1(run, device)
     check_same_stage1(stage2.state.get("stage1_hash", "none"), stage1, run.stage2)
-    expected, found = stage2.state.get("parent_hash"), stage1.config["example"].get("parent", {}).get("stage1_hash")
+    expected, found = stage2.state.get("parent_hash"), stage1.example.facts.get("parent", {}).get("stage1_hash")
     if expected != found:
         raise InputError(f"{run.stage2}: parent_hash: expected {run.stage1} to be trained on codes of {expected}, "
                          f"found {found}")

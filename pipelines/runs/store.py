@@ -7,8 +7,8 @@
     runs/NAME/metrics.json, figures/   evaluate.py
     runs/NAME/parent/   of a published run on codes: the run that made those
 
-A run on codes (data=codes) hangs on its parent's stage 1 by that one's hash, which its configuration, its own codes and
-its prior hold: every link is checked where it is used.
+A run on codes (data=codes) is tied to its parent by the hash of the parent's stage 1, which its configuration, its own
+codes and its prior hold: every link is checked where it is used.
 """
 
 import hashlib
@@ -21,12 +21,17 @@ import torch
 import yaml
 
 from pipelines.files.atomic import write_atomically
+from pipelines.files.checks import expect, is_names
 from pipelines.files.errors import InputError
+from pipelines.files.formats import CONFIG, FORMAT, format_of, migrated
 from pipelines.runs.config import build, read_config
+from pipelines.runs.example import CodeSpec, Example, example_of
 from pipelines.splits.base import Data
 from pipelines.training.checkpoint import find_checkpoint, load_weights, read_state, read_weights
 from pipelines.training.loop import RESUMABLE
 
+# What may differ from before in the configuration of a run that goes on.
+MAY_CHANGE = {"train": RESUMABLE, "data": {"root", "download", "workers", "cache", "run"}}
 PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained"
 
 
@@ -66,14 +71,24 @@ class TrainedStage:
     """A stage read back from its folder: module in eval mode, configuration, state of its checkpoint."""
 
     module: torch.nn.Module
-    config: dict
+    config: dict  # in the present format
+    saved: dict  # the same as config.yaml has it, in the format that it states
     state: dict
     step_folder: Path
+    example: Example | None  # what stage 1 knows of its data
+    codes: CodeSpec | None  # what stage 2 knows of its data
+    condition_on: tuple[str, ...]  # the labels that its decoder, or its prior, is conditioned on
+    condition_on_length: bool  # whether a prior knows at each code how much of the clip has passed and is left
 
     @property
     def decoder_columns(self) -> list[int]:
-        """Of stage 1: the columns of the data's labels that its decoder is told."""
-        return [self.config["example"]["label_names"].index(name) for name in self.config.get("condition_on", [])]
+        """The columns of the data's labels that stage 1's decoder is conditioned on."""
+        return [self.example.label_names.index(name) for name in self.condition_on]
+
+    @property
+    def prior_columns(self) -> list[int]:
+        """The columns of the codes' labels that stage 2 is conditioned on."""
+        return [self.codes.label_names.index(name) for name in self.condition_on]
 
 
 def run_of(cfg: Any) -> Run:
@@ -82,17 +97,24 @@ def run_of(cfg: Any) -> Run:
 
 
 def claim_folder(folder: Path, config: dict) -> None:
-    """Writes a stage's config.yaml; where the stage has a checkpoint, the one there is held against what is given now.
+    """Writes a stage's config.yaml; where the stage has a checkpoint, the one there is compared with `config` first.
 
-    Raises InputError for a difference other than steps, device and logging: those runs could not go on."""
-    path = folder / "config.yaml"
+    Raises InputError for a difference other than steps, device, logging and where the data are: such a run could not
+    go on. A configuration of an earlier format keeps it, and with it the hash that codes and priors know."""
+    path, content = folder / "config.yaml", {"format": FORMAT} | config
     if path.exists() and find_checkpoint(folder) is not None:
-        if difference := first_difference(read_config(path), config):
+        saved = read_config(path)
+        if difference := first_difference(migrated(saved, path, CONFIG), config):
             key, there, here = difference
             raise InputError(f"{path}: {key}: expected {there!r} as in this run so far, found {here!r}; "
                              "give the run another name with run=NAME, or remove its folder")
+        if format_of(saved, path, CONFIG) < FORMAT:
+            content = saved
+            for section, names in MAY_CHANGE.items():
+                if section in config:
+                    content[section] |= {name: config[section][name] for name in names if name in config[section]}
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, yaml.safe_dump(config, sort_keys=False).encode())
+    write_atomically(path, yaml.safe_dump(content, sort_keys=False).encode())
 
 
 def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
@@ -100,8 +122,7 @@ def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] 
     if isinstance(old, dict) and isinstance(new, dict):
         for name in [*old, *(name for name in new if name not in old)]:
             inner = f"{key}.{name}" if key else str(name)
-            if inner in {f"train.{name}" for name in RESUMABLE} | {"data.root", "data.download", "data.workers",
-                                                                   "data.cache", "data.run"}:
+            if any(inner == f"{section}.{name}" for section, names in MAY_CHANGE.items() for name in names):
                 continue
             if found := first_difference(old.get(name), new.get(name), inner):
                 return found
@@ -124,24 +145,50 @@ def _load(folder: Path, component: str, title: str, which: str, device: torch.de
     if step_folder is None:
         raise InputError(f"{folder}: expected a trained {title}, found no checkpoint; train it first: "
                          f"make {title.replace(' ', '')}")
-    config = read_config(folder / "config.yaml")
+    path = folder / "config.yaml"
+    saved = read_config(path)
+    config = migrated(saved, path, CONFIG)
     if component not in config:
-        raise InputError(f"{folder / 'config.yaml'}: expected the key {component!r}, found none")
+        raise InputError(f"{path}: expected the key {component!r}, found none")
+    example = Example.from_config(config, path) if component == "autoencoder" else None
+    codes = CodeSpec.from_config(config, path) if component == "prior" else None
+    known, condition_on = (example or codes).label_names, config["condition_on"]
+    expect(path, "condition_on", condition_on, is_names(condition_on) and set(condition_on) <= set(known),
+           f"names among {list(known)}")
+    length = config.get("condition_on_length", False)
+    expect(path, "condition_on_length", length, isinstance(length, bool), "true or false")
     module = build(config[component], trusted_only=True)
     averaged = step_folder / "ema.safetensors"
     weights = averaged if averaged.exists() else step_folder / "model.safetensors"
     load_weights(module, read_weights(weights), weights)
-    return TrainedStage(module.to(device).eval().requires_grad_(False), config, read_state(step_folder), step_folder)
+    return TrainedStage(module.to(device).eval().requires_grad_(False), config, saved, read_state(step_folder),
+                        step_folder, example, codes, tuple(condition_on), length)
 
 
 def stage1_hash(stage: TrainedStage) -> str:
-    """SHA-256 over the sorted (name, dtype, shape, bytes) of the weights in use and the autoencoder's configuration."""
-    digest = hashlib.sha256(json.dumps(stage.config["autoencoder"], sort_keys=True).encode())
+    """SHA-256 over the autoencoder's configuration and the sorted (name, dtype, shape, bytes) of the weights in use.
+
+    Both are taken as config.yaml states them, in its own format: so a run keeps its hash when formats change. Since
+    format 2 a component counts by its role and its own name, `bottleneck/EMAQuantizer`, wherever it is defined."""
+    configuration = stage.saved["autoencoder"]
+    if format_of(stage.saved, stage.step_folder, CONFIG) > 1:
+        configuration = logical_names(configuration, "autoencoder")
+    digest = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode())
     for name, tensor in sorted(stage.module.state_dict().items()):
         tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def logical_names(tree: Any, role: str) -> Any:
+    """A configuration with `role/Name` in the place of each `_target_: package.module.Name`."""
+    if isinstance(tree, list):
+        return [logical_names(item, role) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    return {key: f"{role}/{value.rpartition('.')[2]}" if key == "_target_" else logical_names(value, key)
+            for key, value in tree.items()}
 
 
 def check_same_stage1(expected: str, stage1: TrainedStage, what: Path) -> None:
@@ -154,22 +201,18 @@ def check_same_stage1(expected: str, stage1: TrainedStage, what: Path) -> None:
 
 def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dict) -> None:
     """Raises InputError where the run was trained on other data, or another split of them, than those given now."""
-    example, path = stage1.config["example"], run.stage1 / "config.yaml"
-    found = {"data": data.name, "shape": list(data.shape), "classes": [list(names) for names in data.classes]}
-    if data.kind == "codes":
-        found["parent"] = {"stage1_hash": data.parent_hash, "extraction": data.extraction}
-    if data.kind == "video":
-        found["action_names"] = list(data.action_names)
-    difference = first_difference({"data": stage1.config["data"]}, {"data": data_config}) or first_difference(
-        {key: example[key] for key in found}, found)
+    there, here = ({"data": example.data, "shape": list(example.shape), "classes": list(map(list, example.classes)),
+                    **example.facts} for example in (stage1.example, example_of(data)))
+    difference = first_difference({"data": stage1.config["data"]}, {"data": data_config}) or first_difference(there, here)
     if difference:
-        key, there, here = difference
-        raise InputError(f"{path}: {key}: expected {str(there)[:80]} as in training, found {str(here)[:80]} now")
+        key, then, now = difference
+        raise InputError(f"{run.stage1 / 'config.yaml'}: {key}: expected {str(then)[:80]} as in training, found "
+                         f"{str(now)[:80]} now")
 
 
 def parent_of(run: Run, stage1: TrainedStage) -> Run | None:
     """The run whose codes a run was trained on, where it was then; None for a run on pictures or sounds."""
-    if stage1.config["example"]["kind"] != "codes":
+    if stage1.example.kind != "codes":
         return None
     if run.published_parent.is_dir():
         return Run(run.published_parent)
@@ -188,7 +231,7 @@ def load_parents(run: Run, stage1: TrainedStage, device: torch.device, parent: R
     stages, parent = [], parent or parent_of(run, stage1)
     while parent is not None:
         below = load_stage1(parent, device)
-        expected, found = stage1.config["example"]["parent"]["stage1_hash"], stage1_hash(below)
+        expected, found = stage1.example.facts["parent"]["stage1_hash"], stage1_hash(below)
         if expected != found:
             raise InputError(f"{run.stage1}: expected the parent it was trained on ({expected[:12]}), found "
                              f"{below.step_folder} ({found[:12]}): {parent.root} was trained anew; extract its codes "

@@ -144,7 +144,7 @@ def test_every_stage_holds_the_hash_of_the_parent(chain):
     assert read_manifest(chain / "bottom" / "codes").parent_hash is None
     state = load_stage2(Run(chain / "top"), CPU).state
     assert (state["stage1_hash"], state["parent_hash"]) == (own, parent)
-    assert load_stage1(Run(chain / "top"), CPU).config["example"]["parent"]["stage1_hash"] == parent
+    assert load_stage1(Run(chain / "top"), CPU).example.facts["parent"]["stage1_hash"] == parent
 
 
 def test_samples_walk_the_chain_down_to_pixels(chain, tmp_path, capsys):
@@ -238,7 +238,7 @@ def test_a_parent_that_was_trained_anew_is_refused_everywhere(copied):
     for command in (extract_codes, evaluate):
         with pytest.raises(InputError, match="config.yaml: parent.stage1_hash: expected .* as in training, found"):
             call(command, *top(copied))
-    with pytest.raises(InputError, match=r"example.parent.stage1_hash: expected .* as in this run so far, found"):
+    with pytest.raises(InputError, match=r"example.facts.parent.stage1_hash: expected .* as in this run so far, found"):
         call(train_stage1, *top(copied))
 
 
@@ -296,7 +296,7 @@ def test_codes_that_are_no_pictures_or_of_a_decoder_that_is_told_labels_are_refu
     config = copied / "bottom" / "stage1" / "config.yaml"
     plain = config.read_text()
     config.write_text(plain.replace("condition_on: []", "condition_on: [place]"))
-    with pytest.raises(InputError, match="^data.run: expected a run whose decoder is told no labels, found .*place"):
+    with pytest.raises(InputError, match="^data.run: expected a run whose decoder is not conditioned on labels, found .*place"):
         RunCodes(str(copied / "bottom"))
     config.write_text(plain)
     own = stage1_hash(load_stage1(Run(copied / "bottom"), CPU))

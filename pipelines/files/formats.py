@@ -1,0 +1,101 @@
+"""The format of the files that a run consists of, and how those of earlier formats become those of the present one.
+
+    config.yaml, state.json, metrics.json     key `format`
+    codes/manifest.json                       key `version`
+
+All four count in one number. A file without it is of format 1. Files are migrated when they are read, one step after
+the other, and stay as they are on the disk; a newer file is refused. A key that a class gained since gets its old
+behaviour here, so that no other code has to know what earlier versions wrote. Each step is tested on a frozen run
+(`tests/golden/formatN`), and CHANGELOG.md says what changed.
+
+What a step may not change: the keys of `train` and `data` in which a run that goes on may differ from before
+(`runs/store.py`), since they are written back into configurations of earlier formats.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipelines.files.checks import expect, is_integer
+from pipelines.files.errors import InputError
+
+FORMAT = 2
+
+CONFIG, STATE, CODES, FIGURES = "config", "state", "codes", "figures"  # the four files, as above
+
+
+def format_of(content: dict, path: Path, file: str) -> int:
+    """The format of what was read from `path`. Raises InputError for one that is newer than this code."""
+    key = "version" if file == CODES else "format"
+    found = content.get(key, 1)
+    expect(path, key, found, is_integer(found, 1), f"an integer from 1 to {FORMAT}")
+    if found > FORMAT:
+        raise InputError(f"{path}: {key}: expected up to {FORMAT}, found {found}: a newer version wrote it; "
+                         "upgrade to read it")
+    return found
+
+
+def migrated(content: dict, path: Path, file: str) -> dict:
+    """`content`, which was read from `path`, in the present format, without the key that states it."""
+    found = format_of(content, path, file)
+    content = {key: value for key, value in content.items() if key != ("version" if file == CODES else "format")}
+    for number in range(found, FORMAT):
+        content = STEPS[number](content, file)
+    return content
+
+
+def from_1_to_2(content: dict, file: str) -> dict:
+    """Components are named where they are defined; every stage says what it is conditioned on; facts that only some
+    kinds of data have are apart from the rest; states have checksums."""
+    if file == STATE:
+        return {"checksums": {}} | content
+    if file == CONFIG:
+        content = _components(content)
+        content["condition_on"] = content.get("condition_on", [])
+        if isinstance(content.get("train"), dict):
+            content["train"] = {"decay_share": 1.0} | content["train"]
+        if isinstance(example := content.get("example"), dict):
+            common = ("data", "kind", "shape", "label_names", "classes")
+            facts = {key: value for key, value in example.items() if key not in common}
+            content["example"] = {key: example[key] for key in common if key in example} | {"facts": facts}
+        if "prior" in content:
+            content["condition_on_length"] = content.get("condition_on_length", False)
+            if isinstance(content.get("codes"), dict):
+                content["codes"] = {"length_counts": None, "extraction": None} | content["codes"]
+    return content
+
+
+STEPS: dict[int, Callable[[dict, str], dict]] = {1: from_1_to_2}
+
+LIKELIHOODS = "stage1_vqvae.likelihoods"
+RENAMED = {  # format 1 -> 2
+    f"{LIKELIHOODS}.{name}": f"{LIKELIHOODS}.{module}.{name}"
+    for module, names in {
+        "bernoulli": ["Bernoulli"], "categorical": ["Categorical"], "codes": ["Codes"], "gaussian": ["Gaussian"],
+        "logistic": ["Logistic", "LogisticMixture"], "logit_laplace": ["LogitLaplace"], "mu_law": ["MuLaw"],
+    }.items() for name in names
+}
+QUANTIZER = {"rate_weight": 0.0, "rate_warmup_steps": 0, "distance": "euclidean", "gradient": "straight_through"}
+GAINED = {  # while files were of format 1, in which runs from before lack them
+    "stage1_vqvae.autoencoder.Autoencoder": {"beta_warmup_steps": 0},
+    "stage1_vqvae.audio.SpectralGuide": {"window_length": None},
+    "stage1_vqvae.bottlenecks.fsq.FSQ": {"num_codebooks": 1},
+    "stage1_vqvae.bottlenecks.vq.EMAQuantizer": QUANTIZER,
+    "stage1_vqvae.bottlenecks.vq.GradientQuantizer": QUANTIZER,
+    "stage1_vqvae.image.ImageEncoder": {"initial_scale": 1.0},
+    "stage1_vqvae.image.ImageDecoder": {"initial_scale": 1.0},
+    "stage2_prior.wavenet.WaveNet": {"ordered": False},
+}
+
+
+def _components(tree: Any) -> Any:
+    """Renames and completes the components in a configuration of format 1, at any depth."""
+    if isinstance(tree, list):
+        return [_components(item) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    tree = {key: _components(value) for key, value in tree.items()}
+    if isinstance(target := tree.get("_target_"), str):
+        target = RENAMED.get(target, target)
+        tree = {"_target_": target} | GAINED.get(target, {}) | tree | {"_target_": target}
+    return tree

@@ -1,0 +1,143 @@
+"""What a trained stage knows of its data: `Example` of stage 1's, `CodeSpec` of the codes that stage 2 models.
+
+Both are read from the stage's config.yaml and checked here, once; everything else uses their fields.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pipelines.files.checks import (
+    expect,
+    expect_classes,
+    expect_counts,
+    expect_keys,
+    is_hash,
+    is_integer,
+    is_names,
+    is_sizes,
+)
+from pipelines.splits.base import Data
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item of the data that stage 1 was trained on."""
+
+    data: str  # name of the data set
+    kind: str  # "image", "audio", "video", "codes", or a kind of the user's own
+    shape: tuple[int, ...]  # (c, *grid)
+    label_names: tuple[str, ...]  # one per column of the labels
+    classes: tuple[tuple[str, ...], ...]  # sorted class names of each label
+    facts: dict[str, Any]  # of this kind alone: sample_rate_hz of audio, action_names of video, parent of codes
+
+    @classmethod
+    def from_config(cls, config: dict, path: Path) -> Self:
+        """The section `example` of stage 1's configuration, which was read from `path`."""
+        content = config.get("example")
+        expect_keys(path, "example", content, {"data", "kind", "shape", "label_names", "classes", "facts"})
+        for key in ("data", "kind"):
+            expect(path, f"example.{key}", content[key], isinstance(content[key], str), "a name")
+        expect(path, "example.shape", content["shape"], is_sizes(content["shape"]), "a list of positive integers")
+        expect_classes(path, "example.", content["label_names"], content["classes"])
+        _check_facts(path, content["kind"], content["facts"])
+        return cls(content["data"], content["kind"], tuple(content["shape"]), tuple(content["label_names"]),
+                   tuple(map(tuple, content["classes"])), dict(content["facts"]))
+
+    def to_config(self) -> dict[str, Any]:
+        """The section `example`, as plain lists and dicts."""
+        return {"data": self.data, "kind": self.kind, "shape": list(self.shape), "label_names": list(self.label_names),
+                "classes": [list(names) for names in self.classes], "facts": dict(self.facts)}
+
+
+def example_of(data: Data) -> Example:
+    """What stage 1 notes of the data set that it is trained on."""
+    facts = {}
+    if data.kind == "audio":
+        facts = {"sample_rate_hz": data.sample_rate_hz}
+    elif data.kind == "video":
+        facts = {"action_names": list(data.action_names)}
+    elif data.kind == "codes":
+        facts = {"parent": {"stage1_hash": data.parent_hash, "extraction": data.extraction}}
+    return Example(data.name, data.kind, tuple(data.shape), tuple(data.label_names), tuple(data.classes), facts)
+
+
+@dataclass(frozen=True)
+class CodeSpec:
+    """The code data set that stage 2 was trained on."""
+
+    grid: tuple[int, ...]
+    num_codes: int
+    num_codebooks: int
+    label_names: tuple[str, ...]
+    classes: tuple[tuple[str, ...], ...]  # sorted class names of each label
+    label_counts: tuple[tuple[int, ...], ...]  # training items of each class
+    extraction: str | None  # hash of all that the code data set depends on; None: the run is older than that hash
+    data: str  # name of the data set that was encoded
+    shape: tuple[int, ...]  # of one of its items
+    length_counts: tuple[tuple[int, ...], ...] | None  # rows (label of each column, length in codes, count), if padded
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """Shape of one item's codes: (*grid) or, with g > 1 codebooks, (*grid, g)."""
+        return self.grid if self.num_codebooks == 1 else (*self.grid, self.num_codebooks)
+
+    @classmethod
+    def from_config(cls, config: dict, path: Path) -> Self:
+        """The section `codes` of stage 2's configuration, which was read from `path`."""
+        content = config.get("codes")
+        names = {"grid", "num_codes", "num_codebooks", "label_names", "classes", "label_counts", "extraction", "data",
+                 "shape", "length_counts"}
+        expect_keys(path, "codes", content, names)
+        for key, lowest in (("num_codes", 2), ("num_codebooks", 1)):
+            expect(path, f"codes.{key}", content[key], is_integer(content[key], lowest), f"an integer >= {lowest}")
+        for key in ("grid", "shape"):
+            expect(path, f"codes.{key}", content[key], is_sizes(content[key]), "a list of positive integers")
+        expect(path, "codes.data", content["data"], isinstance(content["data"], str), "a name")
+        extraction = content["extraction"]
+        expect(path, "codes.extraction", extraction, extraction is None or is_hash(extraction), "64 hexadecimal digits")
+        expect_classes(path, "codes.", content["label_names"], content["classes"])
+        expect_counts(path, "codes.", content["classes"], content["label_counts"])
+        _check_length_counts(path, content)
+        rows = content["length_counts"]
+        return cls(tuple(content["grid"]), content["num_codes"], content["num_codebooks"],
+                   tuple(content["label_names"]), tuple(map(tuple, content["classes"])),
+                   tuple(map(tuple, content["label_counts"])), content["extraction"], content["data"],
+                   tuple(content["shape"]), None if rows is None else tuple(map(tuple, rows)))
+
+    def to_config(self) -> dict[str, Any]:
+        """The section `codes`, as plain lists."""
+        return {"grid": list(self.grid), "num_codes": self.num_codes, "num_codebooks": self.num_codebooks,
+                "label_names": list(self.label_names), "classes": [list(names) for names in self.classes],
+                "label_counts": [list(counts) for counts in self.label_counts], "extraction": self.extraction,
+                "data": self.data, "shape": list(self.shape),
+                "length_counts": None if self.length_counts is None else [list(row) for row in self.length_counts]}
+
+
+def _check_facts(path: Path, kind: str, facts: Any) -> None:
+    """The facts of this project's own kinds of data; those of a kind of the user's own are the user's to check."""
+    expect(path, "example.facts", facts, isinstance(facts, dict), "a mapping")
+    if kind == "audio":
+        rate = facts.get("sample_rate_hz")
+        expect(path, "example.facts.sample_rate_hz", rate, is_integer(rate, 1), "a positive integer")
+    elif kind == "video":
+        names = facts.get("action_names")
+        expect(path, "example.facts.action_names", names, is_names(names), "a list of different names")
+    elif kind == "codes":
+        parent = facts.get("parent")
+        expect_keys(path, "example.facts.parent", parent, {"stage1_hash", "extraction"})
+        for key, value in parent.items():
+            expect(path, f"example.facts.parent.{key}", value, is_hash(value), "64 hexadecimal digits")
+
+
+def _check_length_counts(path: Path, content: dict) -> None:
+    rows, classes = content["length_counts"], content["classes"]
+    if rows is None:
+        return
+    expect(path, "codes.length_counts", rows, isinstance(rows, list) and rows, "rows of integers, or null")
+    for number, row in enumerate(rows):
+        accepted = isinstance(row, list) and len(row) == len(classes) + 2 and all(map(is_integer, row)) and (
+            1 <= row[-2] <= content["grid"][0] and row[-1] >= 1 and all(
+                label < len(names) for label, names in zip(row, classes)))
+        expect(path, f"codes.length_counts[{number}]", row, accepted,
+               f"{len(classes)} labels, a length from 1 to {content['grid'][0]} and a count")
