@@ -7,26 +7,31 @@ Sizes (codes, codebooks, classes) come from the code data set's manifest, never 
 """
 
 from datetime import datetime, timezone
-
-import torch
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING
 
 from pipelines.commands.hydra import hydra_main
-from pipelines.data.codes import CodeData
-from pipelines.files.errors import InputError
-from pipelines.runs.config import build, plain
-from pipelines.runs.store import claim_folder, run_of
-from pipelines.splits.base import label_columns
-from pipelines.splits.lengths import CLOCK_CHANNELS, length_counts
-from pipelines.training import distributed
-from pipelines.training.checkpoint import find_checkpoint, read_state
-from pipelines.training.loop import describe_best, train
-from pipelines.training.prior import PriorTask, mean_codes
-from pipelines.training.settings import Settings
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
-@hydra_main("stage2")
-def main(cfg: DictConfig) -> None:
+@hydra_main("stage2", "prior", "condition_on", "condition_on_length", "train")
+def main(cfg: "DictConfig") -> None:
+    import torch
+    from omegaconf import OmegaConf
+
+    from pipelines.data.codes import CodeData
+    from pipelines.files.errors import InputError
+    from pipelines.runs.config import build, plain
+    from pipelines.runs.store import claim_folder, run_of
+    from pipelines.splits.base import label_columns
+    from pipelines.splits.lengths import CLOCK_CHANNELS, length_counts
+    from pipelines.training import distributed
+    from pipelines.training.checkpoint import find_checkpoint, read_state
+    from pipelines.training.loop import describe_best, train
+    from pipelines.training.prior import PriorTask, mean_codes
+    from pipelines.training.settings import Settings
+
     run, settings = run_of(cfg), Settings(**plain(cfg.stage2))
     device = distributed.choose_device(settings.device)
     codes = CodeData(run.codes)
