@@ -3,8 +3,8 @@ its reconstructions and samples.
 
     python pipelines/evaluate.py experiment=mnist evaluate.split=test
 
-Writes metrics.json and figures/*.png in the run's folder, and prints the table. Needs stage 1; what stage 2 adds is null
-where it was not trained.
+Writes metrics.json and figures/*.png in the run's folder, and prints the table. Requires stage 1; figures of stage 2
+are null where it was not trained.
 
 The bound of codes is log p(x) >= log p(x | z_q(x)) + log p(z_q(x)) (arXiv 1711.00937, section 3.2), its two terms in
 bits per data dimension: `distortion`, and `rate` under the uniform prior of training or under the learned one. That of
@@ -15,34 +15,33 @@ Of codes of another run (data=codes) `frame_nats` says what latents are worth to
 
 import json
 import time
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from pipelines.commands.hydra import hydra_main
-from pipelines.evaluation import audio as sound_evaluation
-from pipelines.evaluation import codes as code_evaluation
-from pipelines.evaluation import image as image_evaluation
-from pipelines.evaluation import video as video_evaluation
-from pipelines.evaluation.measured import Subject
-from pipelines.evaluation.shared import draw_training, measure_shared
-from pipelines.evaluation.table import rounded, table
-from pipelines.files.atomic import write_atomically
-from pipelines.files.errors import InputError
-from pipelines.runs.chain import load_chain
-from pipelines.runs.config import build, plain
-from pipelines.runs.store import check_same_data, load_stage1, run_of
-from pipelines.training.distributed import choose_device
 
-# What each kind of data has of its own: check(subject), figures(measured, subject, figures so far), rows(result) of the
-# table, and draw(measured, subject, result).
-KINDS = {"image": image_evaluation, "audio": sound_evaluation, "video": video_evaluation, "codes": code_evaluation}
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from pipelines.evaluation.measured import Subject
 
 
-@hydra_main("stage1")
-def main(cfg: DictConfig) -> None:
+@hydra_main("stage1", "data", "evaluate")
+def main(cfg: "DictConfig") -> None:
+    from pipelines.evaluation import audio as sound_evaluation
+    from pipelines.evaluation import codes as code_evaluation
+    from pipelines.evaluation import image as image_evaluation
+    from pipelines.evaluation import video as video_evaluation
+    from pipelines.evaluation.shared import draw_training, measure_shared
+    from pipelines.evaluation.table import rounded, table
+    from pipelines.files.atomic import write_atomically
+    from pipelines.files.errors import InputError
+
+    # What each kind of data has of its own: check(subject), figures(measured, subject, figures so far), rows(result) of
+    # the table, and draw(measured, subject, result).
+    kinds = {"image": image_evaluation, "audio": sound_evaluation, "video": video_evaluation, "codes": code_evaluation}
     start = time.monotonic()
     subject = load_subject(cfg)
-    run, stage1, stage2, kind = subject.run, subject.stage1, subject.stage2, KINDS[subject.data.kind]
+    run, stage1, stage2, kind = subject.run, subject.stage1, subject.stage2, kinds[subject.data.kind]
     for name, least in {"batch_size": 1, "bound_samples": 0, "samples": 0}.items():
         if (found := subject.options[name]) < least:
             raise InputError(f"evaluate.{name}: expected {least} or more, found {found}")
@@ -60,8 +59,14 @@ def main(cfg: DictConfig) -> None:
     print(f"measured in {time.monotonic() - start:.0f} s -> {run.root / 'metrics.json'}")
 
 
-def load_subject(cfg: DictConfig) -> Subject:
+def load_subject(cfg: "DictConfig") -> "Subject":
     """The run that the configuration names; the test split where the data have one, if none is asked for."""
+    from pipelines.evaluation.measured import Subject
+    from pipelines.runs.chain import load_chain
+    from pipelines.runs.config import build, plain
+    from pipelines.runs.store import check_same_data, load_stage1, run_of
+    from pipelines.training.distributed import choose_device
+
     run, device, options = run_of(cfg), choose_device(cfg.evaluate.device), cfg.evaluate
     trained_prior = (run.stage2 / "checkpoints").is_dir()
     stage1, stage2 = load_chain(run, device) if trained_prior else (load_stage1(run, device), None)

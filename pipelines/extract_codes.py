@@ -6,21 +6,25 @@
 Interrupted, it goes on after the last whole file with the same command; the result is the same to the byte.
 """
 
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
 from pipelines.commands.hydra import hydra_main
-from pipelines.data.codes import write_codes
-from pipelines.files.errors import InputError
-from pipelines.generation.actions import local_actions
-from pipelines.runs.config import build, plain
-from pipelines.runs.store import check_same_data, load_stage1, run_of, stage1_hash
-from pipelines.splits.base import Batch, code_lengths
-from pipelines.training.distributed import choose_device
-from stage1_vqvae.bottlenecks.base import Quantizer
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
-@hydra_main("stage1")
-def main(cfg: DictConfig) -> None:
+@hydra_main("stage1", "data", "extract")
+def main(cfg: "DictConfig") -> None:
+    from pipelines.data.codes import write_codes
+    from pipelines.files.errors import InputError
+    from pipelines.generation.actions import local_actions
+    from pipelines.runs.config import build, plain
+    from pipelines.runs.store import check_same_data, load_stage1, run_of, stage1_hash
+    from pipelines.splits.base import Batch, code_lengths
+    from pipelines.training.distributed import choose_device
+    from stage1_vqvae.bottlenecks.base import Quantizer
+
     run, options, device = run_of(cfg), cfg.extract, choose_device(cfg.extract.device)
     stage1 = load_stage1(run, device)
     autoencoder = stage1.module

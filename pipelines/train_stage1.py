@@ -7,29 +7,27 @@ Sizes (channels, the variance that errors are divided by) come from the data, ne
 """
 
 from functools import partial
-
-import torch
-from omegaconf import DictConfig
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from pipelines.commands.hydra import hydra_main
-from pipelines.media.images import clip_frames, image_pairs
-from pipelines.runs.config import build, plain
-from pipelines.runs.facts import complete
-from pipelines.runs.example import example_of
-from pipelines.runs.store import claim_folder, run_of
-from pipelines.splits.base import Batch, label_columns
-from pipelines.splits.noise import generator
-from pipelines.training import distributed
-from pipelines.training.autoencoder import AutoencoderTask, check_fit
-from pipelines.training.log import RunLog
-from pipelines.training.loop import describe_best, train
-from pipelines.training.settings import Settings
-from stage1_vqvae.autoregressive import AutoregressiveDecoder
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from torch import Tensor, nn
+
+    from pipelines.splits.base import Batch
+    from pipelines.training.log import RunLog
 
 
-def show(model: nn.Module, batch: Batch, labels: Tensor | None, log: RunLog, step: int, sample_rate_hz: int | None) -> None:
+def show(model: "nn.Module", batch: "Batch", labels: "Tensor | None", log: "RunLog", step: int,
+         sample_rate_hz: int | None) -> None:
     """Originals and reconstructions of some validation items, to TensorBoard."""
+    import torch
+
+    from pipelines.media.images import clip_frames, image_pairs
+    from pipelines.splits.noise import generator
+    from stage1_vqvae.autoregressive import AutoregressiveDecoder
+
     if batch.x.dtype == torch.int64:
         return  # codes of another run are no picture
     draws = generator(0, 0)
@@ -49,8 +47,19 @@ def show(model: nn.Module, batch: Batch, labels: Tensor | None, log: RunLog, ste
         log.sound(step, name, wave[0, 0, :length].float().cpu(), sample_rate_hz)
 
 
-@hydra_main("stage1")
-def main(cfg: DictConfig) -> None:
+@hydra_main("stage1", "data", "autoencoder", "decoder_condition_on", "train")
+def main(cfg: "DictConfig") -> None:
+    import torch
+
+    from pipelines.runs.config import build, plain
+    from pipelines.runs.facts import complete
+    from pipelines.runs.store import claim_folder, run_of
+    from pipelines.splits.base import label_columns
+    from pipelines.training import distributed
+    from pipelines.training.autoencoder import AutoencoderTask, check_fit
+    from pipelines.training.loop import describe_best, train
+    from pipelines.training.settings import Settings
+
     run, settings = run_of(cfg), Settings(**plain(cfg.stage1))
     device = distributed.choose_device(settings.device)
     with distributed.process_group(device):
@@ -61,14 +70,19 @@ def main(cfg: DictConfig) -> None:
             "autoencoder": complete(cfg, data),
             "condition_on": plain(cfg.decoder_condition_on),
             "train": plain(cfg.stage1),
-            "example": example_of(data).to_config(),
+            "example": {"data": data.name, "kind": data.kind, "shape": list(data.shape),
+                        "label_names": list(data.label_names), "classes": [list(names) for names in data.classes],
+                        **({"sample_rate_hz": data.sample_rate_hz} if data.kind == "audio" else {}),
+                        **({"action_names": list(data.action_names)} if data.kind == "video" else {}),
+                        **({"parent": {"stage1_hash": data.parent_hash, "extraction": data.extraction}}
+                           if data.kind == "codes" else {})},
         }
         torch.manual_seed(cfg.seed)
         autoencoder = build(config["autoencoder"])
         splits = {name: data.split(name) for name in ("train", "validation")}
         columns = label_columns("decoder_condition_on", config["condition_on"], data.label_names)
         task = AutoencoderTask(
-            autoencoder, columns, partial(show, sample_rate_hz=config["example"]["facts"].get("sample_rate_hz")))
+            autoencoder, columns, partial(show, sample_rate_hz=config["example"].get("sample_rate_hz")))
         for epoch in (None, 0):  # as evaluation and as training see it
             check_fit(task, splits["train"].batch(torch.arange(1), cfg.seed, epoch))
         if distributed.rank() == 0:

@@ -7,27 +7,31 @@ Sizes (codes, codebooks, classes) come from the code data set's manifest, never 
 """
 
 from datetime import datetime, timezone
-
-import torch
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING
 
 from pipelines.commands.hydra import hydra_main
-from pipelines.data.codes import CodeData
-from pipelines.files.errors import InputError
-from pipelines.runs.config import build, plain
-from pipelines.runs.example import CodeSpec
-from pipelines.runs.store import claim_folder, run_of
-from pipelines.splits.base import label_columns
-from pipelines.splits.lengths import CLOCK_CHANNELS, length_counts
-from pipelines.training import distributed
-from pipelines.training.checkpoint import find_checkpoint, read_state
-from pipelines.training.loop import describe_best, train
-from pipelines.training.prior import PriorTask, mean_codes
-from pipelines.training.settings import Settings
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
-@hydra_main("stage2")
-def main(cfg: DictConfig) -> None:
+@hydra_main("stage2", "prior", "condition_on", "condition_on_length", "train")
+def main(cfg: "DictConfig") -> None:
+    import torch
+    from omegaconf import OmegaConf
+
+    from pipelines.data.codes import CodeData
+    from pipelines.files.errors import InputError
+    from pipelines.runs.config import build, plain
+    from pipelines.runs.store import claim_folder, run_of
+    from pipelines.splits.base import label_columns
+    from pipelines.splits.lengths import CLOCK_CHANNELS, length_counts
+    from pipelines.training import distributed
+    from pipelines.training.checkpoint import find_checkpoint, read_state
+    from pipelines.training.loop import describe_best, train
+    from pipelines.training.prior import PriorTask, mean_codes
+    from pipelines.training.settings import Settings
+
     run, settings = run_of(cfg), Settings(**plain(cfg.stage2))
     device = distributed.choose_device(settings.device)
     codes = CodeData(run.codes)
@@ -46,12 +50,15 @@ def main(cfg: DictConfig) -> None:
         "prior": prior_config,
         "train": plain(cfg.stage2),
         "condition_on": [codes.label_names[column] for column in columns],
-        "condition_on_length": told_length,
-        "codes": CodeSpec(
-            codes.grid, codes.num_codes, codes.num_codebooks, codes.label_names, codes.classes, codes.label_counts,
-            codes.manifest.extraction, codes.name, codes.manifest.data["shape"],
-            None if split.lengths is None else length_counts(split.labels, split.lengths)).to_config(),
+        "codes": {"grid": list(codes.grid), "num_codes": codes.num_codes, "num_codebooks": codes.num_codebooks,
+                  "label_names": list(codes.label_names), "classes": [list(names) for names in codes.classes],
+                  "label_counts": [list(counts) for counts in codes.label_counts],
+                  "extraction": codes.manifest.extraction, "data": codes.name,
+                  "shape": list(codes.manifest.data["shape"])},
     }
+    if split.lengths is not None:
+        config["codes"]["length_counts"] = length_counts(split.labels, split.lengths)
+        config["condition_on_length"] = told_length
     with distributed.process_group(device):
         if distributed.rank() == 0:
             claim_folder(run.stage2, config)

@@ -1,25 +1,34 @@
-"""The entry point of verbs that are configured by Hydra: `experiment=NAME key=value`."""
+"""The entry point of the verbs that Hydra configures: `experiment=NAME key=value`.
+
+Help and refused flags are answered here, before Hydra and torch are imported.
+"""
 
 import functools
+import os
 import sys
-from typing import Callable
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import hydra
-from omegaconf import DictConfig
+from pipelines.commands.help import verb_help
+from pipelines.commands.refusals import refuse_flags, refused_override
+from pipelines.files.errors import InputError, one_line_errors
 
-from pipelines.files.errors import one_line_errors
-from pipelines.runs.config import CONFIGS
-from pipelines.training.loop import Interrupted
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
-def hydra_main(stage: str) -> Callable:
-    """Decorates `main(cfg)` of a script; `stage` ("stage1", "stage2") is what `train.` abbreviates there.
+def hydra_main(stage: str, *concerns: str) -> Callable[[Callable[["DictConfig"], None]], Callable[[], None]]:
+    """Decorates `main(cfg)` of a verb; `stage` ("stage1", "stage2") is what `train.` abbreviates there.
 
-    Errors of the user's are one line and exit status 2; an interrupted training exits with 128 + its signal."""
+    `concerns` are the keys of configs/main.yaml that --help lists besides those of every verb; `train` stands for the
+    stage's training. `main` imports torch, and all that does, in its body. The user's errors become one line and exit
+    status 2; an interrupted training exits with 128 + the number of its signal."""
 
-    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+    def decorate(main: Callable[["DictConfig"], None]) -> Callable[[], None]:
         @functools.wraps(main)
-        def guarded(cfg: DictConfig) -> None:
+        def guarded(cfg: "DictConfig") -> None:
+            from pipelines.training.loop import Interrupted
+
             with one_line_errors():
                 try:
                     main(cfg)
@@ -29,12 +38,32 @@ def hydra_main(stage: str) -> Callable:
 
         @functools.wraps(main)
         def run() -> None:
-            sys.argv[1:] = [expand_train(argument, stage) for argument in sys.argv[1:]]
-            hydra.main(version_base="1.3", config_path=CONFIGS, config_name="main")(guarded)()
+            given = sys.argv[1:]
+            with one_line_errors():
+                if "--help" in given or "-h" in given:
+                    print(verb_help(main.__globals__["__doc__"], stage, concerns))
+                    return
+                refuse_flags(given)
+                compose_and_call(guarded, stage, given)
 
         return run
 
     return decorate
+
+
+def compose_and_call(main: Callable[["DictConfig"], None], stage: str, given: list[str]) -> None:
+    """Raises InputError where the overrides do not fit the configuration."""
+    import hydra
+    from hydra.errors import HydraException
+
+    from pipelines.runs.config import CONFIGS
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them over many lines
+    sys.argv[1:] = [expand_train(argument, stage) for argument in given]
+    try:
+        hydra.main(version_base="1.3", config_path=CONFIGS, config_name="main")(main)()
+    except HydraException as error:
+        raise InputError(refused_override(error, stage)) from error
 
 
 def expand_train(override: str, stage: str) -> str:

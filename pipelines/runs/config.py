@@ -7,8 +7,9 @@ Training, extraction and evaluation are Hydra programs: `experiment=NAME key=val
 import functools
 import importlib
 import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
@@ -16,9 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.files.errors import InputError
+from pipelines.files.places import configs
 from pipelines.training.settings import Settings
 
-CONFIGS = str(Path(__file__).resolve().parents[2] / "configs")
+CONFIGS = str(configs())
 
 # Types of the loop's settings, so that Hydra itself refuses `train.lr=abc`.
 ConfigStore.instance().store(group="train", name="settings", node=Settings)

@@ -1,0 +1,21 @@
+"""Where the configurations and the pretrained runs are: at the top of a checkout, or inside the installed package."""
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def configs() -> Path:
+    """The folder of main.yaml and of the configuration groups."""
+    return _place("configs")
+
+
+def pretrained() -> Path:
+    """The folder of the pretrained runs, one folder each."""
+    return _place("pretrained")
+
+
+def _place(name: str) -> Path:
+    """A checkout, editable installs included, is known by its pyproject.toml; setup.py installs the copies."""
+    checkout = PACKAGE.parent
+    return checkout / name if (checkout / "pyproject.toml").is_file() else PACKAGE / "_installed" / name
