@@ -1,16 +1,16 @@
-"""Measures a run: exact bounds, use of the latents, errors, the prior's bits, and what classifiers of real data make of
-its reconstructions and samples.
+"""Measures a run: exact bounds, use of the latents, errors, the prior's bits, and how well classifiers of real data
+recognise its reconstructions and samples.
 
     python pipelines/evaluate.py experiment=mnist evaluate.split=test
 
-Writes metrics.json and figures/*.png in the run's folder, and prints the table. Requires stage 1; figures of stage 2
-are null where it was not trained.
+Writes metrics.json and figures/*.png in the run's folder, and prints the table. Requires stage 1; figures of stage 2 are
+null where it was not trained.
 
-The bound of codes is log p(x) >= log p(x | z_q(x)) + log p(z_q(x)) (arXiv 1711.00937, section 3.2), its two terms in
-bits per data dimension: `distortion`, and `rate` under the uniform prior of training or under the learned one. That of
-a VAE is the ELBO: the distortion of samples of its posterior, and `rate_normal`, its KL to N(0, I). An AE has none.
-Where the posterior is spread, over codes too, `bounds` has the ELBO and the bound of several samples beside it.
-Of codes of another run (data=codes) `frame_nats` says what latents are worth to the decoder, `probe` what they know.
+For codes the bound is log p(x) >= log p(x | z_q(x)) + log p(z_q(x)) (arXiv 1711.00937, section 3.2), its two terms in bits
+per data dimension: `distortion`, and `rate` under the uniform prior of training or under the learned prior. For a VAE it
+is the ELBO: the distortion of posterior samples, and `rate_normal`, the KL to N(0, I). An AE has none. Where the
+posterior has spread, also over codes, `bounds` adds the ELBO and the bound of several samples. For codes of another run
+(data=codes) `frame_nats` says how many nats per frame the codes save, and `classifiers` what can be read from them.
 """
 
 import json
@@ -27,24 +27,19 @@ if TYPE_CHECKING:
 
 @hydra_main("stage1", "data", "evaluate")
 def main(cfg: "DictConfig") -> None:
-    from pipelines.evaluation import audio as sound_evaluation
-    from pipelines.evaluation import codes as code_evaluation
-    from pipelines.evaluation import image as image_evaluation
-    from pipelines.evaluation import video as video_evaluation
     from pipelines.evaluation.shared import draw_training, measure_shared
     from pipelines.evaluation.table import rounded, table
     from pipelines.files.atomic import write_atomically
     from pipelines.files.errors import InputError
+    from pipelines.kinds import kind_of
 
-    # What each kind of data has of its own: check(subject), figures(measured, subject, figures so far), rows(result) of
-    # the table, and draw(measured, subject, result).
-    kinds = {"image": image_evaluation, "audio": sound_evaluation, "video": video_evaluation, "codes": code_evaluation}
     start = time.monotonic()
     subject = load_subject(cfg)
-    run, stage1, stage2, kind = subject.run, subject.stage1, subject.stage2, kinds[subject.data.kind]
+    run, stage1, stage2 = subject.run, subject.loaded.stage1, subject.loaded.stage2
+    kind = kind_of(subject.data.kind).evaluation
     for name, least in {"batch_size": 1, "bound_samples": 0, "samples": 0}.items():
         if (found := subject.options[name]) < least:
-            raise InputError(f"evaluate.{name}: expected {least} or more, found {found}")
+            raise InputError(f"evaluate.{name}: expected a number >= {least}, found {found}")
     kind.check(subject)
     measured, figures = measure_shared(subject)
     figures |= kind.figures(measured, subject, figures)
@@ -53,27 +48,26 @@ def main(cfg: "DictConfig") -> None:
               "training_seconds": {"stage1": stage1.state["seconds"], "stage2": stage2 and stage2.state["seconds"]},
               **figures}
     write_atomically(run.root / "metrics.json", (json.dumps(rounded(result), indent=1) + "\n").encode())
-    pictures = kind.draw(measured, subject, result) | draw_training(measured, subject)
+    paths = kind.draw(measured, subject, result) | draw_training(measured, subject)
     print(table(result, kind.rows(result)))
-    print("\n".join(f"{title:<34}{path}" for title, path in pictures.items()))
+    print("\n".join(f"{title:<34}{path}" for title, path in paths.items()))
     print(f"measured in {time.monotonic() - start:.0f} s -> {run.root / 'metrics.json'}")
 
 
 def load_subject(cfg: "DictConfig") -> "Subject":
     """The run that the configuration names; the test split where the data have one, if none is asked for."""
     from pipelines.evaluation.measured import Subject
-    from pipelines.runs.chain import load_chain
+    from pipelines.runs.chain import load_run
     from pipelines.runs.config import build, plain
-    from pipelines.runs.store import check_same_data, load_stage1, run_of
+    from pipelines.runs.store import check_same_data, run_of
     from pipelines.training.distributed import choose_device
 
     run, device, options = run_of(cfg), choose_device(cfg.evaluate.device), cfg.evaluate
-    trained_prior = (run.stage2 / "checkpoints").is_dir()
-    stage1, stage2 = load_chain(run, device) if trained_prior else (load_stage1(run, device), None)
     data = build(cfg.data)
-    check_same_data(run, stage1, data, plain(cfg.data))
+    loaded = load_run(run, device, data.parent)
+    check_same_data(run, loaded.stage1, data, plain(cfg.data))
     name = options.split or ("test" if "test" in data.splits else "validation")
-    return Subject(run, stage1, stage2, data, name, data.split(name).to(device), options, cfg.seed, device)
+    return Subject(loaded, data, name, data.split(name).to(device), options, cfg.seed, device)
 
 
 if __name__ == "__main__":

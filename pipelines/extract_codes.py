@@ -1,9 +1,9 @@
-"""Images, sounds or video to codes: writes the code data set of a run's trained autoencoder.
+"""Images, audio or video to codes: writes the code data set of a run's trained autoencoder.
 
     python pipelines/extract_codes.py experiment=mnist
-    python pipelines/extract_codes.py experiment=imagenet128 extract.views=8   # training pictures in 8 augmentations
+    python pipelines/extract_codes.py experiment=imagenet128 extract.views=8   # each training image in 8 augmentations
 
-Interrupted, it goes on after the last whole file with the same command; the result is the same to the byte.
+After an interruption the same command goes on after the last whole file; the result is the same to the byte.
 """
 
 from typing import TYPE_CHECKING
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def main(cfg: "DictConfig") -> None:
     from pipelines.data.codes import write_codes
     from pipelines.files.errors import InputError
-    from pipelines.generation.actions import local_actions
+    from pipelines.kinds import kind_of
     from pipelines.runs.config import build, plain
     from pipelines.runs.store import check_same_data, load_stage1, run_of, stage1_hash
-    from pipelines.splits.base import Batch, code_lengths
+    from pipelines.splits.base import Batch
     from pipelines.training.distributed import choose_device
     from stage1_vqvae.bottlenecks.base import Quantizer
 
@@ -33,17 +33,12 @@ def main(cfg: "DictConfig") -> None:
                          f"{type(autoencoder.bottleneck).__name__}: there is nothing to extract")
     data = build(cfg.data)
     check_same_data(run, stage1, data, plain(cfg.data))
-    if data.kind == "audio" and options.views != 1:
-        raise InputError(f"extract.views: expected 1 for sound, whose items are whole clips, found {options.views}")
+    kind = kind_of(data.kind)
+    kind.check_views(options.views)
 
     def encode(batch: Batch) -> dict:
         codes = autoencoder.encode(batch.x)
-        fields, lengths = {"codes": codes}, code_lengths(batch, codes.shape[1])
-        if lengths is not None:
-            fields["lengths"] = lengths
-        if batch.actions is not None:
-            fields["actions"] = local_actions(batch.actions, len(data.action_names), codes.shape[1])
-        return fields
+        return {"codes": codes, **kind.code_fields(batch, codes, data)}
 
     codes = write_codes(
         run.codes, data, encode, num_codes=autoencoder.bottleneck.num_codes,

@@ -1,4 +1,4 @@
-"""Stage 1: trains an autoencoder, its bottleneck discrete or not, on a data set.
+"""Stage 1: trains an autoencoder, with a discrete bottleneck or another, on a data set.
 
     python pipelines/train_stage1.py experiment=cifar10_compact data.root=FOLDER train.lr=2e-4
     torchrun --nproc-per-node=4 pipelines/train_stage1.py experiment=imagenet128
@@ -6,52 +6,23 @@
 Sizes (channels, the variance that errors are divided by) come from the data, never from a configuration.
 """
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pipelines.commands.hydra import hydra_main
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-    from torch import Tensor, nn
-
-    from pipelines.splits.base import Batch
-    from pipelines.training.log import RunLog
-
-
-def show(model: "nn.Module", batch: "Batch", labels: "Tensor | None", log: "RunLog", step: int,
-         sample_rate_hz: int | None) -> None:
-    """Originals and reconstructions of some validation items, to TensorBoard."""
-    import torch
-
-    from pipelines.media.images import clip_frames, image_pairs
-    from pipelines.splits.noise import generator
-    from stage1_vqvae.autoregressive import AutoregressiveDecoder
-
-    if batch.x.dtype == torch.int64:
-        return  # codes of another run are no picture
-    draws = generator(0, 0)
-    if sample_rate_hz is None:
-        drawn = isinstance(model.decoder, AutoregressiveDecoder)
-        pixels = (len(batch.x), *batch.x.shape[2:])
-        uniforms = torch.from_numpy(draws.random(pixels)).to(batch.x.device) if drawn else None
-        made = model.evaluate(batch.x, labels, uniforms).reconstruction
-        originals, made = (clip_frames(x[:1]) if x.ndim == 5 else x for x in (batch.x.cpu(), made.cpu()))
-        log.image(step, "validation", image_pairs(originals, made))
-        return
-    length = int(batch.lengths[0])
-    labels = None if labels is None else labels[:1]
-    uniforms = torch.from_numpy(draws.random((1, length))).to(batch.x.device)
-    made = model.decode_latent(model.evaluate(batch.x[:1], labels).latent.z_q, labels, uniforms)
-    for name, wave in (("original", batch.x), ("reconstruction", made)):
-        log.sound(step, name, wave[0, 0, :length].float().cpu(), sample_rate_hz)
 
 
 @hydra_main("stage1", "data", "autoencoder", "decoder_condition_on", "train")
 def main(cfg: "DictConfig") -> None:
+    from functools import partial
+
     import torch
 
+    from pipelines.kinds import kind_of
     from pipelines.runs.config import build, plain
+    from pipelines.runs.example import example_of
     from pipelines.runs.facts import complete
     from pipelines.runs.store import claim_folder, run_of
     from pipelines.splits.base import label_columns
@@ -64,25 +35,20 @@ def main(cfg: "DictConfig") -> None:
     device = distributed.choose_device(settings.device)
     with distributed.process_group(device):
         data = build(cfg.data)
+        example = example_of(data)
         config = {
             "seed": cfg.seed,
             "data": plain(cfg.data),
             "autoencoder": complete(cfg, data),
             "condition_on": plain(cfg.decoder_condition_on),
             "train": plain(cfg.stage1),
-            "example": {"data": data.name, "kind": data.kind, "shape": list(data.shape),
-                        "label_names": list(data.label_names), "classes": [list(names) for names in data.classes],
-                        **({"sample_rate_hz": data.sample_rate_hz} if data.kind == "audio" else {}),
-                        **({"action_names": list(data.action_names)} if data.kind == "video" else {}),
-                        **({"parent": {"stage1_hash": data.parent_hash, "extraction": data.extraction}}
-                           if data.kind == "codes" else {})},
+            "example": example.to_config(),
         }
         torch.manual_seed(cfg.seed)
         autoencoder = build(config["autoencoder"])
         splits = {name: data.split(name) for name in ("train", "validation")}
         columns = label_columns("decoder_condition_on", config["condition_on"], data.label_names)
-        task = AutoencoderTask(
-            autoencoder, columns, partial(show, sample_rate_hz=config["example"].get("sample_rate_hz")))
+        task = AutoencoderTask(autoencoder, columns, partial(kind_of(data.kind).show, example=example))
         for epoch in (None, 0):  # as evaluation and as training see it
             check_fit(task, splits["train"].batch(torch.arange(1), cfg.seed, epoch))
         if distributed.rank() == 0:

@@ -23,6 +23,7 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.data.codes import CodeData
     from pipelines.files.errors import InputError
     from pipelines.runs.config import build, plain
+    from pipelines.runs.example import CodeSpec
     from pipelines.runs.store import claim_folder, run_of
     from pipelines.splits.base import label_columns
     from pipelines.splits.lengths import CLOCK_CHANNELS, length_counts
@@ -37,12 +38,12 @@ def main(cfg: "DictConfig") -> None:
     codes = CodeData(run.codes)
     columns = label_columns("condition_on", plain(cfg.condition_on), codes.label_names)
     split = codes.split("train")
-    local, told_length = split.local, bool(cfg.condition_on_length) and split.lengths is not None
+    local, with_length = split.local, bool(cfg.condition_on_length) and split.lengths is not None
     sizes = {
         "num_codes": codes.num_codes,
         "num_codebooks": codes.num_codebooks,
         "num_classes": [len(codes.classes[column]) for column in columns],
-        "local_channels": (0 if local is None else local.shape[1]) + CLOCK_CHANNELS * told_length,
+        "local_channels": (0 if local is None else local.shape[1]) + CLOCK_CHANNELS * with_length,
     }
     prior_config = plain(OmegaConf.merge(cfg.prior, sizes))
     config = {
@@ -50,15 +51,12 @@ def main(cfg: "DictConfig") -> None:
         "prior": prior_config,
         "train": plain(cfg.stage2),
         "condition_on": [codes.label_names[column] for column in columns],
-        "codes": {"grid": list(codes.grid), "num_codes": codes.num_codes, "num_codebooks": codes.num_codebooks,
-                  "label_names": list(codes.label_names), "classes": [list(names) for names in codes.classes],
-                  "label_counts": [list(counts) for counts in codes.label_counts],
-                  "extraction": codes.manifest.extraction, "data": codes.name,
-                  "shape": list(codes.manifest.data["shape"])},
+        "condition_on_length": with_length,
+        "codes": CodeSpec(
+            codes.grid, codes.num_codes, codes.num_codebooks, codes.label_names, codes.classes, codes.label_counts,
+            codes.manifest.extraction, codes.name, codes.manifest.data["shape"],
+            None if split.lengths is None else length_counts(split.labels, split.lengths)).to_config(),
     }
-    if split.lengths is not None:
-        config["codes"]["length_counts"] = length_counts(split.labels, split.lengths)
-        config["condition_on_length"] = told_length
     with distributed.process_group(device):
         if distributed.rank() == 0:
             claim_folder(run.stage2, config)
@@ -73,11 +71,11 @@ def main(cfg: "DictConfig") -> None:
         facts = {"stage1_hash": codes.stage1_hash, "parent_hash": codes.manifest.parent_hash,
                  "trained_at": datetime.now(timezone.utc).isoformat()}
         means = {name: mean_codes(split) for name, split in splits.items()}
-        task = PriorTask(prior, columns, means, told_length)
+        task = PriorTask(prior, columns, means, with_length)
         state = train(task, splits, settings, run.stage2, cfg.seed, device, facts)
     if distributed.rank() == 0:
         early = ", stopped early" if state["stopped_early"] else ""
-        print(f"stage 2 is trained: {run.stage2}, step {state['step']}{early}; {describe_best(state, 'bits a code')}")
+        print(f"stage 2 is trained: {run.stage2}, step {state['step']}{early}; {describe_best(state, 'bits per code')}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ c channels, h w pixels, L labels.
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,6 +85,10 @@ class EpisodeData(Data):
         """As of any data set, of clips (n, t, ...); "pose": x, y, heading in degrees."""
         rows, sizes, _ = self._parts[split]
         return self._recorded(name)[rows[_places(sizes, self.clip_length)]]
+
+    @property
+    def saved_facts(self) -> dict[str, Any]:
+        return {"action_names": list(self.action_names)} if self.clip_length else {}
 
     @cached_property
     def variance(self) -> float:

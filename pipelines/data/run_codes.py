@@ -6,6 +6,7 @@ Axes: n items of a split, b items of a batch, g codebooks of the parent run, h r
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,14 @@ class RunCodes(Data):
         self.label_names, self.classes = manifest.label_names, manifest.classes
         self.splits = self._codes.splits
         self.parent_hash, self.extraction = manifest.stage1_hash, manifest.extraction
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"num_codes": self.num_codes, "data_grid": list(self.shape[1:])}
+
+    @property
+    def saved_facts(self) -> dict[str, Any]:
+        return {"parent": {"stage1_hash": self.parent_hash, "extraction": self.extraction}}
 
     @cached_property
     def parent_data(self) -> Data:

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,6 +139,12 @@ class SoundData(Data):
     @abstractmethod
     def _recordings(self, root: Path) -> Recordings:
         """The files, in a fixed order; sets `name`, `label_names` and `classes` too."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"sample_rate_hz": self.sample_rate_hz}
+
+    saved_facts = facts
 
     @cached_property
     def variance(self) -> float:

@@ -10,12 +10,12 @@ from torch import Tensor
 from pipelines.data.codes import CodeData, CodeSplit
 from pipelines.evaluation.bounds import bounds, others_nats, sample_posterior, shuffled
 from pipelines.evaluation.measured import Measured, Subject, batches, measure, uses
-from pipelines.splits.order import spread
 from pipelines.evaluation.table import each
 from pipelines.media import plots
 from pipelines.metrics.ngrams import bigram_bits, unigram_bits
 from pipelines.runs.store import TrainedStage
 from pipelines.splits.lengths import conditioning
+from pipelines.splits.order import spread
 from pipelines.training.log import read_metrics
 from stage1_vqvae.bottlenecks.base import Bottleneck
 from stage1_vqvae.bottlenecks.gaussian import Gaussian

@@ -29,12 +29,6 @@ class Audio(Kind):
     name = "audio"
     sample_flags = ("seconds",)
 
-    def facts(self, data: Data) -> dict[str, Any]:
-        return {"sample_rate_hz": data.sample_rate_hz}
-
-    def saved_facts(self, data: Data) -> dict[str, Any]:
-        return {"sample_rate_hz": data.sample_rate_hz}
-
     def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog, step: int) -> None:
         import torch
 

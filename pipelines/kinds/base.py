@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pipelines.generation.samples import Samples
     from pipelines.runs.chain import LoadedRun
     from pipelines.runs.example import Example
-    from pipelines.runs.store import TrainedStage
     from pipelines.splits.base import Batch, Data
     from pipelines.training.log import RunLog
 
@@ -52,14 +51,6 @@ class Kind(ABC):
     sample_flags: tuple[str, ...] = ()  # names of the flags that `add_sample_flags` adds
 
     # --- training and extraction ---------------------------------------------------------------------------------------
-
-    def facts(self, data: Data) -> dict[str, Any]:
-        """What a configuration may ask of this kind of data beyond sizes and classes: `${facts.NAME}`."""
-        return {}
-
-    def saved_facts(self, data: Data) -> dict[str, Any]:
-        """What a run remembers of its data beyond name, kind, shape, labels and classes: plain values."""
-        return {}
 
     @abstractmethod
     def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog, step: int) -> None:

@@ -18,18 +18,12 @@ if TYPE_CHECKING:
     from pipelines.generation.samples import Samples
     from pipelines.runs.chain import LoadedRun
     from pipelines.runs.example import Example
-    from pipelines.splits.base import Batch, Data
+    from pipelines.splits.base import Batch
     from pipelines.training.log import RunLog
 
 
 class Codes(Kind):
     name = "codes"
-
-    def facts(self, data: Data) -> dict[str, Any]:
-        return {"num_codes": data.num_codes, "data_grid": list(data.shape[1:])}
-
-    def saved_facts(self, data: Data) -> dict[str, Any]:
-        return {"parent": {"stage1_hash": data.parent_hash, "extraction": data.extraction}}
 
     def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog, step: int) -> None:
         """Nothing: codes are not an image, and training does not load the decoders below."""

@@ -27,9 +27,6 @@ class Video(Kind):
     name = "video"
     sample_flags = ("actions",)
 
-    def saved_facts(self, data: Data) -> dict[str, Any]:
-        return {"action_names": list(data.action_names)}
-
     def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog, step: int) -> None:
         from pipelines.kinds.image import reconstructions
         from pipelines.media.images import clip_frames, image_pairs
@@ -40,6 +37,8 @@ class Video(Kind):
     def code_fields(self, batch: Batch, codes: Tensor, data: Data) -> dict[str, Tensor]:
         from pipelines.generation.actions import local_actions
 
+        if batch.actions is None:
+            return {}
         return {"actions": local_actions(batch.actions, len(data.action_names), codes.shape[1])}
 
     def add_sample_flags(self, parser: argparse._ArgumentGroup) -> None:

@@ -1,36 +1,41 @@
-"""Both stages of a run, checked to belong together."""
+"""A trained run, read back and checked: stage 1, the runs below a run on codes, and stage 2 where one was trained."""
+
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from pipelines.files.errors import InputError
-from pipelines.runs.store import Run, TrainedStage, check_same_stage1, load_stage1, load_stage2
-from stage1_vqvae.bottlenecks.base import Quantizer
-from stage1_vqvae.bottlenecks.gaussian import Gaussian
+from pipelines.runs.store import Run, TrainedStage, check_same_stage1, load_parents, load_stage1, load_stage2
 
 
-def load_chain(run: Run, device: torch.device) -> tuple[TrainedStage, TrainedStage]:
-    """Both stages of a run. Raises InputError where the prior was fitted to the codes of another stage 1, or, of a run
-    on codes, to those of another parent."""
-    stage2, stage1 = load_stage2(run, device), load_stage1(run, device)
-    check_same_stage1(stage2.state.get("stage1_hash", "none"), stage1, run.stage2)
-    expected, found = stage2.state.get("parent_hash"), stage1.example.facts.get("parent", {}).get("stage1_hash")
-    if expected != found:
-        raise InputError(f"{run.stage2}: parent_hash: expected {run.stage1} to be trained on codes of {expected}, "
-                         f"found {found}")
-    return stage1, stage2
+@dataclass(frozen=True)
+class LoadedRun:
+    """The trained stages of a run, on one device."""
+
+    run: Run
+    stage1: TrainedStage
+    parents: list[TrainedStage]  # of a run on codes: the stages 1 down to pixels, the nearest first
+    device: torch.device
+
+    @cached_property
+    def stage2(self) -> TrainedStage | None:
+        """The prior, read when it is first asked for; None where none was trained. Raises InputError where it was fitted to
+        the codes of another stage 1 or, for a run on codes, to those of another parent."""
+        if not (self.run.stage2 / "checkpoints").is_dir():
+            return None
+        stage2 = load_stage2(self.run, self.device)
+        check_same_stage1(stage2.state.get("stage1_hash", "none"), self.stage1, self.run.stage2)
+        expected, found = stage2.state.get("parent_hash"), self.stage1.example.facts.get("parent", {}).get("stage1_hash")
+        if expected != found:
+            raise InputError(f"{self.run.stage2}: parent_hash: expected {self.run.stage1} to be trained on codes of "
+                             f"{expected}, found {found}")
+        return stage2
 
 
-def load_vae(run: Run, device: torch.device) -> TrainedStage | None:
-    """The stage 1 of a run whose latents have a prior of their own and need no stage 2; None where it has codes.
+def load_run(run: Run, device: torch.device, parent: Run | None = None) -> LoadedRun:
+    """The trained stages of a run. parent: of a run on codes the run that made them, if it moved since training.
 
-    Raises InputError for latents without codes that have no prior."""
-    if not (run.stage1 / "config.yaml").exists():
-        return None
+    Raises InputError for a run without a trained stage 1, and for a run on codes whose parent was trained anew."""
     stage1 = load_stage1(run, device)
-    bottleneck = stage1.module.bottleneck
-    if isinstance(bottleneck, Quantizer):
-        return None
-    if not isinstance(bottleneck, Gaussian):
-        raise InputError(f"{run.stage1}: expected codes or Gaussian latents, found {type(bottleneck).__name__}: there is "
-                         "no distribution to sample from")
-    return stage1
+    return LoadedRun(run, stage1, load_parents(run, stage1, device, parent), device)

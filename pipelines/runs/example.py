@@ -52,14 +52,8 @@ class Example:
 
 def example_of(data: Data) -> Example:
     """What stage 1 notes of the data set that it is trained on."""
-    facts = {}
-    if data.kind == "audio":
-        facts = {"sample_rate_hz": data.sample_rate_hz}
-    elif data.kind == "video":
-        facts = {"action_names": list(data.action_names)}
-    elif data.kind == "codes":
-        facts = {"parent": {"stage1_hash": data.parent_hash, "extraction": data.extraction}}
-    return Example(data.name, data.kind, tuple(data.shape), tuple(data.label_names), tuple(data.classes), facts)
+    return Example(data.name, data.kind, tuple(data.shape), tuple(data.label_names), tuple(data.classes),
+                   dict(data.saved_facts))
 
 
 @dataclass(frozen=True)

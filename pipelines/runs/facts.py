@@ -13,9 +13,7 @@ def complete(cfg: DictConfig, data: Data) -> dict:
     """The autoencoder's configuration with what only the data know in the place of each `???`."""
     columns = label_columns("decoder_condition_on", plain(cfg.decoder_condition_on), data.label_names)
     autoencoder = OmegaConf.to_container(cfg.autoencoder, resolve=False)
-    facts = {"in_channels": data.shape[0], "num_classes": [len(data.classes[column]) for column in columns]}
-    facts |= {"sample_rate_hz": data.sample_rate_hz} if data.kind == "audio" else {}
-    facts |= {"num_codes": data.num_codes, "data_grid": list(data.shape[1:])} if data.kind == "codes" else {}
+    facts = {"in_channels": data.shape[0], "num_classes": [len(data.classes[column]) for column in columns], **data.facts}
     facts |= {"variance": data.variance} if autoencoder["likelihood"].get("variance") == "???" else {}
     fill_in(autoencoder, facts)
     tree = OmegaConf.create({"autoencoder": autoencoder}).autoencoder

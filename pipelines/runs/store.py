@@ -212,7 +212,7 @@ def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dic
 
 def parent_of(run: Run, stage1: TrainedStage) -> Run | None:
     """The run whose codes a run was trained on, where it was then; None for a run on pictures or sounds."""
-    if stage1.example.kind != "codes":
+    if "parent" not in stage1.example.facts:
         return None
     if run.published_parent.is_dir():
         return Run(run.published_parent)
@@ -241,10 +241,15 @@ def load_parents(run: Run, stage1: TrainedStage, device: torch.device, parent: R
     return stages
 
 
-def chosen_run(named: Path | None, runs_dir: Path) -> Run:
-    """The run that is named; else the one whose stage 2 was trained last, as its state says; else the project's own."""
-    if named:
-        return Run(named)
+def find_run(named: str | Path | None, runs_dir: Path) -> Run:
+    """A folder, a name under `runs_dir` or the name of a pretrained run, in this order; None: the run whose stage 2 was
+    trained last, as its state says, else the pretrained run `mnist`."""
+    if named is not None:
+        for folder in (Path(named), runs_dir / named, PRETRAINED / named):
+            if (folder / "stage1").is_dir():
+                return Run(folder)
+        known = sorted({path.parent.name for root in (runs_dir, PRETRAINED) for path in root.glob("*/stage1")})
+        raise InputError(f"run: expected a run's folder or one of {', '.join(known)}, found {str(named)!r}")
     trained = []
     for pointer in sorted(runs_dir.glob("*/stage2/checkpoints/best")):
         step_folder = find_checkpoint(pointer.parent.parent, "best")
@@ -253,4 +258,4 @@ def chosen_run(named: Path | None, runs_dir: Path) -> Run:
         return Run(max(trained)[1])
     if (PRETRAINED / "mnist").is_dir():
         return Run(PRETRAINED / "mnist")
-    raise InputError(f"--run: expected a run, found no trained stage 2 in {runs_dir}; train one: make demo")
+    raise InputError(f"run: expected a run, found no trained stage 2 in {runs_dir}; train one: make demo")

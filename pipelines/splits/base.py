@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -117,6 +117,7 @@ class Data(ABC):
     classes: tuple[tuple[str, ...], ...] = ()  # of each label the names of its classes, sorted; a label is an index
     action_names: tuple[str, ...] = ()  # of clips of frames; an action is an index
     recorded_names: tuple[str, ...] = ()  # what was noted with each item besides: "pose"
+    parent: Any = None  # of codes: the run that made them
     parent_hash: str | None = None  # of codes: the hash of the stage 1 that made them
     splits: tuple[str, ...]  # "train", "validation" (of its own items, never training's) and, where published, "test"
 
@@ -133,6 +134,16 @@ class Data(ABC):
     def recorded(self, name: str, split: str) -> Tensor:
         """What was noted with each item of a split, (n, ...), under one of `recorded_names`; else raises InputError."""
         raise InputError(f"{self.name}: expected one of what was recorded, {self.recorded_names}, found {name!r}")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a configuration may ask of this data set beyond sizes and classes, as `${facts.NAME}`."""
+        return {}
+
+    @property
+    def saved_facts(self) -> dict[str, Any]:
+        """What a run remembers of this data set beyond name, kind, shape, labels and classes: plain values."""
+        return {}
 
     @property
     def num_classes(self) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from pipelines.training.loop import Task
 from stage1_vqvae.bottlenecks.gaussian import Gaussian
 from stage1_vqvae.codebook import perplexity, usage
 
-Show = Callable[[nn.Module, Batch, Tensor | None, RunLog, int], None]  # (model, batch, labels, log, step): to TensorBoard
+Show = Callable[..., None]  # (model, batch, labels, log=, step=): validation items to TensorBoard
 ENCODINGS_A_CODE = 32  # gathered for the data-driven start of a codebook: k-means is then stable
 FEWEST_BATCHES = 4
 
@@ -90,7 +90,7 @@ class AutoencoderTask(Task):
         self.model.bottleneck.after_step(optimizer)
 
     def show(self, model: nn.Module, batch: Batch, log: RunLog, step: int) -> None:
-        self._show(model, batch, self.labels(batch), log, step)
+        self._show(model, batch, self.labels(batch), log=log, step=step)
 
 
 def check_fit(task: AutoencoderTask, batch: Batch) -> None:

@@ -54,7 +54,7 @@ class RunLog:
         """picture: uint8 (3, h, w)."""
         self.tensorboard.add_image(name, picture, step)
 
-    def sound(self, step: int, name: str, wave: Tensor, sample_rate_hz: int) -> None:
+    def audio(self, step: int, name: str, wave: Tensor, sample_rate_hz: int) -> None:
         """wave: (t,) in [-1, 1]."""
         self.tensorboard.add_audio(name, wave, step, sample_rate_hz)
 

@@ -12,16 +12,16 @@ from pipelines.training.loop import Task
 
 
 class PriorTask(Task):
-    """Maximum likelihood of the codes: bits a code, in training and validation."""
+    """Maximum likelihood of the codes: bits per code, in training and validation."""
 
     title = "stage 2"
     criterion = "bits"
 
-    def __init__(self, prior: nn.Module, columns: list[int], mean_codes: dict[str, float], told_length: bool):
+    def __init__(self, prior: nn.Module, columns: list[int], mean_codes: dict[str, float], with_length: bool):
         self.model = prior
         self.columns = columns
-        self.mean_codes = mean_codes  # codes of an item in the mean, for each split: without padding
-        self.told_length = told_length
+        self.mean_codes = mean_codes  # mean number of codes per item of each split, without padding
+        self.with_length = with_length
 
     def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         logits = network(batch.x, self.labels(batch), self.local(batch))
@@ -41,10 +41,10 @@ class PriorTask(Task):
         return batch.labels[:, self.columns] if self.columns else None
 
     def local(self, batch: Batch) -> Tensor | None:
-        return conditioning(batch.local, batch.lengths if self.told_length else None, batch.x.shape[1])
+        return conditioning(batch.local, batch.lengths if self.with_length else None, batch.x.shape[1])
 
 
 def mean_codes(split: Split) -> float:
-    """Codes of an item in the mean: of all positions and codebooks, or of those that are not padding."""
+    """Mean number of codes per item: of all positions and codebooks that are not padding."""
     codes = math.prod(split.x.shape[1:])
     return codes if split.lengths is None else float(split.lengths.double().mean()) * codes / split.x.shape[1]

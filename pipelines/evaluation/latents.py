@@ -1,69 +1,43 @@
-"""Pictures of what latents mean: the plane of two dimensions, traversals, the codebook.
+"""Figures of what latents mean: the plane of two dimensions, traversals, the codebook (plot_latents.py).
 
-    python pipelines/latent_pictures.py --run runs/mnist_vae_2d
-    python pipelines/latent_pictures.py --run pretrained/mnist --data-root FOLDER
-
-Where a picture has two latents: the split as points coloured by class, and a plane of decodings over the rectangle that
-holds most points, drawn among them too. An AE's plane has gaps, a VAE's has none (Kingma and Welling, arXiv 1312.6114,
-figure 4). Traversals vary one latent of a real example, or one of its codes. The codebook: each code decoded on its
-own, a grid of one position, above the same code in the middle of a real example.
-
-Axes: n pictures, d latent dimensions, *grid positions, g codebooks.
+Axes: n images, d latent dimensions, *grid positions, g codebooks.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 from einops import repeat
 from torch import Tensor
 
-from pipelines.commands.flags import add_data_flag, add_run_flags, check_flags
 from pipelines.evaluation.measured import batches
-from pipelines.files.errors import InputError, one_line_errors
-from pipelines.generation.decoding import picture_draws
-from pipelines.media import plots
+from pipelines.files.errors import InputError
+from pipelines.generation.decoding import pixel_uniforms
 from pipelines.media.images import image_grid, image_pairs, write_image
-from pipelines.runs.data import load_data
-from pipelines.runs.store import TrainedStage, chosen_run, load_stage1
-from pipelines.splits.base import Split
+from pipelines.media.plots import plot_plane
+from pipelines.runs.store import TrainedStage
+from pipelines.splits.base import Data, Split
 from pipelines.splits.noise import generator
-from pipelines.training.distributed import choose_device
 from stage1_vqvae.bottlenecks.base import Quantizer
 from stage1_vqvae.codebook import perplexity, usage
 
-PLANE = 20  # decodings to a side
+PLANE = 20  # decodings per side
 ROWS, COLUMNS = 8, 11  # of traversals: latents, values of each
-CODES, CODES_A_ROW = 64, 16  # of a codebook the most used
-MOST = 0.01, 0.99  # quantiles of a latent over the split, between which it is varied
+CODES, CODES_PER_ROW = 64, 16  # the most used ones of a codebook
+MOST = 0.01, 0.99  # quantiles over the split between which a latent is varied
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Draws what the latents of a trained stage 1 mean.")
-    add_data_flag(parser)
-    parser.add_argument("--split", help="default: test where the data have one, else validation")
-    parser.add_argument("--example", type=int, default=0, help="number of the example in the split that is varied")
-    add_run_flags(parser, "RUN/figures", "of a decoder that draws what it makes (default: 0)")
-    return parser.parse_args()
-
-
-def main(arguments: argparse.Namespace) -> None:
-    check_flags(arguments)
-    run = chosen_run(arguments.run, arguments.runs_dir)
-    stage1 = load_stage1(run, choose_device(arguments.device))
-    if (kind := stage1.config["example"]["kind"]) != "image":
-        raise InputError(f"{run.root}: expected a run on pictures, found one on {kind}")
-    data = load_data(run, stage1, arguments.data_root)
-    split = data.split(arguments.split or ("test" if "test" in data.splits else "validation"))
-    if not 0 <= arguments.example < len(split):
-        raise InputError(f"--example: expected 0 to {len(split) - 1}, found {arguments.example}")
-    painter = Painter(stage1, arguments.seed, arguments.batch_size)
-    latents, out = painter.encode(split), arguments.out or run.figures
+def plot_latents(stage1: TrainedStage, data: Data, out: Path, split_name: str | None, example: int, seed: int,
+                 batch_size: int) -> dict[str, Path | str]:
+    """Writes the figures below `out`. Returns the path of each, or why it was left out, by its title."""
+    split = data.split(split_name or ("test" if "test" in data.splits else "validation"))
+    if not 0 <= example < len(split):
+        raise InputError(f"example: expected 0 to {len(split) - 1}, found {example}")
+    painter = Painter(stage1, seed, batch_size)
+    latents = painter.encode(split)
     out.mkdir(parents=True, exist_ok=True)
-
-    made = {"traversals": draw_traversals(painter, latents, arguments.example, out)}
+    made: dict[str, Path | str] = {"traversals": draw_traversals(painter, latents, example, out)}
     if painter.has_codes:
-        made |= draw_codebooks(painter, latents, arguments.example, out)
+        made |= draw_codebooks(painter, latents, example, out)
     else:
         made["codebook"] = f"left out: expected codes, found {type(stage1.module.bottleneck).__name__}"
     if not painter.has_codes and latents[0].numel() == 2:
@@ -72,20 +46,20 @@ def main(arguments: argparse.Namespace) -> None:
     else:
         found = f"{latents[0].numel()} {'codes' if painter.has_codes else 'dimensions'}"
         made["plane"] = f"left out: expected latents of two dimensions, found {found}"
-    print("\n".join(f"{title:<34}{path}" for title, path in made.items()))
+    return made
 
 
 class Painter:
-    """Pictures to latents, without noise, and back: z_q (n, d, *grid), or codes int64 (n, *grid, g) if there are some.
+    """Images to latents, without noise, and back: z_q (n, d, *grid), or codes int64 (n, *grid, g) where there are some.
 
-    A decoder that draws what it makes takes the same random numbers for all: they differ by their latents alone."""
+    An autoregressive decoder takes the same random numbers for all images, which then differ by their latents alone."""
 
     def __init__(self, stage1: TrainedStage, seed: int, batch_size: int):
         self.stage1, self.model, self.batch_size = stage1, stage1.module, batch_size
         self.device = next(self.model.parameters()).device
         self.has_codes = isinstance(self.model.bottleneck, Quantizer)
-        self.grid = tuple(self.model.latent_grid(stage1.config["example"]["shape"]))
-        self.uniforms = picture_draws(stage1, [generator(seed, 0)])
+        self.grid = tuple(self.model.latent_grid(stage1.example.shape))
+        self.uniforms = pixel_uniforms(stage1, [generator(seed, 0)])
 
     @torch.no_grad()
     def encode(self, split: Split) -> Tensor:
@@ -119,18 +93,17 @@ def draw_plane(painter: Painter, latents: Tensor, labels: Tensor | None, names: 
     points = latents.flatten(1)
     box = quantiles(points)
     right, up = (torch.linspace(*box[:, axis].tolist(), PLANE) for axis in (0, 1))
-    rows = torch.cartesian_prod(up.flip(0), right).flip(1)  # from the top left, as a grid of pictures is read
+    rows = torch.cartesian_prod(up.flip(0), right).flip(1)  # from the top left, in the order of an image grid
     paths = {"scatter": out / "latent_scatter.png", "plane": out / "latent_plane.png"}
-    plots.plot_plane(paths["scatter"], points, box, labels, names)
+    plot_plane(paths["scatter"], points, box, labels, names)
     decoded = painter.decode(rows.view(-1, *latents.shape[1:]).to(latents.dtype))
     write_image(paths["plane"], image_grid(decoded, PLANE))
     return paths
 
 
 def draw_traversals(painter: Painter, latents: Tensor, example: int, out: Path) -> Path:
-    """A row for each of some latents: one example with that latent at its usual values, all else as it is.
-
-    Those latents that vary most over the split; dimensions from low to high, codes the most used of them all."""
+    """One row for each of the latents that vary most over the split: the example with that latent at its usual values, all
+    else unchanged. Dimensions go from low to high; codes are the most used ones of the codebook."""
     flat = latents.flatten(1)
     rows = min(ROWS, flat.shape[1])
     if painter.has_codes:
@@ -152,8 +125,8 @@ def draw_traversals(painter: Painter, latents: Tensor, example: int, out: Path) 
 
 
 def draw_codebooks(painter: Painter, codes: Tensor, example: int, out: Path) -> dict[str, Path]:
-    """The codes of each codebook, the most used first, on their own above in context; what other codebooks say in the
-    middle of the example they say on its own too."""
+    """The codes of each codebook, the most used first: decoded on their own above decoded in context. The other codebooks
+    keep the codes that the example has in its middle."""
     paths, books = {}, codes.shape[-1]
     middle = tuple(size // 2 for size in painter.grid)
     for book in range(books):
@@ -167,7 +140,7 @@ def draw_codebooks(painter: Painter, codes: Tensor, example: int, out: Path) -> 
         title = "codebook" if books == 1 else f"codebook {book + 1}"
         paths[title] = out / f"{title.replace(' ', '_')}.png"
         captions = ("on its own", "in context")
-        write_image(paths[title], image_pairs(patches, pictures, CODES_A_ROW, captions))
+        write_image(paths[title], image_pairs(patches, pictures, CODES_PER_ROW, captions))
     return paths
 
 
@@ -179,8 +152,3 @@ def most_used(painter: Painter, codes: Tensor, book: int) -> Tensor:
 def quantiles(values: Tensor) -> Tensor:
     """(n, m) -> (2, m) float64: between them lies most of each column."""
     return values.double().quantile(torch.tensor(MOST, dtype=torch.float64), dim=0)
-
-
-if __name__ == "__main__":
-    with one_line_errors():
-        main(parse_arguments())

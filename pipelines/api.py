@@ -1,0 +1,320 @@
+"""Trained runs from Python.
+
+    from pipelines import load
+
+    run = load("mnist")                          # a folder, a name under runs/, or a pretrained run
+    codes = run.encode("seven.png")              # int64, (*grid) for one item, (n, *grid) for several
+    image = run.decode(codes)
+    samples = run.sample(16, digit="7", seed=0)  # samples.x, samples.codes, samples.save("folder")
+
+Items are given as tensors, NumPy arrays, Pillow images, paths or lists of these, one or a batch; results come back as
+tensors on the CPU, one item for one item. Errors are `InputError`, a ValueError that names what was expected and found.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.data.codes import CodeData
+from pipelines.files.errors import InputError
+from pipelines.generation.decoding import decode, descend
+from pipelines.generation.labels import conditioning_labels, decoder_labels, parse_labels
+from pipelines.generation.reconstruction import reconstruct
+from pipelines.generation.samples import Sampler, Samples
+from pipelines.generation.scores import Scores, score
+from pipelines.kinds import kind_of
+from pipelines.kinds.base import Written
+from pipelines.runs.chain import LoadedRun, load_run
+from pipelines.runs.store import find_run
+from pipelines.splits.noise import generator
+from pipelines.training.distributed import choose_device
+from stage1_vqvae.bottlenecks.base import Quantizer
+
+
+def load(run: str | Path | None = None, device: str = "auto", runs_dir: str | Path = "runs") -> "TrainedRun":
+    """A trained run: a folder, a name under `runs_dir`, or the name of a pretrained run, looked up in this order; None: the
+    run whose stage 2 was trained last. device: "auto", "cpu", "cuda", "cuda:1", ...
+
+    Raises InputError for a run that does not exist, has no trained stage 1, or whose files are damaged."""
+    return TrainedRun(load_run(find_run(run, Path(runs_dir)), choose_device(device)))
+
+
+class TrainedRun:
+    """A run's trained stages, ready to use."""
+
+    def __init__(self, loaded: LoadedRun):
+        self._loaded = loaded
+        self._kind = kind_of(loaded.stage1.example.kind)
+
+    def __repr__(self) -> str:
+        return f"<run {self.folder}: {self.describe()}>"
+
+    # --- what it is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self._loaded.run.root
+
+    @property
+    def kind(self) -> str:
+        """The kind of data: "image", "audio", "video", "codes"."""
+        return self._kind.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one item in data units; of a run on codes that of the images below."""
+        return self._kind.data_shape(self._loaded)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The grid of latents of one item."""
+        return tuple(self.stage1.latent_grid(self._loaded.stage1.example.shape))
+
+    @property
+    def num_codes(self) -> int | None:
+        """K, the number of codes of each codebook; None for latents without codes."""
+        return self.stage1.bottleneck.num_codes if isinstance(self.stage1.bottleneck, Quantizer) else None
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """The class names of each label of the training data."""
+        example = self._loaded.stage1.example
+        return dict(zip(example.label_names, example.classes, strict=True))
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """metrics.json as evaluate.py wrote it. Raises InputError for a run that was not evaluated."""
+        path = self.folder / "metrics.json"
+        if not path.is_file():
+            raise InputError(f"{path}: expected the figures of an evaluated run, found none; measure it: make evaluate")
+        return json.loads(path.read_text())
+
+    @property
+    def stage1(self) -> nn.Module:
+        """The autoencoder, a torch module in eval mode."""
+        return self._loaded.stage1.module
+
+    @property
+    def stage2(self) -> nn.Module | None:
+        """The prior, a torch module in eval mode; None where none was trained."""
+        return None if self._loaded.stage2 is None else self._loaded.stage2.module
+
+    def describe(self) -> str:
+        """Kind, sizes and training steps in one line."""
+        loaded = self._loaded
+        codes = "" if self.num_codes is None else f", K = {self.num_codes}"
+        prior = "no prior" if loaded.stage2 is None else f"prior of step {loaded.stage2.state['step']}"
+        return (f"{self.kind} {'x'.join(map(str, self.shape))} -> {'x'.join(map(str, self.grid))}{codes}, "
+                f"stage 1 of step {loaded.stage1.state['step']}, {prior}")
+
+    # --- arrays in, arrays out -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, x: Any, batch_size: int = 64) -> Tensor:
+        """Items -> codes int64 (n, *grid[, g]), or (*grid[, g]) for one item."""
+        self._need_codes()
+        items = self._kind.read(self._loaded, x)
+        codes = torch.cat([self.stage1.encode(part.to(self._device)).cpu() for part in items.x.split(batch_size)])
+        return codes[0] if items.single else codes
+
+    def decode(self, codes: Any, seed: int = 0, batch_size: int = 64, **labels: str) -> Tensor:
+        """Codes int64 (n, *grid[, g]), or those of one item -> data units (n, *shape), or one item: uint8 images and video,
+        float32 waveforms.
+
+        labels: a class for each label that the decoder is conditioned on, `speaker="theo"`. An autoregressive decoder
+        samples; item i is then a function of its codes, `seed` and i."""
+        self._need_codes()
+        codes, single = self._read_codes(codes)
+        given = decoder_labels(self._loaded.stage1, labels, len(codes))
+        hop = self._loaded.stage1.example.shape[-1] // codes.shape[1]
+        lengths = torch.full((len(codes),), codes.shape[1] * hop) if self._padded else None
+        parts = []
+        for rows in torch.arange(len(codes)).split(batch_size):
+            own = [generator(seed, number) for number in rows.tolist()]
+            x = decode(self._loaded.stage1, codes[rows], None if given is None else given[rows],
+                       None if lengths is None else lengths[rows], own)
+            parts.append(descend(self._loaded.parents, x, own))
+        x = torch.cat(parts)
+        return x[0] if single else x
+
+    def reconstruct(self, x: Any, seed: int = 0, batch_size: int = 64, **labels: str) -> Tensor:
+        """Items -> their reconstructions in data units, of the same shape; labels and seed as in `decode`."""
+        items = self._kind.read(self._loaded, x)
+        given = decoder_labels(self._loaded.stage1, labels, len(items.x))
+        made = reconstruct(self._loaded, items.x, given, seed, batch_size, items.lengths)
+        if items.single:
+            return made[0] if items.lengths is None else made[0, ..., : int(items.lengths[0])]
+        return made
+
+    def sample(self, n: int, seed: int = 0, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
+               batch_size: int = 64, labels: Mapping[str, str] | Sequence[str] = (), **named: Any) -> "SampledItems":
+        """n samples. Sample i depends on the options, `seed` and i alone.
+
+        Labels are given by name, `digit="7"` (or `labels=["digit=7"]`); those not given are drawn as often as in training.
+        Other names are options of the kind of data: `complete=IMAGE, keep=0.5` of images, `seconds=0.5` of audio,
+        `actions="forward"` of video."""
+        if n < 1:
+            raise InputError(f"n: expected a number >= 1, found {n}")
+        loaded, names = self._loaded, self._sampling_labels
+        wanted = dict(labels) if isinstance(labels, Mapping) else parse_labels(labels, names)
+        options: dict[str, Any] = {}
+        for name, value in named.items():
+            if name in names:
+                wanted[name] = str(value)
+            elif value is not None:
+                options[name] = value
+        self._check_options(options)
+        own = {} if loaded.stage2 is None else self._kind.sampler_options(loaded, **options)
+        sampler = Sampler(loaded, seed, batch_size, wanted, temperature, top_k, top_p, **own)
+        return SampledItems(self, sampler.draw(n))
+
+    def score(self, x: Any, batch_size: int = 64, **labels: str) -> Scores:
+        """Exact bits of each item: of its codes by the prior, and of the data given the codes. float64 (n,) each.
+
+        Labels of the prior that are not given are marginalised over, weighted as in the training data; those that the
+        decoder is conditioned on have to be given."""
+        self._need_codes()
+        items = self._kind.read(self._loaded, x)
+        return score(self._loaded, items.x, items.lengths, labels, batch_size)
+
+    def codes(self, split: str = "train") -> "CodeItems":
+        """The extracted codes of a split, a torch Dataset of (codes, labels). Raises InputError before extraction."""
+        return CodeItems(CodeData(self._loaded.run.codes).split(split))
+
+    # --- files in, files out -------------------------------------------------------------------------------------------
+
+    def reconstruct_files(self, source: str | Path, out: str | Path, labels: Mapping[str, str] | Sequence[str] = (),
+                          seed: int = 0, batch_size: int = 64) -> Written:
+        """Writes a reconstruction of a file, or of each file of a folder, and a picture of all."""
+        names = self._loaded.stage1.condition_on
+        wanted = dict(labels) if isinstance(labels, Mapping) else parse_labels(labels, names)
+        return self._kind.reconstruct(self._loaded, Path(source), _folder(out), wanted, seed, batch_size)
+
+    def convert_files(self, source: str | Path, out: str | Path, label: str, target: str, seed: int = 0,
+                      batch_size: int = 16) -> Written:
+        """Writes each recording decoded with the class `target` of a label, such as another speaker."""
+        return self._kind.convert(self._loaded, Path(source), _folder(out), label, target, seed, batch_size)
+
+    def predict_clips(self, out: str | Path, n: int = 8, context: int = 6, frames: int = 10,
+                      actions: Sequence[str] = ("recorded",), data_root: Path | None = None, seed: int = 0,
+                      batch_size: int = 64, **truncation: Any) -> Written:
+        """Writes held-out clips, continued after `context` frames, conditioned on actions."""
+        return self._kind.predict(self._loaded, data_root, _folder(out), n, context, frames, actions, seed, batch_size,
+                                  **truncation)
+
+    def plot_latents(self, out: str | Path, data_root: Path | None = None, split: str | None = None, example: int = 0,
+                     seed: int = 0, batch_size: int = 64) -> dict[str, Path | str]:
+        """Writes figures of what the latents mean; returns their paths, or why one was left out, by title."""
+        return self._kind.plot_latents(self._loaded, data_root, _folder(out), split, example, seed, batch_size)
+
+    # --- checks --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.stage1.parameters()).device
+
+    @property
+    def _padded(self) -> bool:
+        """Whether items have lengths."""
+        spec = None if self._loaded.stage2 is None else self._loaded.stage2.codes
+        return spec is not None and spec.length_counts is not None
+
+    @property
+    def _sampling_labels(self) -> list[str]:
+        return [] if self._loaded.stage2 is None else conditioning_labels(self._loaded.stage1, self._loaded.stage2)
+
+    def _check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuses options of other kinds of data, labels this run is not conditioned on, and misspelt names."""
+        from pipelines.kinds import all_kinds
+
+        for name in options:
+            able = [kind.name for kind in all_kinds().values() if name in kind.sample_flags]
+            if self.kind in able:
+                continue
+            if able:
+                raise InputError(f"{name}: expected a run on {' or '.join(able)}, found {self.folder} on {self.kind}")
+            known = [*self._sampling_labels, *self._kind.sample_flags]
+            raise InputError(f"{name}: expected one of {', '.join(known) or 'no further options'}, found {name!r}")
+
+    def _need_codes(self) -> None:
+        if not isinstance(self.stage1.bottleneck, Quantizer):
+            raise InputError(f"{self.folder}: expected codes, found {type(self.stage1.bottleneck).__name__}")
+
+    def _read_codes(self, codes: Any) -> tuple[Tensor, bool]:
+        """int64 (n, *grid[, g]) and whether they were those of one item."""
+        codes = torch.as_tensor(codes)
+        books = self.stage1.bottleneck.num_codebooks
+        item = len(self.grid) + (books > 1)
+        if codes.is_floating_point() or codes.dtype == torch.bool or codes.ndim not in (item, item + 1) or not codes.numel():
+            shape = ", ".join([*map(str, self.grid), *([str(books)] if books > 1 else [])])
+            raise InputError(f"codes: expected integers of shape ({shape}) or (n, {shape}), found {codes.dtype} "
+                             f"{tuple(codes.shape)}")
+        low, high = (int(bound) for bound in codes.aminmax())
+        if low < 0 or high >= self.num_codes:
+            raise InputError(f"codes: expected values from 0 to {self.num_codes - 1}, found {low} to {high}")
+        single = codes.ndim == item
+        return (codes[None] if single else codes).long(), single
+
+
+@dataclass(frozen=True)
+class SampledItems:
+    """What `TrainedRun.sample` returns."""
+
+    _run: TrainedRun
+    _samples: Samples
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def x(self) -> Tensor:
+        """(n, *shape) in data units: uint8 images and video, float32 waveforms padded with zeros."""
+        return self._samples.x
+
+    @property
+    def codes(self) -> Tensor | None:
+        """int64 (n, *grid[, g]); None for latents without codes."""
+        return self._samples.codes
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """int64 (n,): samples of each waveform that are not padding; None where items have no lengths."""
+        return self._samples.lengths
+
+    @property
+    def labels(self) -> dict[str, list[str]]:
+        """For each label that the run is conditioned on the class names of the n samples."""
+        classes = self._run.classes
+        return {name: [classes[name][number] for number in self._samples.label(name).tolist()]
+                for name in self._samples.label_names}
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes one file per sample and one picture of all, whose path is returned."""
+        return self._run._kind.write_samples(_folder(folder), self._samples, self._run._loaded.stage1.example)
+
+
+class CodeItems(torch.utils.data.Dataset):
+    """(codes int64 (*grid[, g]), labels int64 (L,)) of each item of a split; `codes` and `labels` hold all of them."""
+
+    def __init__(self, split: Any):
+        parts = [(batch.x, batch.labels) for batch in split.evaluation_batches()]
+        self.codes, self.labels = (torch.cat(part) for part in zip(*parts, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.codes[index], self.labels[index]
+
+
+def _folder(path: str | Path) -> Path:
+    """The folder, made if it is not there."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
