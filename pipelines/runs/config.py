@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,6 +30,15 @@ ConfigStore.instance().store(group="train", name="settings", node=Settings)
 # What a configuration that was read from a run may name, besides what the two stage packages define.
 TRUSTED_PACKAGES = ("stage1_vqvae", "stage2_prior")
 TRUSTED_MODULES = {"torch.nn.Identity", "torch.nn.ReLU", "torch.nn.GELU", "torch.nn.SiLU"}
+
+
+def composed(overrides: list[str]) -> dict:
+    """The configuration that a verb makes of its overrides, as plain data. Raises InputError for those that do not fit."""
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return OmegaConf.to_container(compose("main", overrides=overrides), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"expected overrides that fit, found: {str(error).splitlines()[0]}") from None
 
 
 def plain(cfg: Any) -> Any:

@@ -1,0 +1,197 @@
+"""Several systems side by side (compare.py): which ones a set names, and what their metrics.json say in one table, one
+picture and one plot."""
+
+import itertools
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.evaluation import file_rates
+from pipelines.evaluation.table import mean
+from pipelines.files.errors import InputError
+from pipelines.files.places import configs
+from pipelines.media.images import image_rows, write_image
+from pipelines.runs.config import composed, find_target, read_config
+from pipelines.runs.store import Run, load_stage1
+from pipelines.splits.base import Data
+from pipelines.splits.noise import draws, generator
+from pipelines.training.log import read_metrics
+from stage1_vqvae.bottlenecks.base import Quantizer
+
+SHOWN = 12  # images and their reconstructions
+COLUMNS = {  # keys of table.json: their titles in table.md, and how a row is printed
+    "bound": ("bound, bits/dim", "{bound:.4f}"),
+    "bound_prior": ("learned prior", "{bound_prior:.4f}"),
+    "elbo": ("one sample", "{elbo:.4f}"),
+    "multi_sample": ("several samples", "{multi_sample:.4f} ± {multi_sample_error:.4f} ({samples})"),
+    "published": ("published", "{published:.2f}"),
+    "latent_bits": ("training prior bits", "{latent_bits:.1f}"),
+    "kl_bits": ("KL", "{kl_bits:.1f}"),
+    "latent_bits_unigram": ("unigram bits", "{latent_bits_unigram:.1f}"),
+    "latent_bits_prior": ("learned prior bits", "{latent_bits_prior:.1f}"),
+    "distortion": ("distortion, bits/dim", "{distortion:.4f}"),
+    "perplexity": ("perplexity", "{perplexity:.1f}"),
+    "used": ("codes used", "{used:.1f} of {num_codes}"),
+    "mean_norm": ("norm of z_e", "{mean_norm:.3g}"),
+    "nmse": ("NMSE", "{nmse:.4f}"),
+    "psnr_db": ("PSNR, dB", "{psnr_db:.2f}"),
+    "updates": ("updates", "{updates:,d}"),
+    "decoder_evaluations": ("decoder evaluations", "{decoder_evaluations:,d}"),
+    "seconds_per_step": ("s/step", "{seconds_per_step:.3f}"),
+}
+LEGEND = (
+    "Bounds in bits/dim: under the training prior (for discrete systems with their likeliest codes), under the learned\n"
+    "prior, and with one or several posterior samples. Bits per example of the latents: under the training prior (for\n"
+    "sampled latents the KL, which is the rate that those bounds pay), by the codes' frequencies (unigram), under the\n"
+    "learned prior. Decoder evaluations are those of training."
+)
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of the table."""
+
+    name: str  # its choices, one after another
+    choices: dict[str, str | float]  # on each axis
+    run: Run
+    overrides: list[str]  # what its commands are given
+    config: dict  # what they compose from it
+
+
+def set_names() -> list[str]:
+    """Names of the sets and studies, sorted."""
+    return sorted(path.stem for path in (configs() / "compare").glob("*.yaml"))
+
+
+def read_set(name: str) -> dict:
+    """A set's yaml. Raises InputError for an unknown one."""
+    if name not in set_names():
+        raise InputError(f"set: expected one of {', '.join(set_names())}, found {name!r}")
+    return read_config(configs() / "compare" / f"{name}.yaml")
+
+
+def make_systems(spec: dict, overrides: list[str], only: list[str], out: Path) -> list[System]:
+    """All combinations of one choice from each axis, or those that `only` names, on one data set.
+
+    Raises InputError for an unknown name, and for overrides that do not fit, before anything is trained."""
+    combinations = {}
+    for chosen in itertools.product(*(choices.items() for choices in spec["axes"].values())):
+        choices = dict(zip(spec["axes"], (choice for choice, _ in chosen)))
+        combinations[in_words(choices)] = choices, [override for _, own in chosen for override in own]
+    for name in only:
+        if name not in combinations:
+            raise InputError(f"--only: expected one of {'; '.join(combinations)}, found {name!r}")
+    systems = []
+    for name in [name for name in combinations if not only or name in only]:
+        choices, own = combinations[name]
+        run = Run(out / re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-"))
+        given = [*spec["overrides"], *own, *overrides, f"runs_dir={out}", f"run={run.root.name}"]
+        try:
+            config = composed(given)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        systems.append(System(name, choices, run, given, config))
+    for system in systems:
+        if system.config["data"] != systems[0].config["data"]:
+            raise InputError(f"{system.name}: expected the data of {systems[0].name}, found others; say data=NAME")
+    return systems
+
+
+def in_words(choices: dict[str, str | float]) -> str:
+    """{"system": "VAE", "K": 512} -> "VAE, K 512": numbers are named."""
+    return ", ".join(choice if isinstance(choice, str) else f"{axis} {choice}" for axis, choice in choices.items())
+
+
+def has_codes(system: System) -> bool:
+    """Whether a system's bottleneck has codes, so that a prior can be trained on them."""
+    return issubclass(find_target(system.config["autoencoder"]["bottleneck"]["_target_"], True), Quantizer)
+
+
+def read_figures(run: Run) -> dict:
+    """The metrics.json of a run that was measured."""
+    return json.loads((run.root / "metrics.json").read_text())
+
+
+def row(system: System, published: float | None) -> dict[str, Any]:
+    """A system's choices and figures under the keys of COLUMNS; those that do not apply are None."""
+    figures, trained = read_figures(system.run), read_config(system.run.stage1 / "config.yaml")
+    bits, latents = figures["bits_per_dim"], figures["latents"]
+    bounds, codes = figures["bounds"] or {}, figures["codes"] or {}
+    elbo, multi_sample = bounds.get("elbo", {}), bounds.get("multi_sample", {})
+    settings, samples = trained["train"], trained["autoencoder"]["bottleneck"].get("num_samples", 1)
+    return {
+        "system": system.name,
+        **system.choices,
+        "bound": bits["total_normal"] if bits["total_uniform"] is None else bits["total_uniform"],
+        "bound_prior": bits["total_prior"],
+        "elbo": elbo.get("bits_per_dim"),
+        "multi_sample": multi_sample.get("bits_per_dim"),
+        "multi_sample_error": multi_sample.get("standard_error"),
+        "samples": bounds.get("samples"),
+        "published": published,
+        "latent_bits": latents["bits"],
+        "kl_bits": bounds.get("kl_bits"),
+        "latent_bits_unigram": latents["bits_unigram"],
+        "latent_bits_prior": latents["bits_prior"],
+        "distortion": bits["distortion"],
+        "perplexity": mean(codes.get("perplexity")),
+        "used": mean(codes.get("used")),
+        "num_codes": codes.get("num_codes"),
+        "mean_norm": latents["mean_norm"],
+        "nmse": figures.get("nmse"),
+        "psnr_db": figures.get("psnr_db"),
+        "updates": settings["steps"],
+        "decoder_evaluations": settings["steps"] * settings["batch_size"] * samples,
+        "seconds_per_step": figures["training_seconds"]["stage1"] / figures["stage1_step"],
+    }
+
+
+def file_rows(data: Data, config: dict, split: str) -> list[dict]:
+    """The split's images as lossless files, whose size in bits is comparable with a bound."""
+    rates = {"lossless WebP": file_rates.webp(data, split), "the data's own files": file_rates.own(data, config, split)}
+    empty = dict.fromkeys(COLUMNS)
+    return [{"system": name, **empty, "bound": bits} for name, bits in rates.items() if bits is not None]
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown in aligned columns, without those in which no row has a figure."""
+    columns = [key for key in COLUMNS if any(row[key] is not None for row in rows)]
+    lines = [["system", *(COLUMNS[key][0] for key in columns)]]
+    for own in rows:
+        lines.append([own["system"], *("" if own[key] is None else COLUMNS[key][1].format(**own) for key in columns)])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    lines = [[cell.ljust(width) for cell, width in zip(line, widths)] for line in lines]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw_reconstructions(path: Path, systems: list[System], data: Data, split: str) -> None:
+    """The split's first images, and below them one row of reconstructions for each system."""
+    images = data.split(split)
+    batch = images.batch(torch.arange(min(SHOWN, len(images))))
+    uniforms = draws([generator(0, 0)], len(batch.x), *batch.x.shape[2:])[0]
+    shown = {"original": batch.x}
+    for system in systems:
+        stage1 = load_stage1(system.run, torch.device("cpu"))
+        labels = batch.labels[:, stage1.decoder_columns] if stage1.decoder_columns else None
+        # an autoregressive decoder samples its images from the uniforms
+        shown[system.name] = stage1.module.evaluate(batch.x, labels, uniforms).reconstruction
+    write_image(path, image_rows(shown))
+
+
+def panel(systems: list[System], rows: list[dict], x: str, y: str) -> tuple[str, str, dict[str, list[tuple]]]:
+    """Labels of both axes, and points: figure y over each system's steps, or column y over the axis x with one line for each
+    choice on the other axes."""
+    lines: dict[str, list[tuple]] = {}
+    for system, own in zip(systems, rows, strict=True):
+        if x == "step":
+            logged = [step for step in read_metrics(system.run.stage1 / "metrics.jsonl") if step["split"] == "train"]
+            lines[system.name] = [(step["step"], step[y]) for step in logged]
+            continue
+        others = in_words({axis: choice for axis, choice in system.choices.items() if axis != x})
+        lines.setdefault(others, []).append((str(system.choices[x]), own[y]))
+    return x, COLUMNS[y][0] if y in COLUMNS else y, lines
