@@ -20,7 +20,7 @@ from pipelines.data.manifest import read_manifest
 from pipelines.data.room import Room
 from pipelines.data.run_codes import RunCodes
 from pipelines.evaluation import code_classifier as code_probe
-from pipelines.evaluation.code_classifier import Target, knowledge, octants, position_cells, targets
+from pipelines.evaluation.code_classifier import Target, code_classifiers, octants, position_cells, targets
 from pipelines.evaluation.codes import levels
 from pipelines.files.errors import InputError
 from pipelines.runs.config import CONFIGS
@@ -158,7 +158,7 @@ def test_samples_walk_the_chain_down_to_pixels(chain, tmp_path, capsys):
     assert all((a == b).all() for a, b in zip(many, few))
     assert any((a != b).any() for a, b in zip(many, sampled("seed", "--n", 5, "--seed", 1)))
     made = load_parents(Run(chain / "top"), load_stage1(Run(chain / "top"), CPU), CPU)
-    assert [stage.config["example"]["kind"] for stage in made] == ["image"]
+    assert [stage.example.kind for stage in made] == ["image"]
 
 
 def test_what_the_decoders_of_both_levels_make_is_what_is_shown(chain):
@@ -193,16 +193,16 @@ def test_evaluation_says_what_the_codes_are_worth(copied, capsys):
     assert nats["own"] == pytest.approx(float(own.mean()), rel=1e-5)
     assert nats["unconditional"] == pytest.approx(float(deaf.mean()), rel=1e-5)
     gained = nats["own_over_unconditional"]
-    assert gained["nats_gained"] == pytest.approx(float((deaf - own).mean()), abs=1e-3)
+    assert gained["nats_saved"] == pytest.approx(float((deaf - own).mean()), abs=1e-3)
     assert gained["standard_error"] == pytest.approx(float((deaf - own).std()) / len(x) ** 0.5, rel=1e-3)
-    assert nats["own_over_others"]["nats_gained"] == pytest.approx(nats["others"] - nats["own"], abs=1e-3)
-    lost = nats["unconditional_over_others"]["nats_gained"]
-    assert lost == pytest.approx(nats["others"] - nats["unconditional"], abs=1e-3)
+    assert nats["own_against_shuffled"]["nats_saved"] == pytest.approx(nats["shuffled"] - nats["own"], abs=1e-3)
+    lost = nats["unconditional_against_shuffled"]["nats_saved"]
+    assert lost == pytest.approx(nats["shuffled"] - nats["unconditional"], abs=1e-3)
     assert bits["distortion"] == pytest.approx(nats["own"] / 36 / np.log(2), rel=1e-4)
     assert len(codes["used"]["each"]) == 3 and codes["num_codes"] == 8 and codes["prior_bits"]["mean"] > 0
     assert stage1.module.bottleneck.num_codebooks == 3 and figures["latents"]["bits"] == pytest.approx(9)
-    assert figures["probe"].keys() == {"position", "heading"}
-    assert all(0 <= known[key] <= 1 for key in ("accuracy", "guess") for known in figures["probe"].values())
+    assert figures["classifiers"].keys() == {"position", "heading"}
+    assert all(0 <= known[key] <= 1 for key in ("accuracy", "guess") for known in figures["classifiers"].values())
     for words in ("nats: own codes", "nats: another's codes", "nats: told nothing", "heading read from the codes"):
         assert words in table
     for path in re.findall(r"\S+\.png", table):
@@ -314,7 +314,7 @@ def test_a_probe_reads_what_codes_say_and_nothing_else():
     unsaid = Target("unsaid", noise[:400], noise[400:], 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(code_probe, "STEPS", 200)
-        known = knowledge(codes[:400], codes[400:], 8, [said, unsaid], CPU)
+        known = code_classifiers(codes[:400], codes[400:], 8, [said, unsaid], CPU)
     assert known["said"]["accuracy"] == known["said"]["normalised"] == 1 and known["said"]["guess"] < 0.5
     # of 200 coins half are right, give or take 3.5 %: 20 % off is beyond 5 standard deviations
     assert abs(known["unsaid"]["accuracy"] - 0.5) < 0.2

@@ -89,21 +89,21 @@ def test_evaluation_writes_every_figure_and_prints_the_table(tiny, tiny_run, tmp
         assert 0 < codes[key] < 8
     assert 0 < figures["nmse"] < 1.5 and figures["psnr_db"] > 5
     assert figures["ssim"] is None, "8x8 pixels are too few for its window"
-    assert 0 < figures["judge"]["samples"] <= 1 and figures["judge"]["real"] > 0.9
+    assert 0 < figures["classifier"]["samples"] <= 1 and figures["classifier"]["real"] > 0.9
     assert figures["items"] == len(Digits().split("validation"))
     for path in re.findall(r"\S+\.png", table):
         assert Path(path).is_file()
-    for word in ("NMSE", "perplexity", "judge: samples right", "bound, learned prior"):
+    for word in ("NMSE", "perplexity", "classifier accuracy: samples", "bound, learned prior"):
         assert word in table
 
 
 def test_the_bound_is_that_of_stage_1_alone_where_there_is_no_prior(tiny, tiny_run, tmp_path, command):
     (tmp_path / "tiny").mkdir()
     shutil.copytree(tiny_run / "stage1", tmp_path / "tiny" / "stage1")
-    command("evaluate", *tiny, f"runs_dir={tmp_path}", "evaluate.judge=false", "evaluate.split=train")
+    command("evaluate", *tiny, f"runs_dir={tmp_path}", "evaluate.classifier=false", "evaluate.split=train")
     figures = json.loads((tmp_path / "tiny" / "metrics.json").read_text())
     assert figures["bits_per_dim"]["total_prior"] is None and figures["codes"]["prior_bits"] is None
-    assert figures["judge"] is None and figures["split"] == "train"
+    assert figures["classifier"] is None and figures["split"] == "train"
 
 
 def test_reconstruct(tiny_run, tmp_path, command):
@@ -150,7 +150,7 @@ def test_pretrained_runs_sample_and_are_small(name, tmp_path, command):
     assert sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) < 6e6
     assert json.loads((run / "metrics.json").read_text())["nmse"] < 1
     command("sample", "--run", str(run), "--n", "1", "--out", str(tmp_path))
-    shape = load_stage1(Run(run), CPU).config["example"]["shape"]
+    shape = load_stage1(Run(run), CPU).example.shape
     assert pixels(tmp_path / "00000.png").shape[:2] == tuple(shape[1:])
     digest = hashlib.sha256((tmp_path / "00000.png").read_bytes()).hexdigest()
     command("sample", "--run", str(run), "--n", "1", "--out", str(tmp_path))

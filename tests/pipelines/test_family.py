@@ -14,14 +14,15 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipelines import evaluate, extract_codes, latent_pictures, reconstruct, sample, train_stage1, train_stage2
+from pipelines import evaluate, extract_codes, plot_latents, reconstruct, sample, train_stage1, train_stage2
 from pipelines.data.digits import Digits
 from pipelines.evaluation import bounds as bounds_evaluation
+from pipelines.evaluation import latents as latents_room
 from pipelines.evaluation.measured import measure
 from pipelines.files.errors import InputError
-from pipelines.generation.decoding import picture_draws
+from pipelines.generation.decoding import pixel_uniforms
 from pipelines.media import images as media
-from pipelines.media import plots
+
 from pipelines.runs.config import CONFIGS, read_config
 from pipelines.runs.data import load_data
 from pipelines.runs.store import Run, load_stage1
@@ -72,7 +73,7 @@ def trained(folder):
 
     def train(name: str) -> list[str]:
         if name not in done:
-            done[name] = [*RUNS[name], *STEPS, f"runs_dir={folder}", f"run={name}", "evaluate.judge=false",
+            done[name] = [*RUNS[name], *STEPS, f"runs_dir={folder}", f"run={name}", "evaluate.classifier=false",
                           f"evaluate.bound_samples={SAMPLES}", "evaluate.batch_size=100"]
             call(train_stage1, *done[name])
         return done[name]
@@ -104,7 +105,7 @@ def test_what_is_measured_of_codes(name, measured, capsys):
     bits, codes, latents = figures["bits_per_dim"], figures["codes"], figures["latents"]
     levels, books = codes["num_codes"], 2 if name == "residual" else 1
     count = 2 * 2 * books
-    assert latents["dims"] == codes["codes_an_example"] == count
+    assert latents["dims"] == codes["codes_per_example"] == count
     assert latents["bits"] == pytest.approx(count * math.log2(levels), rel=1e-5)
     assert bits["rate_uniform"] == pytest.approx(latents["bits"] / 64, rel=1e-5)
     assert bits["total_uniform"] == pytest.approx(bits["distortion"] + bits["rate_uniform"], rel=1e-5)
@@ -188,13 +189,13 @@ def test_others_latents_cost_what_they_cost(folder, trained):
     x, model = split.batch(own).x, stage1.module
     expected = model.nll_nats(x, model.bottleneck.lookup(model.encode(x[told])))
     assert figures["distortion_shuffled"] == pytest.approx(float(expected.mean()) / 64 / math.log(2), rel=1e-5)
-    assert figures["nats_gained"] == pytest.approx(float((expected - found.nll_nats).mean()), abs=1e-3)
-    assert abs(figures["nats_gained"]) > 1e-6
+    assert figures["nats_saved"] == pytest.approx(float((expected - found.nll_nats).mean()), abs=1e-3)
+    assert abs(figures["nats_saved"]) > 1e-6
     for layer in model.decoder.network.layers:
         layer.local.weight.zero_()
     others = bounds_evaluation.others_nats(stage1, split, 100, seed=0)
     deaf = bounds_evaluation.shuffled(replace(measure(stage1, split, 100, 0), others_nats=others))
-    assert deaf["nats_gained"] == 0
+    assert deaf["nats_saved"] == 0
 
 
 def test_pixels_that_are_drawn_are_so_from_the_item_s_own_numbers(folder, trained):
@@ -223,7 +224,7 @@ def test_pixels_that_are_drawn_are_so_from_the_item_s_own_numbers(folder, traine
         reconstruct.main(flags(reconstruct.parse_arguments, *words))
         (made,) = sorted(out.glob("0*.png"))
         stage1 = load_stage1(Run(folder / run), CPU)
-        uniforms = picture_draws(stage1, [generator(5, 0)])
+        uniforms = pixel_uniforms(stage1, [generator(5, 0)])
         expected = stage1.module.evaluate(split.batch(torch.tensor([1])).x, uniforms=uniforms).reconstruction
         assert (np.asarray(Image.open(made)) == expected[0, 0].numpy()).all()
 
@@ -237,8 +238,8 @@ def test_a_likelihood_without_logits_is_refused_beside_a_decoder_that_draws(like
 
 
 def drawn(folder: Path, name: str, capsys, *words: str) -> dict[str, str]:
-    """What latent_pictures says of a run: title -> path or reason."""
-    latent_pictures.main(flags(latent_pictures.parse_arguments, "--run", str(folder / name), *words))
+    """What plot_latents says of a run: title -> path or reason."""
+    plot_latents.main(flags(plot_latents.parse_arguments, "--run", str(folder / name), *words))
     lines = capsys.readouterr().out.splitlines()
     return {line[:34].strip(): line[34:] for line in lines}
 
@@ -266,11 +267,11 @@ def test_the_plane_of_two_latents(name, folder, trained, capsys):
 def test_the_plane_lies_as_the_scatter_does(folder, trained, monkeypatch, tmp_path):
     """Right is more of the first latent, up more of the second; the corners are those of the box."""
     trained("vae")
-    painter = latent_pictures.Painter(load_stage1(Run(folder / "vae"), CPU), 0, 64)
+    painter = latents_room.Painter(load_stage1(Run(folder / "vae"), CPU), 0, 64)
     latents, seen = torch.randn(500, 2, 1, 1), {}
     monkeypatch.setattr(painter, "decode", lambda z: (seen.update(z=z), torch.zeros(len(z), 1, 8, 8).byte())[1])
-    monkeypatch.setattr(plots, "plot_plane", lambda path, points, box, labels, names: seen.update(box=box))
-    latent_pictures.draw_plane(painter, latents, None, (), tmp_path)
+    monkeypatch.setattr(latents_room, "plot_plane", lambda path, points, box, labels, names: seen.update(box=box))
+    latents_room.draw_plane(painter, latents, None, (), tmp_path)
     plane, (low, high) = seen["z"].view(20, 20, 2).double(), seen["box"]
     for corner, expected in ((plane[0, 0], (low[0], high[1])), (plane[0, -1], (high[0], high[1])),
                              (plane[-1, 0], (low[0], low[1])), (plane[-1, -1], (high[0], low[1]))):
@@ -292,11 +293,11 @@ def test_codebooks_on_their_own_and_in_context(name, books, folder, trained, cap
 
 def test_a_code_in_context_replaces_the_middle_one(folder, trained, monkeypatch, tmp_path):
     trained("residual")
-    painter = latent_pictures.Painter(load_stage1(Run(folder / "residual"), CPU), 0, 64)
+    painter = latents_room.Painter(load_stage1(Run(folder / "residual"), CPU), 0, 64)
     codes, seen = painter.encode(Digits().split("validation")), []
     decode = painter.decode
     monkeypatch.setattr(painter, "decode", lambda z: (seen.append(z), decode(z))[1])
-    latent_pictures.draw_codebooks(painter, codes, 3, tmp_path)
+    latents_room.draw_codebooks(painter, codes, 3, tmp_path)
     context, alone = seen[2:]  # of the second codebook
     changed = (context != codes[3]).any(0).nonzero().tolist()
     assert changed == [[1, 1, 1]] and context.shape == (8, 2, 2, 2) and alone.shape == (8, 1, 1, 2)

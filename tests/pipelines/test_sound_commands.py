@@ -22,7 +22,7 @@ SMALL = [
     "prior.gate_channels=8", "prior.skip_channels=8",
     *(f"{stage}.{setting}" for stage in ("stage1", "stage2") for setting in
       ("steps=20", "batch_size=4", "validate_every=10", "checkpoint_every=10", "log_every=5")),
-    "evaluate.samples=6", "evaluate.judge=false",
+    "evaluate.samples=6", "evaluate.classifier=false",
 ]
 SPEAKERS = ("ann", "bob")
 
@@ -111,7 +111,7 @@ def test_reconstruct_takes_any_rate_and_needs_the_speaker(run, command, tmp_path
 def test_evaluation_counts_no_padding(run, arguments, command):
     result = command("evaluate", *arguments[0])
     figures = json.loads((run / "metrics.json").read_text())
-    sound, bits = figures["sound"], figures["bits_per_dim"]
+    sound, bits = figures["audio"], figures["bits_per_dim"]
     assert figures["split"] == "test" and figures["items"] == 20
     assert sound["bits_a_symbol"] == bits["distortion"] and sound["mu_law_bits_a_second"] == 64_000
     assert sound["code_bits_a_second_uniform"] == 8000 / 64 * 4
@@ -122,11 +122,11 @@ def test_evaluation_counts_no_padding(run, arguments, command):
     assert (run / "figures" / "spectrograms.png").exists()
 
 
-def test_probes_listen_when_they_are_asked(run, arguments, command, monkeypatch):
-    result = command("evaluate", *arguments[0], "evaluate.judge=true")
-    probes = json.loads((run / "metrics.json").read_text())["sound"]["probes"]
-    assert set(probes) == {"digit", "speaker"}
-    for verdict in probes.values():
+def test_classifiers_listen_when_they_are_asked(run, arguments, command, monkeypatch):
+    result = command("evaluate", *arguments[0], "evaluate.classifier=true")
+    classifiers = json.loads((run / "metrics.json").read_text())["audio"]["classifiers"]
+    assert set(classifiers) == {"digit", "speaker"}
+    for verdict in classifiers.values():
         assert set(verdict) == {"real", "reconstructions", "conversions", "samples"}
         assert verdict["real"] > 0.9 and all(0 <= value <= 1 for value in verdict.values())
     assert "digit heard: conversions" in result.stdout

@@ -1,4 +1,4 @@
-"""The probe of sounds: learns what differs, and hears neither padding nor loudness."""
+"""The audio classifier learns differences of sound, and depends neither on padding nor on loudness."""
 
 import math
 
@@ -42,13 +42,13 @@ def untrained() -> probing.Probe:
 
 
 def test_it_tells_two_tones_apart(few_steps):
-    model = probing.train_probe(tones(64, 0), 1, 2, RATE, CPU)
+    model = probing.train_audio_classifier(tones(64, 0), 1, 2, RATE, CPU)
     assert not model.training
     test = tones(250, 1)
     batch = test.batch(torch.arange(250))
-    heard = probing.probe(model, batch.x, batch.lengths)
+    heard = probing.classify(model, batch.x, batch.lengths)
     assert heard.dtype == torch.int64 and torch.equal(heard, batch.labels[:, 1])  # column 0 would be half right
-    assert torch.equal(probing.probe(model, 0.003 * batch.x, batch.lengths), heard)
+    assert torch.equal(probing.classify(model, 0.003 * batch.x, batch.lengths), heard)
 
 
 def test_padding_is_not_heard(untrained):
@@ -81,7 +81,7 @@ def test_training_repeats(monkeypatch):
     monkeypatch.setattr(probing, "STEPS", 3)
     monkeypatch.setattr(probing, "BATCH", 4)
     split = tones(10, 4)
-    first, again, other = (probing.train_probe(split, 1, 2, RATE, CPU, seed).state_dict() for seed in (5, 5, 6))
+    first, again, other = (probing.train_audio_classifier(split, 1, 2, RATE, CPU, seed).state_dict() for seed in (5, 5, 6))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["output.weight"], other["output.weight"])
 
