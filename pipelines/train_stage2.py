@@ -9,12 +9,13 @@ Sizes (codes, codebooks, classes) come from the code data set's manifest, never 
 from datetime import datetime, timezone
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from pipelines.commands.hydra import hydra_main
 from pipelines.data.codes import CodeData
 from pipelines.files.errors import InputError
 from pipelines.runs.config import build, plain
+from pipelines.runs.facts import check_prior, complete_prior
 from pipelines.runs.store import claim_folder, run_of
 from pipelines.splits.base import label_columns
 from pipelines.splits.lengths import CLOCK_CHANNELS, length_counts
@@ -38,8 +39,9 @@ def main(cfg: DictConfig) -> None:
         "num_codebooks": codes.num_codebooks,
         "num_classes": [len(codes.classes[column]) for column in columns],
         "local_channels": (0 if local is None else local.shape[1]) + CLOCK_CHANNELS * told_length,
+        "grid": list(codes.grid),
     }
-    prior_config = plain(OmegaConf.merge(cfg.prior, sizes))
+    prior_config = complete_prior(cfg, sizes)
     config = {
         "seed": cfg.seed,
         "prior": prior_config,
@@ -64,6 +66,7 @@ def main(cfg: DictConfig) -> None:
                              f"another stage 1; remove {run.stage2} or give the run another name")
         torch.manual_seed(cfg.seed)
         prior = build(prior_config)
+        check_prior(prior, sizes)
         splits = {name: codes.split(name) for name in ("train", "validation")}
         facts = {"stage1_hash": codes.stage1_hash, "parent_hash": codes.manifest.parent_hash,
                  "trained_at": datetime.now(timezone.utc).isoformat()}

@@ -5,10 +5,12 @@ import sys
 from typing import Callable
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pipelines.files.errors import one_line_errors
-from pipelines.runs.config import CONFIGS
+from pipelines.runs import plugins
+from pipelines.runs.config import CONFIGS, settle_bottleneck
 from pipelines.training.loop import Interrupted
 
 
@@ -22,14 +24,16 @@ def hydra_main(stage: str) -> Callable:
         def guarded(cfg: DictConfig) -> None:
             with one_line_errors():
                 try:
-                    main(cfg)
+                    main(settle_bottleneck(cfg, HydraConfig.get()))
                 except Interrupted as interrupted:
                     print(interrupted, file=sys.stderr)
                     sys.exit(128 + interrupted.signal_number)
 
         @functools.wraps(main)
         def run() -> None:
-            sys.argv[1:] = [expand_train(argument, stage) for argument in sys.argv[1:]]
+            with one_line_errors():
+                search_path = plugins.config_search_path()
+            sys.argv[1:] = [*search_path, *(expand_train(argument, stage) for argument in sys.argv[1:])]
             hydra.main(version_base="1.3", config_path=CONFIGS, config_name="main")(guarded)()
 
         return run
