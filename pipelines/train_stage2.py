@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 @hydra_main("stage2", "prior", "condition_on", "condition_on_length", "train")
 def main(cfg: "DictConfig") -> None:
     import torch
-    from omegaconf import OmegaConf
 
     from pipelines.data.codes import CodeData
     from pipelines.files.errors import InputError
     from pipelines.runs.config import build, plain
     from pipelines.runs.example import CodeSpec
+    from pipelines.runs.facts import check_prior, complete_prior
     from pipelines.runs.store import claim_folder, run_of
     from pipelines.splits.base import label_columns
     from pipelines.splits.lengths import CLOCK_CHANNELS, length_counts
@@ -45,7 +45,7 @@ def main(cfg: "DictConfig") -> None:
         "num_classes": [len(codes.classes[column]) for column in columns],
         "local_channels": (0 if local is None else local.shape[1]) + CLOCK_CHANNELS * with_length,
     }
-    prior_config = plain(OmegaConf.merge(cfg.prior, sizes))
+    prior_config = complete_prior(cfg, sizes)
     config = {
         "seed": cfg.seed,
         "prior": prior_config,
@@ -67,6 +67,7 @@ def main(cfg: "DictConfig") -> None:
                              f"another stage 1; remove {run.stage2} or give the run another name")
         torch.manual_seed(cfg.seed)
         prior = build(prior_config)
+        check_prior(prior, sizes)
         splits = {name: codes.split(name) for name in ("train", "validation")}
         facts = {"stage1_hash": codes.stage1_hash, "parent_hash": codes.manifest.parent_hash,
                  "trained_at": datetime.now(timezone.utc).isoformat()}

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from stage1_vqvae.likelihoods import LEVELS, expand
+from stage1_vqvae.likelihoods.base import LEVELS
+from stage1_vqvae.likelihoods.mu_law import expand
 
 
 class SoundEncoder(nn.Module):

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from stage1_vqvae.autoregressive import AutoregressiveDecoder, Prediction
 from stage1_vqvae.bottlenecks.base import Bottleneck, Latent, Quantizer
-from stage1_vqvae.likelihoods import Categorical, Likelihood
+from stage1_vqvae.likelihoods.base import Likelihood
+from stage1_vqvae.likelihoods.categorical import Categorical
 
 
 @dataclass(frozen=True)

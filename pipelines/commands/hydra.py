@@ -27,11 +27,14 @@ def hydra_main(stage: str, *concerns: str) -> Callable[[Callable[["DictConfig"],
     def decorate(main: Callable[["DictConfig"], None]) -> Callable[[], None]:
         @functools.wraps(main)
         def guarded(cfg: "DictConfig") -> None:
+            from hydra.core.hydra_config import HydraConfig
+
+            from pipelines.runs.config import settle_bottleneck
             from pipelines.training.loop import Interrupted
 
             with one_line_errors():
                 try:
-                    main(cfg)
+                    main(settle_bottleneck(cfg, HydraConfig.get()))
                 except Interrupted as interrupted:
                     print(interrupted, file=sys.stderr)
                     sys.exit(128 + interrupted.signal_number)
@@ -56,10 +59,11 @@ def compose_and_call(main: Callable[["DictConfig"], None], stage: str, given: li
     import hydra
     from hydra.errors import HydraException
 
+    from pipelines.runs import plugins
     from pipelines.runs.config import CONFIGS
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them over many lines
-    sys.argv[1:] = [expand_train(argument, stage) for argument in given]
+    sys.argv[1:] = [*plugins.config_search_path(), *(expand_train(argument, stage) for argument in given)]
     try:
         hydra.main(version_base="1.3", config_path=CONFIGS, config_name="main")(main)()
     except HydraException as error:

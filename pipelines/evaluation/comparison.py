@@ -15,7 +15,7 @@ from pipelines.evaluation.table import mean
 from pipelines.files.errors import InputError
 from pipelines.files.places import configs
 from pipelines.media.images import image_rows, write_image
-from pipelines.runs.config import composed, find_target, read_config
+from pipelines.runs.config import composed, find_target, read_config, resolved
 from pipelines.runs.store import Run, load_stage1
 from pipelines.splits.base import Data
 from pipelines.splits.noise import draws, generator
@@ -91,7 +91,7 @@ def make_systems(spec: dict, overrides: list[str], only: list[str], out: Path) -
         run = Run(out / re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-"))
         given = [*spec["overrides"], *own, *overrides, f"runs_dir={out}", f"run={run.root.name}"]
         try:
-            config = composed(given)
+            config = resolved(composed(given))
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
         systems.append(System(name, choices, run, given, config))

@@ -7,6 +7,7 @@ Training, extraction and evaluation are Hydra programs: `experiment=NAME key=val
 import functools
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.files.errors import InputError
 from pipelines.files.places import configs
+from pipelines.runs import plugins
 from pipelines.training.settings import Settings
 
 CONFIGS = str(configs())
@@ -31,14 +35,58 @@ ConfigStore.instance().store(group="train", name="settings", node=Settings)
 TRUSTED_PACKAGES = ("stage1_vqvae", "stage2_prior")
 TRUSTED_MODULES = {"torch.nn.Identity", "torch.nn.ReLU", "torch.nn.GELU", "torch.nn.SiLU"}
 
+FACT = re.compile(r"\$\{facts\.(\w+)\}")  # how a component asks for what only the data know, see facts.py
 
-def composed(overrides: list[str]) -> dict:
-    """The configuration that a verb makes of its overrides, as plain data. Raises InputError for those that do not fit."""
+
+def composed(overrides: list[str]) -> DictConfig:
+    """The configuration that a Hydra command makes of its overrides. Raises InputError for what does not compose."""
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return OmegaConf.to_container(compose("main", overrides=overrides), resolve=True)
+        with initialize_config_dir(CONFIGS, version_base="1.3"):
+            cfg = compose("main", overrides=[*plugins.config_search_path(), *overrides], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(f"expected overrides that fit, found: {str(error).splitlines()[0]}") from None
+        raise InputError(f"configuration: expected overrides that fit it, found: {str(error).splitlines()[0]}") from None
+    HydraConfig.instance().set_config(cfg)  # main.yaml asks for the chosen experiment's name
+    hydra = cfg.hydra
+    with open_dict(cfg):
+        del cfg.hydra
+    return settle_bottleneck(cfg, hydra)
+
+
+def settle_bottleneck(cfg: DictConfig, hydra: DictConfig) -> DictConfig:
+    """Gives the chosen bottleneck the experiment's settings for it. Raises InputError for a setting that it lacks.
+
+    An experiment keeps its settings of bottlenecks apart, by the names of their yaml:
+
+        autoencoder: {bottlenecks: {ema: {decay: 0.95}, fsq: {levels: [8, 8, 8]}}}
+
+    With `autoencoder/bottleneck=fsq` it is then FSQ that is set, and a bottleneck that is not listed has its own yaml's
+    values. Hydra merges files before it applies the command line, and would need one file per experiment and bottleneck
+    to choose between them; so the settings are merged here, after Hydra, and what the command line says of the
+    bottleneck is applied once more: it is the strongest. `hydra`: the node of that name, with choices and overrides.
+    """
+    with open_dict(cfg):
+        settings = cfg.autoencoder.pop("bottlenecks", {})
+    name = hydra.runtime.choices.get("autoencoder/bottleneck")
+    for key, value in settings.get(name, {}).items():
+        if key not in cfg.autoencoder.bottleneck:
+            expected = ", ".join(key for key in cfg.autoencoder.bottleneck if key != "_target_")
+            raise InputError(f"autoencoder.bottlenecks.{name}: expected one of {expected}, found {key!r}")
+        cfg.autoencoder.bottleneck[key] = value
+    for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
+        key = override.key_or_group
+        if f"{key}.".startswith("autoencoder.bottleneck.") and not override.is_delete():
+            OmegaConf.update(cfg, key, override.value(), merge=True)
+    return cfg
+
+
+def resolved(cfg: DictConfig) -> dict:
+    """A configuration as plain data before the data are known: `${facts.NAME}` stays as it is."""
+    names = set(FACT.findall(OmegaConf.to_yaml(cfg)))
+    facts = {name: f"\\${{facts.{name}}}" for name in names}  # escaped: resolved to itself
+    tree = OmegaConf.merge(OmegaConf.create({"facts": facts}), cfg)
+    plain_tree = OmegaConf.to_container(tree, resolve=True)
+    del plain_tree["facts"]
+    return plain_tree
 
 
 def plain(cfg: Any) -> Any:
@@ -86,8 +134,8 @@ def find_target(name: Any, trusted_only: bool) -> Any:
     """The class or function of a dotted name."""
     if not isinstance(name, str) or "." not in name:
         raise InputError(f"_target_: expected a dotted name, found {name!r}")
-    package = name.split(".")[0]
-    if trusted_only and name not in TRUSTED_MODULES and package not in TRUSTED_PACKAGES:
+    plugins.activate()
+    if trusted_only and name not in TRUSTED_MODULES and not _is_trusted(name):
         raise InputError(f"_target_: expected a class of {' or '.join(TRUSTED_PACKAGES)}, found {name!r}")
     module_name, _, attribute = name.rpartition(".")
     try:
@@ -96,9 +144,14 @@ def find_target(name: Any, trusted_only: bool) -> Any:
         raise InputError(f"_target_: expected something that exists, found {name!r}") from None
     if trusted_only and name not in TRUSTED_MODULES:
         home = getattr(target, "__module__", None) or ""
-        if home.split(".")[0] not in TRUSTED_PACKAGES or not callable(target):
+        if not _is_trusted(home) or not callable(target):
             raise InputError(f"_target_: expected a class that a stage package defines, found {name!r} of {home!r}")
     return target
+
+
+def _is_trusted(name: str) -> bool:
+    """Whether a module, or something in it, belongs to the stage packages or to a folder that the user named."""
+    return name.split(".")[0] in TRUSTED_PACKAGES or plugins.is_trusted(name)
 
 
 def check_arguments(name: str, target: Callable, arguments: dict[str, Any]) -> None:

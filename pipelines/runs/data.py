@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from pipelines.files.errors import InputError
+from pipelines.runs import plugins
 from pipelines.runs.config import build, check_arguments, find_target
 from pipelines.runs.store import Run, TrainedStage, check_same_data
 from pipelines.splits.base import Data
@@ -17,7 +18,7 @@ def load_data(run: Run, stage1: TrainedStage, root: Path | None) -> Data:
     InputError for another, and where what is found is not what the run was trained on."""
     path, cfg = run.stage1 / "config.yaml", dict(stage1.config["data"])
     name, home = cfg.pop("_target_", None), os.environ.get("DATA_ROOT", "data")
-    if not str(name).startswith("pipelines.data."):
+    if not (str(name).startswith("pipelines.data.") or plugins.is_trusted(str(name))):
         raise InputError(f"{path}: data._target_: expected a data set of pipelines.data, found {name!r}")
     target = find_target(name, trusted_only=False)
     if not (isinstance(target, type) and issubclass(target, Data)):

@@ -1,28 +1,66 @@
-"""What only the data know of an autoencoder's configuration: channels, classes, variance."""
+"""What only the data know of an autoencoder's or a prior's configuration: channels, classes, variance, codes.
+
+A component's yaml asks for a fact by name, whatever its own argument is called: `in_channels: ${facts.in_channels}`.
+Only facts that are asked for are computed.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from pipelines.files.errors import InputError
-from pipelines.runs.config import build, plain
+from pipelines.runs.config import FACT, build, plain
 from pipelines.splits.base import Data, label_columns
-from stage1_vqvae.likelihoods import Likelihood
+from stage1_vqvae.likelihoods.base import Likelihood
+from stage2_prior.prior import Prior
+
+Makers = dict[str, Callable[[DictConfig], Any]]  # of each fact: from the tree with the facts before it to its value
 
 
 def complete(cfg: DictConfig, data: Data) -> dict:
-    """The autoencoder's configuration with what only the data know in the place of each `???`."""
+    """The autoencoder's configuration with every `${facts.NAME}` resolved.
+
+    in_channels      channels of the data
+    data_grid        positions of an example
+    num_classes      of each label in decoder_condition_on
+    variance         of all values of the training split; a pass over it
+    bottleneck_dim   channels that the chosen bottleneck reads
+    latent_dim       channels of z_q, which the decoder reads
+    out_channels     in_channels times the parameters per value of the chosen likelihood
+    encoded_grid     positions of the output of autoencoder.encoder.encoder
+
+    and the data set's own (`Data.facts`): sample_rate_hz of audio, num_codes of codes. Raises InputError for another name.
+    """
     columns = label_columns("decoder_condition_on", plain(cfg.decoder_condition_on), data.label_names)
-    autoencoder = OmegaConf.to_container(cfg.autoencoder, resolve=False)
-    facts = {"in_channels": data.shape[0], "num_classes": [len(data.classes[column]) for column in columns], **data.facts}
-    facts |= {"variance": data.variance} if autoencoder["likelihood"].get("variance") == "???" else {}
-    fill_in(autoencoder, facts)
-    tree = OmegaConf.create({"autoencoder": autoencoder}).autoencoder
-    likelihood, bottleneck = build(plain(tree.likelihood)), build(plain(tree.bottleneck))
-    facts = {"out_channels": data.shape[0] * likelihood.params_per_value, "dim": bottleneck.in_dim}
-    if autoencoder["encoder"].get("grid") == "???":
-        facts["grid"] = encoded_grid(plain(tree.encoder.encoder), likelihood, data.shape)
-    fill_in(autoencoder, facts)
-    return plain(OmegaConf.create({"autoencoder": autoencoder}))["autoencoder"]
+    makers: Makers = {
+        "in_channels": lambda tree: data.shape[0],
+        "data_grid": lambda tree: list(data.shape[1:]),
+        "num_classes": lambda tree: [len(data.classes[column]) for column in columns],
+        "variance": lambda tree: data.variance,
+        **_given(data.facts),
+        "bottleneck_dim": lambda tree: build(plain(tree.autoencoder.bottleneck)).in_dim,
+        "latent_dim": lambda tree: build(plain(tree.autoencoder.bottleneck)).dim,
+        "out_channels": lambda tree: data.shape[0] * build(plain(tree.autoencoder.likelihood)).params_per_value,
+        "encoded_grid": lambda tree: encoded_grid(
+            plain(tree.autoencoder.encoder.encoder), build(plain(tree.autoencoder.likelihood)), data.shape),
+    }
+    return _resolve("autoencoder", cfg.autoencoder, makers)
+
+
+def complete_prior(cfg: DictConfig, sizes: dict[str, Any]) -> dict:
+    """The prior's configuration with every `${facts.NAME}` resolved, NAME being one of `sizes`; else InputError."""
+    return _resolve("prior", cfg.prior, _given(sizes))
+
+
+def check_prior(prior: Prior, sizes: dict[str, Any]) -> None:
+    """Raises InputError where a prior was given other sizes than those of the codes that it is to model."""
+    for name in ("num_codes", "num_codebooks", "num_classes", "local_channels"):
+        found, expected = getattr(prior, name), sizes[name]
+        if (list(found) if isinstance(found, tuple) else found) != expected:
+            raise InputError(f"prior: {name}: expected {expected} as the codes have, found {found}; sizes are not set, "
+                             f"they are asked for: ${{facts.{name}}}")
 
 
 def encoded_grid(encoder: dict, likelihood: Likelihood, shape: tuple[int, ...]) -> list[int]:
@@ -35,10 +73,27 @@ def encoded_grid(encoder: dict, likelihood: Likelihood, shape: tuple[int, ...]) 
             raise InputError(f"autoencoder: {error}, for data of shape {shape}") from None
 
 
-def fill_in(tree: dict, facts: dict) -> None:
-    """Sets each key without a value (`???`), at any depth, that `facts` has."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            fill_in(value, facts)
-        elif value == "???" and key in facts:
-            tree[key] = facts[key]
+def _given(facts: dict[str, Any]) -> Makers:
+    return {name: lambda tree, value=value: value for name, value in facts.items()}
+
+
+def _resolve(key: str, node: DictConfig, makers: Makers) -> dict:
+    """A node of the configuration as plain data, with the facts that it asks for, made in the order of `makers`."""
+    tree = OmegaConf.to_container(node, resolve=False)
+    asked = _asked(tree, key)
+    for name, where in asked.items():
+        if name not in makers:
+            raise InputError(f"{where}: expected a fact among {', '.join(makers)}, found {name!r}")
+    root = OmegaConf.create({key: tree, "facts": {}})
+    for name, make in makers.items():
+        if name in asked:
+            root.facts[name] = make(root)
+    return plain(root)[key]
+
+
+def _asked(tree: Any, key: str) -> dict[str, str]:
+    """The facts that a tree asks for, at any depth, and where each is asked for."""
+    if isinstance(tree, dict | list):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        return {name: where for part, value in items for name, where in _asked(value, f"{key}.{part}").items()}
+    return {name: key for name in FACT.findall(tree)} if isinstance(tree, str) else {}

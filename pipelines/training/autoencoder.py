@@ -11,80 +11,78 @@ from pipelines.splits.noise import generator
 from pipelines.training import distributed
 from pipelines.training.log import RunLog
 from pipelines.training.loop import Task
-from stage1_vqvae.bottlenecks.gaussian import Gaussian
-from stage1_vqvae.codebook import perplexity, usage
+from stage1_vqvae.bottlenecks.base import Latent
 
 Show = Callable[..., None]  # (model, batch, labels, log=, step=): validation items to TensorBoard
-ENCODINGS_A_CODE = 32  # gathered for the data-driven start of a codebook: k-means is then stable
-FEWEST_BATCHES = 4
+FEWEST_BATCHES = 4  # that a bottleneck is initialised from
 
 
 class AutoencoderTask(Task):
-    """The objective of `Autoencoder`, and the codebook's care before the first and after every step."""
+    """The objective of `Autoencoder`, and the care of its bottleneck before the first and after every step."""
 
     title = "stage 1"
 
     def __init__(self, autoencoder: nn.Module, columns: list[int], show: Show):
         self.model = autoencoder
-        self.columns = columns  # of the labels, those that the decoder is told
+        self.columns = columns  # of the labels, those that the decoder is conditioned on
         self._show = show
         bottleneck = autoencoder.bottleneck
         self.criterion = "objective" if bottleneck.rate_is_constant else "bound"
-        # while the price of the rate still rises, errors are lower than they will be
-        self.settled_from = max(getattr(bottleneck, "rate_warmup_steps", 0), autoencoder.beta_warmup_steps)
-        self.num_codes = getattr(bottleneck, "num_codes", None)
-        self.counts: Tensor | None = None  # (g, k) uses over the validation split
+        self.settled_from = max(bottleneck.settled_from, autoencoder.beta_warmup_steps)
+        self.usage: Tensor | None = None  # over the validation split
 
     def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         output = network(batch.x, labels=self.labels(batch), step=step, lengths=batch.lengths)
-        z_e = output.z_e.detach()[:, : self.model.bottleneck.dim].float()  # of Gaussian latents the mean
-        figures = {"objective": output.objective.mean(), "auxiliary": output.auxiliary, "z_e norm": z_e.norm(dim=1).mean()}
-        if self.num_codes:
-            counts = distributed.sum_over_ranks(self.use(output.latent.codes, batch))
-            figures |= {"perplexity": perplexity(counts).mean(), "codes used": (counts > 0).double().sum(1).mean()}
+        bottleneck = self.model.bottleneck
+        figures = {"objective": output.objective.mean(), "auxiliary": output.auxiliary}
+        figures |= bottleneck.figures(output.z_e, output.latent)
+        counts = self.use(output.latent, batch)
+        if counts is not None:
+            figures |= bottleneck.usage_figures(distributed.sum_over_ranks(counts))
         return output.loss, figures
 
     def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        uniforms = self.posterior_noise(model, batch.x) if isinstance(model.bottleneck, Gaussian) else None
+        uniforms = self.validation_noise(model, batch.x)
         output = model(batch.x, labels=self.labels(batch), uniforms=uniforms, lengths=batch.lengths)
-        if self.num_codes:
-            counts = self.use(output.latent.codes, batch)
-            self.counts = counts if self.counts is None else self.counts + counts
+        counts = self.use(output.latent, batch)
+        if counts is not None:
+            self.usage = counts if self.usage is None else self.usage + counts
         return {"objective": output.objective, "bound": output.bound}
 
     @staticmethod
-    def posterior_noise(model: nn.Module, x: Tensor) -> Tensor:
-        """With Gaussian latents the bound is one on average over noise: the same for every batch."""
-        grid = model.latent_grid(x.shape[1:])
-        draws = generator(0, 0).random((len(x), model.bottleneck.dim, *grid))
-        return torch.from_numpy(draws).to(x.device)
+    def validation_noise(model: nn.Module, x: Tensor) -> Tensor | None:
+        """The same for every batch; None where the bottleneck needs none."""
+        draws = model.bottleneck.validation_draws
+        if not draws:
+            return None
+        shape = (len(x), draws, *model.latent_grid(x.shape[1:]))
+        return torch.from_numpy(generator(0, 0).random(shape)).to(x.device)
 
     def summary(self) -> dict[str, float]:
-        if self.counts is None:
+        if self.usage is None:
             return {}
-        counts, self.counts = distributed.sum_over_ranks(self.counts), None
-        return {"perplexity": float(perplexity(counts).mean()), "codes used": float((counts > 0).double().sum(1).mean())}
+        counts, self.usage = distributed.sum_over_ranks(self.usage), None
+        return {name: float(figure) for name, figure in self.model.bottleneck.usage_figures(counts).items()}
 
     def labels(self, batch: Batch) -> Tensor | None:
         """Those that the decoder is conditioned on."""
         return batch.labels[:, self.columns] if self.columns else None
 
-    def use(self, codes: Tensor, batch: Batch) -> Tensor:
-        """Uses of each code of each codebook, int64 (g, k); of padded items those of what is real."""
-        codes = real_codes(codes, batch).reshape(-1, self.model.bottleneck.num_codebooks)
-        return torch.stack([usage(part, self.num_codes) for part in codes.unbind(1)])
+    def use(self, latent: Latent, batch: Batch) -> Tensor | None:
+        """Uses of the codes, those of padding excluded; None where the bottleneck counts nothing."""
+        return None if latent.codes is None else self.model.bottleneck.usage(real_codes(latent.codes, batch))
 
     @torch.no_grad()
     def before_first_step(self, batches: Iterator[Batch]) -> None:
         bottleneck = self.model.bottleneck
         if not bottleneck.needs_initialisation:
             return
-        encodings: list[Tensor] = []
-        while len(encodings) < FEWEST_BATCHES or sum(map(len, encodings)) < ENCODINGS_A_CODE * self.num_codes:
+        wanted, encodings = bottleneck.encodings_to_initialise, []
+        while len(encodings) < FEWEST_BATCHES or sum(map(len, encodings)) < wanted:
             z = self.model.embed(next(batches).x)
             encodings.append(distributed.gather_rows(z.movedim(1, -1).flatten(0, -2)))
         encodings = torch.cat(encodings)
-        bottleneck.initialise(encodings[torch.randperm(len(encodings))[: ENCODINGS_A_CODE * self.num_codes]])
+        bottleneck.initialise(encodings[torch.randperm(len(encodings))[:wanted]])
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.model.bottleneck.after_step(optimizer)

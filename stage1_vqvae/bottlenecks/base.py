@@ -1,4 +1,4 @@
-"""What every bottleneck gives back, and the interface that encoder, decoder and training loop rely on.
+"""The interface of all bottlenecks, which encoder, decoder and training loop rely on, and what they return.
 
 Axes: b batch, n vectors (positions of all examples), d latent dimension, *grid any number of positions axes,
 g codebooks, k codes.
@@ -14,29 +14,31 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stage1_vqvae.bottlenecks.posterior import Posterior
+from stage1_vqvae.codebook import perplexity, usage
 
 
 @dataclass(frozen=True)
 class Latent:
-    """What passed the bottleneck."""
+    """The output of a bottleneck."""
 
-    z_q: Tensor  # (b, d, *grid) what the decoder reads; of a quantiser in eval mode exactly the codes' entries
-    codes: Tensor | None  # (b, *grid) int64, with g > 1 codebooks (b, *grid, g); None where there are none
-    rate_nats: Tensor  # (b,) KL to the prior of training, summed over the latents
+    z_q: Tensor  # (b, d, *grid) the decoder's input; a quantiser's, in eval mode, is exactly the entries of its codes
+    codes: Tensor | None  # (b, *grid) int64, with g > 1 codebooks (b, *grid, g); None without codes
+    rate_nats: Tensor  # (b,) KL to the training prior, summed over the latents
     loss: Tensor  # () auxiliary terms, weighted; a mean over elements: it does not grow with the batch
 
     def bound(self, costs: Tensor, dimensions: Tensor | int) -> Tensor:
-        """What distortion and rate cost each row of z_q, in nats a data dimension -> the same of each example (b,).
+        """Distortion plus rate of each row of z_q, in nats per data dimension -> the bound of each example (b,).
 
-        Here they are the same; a latent that holds several samples of each example combines them."""
+        With one row per example they are equal; a latent that holds several samples per example combines them."""
         return costs
 
 
 class Bottleneck(nn.Module, ABC):
     """Maps encodings (b, in_dim, *grid) to a `Latent` of `dim` dimensions on the same grid.
 
-    Noise is made of uniforms float64 in [0, 1): those that are given, one for each of n draws at a position, (b, n,
-    *grid), or in training those that `collectives.global_uniforms` draws. In eval mode without uniforms there is none.
+    Noise is a function of uniforms, float64 in [0, 1), of shape (b, n, *grid) for n draws per position: those that are
+    given, else in training mode those that `collectives.global_uniforms` draws. In eval mode without uniforms there is
+    no noise. The training loop knows no class: it asks for what the attributes and methods below say.
     """
 
     rate_is_constant = False  # whether every position of every example has the same rate
@@ -48,16 +50,26 @@ class Bottleneck(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:
-        """`step` drives schedules, `uniforms` the noise, where a bottleneck has them; no step: the schedule's end."""
+        """`step` drives schedules, `uniforms` the noise, where there are any; without a step: the end of the schedule."""
 
     def posterior(self, z: Tensor) -> Posterior | None:
         """q(latents | x) of encodings; None where it is a single point, a function of x."""
         return None
 
     @property
+    def settled_from(self) -> int:
+        """The first training step whose objective is comparable with that of all later ones."""
+        return 0
+
+    @property
     def needs_initialisation(self) -> bool:
         """Whether `initialise` is to be called before the first training step."""
         return False
+
+    @property
+    def encodings_to_initialise(self) -> int:
+        """How many encodings `initialise` wants."""
+        return 0
 
     def initialise(self, z: Tensor) -> None:
         """Fits the bottleneck to encodings (n, dim) gathered before training, the same on every rank."""
@@ -66,13 +78,30 @@ class Bottleneck(nn.Module, ABC):
     def after_step(self, optimizer: Optimizer) -> None:
         """Called after every optimiser's step: the place for changes that the optimiser must not undo."""
 
+    @property
+    def validation_draws(self) -> int:
+        """How many uniforms per position validation needs, the n of (b, n, *grid); 0: it is exact without noise."""
+        return 0
+
+    def figures(self, z: Tensor, latent: Latent) -> dict[str, Tensor]:
+        """Scalars to log of a training step, from encodings and their latent; they are averaged over ranks."""
+        return {"z_e norm": z.detach()[:, : self.dim].float().norm(dim=1).mean()}
+
+    def usage(self, codes: Tensor) -> Tensor | None:
+        """Counts of codes of any shape, to be summed over batches and ranks; None where nothing is counted."""
+        return None
+
+    def usage_figures(self, counts: Tensor) -> dict[str, Tensor]:
+        """Scalars to log, from sums of `usage`."""
+        return {}
+
     def _check(self, z: Tensor) -> None:
         if z.ndim < 2 or z.shape[1] != self.in_dim:
             raise ValueError(f"expected encodings (b, {self.in_dim}, *grid), found {tuple(z.shape)}")
 
 
 class Quantizer(Bottleneck, ABC):
-    """A bottleneck whose latents are integers below `num_codes`, `num_codebooks` of them at each position."""
+    """A bottleneck whose latents are integers below `num_codes`, `num_codebooks` of them per position."""
 
     rate_is_constant = True
 
@@ -90,8 +119,17 @@ class Quantizer(Bottleneck, ABC):
     def lookup(self, codes: Tensor) -> Tensor:
         """(b, *grid[, g]) int64 -> (b, dim, *grid); in eval mode lookup(forward(z).codes) == forward(z).z_q."""
 
+    def usage(self, codes: Tensor) -> Tensor:
+        """How often each code of each codebook occurs, (g, k) int64."""
+        columns = codes.reshape(-1, self.num_codebooks).unbind(1)
+        return torch.stack([usage(column, self.num_codes) for column in columns])
+
+    def usage_figures(self, counts: Tensor) -> dict[str, Tensor]:
+        """Means over codebooks."""
+        return {"perplexity": perplexity(counts).mean(), "codes used": (counts > 0).double().sum(1).mean()}
+
     def _latent(self, vectors: Tensor, codes: Tensor, batch: int, grid: tuple[int, ...], loss: Tensor) -> Latent:
-        """Of vectors (n, dim) and their codes (n, g) at the rate of a uniform prior: log K a code."""
+        """From vectors (n, dim) and their codes (n, g), at the rate of a uniform prior: log K per code."""
         rate = codes.numel() // batch * math.log(self.num_codes)
         return Latent(
             z_q=self._to_grid(vectors, batch, grid),
@@ -101,7 +139,7 @@ class Quantizer(Bottleneck, ABC):
         )
 
     def _to_rows(self, codes: Tensor) -> tuple[Tensor, int, tuple[int, ...]]:
-        """Codes (b, *grid[, g]) -> (n, g), b and grid; ValueError for codes that there are not."""
+        """Codes (b, *grid[, g]) -> (n, g), b and grid; ValueError for codes outside 0 .. num_codes - 1."""
         if codes.min() < 0 or codes.max() >= self.num_codes:
             raise ValueError(
                 f"expected codes in 0..{self.num_codes - 1}, found {codes.min().item()}..{codes.max().item()}"
@@ -116,7 +154,7 @@ class Quantizer(Bottleneck, ABC):
 
 
 class CodebookQuantizer(Quantizer, ABC):
-    """A quantiser that keeps a vector for each code. With g codebooks each has dim / g of the dimensions."""
+    """A quantiser with one vector per code. With g codebooks each describes dim / g of the dimensions."""
 
     codebook: Tensor  # (g, k, dim / g), float32 or float64
 
@@ -128,12 +166,12 @@ class CodebookQuantizer(Quantizer, ABC):
             )
 
     def _start(self) -> Tensor:
-        """(g, k, dim / g) of unit length in the mean, as Sonnet's initialiser (variance 1 / d)."""
+        """(g, k, dim / g) of unit mean length, as Sonnet's initialiser (variance 1 / d)."""
         d = self.dim // self.num_codebooks
         return torch.empty(self.num_codebooks, self.num_codes, d).uniform_(-math.sqrt(3 / d), math.sqrt(3 / d))
 
     def vectors(self) -> Tensor:
-        """(g, k, dim / g): what each code stands for."""
+        """(g, k, dim / g): the vector that each code stands for."""
         return self.codebook
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -145,5 +183,5 @@ class CodebookQuantizer(Quantizer, ABC):
         return F.embedding(self._flat(codes), self.vectors().flatten(0, 1))
 
     def _flat(self, codes: Tensor) -> Tensor:
-        """Codes (n, g) as row numbers of all codebooks one after the other."""
+        """Codes (n, g) as row numbers in the codebooks laid end to end."""
         return codes + torch.arange(self.num_codebooks, device=codes.device) * self.num_codes

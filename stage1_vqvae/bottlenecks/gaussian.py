@@ -12,17 +12,17 @@ from stage1_vqvae.bottlenecks.base import Bottleneck, Latent
 from stage1_vqvae.bottlenecks.posterior import Posterior
 from stage1_vqvae.collectives import global_uniforms
 
-LOG_VARIANCES = -30.0, 20.0  # beyond them it is cut: neither it nor its exp overflows float32
+LOG_VARIANCES = -30.0, 20.0  # clamped to this range: neither a log-variance nor its exp overflows float32
 
 
 class Gaussian(Bottleneck):
-    """The encoder's 2 dim channels are the means, then the logarithms of the variances.
+    """The encoder's 2 dim channels are the means, then the log-variances.
 
-    Without noise, in eval mode, z_q is the mean. The rate is q's KL in any case: distortion + rate is a bound on
-    average over noise, and with the mean it is none.
+    Without noise, in eval mode, z_q is the mean. The rate is the KL of q in either case: distortion + rate is a bound
+    in expectation over the noise, but not at the mean.
 
-    `free_nats` (Kingma et al., arXiv 1606.04934, "free bits", here for each example): in training a latent counts with
-    that rate at least, so that none is pushed below it.
+    `free_nats` (Kingma et al., arXiv 1606.04934, "free bits", here per example): in training the rate of a latent
+    counts as at least this much, so that no latent is pushed below it.
     """
 
     def __init__(self, dim: int = 64, free_nats: float = 0.0):
@@ -45,6 +45,11 @@ class Gaussian(Bottleneck):
         if self.training and self.free_nats:
             kl = kl.clamp(min=self.free_nats)
         return Latent(z_q=z_q, codes=None, rate_nats=kl.flatten(1).sum(1), loss=mean.new_zeros(()))
+
+    @property
+    def validation_draws(self) -> int:
+        """The distortion at the mean is no bound: one draw per latent."""
+        return self.dim
 
     def posterior(self, z: Tensor) -> "GaussianPosterior":
         return GaussianPosterior(*self.moments(z))

@@ -1,4 +1,4 @@
-"""Residual vector quantisation: each codebook describes what the ones before it left.
+"""Residual vector quantisation: each codebook describes what the ones before it leave.
 
 Zeghidour et al., "SoundStream" (arXiv 2107.03312), section III-C, algorithm 1.
 """
@@ -41,6 +41,10 @@ class Residual(Quantizer):
             )
             for _ in range(num_codebooks)
         )
+
+    @property
+    def encodings_to_initialise(self) -> int:
+        return self.levels[0].encodings_to_initialise
 
     @property
     def needs_initialisation(self) -> bool:

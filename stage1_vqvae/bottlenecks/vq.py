@@ -12,6 +12,7 @@ Axes: b batch, n vectors (positions of all examples), g codebooks, k codes, d di
 """
 
 from abc import abstractmethod
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import torch
@@ -25,6 +26,8 @@ from stage1_vqvae.bottlenecks.base import CodebookQuantizer, Latent
 from stage1_vqvae.bottlenecks.kmeans import kmeans
 from stage1_vqvae.bottlenecks.nearest import nearest_codes
 from stage1_vqvae.collectives import all_sum, from_first_rank, rank_and_world
+
+ENCODINGS_PER_CODE = 32  # gathered for the initialisation from data: k-means is then stable
 
 
 class _Quantise(torch.autograd.Function):
@@ -66,6 +69,7 @@ def rotated_back(gradient: Tensor, z: Tensor, e: Tensor) -> Tensor:
     return length_e / length_z * (gradient - 2 * r * along_r + 2 * unit_z * along_e)
 
 
+@dataclass(eq=False, repr=False)  # settings are listed once, and inherited; modules compare by identity
 class VectorQuantizer(CodebookQuantizer):
     """What the two ways of learning a codebook share: search, initialisation, and the revival of dead codes.
 
@@ -86,38 +90,43 @@ class VectorQuantizer(CodebookQuantizer):
     gradient="rotation": the gradient of z_q reaches z by the rotation trick, see `rotated_back`.
     """
 
-    def __init__(
-        self,
-        num_codes: int,
-        dim: int,
-        num_codebooks: int,
-        decay: float,
-        commitment_weight: float,
-        revive_threshold: float,
-        initialise_from_data: bool,
-        rate_weight: float,
-        rate_warmup_steps: int,
-        distance: Literal["euclidean", "cosine"],
-        gradient: Literal["straight_through", "rotation"],
-    ):
-        super().__init__(num_codes, dim, num_codebooks)
-        if distance not in ("euclidean", "cosine"):
-            raise ValueError(f"expected distance=euclidean or distance=cosine, found {distance}")
-        if gradient not in ("straight_through", "rotation"):
-            raise ValueError(f"expected gradient=straight_through or gradient=rotation, found {gradient}")
-        self.cosine = distance == "cosine"
-        self.rotate = gradient == "rotation"
-        self.decay = decay
-        self.rate_weight = rate_weight
-        self.rate_warmup_steps = rate_warmup_steps
-        self.commitment_weight = commitment_weight
-        self.revive_threshold = revive_threshold
-        self.register_buffer("counts", torch.zeros(num_codebooks, num_codes))  # moving counts of uses a batch; 0: new
-        self.register_buffer("rate_now", torch.tensor(0.0 if rate_warmup_steps else rate_weight))
-        self.register_buffer("error", torch.zeros(num_codebooks))  # moving mean of |z - e|^2; 0: none seen
-        self.register_buffer("initialised", torch.tensor(not initialise_from_data))
+    num_codes: int = 512
+    dim: int = 64
+    num_codebooks: int = 1
+    _: KW_ONLY
+    decay: float = 0.99
+    commitment_weight: float = 0.25
+    revive_threshold: float = 0.05
+    initialise_from_data: bool = True
+    rate_weight: float = 0.0
+    rate_warmup_steps: int = 0
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+    gradient: Literal["straight_through", "rotation"] = "straight_through"
+
+    def __post_init__(self) -> None:
+        super().__init__(self.num_codes, self.dim, self.num_codebooks)
+        if self.distance not in ("euclidean", "cosine"):
+            raise ValueError(f"expected distance=euclidean or distance=cosine, found {self.distance}")
+        if self.gradient not in ("straight_through", "rotation"):
+            raise ValueError(f"expected gradient=straight_through or gradient=rotation, found {self.gradient}")
+        self.cosine = self.distance == "cosine"
+        self.rotate = self.gradient == "rotation"
+        shape = self.num_codebooks, self.num_codes
+        self.register_buffer("counts", torch.zeros(shape))  # moving counts of uses per batch; 0: new
+        self.register_buffer("rate_now", torch.tensor(0.0 if self.rate_warmup_steps else self.rate_weight))
+        self.register_buffer("error", torch.zeros(self.num_codebooks))  # moving mean of |z - e|^2; 0: none seen
+        self.register_buffer("initialised", torch.tensor(not self.initialise_from_data))
         self._candidates: Tensor | None = None  # (g, m, d): this step's encodings for dead codes, m <= K
         self._average_count = 0.0  # N / K of this step
+
+    @property
+    def settled_from(self) -> int:
+        """While the weight of the rate still grows, errors are lower than they will be."""
+        return self.rate_warmup_steps
+
+    @property
+    def encodings_to_initialise(self) -> int:
+        return ENCODINGS_PER_CODE * self.num_codes
 
     def vectors(self) -> Tensor:
         return F.normalize(self.codebook, dim=-1) if self.cosine else self.codebook
@@ -215,6 +224,7 @@ class VectorQuantizer(CodebookQuantizer):
         self.counts.masked_fill_(dead, self._average_count)
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class GradientQuantizer(VectorQuantizer):
     """The paper's equation 3: the codebook is a parameter, drawn to the encodings by a gradient of its own.
 
@@ -222,35 +232,10 @@ class GradientQuantizer(VectorQuantizer):
     counts by which codes are found dead.
     """
 
-    def __init__(
-        self,
-        num_codes: int = 512,
-        dim: int = 64,
-        num_codebooks: int = 1,
-        commitment_weight: float = 0.25,
-        codebook_weight: float = 1.0,
-        decay: float = 0.99,
-        revive_threshold: float = 0.05,
-        initialise_from_data: bool = True,
-        rate_weight: float = 0.0,
-        rate_warmup_steps: int = 0,
-        distance: Literal["euclidean", "cosine"] = "euclidean",
-        gradient: Literal["straight_through", "rotation"] = "straight_through",
-    ):
-        super().__init__(
-            num_codes,
-            dim,
-            num_codebooks,
-            decay,
-            commitment_weight,
-            revive_threshold,
-            initialise_from_data,
-            rate_weight,
-            rate_warmup_steps,
-            distance,
-            gradient,
-        )
-        self.codebook_weight = codebook_weight
+    codebook_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.codebook = nn.Parameter(self._start())
 
     def _codebook_loss(self, distance: Tensor) -> Tensor:
@@ -261,6 +246,7 @@ class GradientQuantizer(VectorQuantizer):
         self.counts.lerp_(count, 1 - self.decay)
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class EMAQuantizer(VectorQuantizer):
     """The paper's appendix A.1: a code is the moving average of the encodings that chose it.
 
@@ -269,35 +255,10 @@ class EMAQuantizer(VectorQuantizer):
     that is not chosen stays there.
     """
 
-    def __init__(
-        self,
-        num_codes: int = 512,
-        dim: int = 64,
-        num_codebooks: int = 1,
-        decay: float = 0.99,
-        commitment_weight: float = 0.25,
-        epsilon: float = 1e-5,
-        revive_threshold: float = 0.05,
-        initialise_from_data: bool = True,
-        rate_weight: float = 0.0,
-        rate_warmup_steps: int = 0,
-        distance: Literal["euclidean", "cosine"] = "euclidean",
-        gradient: Literal["straight_through", "rotation"] = "straight_through",
-    ):
-        super().__init__(
-            num_codes,
-            dim,
-            num_codebooks,
-            decay,
-            commitment_weight,
-            revive_threshold,
-            initialise_from_data,
-            rate_weight,
-            rate_warmup_steps,
-            distance,
-            gradient,
-        )
-        self.epsilon = epsilon
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.register_buffer("codebook", self._start())
         self.register_buffer("sums", torch.zeros_like(self.codebook))
 

@@ -10,7 +10,7 @@ from stage1_vqvae.audio import SoundEncoder, SoundUpsampler, SpectralGuide, mel_
 from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.vq import EMAQuantizer
-from stage1_vqvae.likelihoods import MuLaw
+from stage1_vqvae.likelihoods.mu_law import MuLaw
 
 
 def encoder(strides=(2, 2, 2), blocks=1):

@@ -13,7 +13,8 @@ from stage1_vqvae.bottlenecks.identity import Identity
 from stage1_vqvae.bottlenecks.vimco import VIMCO
 from stage1_vqvae.bottlenecks.vq import EMAQuantizer, GradientQuantizer
 from stage1_vqvae.image import ImageDecoder, ImageEncoder
-from stage1_vqvae.likelihoods import Categorical, Gaussian
+from stage1_vqvae.likelihoods.categorical import Categorical
+from stage1_vqvae.likelihoods.gaussian import Gaussian
 
 NETWORK = {
     "hidden": 8,

@@ -13,7 +13,7 @@ from scipy import integrate, stats
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from stage1_vqvae.bounds import elbo, iwae, log_weights, mean_and_standard_error
-from stage1_vqvae.likelihoods import Logistic
+from stage1_vqvae.likelihoods.logistic import Logistic
 
 PRIOR = Normal(torch.zeros((), dtype=torch.float64), 1.0)
 SIGMA = 0.6

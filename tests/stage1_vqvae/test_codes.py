@@ -7,7 +7,7 @@ import torch
 
 from stage1_vqvae.codes import CodeEncoder, CroppedDecoder
 from stage1_vqvae.image import ImageDecoder, ImageEncoder
-from stage1_vqvae.likelihoods import Codes
+from stage1_vqvae.likelihoods.codes import Codes
 
 SMALL = {"hidden": 8, "outer_hidden": 8, "residual_hidden": 4, "num_residual_blocks": 1, "num_downsamplings": 2,
          "mixing_convolution": True}

@@ -8,7 +8,7 @@ from stage1_vqvae.bottlenecks.gaussian import Gaussian
 from stage1_vqvae.bottlenecks.identity import Identity
 from stage1_vqvae.dense import DenseDecoder, DenseEncoder
 from stage1_vqvae.image import ImageDecoder, ImageEncoder
-from stage1_vqvae.likelihoods import Gaussian as GaussianLikelihood
+from stage1_vqvae.likelihoods.gaussian import Gaussian as GaussianLikelihood
 
 NETWORK = {
     "hidden": 8,

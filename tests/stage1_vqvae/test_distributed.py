@@ -21,7 +21,7 @@ from stage1_vqvae.bottlenecks.residual import Residual
 from stage1_vqvae.bottlenecks.vimco import VIMCO
 from stage1_vqvae.bottlenecks.vq import EMAQuantizer, GradientQuantizer
 from stage1_vqvae.image import ImageDecoder, ImageEncoder
-from stage1_vqvae.likelihoods import Gaussian
+from stage1_vqvae.likelihoods.gaussian import Gaussian
 
 NETWORK = {
     "hidden": 8,

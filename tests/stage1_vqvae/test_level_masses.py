@@ -7,7 +7,9 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from stage1_vqvae.likelihoods import Bernoulli, Logistic, LogisticMixture, LogitLaplace
+from stage1_vqvae.likelihoods.bernoulli import Bernoulli
+from stage1_vqvae.likelihoods.logistic import Logistic, LogisticMixture
+from stage1_vqvae.likelihoods.logit_laplace import LogitLaplace
 
 EVERY_LEVEL = torch.arange(256, dtype=torch.uint8).reshape(256, 1, 1, 1)
 LEVELS = [0, 1, 90, 131, 254, 255]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from stage1_vqvae.likelihoods import Categorical, Gaussian
+from stage1_vqvae.likelihoods.categorical import Categorical
+from stage1_vqvae.likelihoods.gaussian import Gaussian
 
 EVERY_LEVEL = torch.arange(256, dtype=torch.uint8).reshape(256, 1, 1, 1)
 

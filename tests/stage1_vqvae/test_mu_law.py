@@ -6,7 +6,9 @@ import pytest
 import torch
 from torchaudio.functional import mu_law_decoding, mu_law_encoding
 
-from stage1_vqvae.likelihoods import Categorical, Gaussian, MuLaw, expand
+from stage1_vqvae.likelihoods.categorical import Categorical
+from stage1_vqvae.likelihoods.gaussian import Gaussian
+from stage1_vqvae.likelihoods.mu_law import MuLaw, expand
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
