@@ -22,12 +22,13 @@ import yaml
 
 from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
+from pipelines.files.places import pretrained
 from pipelines.runs.config import build, read_config
 from pipelines.splits.base import Data
 from pipelines.training.checkpoint import find_checkpoint, load_weights, read_state, read_weights
 from pipelines.training.loop import RESUMABLE
 
-PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained"
+PRETRAINED = pretrained()
 
 
 @dataclass(frozen=True)
