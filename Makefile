@@ -12,12 +12,11 @@ SPEECH := $(VENV)/.speech
 VIDEO := $(VENV)/.video
 # a process a core, each on one thread; a file's tests stay together, since they share a trained run
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile
-DEMO_AUDIO = experiment=spoken_words_demo run=demo_audio
 CHOICE = experiment=$(EXPERIMENT) $(ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-audio demo-video doom-data stage1 extract-codes stage2 sample evaluate compare study \
-	test test-all benchmark clean
+	lint test test-all benchmark clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -30,30 +29,17 @@ $(READY): pyproject.toml constraints.txt
 install: $(READY)  ## virtual environment .venv with the pinned packages and this project, editable
 
 demo: $(READY)  ## both stages, samples and figures on embedded handwritten digits: minutes on two cores
-	$(RUN) pipelines/train_stage1.py experiment=digits $(ARGS)
-	$(RUN) pipelines/extract_codes.py experiment=digits $(ARGS)
-	$(RUN) pipelines/train_stage2.py experiment=digits $(ARGS)
-	$(RUN) pipelines/sample.py --run runs/digits --n 64
-	$(RUN) pipelines/evaluate.py experiment=digits $(ARGS)
+	$(RUN) pipelines/demo.py $(ARGS)
 
 $(SPEECH): $(READY)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,speech]'
 	@touch $@
 
-demo-audio: $(SPEECH)  ## both stages, new words and conversions of embedded speech: within ten minutes on two cores
-	$(RUN) pipelines/train_stage1.py $(DEMO_AUDIO) $(ARGS)
-	$(RUN) pipelines/extract_codes.py $(DEMO_AUDIO) $(ARGS)
-	$(RUN) pipelines/train_stage2.py $(DEMO_AUDIO) $(ARGS)
-	$(RUN) pipelines/sample.py --run runs/demo_audio --n 16
-	$(RUN) pipelines/evaluate.py $(DEMO_AUDIO) $(ARGS)
+demo-audio: $(SPEECH)  ## both stages, new words and conversions of embedded speech: ten minutes on two cores
+	$(RUN) pipelines/demo.py --audio $(ARGS)
 
 demo-video: $(READY)  ## both stages on walks in an embedded room, continued as actions say: minutes on two cores
-	$(RUN) pipelines/train_stage1.py experiment=room_video $(ARGS)
-	$(RUN) pipelines/extract_codes.py experiment=room_video $(ARGS)
-	$(RUN) pipelines/train_stage2.py experiment=room_video $(ARGS)
-	$(RUN) pipelines/sample.py --run runs/room_video --n 8
-	$(RUN) pipelines/evaluate.py experiment=room_video $(ARGS)
-	$(RUN) pipelines/predict_video.py --run runs/room_video --actions recorded forward right
+	$(RUN) pipelines/demo.py --video $(ARGS)
 
 $(VIDEO): $(READY)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,video]'
@@ -83,17 +69,22 @@ study: $(READY)  ## the same with a setting varied: make study STUDY=beta (capac
 sample: $(READY)  ## N=64 samples of the run trained last
 	$(RUN) pipelines/sample.py --n $(N)
 
+lint: $(READY)  ## style, likely errors (ruff) and types (mypy)
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
 test: $(READY)  ## all tests but the slow ones
 	$(PYTEST) -m "not slow"
 
 test-all: $(READY)  ## all tests
 	$(PYTEST)
 
-benchmark: $(READY)  ## speed, side by side: quantiser, sampling, sound, video
+benchmark: $(READY)  ## speed, side by side: quantiser, sampling, audio, video, start-up
 	$(RUN) benchmarks/quantizer.py
 	$(RUN) benchmarks/sampling.py
 	$(RUN) benchmarks/wavenet.py
 	$(RUN) benchmarks/video.py
+	$(RUN) benchmarks/startup.py
 
 clean:  ## remove the virtual environment (runs stay)
 	rm -rf $(VENV)

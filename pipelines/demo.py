@@ -1,6 +1,6 @@
 """A guided tour: both stages, samples and evaluation on data that need no download, each step explained.
 
-    python pipelines/demo.py                          # images: the embedded handwritten digits, two minutes on two cores
+    python pipelines/demo.py                          # the embedded handwritten digits: two minutes on two cores
     python pipelines/demo.py --audio                  # words spoken by eSpeak-NG (extra [speech]), ten minutes
     python pipelines/demo.py --video                  # walks through an embedded room, two minutes
     python pipelines/demo.py stage1.steps=200         # KEY=VALUE goes to training, extraction and evaluation
@@ -63,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Both stages, samples and evaluation on data that need no download.")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--audio", dest="tour", action="store_const", const=AUDIO, help="spoken words instead of images")
-    kind.add_argument("--video", dest="tour", action="store_const", const=VIDEO, help="walks in a room instead of images")
+    kind.add_argument("--video", dest="tour", action="store_const", const=VIDEO, help="video of a room instead of images")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train_stage1.py: stage1.steps=200")
     parser.set_defaults(tour=IMAGES)
     return parser.parse_intermixed_args()

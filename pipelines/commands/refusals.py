@@ -36,7 +36,7 @@ def refuse_flags(arguments: list[str]) -> None:
 def refused_override(error: "HydraException", stage: str) -> str:
     """`KEY: expected ..., found ...` from Hydra's error of several lines."""
     from hydra.errors import MissingConfigException, OverrideParseException
-    from omegaconf.errors import ConfigKeyError, ConfigValueError
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
     cause, summary = error.__cause__, str(error).splitlines()[0]
     if isinstance(error, OverrideParseException):
@@ -46,7 +46,7 @@ def refused_override(error: "HydraException", stage: str) -> str:
         close = nearest(name, error.options)
         expected = close or f"one of {', '.join(error.options)}"
         return f"{group}: expected {expected}, found {name!r}"
-    if isinstance(cause, ConfigKeyError | AttributeError) and getattr(cause, "full_key", None):
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         parent, key = cause.parent_node, str(cause.key)
         prefix = cause.full_key.removesuffix(key)
         siblings = [f"{prefix}{name}" for name in parent] if parent is not None else []
@@ -54,7 +54,7 @@ def refused_override(error: "HydraException", stage: str) -> str:
         close = nearest(cause.full_key, candidates)
         expected = close or f"one of {', '.join(candidates)}"
         return in_users_terms(f"{cause.full_key}: expected {expected}, found a key that the configuration lacks", stage)
-    if isinstance(cause, ConfigValueError | ValueError) and getattr(cause, "full_key", None):
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         found = str(cause).splitlines()[0]
         return in_users_terms(f"{cause.full_key}: expected a value of the setting's type, found: {found}", stage)
     return f"expected overrides that fit the configuration, found: {in_users_terms(summary, stage)}"

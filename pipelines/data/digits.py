@@ -26,7 +26,7 @@ class Digits(Data):
         self.images = torch.from_numpy(images).reshape(-1, *self.shape).mul(255 / 16).round().to(torch.uint8)
         self.digits = torch.from_numpy(digits).long()[:, None]
         self.pad = pad
-        parts = {name: [] for name in self.splits}
+        parts: dict[str, list[torch.Tensor]] = {name: [] for name in self.splits}
         for digit in range(10):
             (of_class,) = torch.where(self.digits[:, 0] == digit)
             size = round(validation_fraction * len(of_class))

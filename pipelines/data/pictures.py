@@ -86,7 +86,7 @@ def decode_pictures(
         with naming(target):  # a full disk is met now, not after an hour of decoding
             os.posix_fallocate(file.fileno(), 0, len(paths) * math.prod(shape))
     tasks = [(target, start, paths[start : start + CHUNK], shape) for start in range(0, len(paths), CHUNK)]
-    unreadable = {}
+    unreadable: dict[int, str] = {}
     with ProcessPoolExecutor(min(workers, len(tasks))) as pool:
         for (_, start, chunk, _), reasons in zip(tasks, pool.map(_decode_chunk, tasks), strict=True):
             unreadable |= {start + place: reason for place, reason in reasons.items()}

@@ -148,7 +148,8 @@ def decoded_sounds(
 def _decode(root: Path, files: list[str], target: Path, sample_rate_hz: int, peak: float, workers: int) -> dict:
     """Decodes into a file that appears when it is whole. Returns the notes: lengths, and the unreadable with reasons."""
     temporary = target.with_suffix(".tmp")
-    lengths, unreadable = [], {}
+    lengths: list[int] = []
+    unreadable: dict[str, str] = {}
     workers = workers or len(os.sched_getaffinity(0))
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     paths = [[str(root / file) for file in chunk] for chunk in chunks]

@@ -67,7 +67,9 @@ def place_clips(clips: Sequence[Clip], validation: int, test: int, seed: int) ->
     Of the same words in the same voice one clip stays in training as long as there are others to hold out: so every
     word in every voice is trained on, if there are clips enough.
     """
-    order, seen, spare, last = permutation(len(clips), seed).tolist(), set(), [], []
+    order, seen = permutation(len(clips), seed).tolist(), set()
+    spare: list[int] = []
+    last: list[int] = []
     for number in order:
         said = clips[number].words, clips[number].voice
         (spare if said in seen else last).append(number)

@@ -38,7 +38,7 @@ class VCTK(SoundData):
 
     def _recordings(self, root: Path) -> Recordings:
         paths = [file.path for file in list_files(root, {".flac", ".wav"})]
-        found = []
+        found: list[re.Match] = []
         for layout in LAYOUTS:
             pattern = re.compile(layout.format(microphone=self.microphone))
             found = found or [match for match in map(pattern.fullmatch, paths) if match]

@@ -30,9 +30,9 @@ def bigram_bits(train: Tensor, test: Tensor, num_codes: int, real: tuple[Tensor,
     result = []
     for book in range(train.shape[-1]):
         own, held = (train[..., book], real_train), (test[..., book], real_test)
-        parts = [tuple(x[cut:] for x in own), tuple(x[:cut] for x in own)]
-        costs = {s: _bigram_cost(*parts, num_codes, s) for s in (2.0**e for e in range(0, 15, 2))}
-        result.append(_bigram_cost(own, held, num_codes, min(costs, key=costs.get)))
+        counted, kept = (train[cut:, ..., book], real_train[cut:]), (train[:cut, ..., book], real_train[:cut])
+        costs = {s: _bigram_cost(counted, kept, num_codes, s) for s in (2.0**e for e in range(0, 15, 2))}
+        result.append(_bigram_cost(own, held, num_codes, min(costs, key=costs.__getitem__)))
     return torch.tensor(result, dtype=torch.float64)
 
 

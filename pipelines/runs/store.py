@@ -24,6 +24,7 @@ from pipelines.files.atomic import write_atomically
 from pipelines.files.checks import expect, is_names
 from pipelines.files.errors import InputError
 from pipelines.files.formats import CONFIG, FORMAT, format_of, migrated
+from pipelines.files.places import pretrained
 from pipelines.runs.config import build, read_config
 from pipelines.runs.example import CodeSpec, Example, example_of
 from pipelines.splits.base import Data
@@ -32,7 +33,7 @@ from pipelines.training.loop import RESUMABLE
 
 # What may differ from before in the configuration of a run that goes on.
 MAY_CHANGE = {"train": RESUMABLE, "data": {"root", "download", "workers", "cache", "run"}}
-PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained"
+PRETRAINED = pretrained()
 
 
 @dataclass(frozen=True)

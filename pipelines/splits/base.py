@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class Split(ABC):
         or the device cannot tell, the items stay in the machine's memory and each batch is copied from there.
         """
         device = torch.empty(0, device=device).device  # "cuda" -> "cuda:0", so that devices compare
-        changes = {"device": device}
+        changes: dict[str, Any] = {"device": device}
         for name in ("labels", "local", "lengths"):
             if getattr(self, name) is not None:
                 changes[name] = getattr(self, name).to(device)
@@ -120,6 +120,10 @@ class Data(ABC):
     parent: Any = None  # of codes: the run that made them
     parent_hash: str | None = None  # of codes: the hash of the stage 1 that made them
     splits: tuple[str, ...]  # "train", "validation" (of its own items, never training's) and, where published, "test"
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...  # one kind's data have attributes of their own: sample_rate_hz
 
     @abstractmethod
     def _split(self, name: str) -> Split:

@@ -13,6 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +111,8 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
     first_step = state["step"]
     log = RunLog(folder, first_step, settings.steps, task.title, active=distributed.rank() == 0)
     first_bad = torch.zeros((), dtype=torch.int64, device=device)  # the first step whose loss is no number
-    start, last_shown, shown_step, shown = time.monotonic() - state["seconds"], time.monotonic(), first_step, {}
+    start, last_shown, shown_step = time.monotonic() - state["seconds"], time.monotonic(), first_step
+    shown: dict[str, float] = {}
 
     with stop_signals() as stop, _closing(log):
         for step in range(first_step + 1, settings.steps + 1):
@@ -187,13 +189,14 @@ def describe_best(state: dict, figure: str) -> str:
 def validate(task: Task, model: nn.Module, split: Split, settings: Settings, device, precision) -> dict[str, float]:
     """Means of the task's figures over the whole split, each rank working on its share of the batches."""
     model.eval()
-    totals, count = {}, torch.zeros((), dtype=torch.float64, device=device)
+    totals: dict[str, Tensor] = {}
+    count = torch.zeros((), dtype=torch.float64, device=device)
     starts = range(0, len(split), settings.batch_size)
     with torch.no_grad(), autocast(device, precision):
         for start in starts[distributed.rank() :: distributed.world_size()]:
             batch = split.batch(torch.arange(start, min(start + settings.batch_size, len(split))))
             for name, values in task.figures(model, batch).items():
-                totals[name] = totals.get(name, 0) + values.double().sum()
+                totals[name] = totals.get(name, torch.zeros_like(count)) + values.double().sum()
             count += len(batch.x)
     names = sorted(totals)
     if not names:
@@ -289,7 +292,8 @@ class _Stop(threading.Event):
 @contextmanager
 def stop_signals():
     """An event that the first SIGINT or SIGTERM sets; a second one has its ordinary effect."""
-    stop, previous = _Stop(), {}
+    stop = _Stop()
+    previous: dict[int, Any] = {}  # signal -> what it did before
 
     def handle(number, frame):
         stop.number = number

@@ -22,7 +22,6 @@ from pipelines.evaluation.measured import measure
 from pipelines.files.errors import InputError
 from pipelines.generation.decoding import pixel_uniforms
 from pipelines.media import images as media
-
 from pipelines.runs.config import CONFIGS, read_config
 from pipelines.runs.data import load_data
 from pipelines.runs.store import Run, load_stage1
