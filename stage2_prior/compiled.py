@@ -1,9 +1,11 @@
 """Cached sampling as machine code, for CPUs: numba, with a matrix product built from vector instructions.
 
-A block of samples is drawn from the first position to the last by one thread. A PixelCNN's activations lie as (column *
-sample, feature), so that a whole row of the vertical stack is one tall matrix product a tap, and a shift by a column is
-an offset; a WaveNet's lie as (sample, feature). Each sum of a sample runs in the same order wherever it stands in a
-block: what it draws does not depend on its batchmates, in float32 either.
+One thread draws a block of samples from the first position to the last. A PixelCNN's activations are laid out as
+(column * sample, feature), so that a whole row of the vertical stack is one tall matrix product per tap, and a shift by
+a column is an offset; a WaveNet's as (sample, feature). A sample's sums run in the same order wherever it stands in a
+block, so its codes do not depend on its batchmates, in float32 either.
+
+Import it through `compiler`, which survives its failure and lists the versions of numba that it was tested with.
 
 Axes: s samples of a block (for a PixelCNN padded to a multiple of ROWS), w columns, t positions, p gated features,
 r residual channels, n outputs (padded to whole panels).
@@ -11,9 +13,11 @@ r residual channels, n outputs (padded to whole panels).
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from einops import rearrange
 from numba import njit, types
@@ -21,29 +25,57 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
-ir = cgutils.ir  # llvmlite's, the compiler that numba is built on
+from stage2_prior.prior import CompilerError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Array: TypeAlias = npt.NDArray[Any]  # float32 or float64, the precision of the prior, where no other dtype is named
+
+ir: Any = vars(cgutils)["ir"]  # llvmlite's builder of LLVM's intermediate representation
 
 ROWS = 4  # of a tile, the piece of a product whose sums stay in registers
-WIDE = 4 * 64  # bytes of a tile's row where there is AVX-512: 4 x 4 sums of its 32 registers of 64 bytes
-HALF = 2 * 64  # of such a tile for products of few outputs, which would be mostly padding
-NARROW = 2 * 32  # and elsewhere: 4 x 2 sums of 16 registers of 32 bytes
-AT_ONCE = 16  # rows (positions * samples) of what a WaveNet's layers can be given for several positions together
+WIDE = 4 * 64  # bytes of a tile's row with AVX-512: 4 x 4 sums in its 32 registers of 64 bytes
+HALF = 2 * 64  # the same for products of few outputs, where a WIDE tile would be mostly padding
+NARROW = 2 * 32  # without AVX-512: 4 x 2 sums in 16 registers of 32 bytes
+AT_ONCE = 16  # rows (positions * samples) that a WaveNet's layers multiply together where several positions are known
 CHUNK = 64  # rows of the vertical stack that go through a layer at once, to stay in the nearest cache
 
-# numba's cache looks at this file alone: a change elsewhere to what is compiled here would go unseen.
-compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+_njit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 
 
-def panel_width(dtype: np.dtype) -> int:
-    """Outputs that a tile covers: weights are packed into panels of so many columns."""
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Machine code, made at the first call for the arguments' types, and cached on disk.
+
+    numba's cache checks this file alone: a change in another file to a function that is compiled here would be missed.
+    """
+    machine_code: Callable[P, R] = _njit(function)
+    return machine_code
+
+
+def entry(function: Callable[P, R]) -> Callable[P, R]:
+    """Machine code that Python calls; raises CompilerError where numba or its LLVM cannot make it."""
+    machine_code = compiled(function)
+
+    @wraps(function)
+    def call(*arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return machine_code(*arguments, **named)
+        except Exception as error:  # the machine code itself raises nothing; compilers have no common class of errors
+            raise CompilerError(f"{type(error).__name__}: {error}") from error
+
+    return call
+
+
+def panel_width(dtype: npt.DTypeLike) -> int:
+    """The number of outputs that a tile covers: weights are packed into panels of that many columns."""
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
     return (WIDE if wide else NARROW) // np.dtype(dtype).itemsize
 
 
-def pack(weight: Tensor, fitted: bool = False) -> np.ndarray:
+def pack(weight: Tensor, fitted: bool = False) -> Array:
     """Weights (..., n, depth) of products x @ weight.T -> (..., panels, depth, panel width).
 
-    fitted: halves the width where that leaves half the padding or less.
+    fitted: uses half the width where that at least halves the padding.
     """
     filled = fill_up(weight.movedim(-2, -1))
     width = panel_width(filled.dtype)
@@ -53,32 +85,32 @@ def pack(weight: Tensor, fitted: bool = False) -> np.ndarray:
     return np.ascontiguousarray(rearrange(filled, "... depth (panels width) -> ... panels depth width", width=width))
 
 
-def fill_up(bias: Tensor) -> np.ndarray:
-    """(..., n) -> the same with n filled up with zeros to whole panels."""
-    bias = bias.detach().numpy()
-    return np.pad(bias, [(0, 0)] * (bias.ndim - 1) + [(0, -bias.shape[-1] % panel_width(bias.dtype))])
+def fill_up(bias: Tensor) -> Array:
+    """(..., n) -> the same, zero-padded along n to whole panels."""
+    values = bias.detach().numpy()
+    return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, -values.shape[-1] % panel_width(values.dtype))])
 
 
-def stack(parts: Sequence[np.ndarray | Tensor], axes: int, dtype: type) -> np.ndarray:
-    """Arrays of so many axes along a new first one; there may be none."""
-    parts = [part.detach().numpy() if isinstance(part, Tensor) else part for part in parts]
-    return np.stack(parts) if parts else np.zeros((0,) * (axes + 1), dtype)
+def stack(parts: Sequence[Array | Tensor], axes: int, dtype: npt.DTypeLike) -> Array:
+    """Stacks arrays of `axes` axes along a new first axis; the list may be empty."""
+    arrays = [part.detach().numpy() if isinstance(part, Tensor) else part for part in parts]
+    return np.stack(arrays) if arrays else np.zeros((0,) * (axes + 1), dtype)
 
 
-def _tile(rows: int, width_bytes: int, vector_bytes: int) -> Callable:
+def _tile(rows: int, width_bytes: int, vector_bytes: int) -> Any:
     """out[row : row + rows, panel] += x[row : row + rows, :depth] @ weight[panel]; the last axes are contiguous.
 
-    Written in LLVM's vector types since its loop vectoriser uses half the width of AVX-512 and keeps sums in memory:
-    this reaches 85-90 % of the multiply-adds that the hardware can do.
+    Written in LLVM's vector types because its loop vectoriser uses half the width of AVX-512 and keeps sums in memory:
+    this reaches 85-90 % of the hardware's peak rate of multiply-adds.
     """
 
     @intrinsic
-    def multiply_tile(typing_context, x, row, weight, panel, out):
+    def multiply_tile(typing_context: Any, x: Any, row: Any, weight: Any, panel: Any, out: Any) -> Any:
         dtype = x.dtype
         size = dtype.bitwidth // 8
         lanes, vectors = vector_bytes // size, width_bytes // vector_bytes
 
-        def generate(context, builder, signature, arguments):
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             x, row, weight, panel, out = (
                 context.make_array(kind)(context, builder, value) if isinstance(kind, types.Array) else value
                 for kind, value in zip(signature.args, arguments, strict=True)
@@ -87,15 +119,15 @@ def _tile(rows: int, width_bytes: int, vector_bytes: int) -> Callable:
             vector = ir.VectorType(context.get_value_type(dtype), lanes)
             undefined = ir.Constant(vector, ir.Undefined)
             spread = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-            multiply_add = cgutils.get_or_insert_function(
+            multiply_add = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
                 builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{lanes}f{dtype.bitwidth}"
             )
 
-            def line(array, r):  # array[row + r]
+            def line(array: Any, r: int) -> Any:  # array[row + r]
                 stride = builder.sdiv(builder.extract_value(array.strides, 0), number(size))
                 return builder.gep(array.data, [builder.mul(builder.add(row, number(r)), stride)])
 
-            def vectors_at(pointer, offset):
+            def vectors_at(pointer: Any, offset: Any) -> list[Any]:
                 starts = [builder.add(offset, number(v * lanes)) for v in range(vectors)]
                 return [builder.bitcast(builder.gep(pointer, [start]), vector.as_pointer()) for start in starts]
 
@@ -104,7 +136,8 @@ def _tile(rows: int, width_bytes: int, vector_bytes: int) -> Callable:
             first = builder.mul(builder.mul(panel, depth), width)
             inputs = [line(x, r) for r in range(rows)]
             targets = [vectors_at(line(out, r), builder.mul(panel, width)) for r in range(rows)]
-            sums = [[cgutils.alloca_once_value(builder, builder.load(at, align=size)) for at in row] for row in targets]
+            alloca: Any = cgutils.alloca_once_value
+            sums = [[alloca(builder, builder.load(at, align=size)) for at in row] for row in targets]
             with cgutils.for_range(builder, depth) as loop:
                 here = vectors_at(weight.data, builder.add(first, builder.mul(loop.index, width)))
                 weights = [builder.load(at, align=size) for at in here]
@@ -134,10 +167,11 @@ _multiply_narrow_row = _tile(1, NARROW, vector_bytes=32)
 
 
 @compiled
-def multiply(x, weight, out):
-    """out (rows, n) += x (rows, at least depth) @ weight, which is packed.
+def multiply(x: Array, weight: Array, out: Array) -> None:
+    """out (rows, n) += x (rows, depth or more) @ weight, which is packed.
 
-    Rows beyond a multiple of ROWS go one by one. Each sum runs over the depth in order, in a tile and in a single row.
+    Rows beyond a multiple of ROWS are computed one by one. Every sum runs over the depth in order, in a tile as in a
+    single row.
     """
     width = weight.shape[2] * weight.itemsize
     rows = out.shape[0]
@@ -160,10 +194,10 @@ def multiply(x, weight, out):
                 _multiply_narrow_row(x, row, weight, panel, out)
 
 
-def _exponential(real: type, integer: type, mantissa: int, log2: tuple[float, float], terms: int) -> Callable:
+def _exponential(real: Any, integer: Any, mantissa: int, log2: tuple[float, float], terms: int) -> Callable[[Any], Any]:
     """exp(x) = 2^n exp(r), |r| <= log(2) / 2, as plain arithmetic, which LLVM turns into vector instructions.
 
-    exp(r) by `terms` of its Taylor series; 2^n by writing n into the exponent's bits: it must be a normal number.
+    exp(r) by `terms` terms of its Taylor series; 2^n, a normal number, by writing n into the exponent's bits.
     log2: log(2) in two parts, the first so short that n times it is exact.
     """
     per_log2, half = real(1.0 / math.log(2.0)), real(0.5)
@@ -171,7 +205,7 @@ def _exponential(real: type, integer: type, mantissa: int, log2: tuple[float, fl
     shift, offset = integer(mantissa), integer(-np.finfo(real).minexp + 1)
     coefficients = tuple(real(1.0 / math.factorial(i)) for i in range(terms))
 
-    def exponential(x):
+    def exponential(x: Any) -> Any:
         n = np.floor(x * per_log2 + half)
         r = (x - n * high) - n * low
         y = coefficients[terms - 1]
@@ -182,26 +216,26 @@ def _exponential(real: type, integer: type, mantissa: int, log2: tuple[float, fl
     return exponential
 
 
-# The first term left out: 0.347^8 / 8! = 5e-9 in float32, 0.347^14 / 14! = 4e-18 in float64.
+# The first omitted term: 0.347^8 / 8! = 5e-9 in float32, 0.347^14 / 14! = 4e-18 in float64.
 _EXP_32 = _exponential(np.float32, np.int32, 23, (0.693359375, -2.1219444005469058e-4), terms=8)
 _EXP_64 = _exponential(np.float64, np.int64, 52, (0.693145751953125, 1.4286068203094172e-6), terms=14)
 
 
 def exp(x: float) -> float:
-    """exp(x) in the precision of x, where it is a normal number: |x| <= 87 in float32, 708 in float64."""
+    """exp(x) in the precision of x, a normal number: |x| <= 87 in float32, 708 in float64."""
     raise NotImplementedError("for compiled functions only")
 
 
 @overload(exp)
-def _exp(x):
+def _exp(x: Any) -> Callable[[Any], Any]:
     return _EXP_32 if x == types.float32 else _EXP_64
 
 
 @compiled
-def gate(sums, gated):
+def gate(sums: Array, gated: Array) -> None:
     """gated (s, p) = tanh(f) sigmoid(g) of sums (s, f and g: 2p, ...), 1606.05328 equation 2.
 
-    With a = exp(-2f) and b = exp(-g): (1 - a) / ((1 + a) (1 + b)). Beyond 40 neither function moves any more.
+    With a = exp(-2f) and b = exp(-g): (1 - a) / ((1 + a) (1 + b)). Beyond 40 both functions are constant.
     """
     p = gated.shape[1]
     one, two, most = sums.dtype.type(1), sums.dtype.type(2), sums.dtype.type(40)
@@ -214,8 +248,8 @@ def gate(sums, gated):
 
 
 @compiled
-def draw(logits, uniform, temperature, top_k, top_p, cdf):
-    """`sampling.draw` for one sample; -1 where logits (k or more) are not numbers. cdf: float64 (k) to work in."""
+def draw(logits: Array, uniform: float, temperature: float, top_k: int, top_p: float, cdf: Array) -> int:
+    """`sampling.draw` for one sample; -1 where logits (k or more) are NaN or infinite. cdf: float64 (k), workspace."""
     codes = len(cdf)
     best, top, numbers = 0, logits[0], True
     for k in range(codes):
@@ -238,13 +272,13 @@ def draw(logits, uniform, temperature, top_k, top_p, cdf):
 
 
 @compiled
-def truncate(logits, top_k, top_p, mass):
-    """Sets to 0 the mass (k) of all codes but those that top-k, and of these top-p, leaves.
+def truncate(logits: Array, top_k: int, top_p: float, mass: Array) -> None:
+    """Sets the mass (k) of every code to 0 that top-k, or then top-p, excludes.
 
-    A heap yields the likeliest codes one by one: mostly few are asked for, and a sort would take longer than the rest.
+    A heap yields the likeliest codes one by one: usually few are needed, and a sort would dominate the time of a draw.
     """
     codes = len(mass)
-    heap = np.arange(codes)  # heap[:left] is one, heap[left:] are the codes taken off it, the likeliest last
+    heap = np.arange(codes)  # heap[:left] is the heap, heap[left:] the codes taken off it, the likeliest last
     left = codes
     for at in range(codes // 2 - 1, -1, -1):
         sift_down(heap, at, left, logits)
@@ -256,7 +290,7 @@ def truncate(logits, top_k, top_p, mass):
     total = 0.0
     for code in range(codes):
         total += mass[code]
-    kept, before = codes, 0.0  # heap[kept:] stay
+    kept, before = codes, 0.0  # heap[kept:] keep their mass
     while kept > codes - top_k and before < top_p * total:
         if kept == left:
             left = take_likeliest(heap, left, logits)
@@ -267,7 +301,7 @@ def truncate(logits, top_k, top_p, mass):
 
 
 @compiled
-def take_likeliest(heap, size, logits):
+def take_likeliest(heap: Array, size: int, logits: Array) -> int:
     """Moves the top of the heap behind its end; returns its new size."""
     size -= 1
     heap[0], heap[size] = heap[size], heap[0]
@@ -276,8 +310,8 @@ def take_likeliest(heap, size, logits):
 
 
 @compiled
-def sift_down(heap, at, size, logits):
-    """Lets the code heap[at] sink until it is likelier than both below it, or as likely and lower."""
+def sift_down(heap: Array, at: int, size: int, logits: Array) -> None:
+    """Moves the code heap[at] down until it precedes both codes below it."""
     code = heap[at]
     while 2 * at + 1 < size:
         below = 2 * at + 1
@@ -291,48 +325,49 @@ def sift_down(heap, at, size, logits):
 
 
 @compiled
-def precedes(one, other, logits):
+def precedes(one: int, other: int, logits: Array) -> bool:
+    """Whether code `one` is likelier than `other`, or as likely and lower."""
     return logits[one] > logits[other] or (logits[one] == logits[other] and one < other)
 
 
 class Weights(NamedTuple):
-    """A GatedPixelCNN's parameters, products packed (`pack`), biases filled up; l layers, t taps, g codebooks."""
+    """A GatedPixelCNN's parameters: weights packed (`pack`), biases padded; l layers, t taps, g codebooks."""
 
-    embeddings: np.ndarray  # (g, k, p)
-    first_vertical: np.ndarray  # (t, ...): rows from above to below, in them columns from left to right
-    vertical: np.ndarray  # (l - 1, t, ...)
-    across: np.ndarray  # (l, ...)
-    first_horizontal: np.ndarray  # (t, ...)
-    horizontal: np.ndarray  # (l - 1, t, ...)
-    out: np.ndarray  # (l, ...)
-    out_bias: np.ndarray  # (l, n)
-    local: np.ndarray  # (l, 2: vertical and horizontal, ...)
-    within: np.ndarray  # (g - 1, k, p)
-    hidden: np.ndarray  # (g, ...)
-    hidden_bias: np.ndarray  # (g, n)
-    logits: np.ndarray  # (g, ...)
-    logits_bias: np.ndarray  # (g, n)
+    embeddings: Array  # (g, k, p)
+    first_vertical: Array  # (t, ...): taps in raster order
+    vertical: Array  # (l - 1, t, ...)
+    across: Array  # (l, ...)
+    first_horizontal: Array  # (t, ...)
+    horizontal: Array  # (l - 1, t, ...)
+    out: Array  # (l, ...)
+    out_bias: Array  # (l, n)
+    local: Array  # (l, 2: vertical and horizontal, ...)
+    within: Array  # (g - 1, k, p)
+    hidden: Array  # (g, ...)
+    hidden_bias: Array  # (g, n)
+    logits: Array  # (g, ...)
+    logits_bias: Array  # (g, n)
 
 
 class State(NamedTuple):
-    """What a block of samples remembers, and room to work in. The last few rows and columns lie by index modulo."""
+    """Cached activations of a block of samples, and workspace. Rows and columns are kept in rings, by index modulo."""
 
-    biases: np.ndarray  # (l, 2: vertical and horizontal, s, n): of the convolutions, and what labels add
-    inputs: np.ndarray  # (rows, w * s, p): embedded codes, with a margin of zeros to either side, as `rows`
-    rows: np.ndarray  # (l - 1, rows, w * s, p): inputs of the vertical stack's layers after the first
-    columns: np.ndarray  # (l - 1, columns, s, n): inputs of the horizontal stack's layers after the first
-    sums: np.ndarray  # (l, w * s, n): before the horizontal gates, of one row
-    chunk: np.ndarray  # (several columns * s, n): before the vertical gates
-    gated: np.ndarray  # (s, p)
-    features: np.ndarray  # (s, n)
-    hidden: np.ndarray  # (s, n)
-    logits: np.ndarray  # (s, n)
-    cdf: np.ndarray  # (k,)
+    biases: Array  # (l, 2: vertical and horizontal, s, n): the convolutions' biases plus label terms
+    inputs: Array  # (rows, w * s, p): embedded codes, zero margins left and right, like `rows`
+    rows: Array  # (l - 1, rows, w * s, p): inputs of the vertical stack's layers after the first
+    columns: Array  # (l - 1, columns, s, n): inputs of the horizontal stack's layers after the first
+    sums: Array  # (l, w * s, n): before the horizontal gates, one row
+    chunk: Array  # (several columns * s, n): before the vertical gates
+    gated: Array  # (s, p)
+    features: Array  # (s, n)
+    hidden: Array  # (s, n)
+    logits: Array  # (s, n)
+    cdf: Array  # (k,)
 
 
 @compiled
-def vertical_stack(row, local, weights, state):
-    """One row of the vertical stack, all layers: fills `state.sums` with what it adds to the horizontal stack."""
+def vertical_stack(row: int, local: Array, weights: Weights, state: State) -> None:
+    """One row of the vertical stack, all layers: fills `state.sums` with its terms of the horizontal stack."""
     samples, length, last = state.gated.shape[0], state.sums.shape[1], weights.across.shape[0] - 1
     margin = (state.rows.shape[2] - length) // 2  # in rows of the ring: columns * samples
     for i in range(last + 1):
@@ -355,10 +390,10 @@ def vertical_stack(row, local, weights, state):
 
 
 @compiled
-def correlate(ring, newest, start, samples, weight, out):
-    """out += the taps of a convolution over rows up to `newest` of a ring (rows, margin + w * s + margin, p).
+def correlate(ring: Array, newest: int, start: int, samples: int, weight: Array, out: Array) -> None:
+    """out += a convolution over the rows up to `newest` of a ring (rows, margin + w * s + margin, p).
 
-    weight (height, width, ...): out's first row is at `start`, and its leftmost tap half a width before that.
+    weight (height, width, ...): out's first row is at `start`, and its leftmost tap half a kernel width before that.
     """
     height, width = weight.shape[0], weight.shape[1]
     for y in range(height):
@@ -369,7 +404,7 @@ def correlate(ring, newest, start, samples, weight, out):
 
 
 @compiled
-def horizontal_stack(row, column, weights, state):
+def horizontal_stack(row: int, column: int, weights: Weights, state: State) -> None:
     """One position of the horizontal stack, all layers: `state.sums` -> `state.features`."""
     samples, last = state.gated.shape[0], weights.across.shape[0] - 1
     taps, first_taps = state.columns.shape[1], weights.first_horizontal.shape[0]
@@ -394,7 +429,7 @@ def horizontal_stack(row, column, weights, state):
 
 
 @compiled
-def rectified_product(x, weight, bias, rectified, out):
+def rectified_product(x: Array, weight: Array, bias: Array, rectified: Array, out: Array) -> None:
     """out = relu(x) @ weight + bias."""
     zero = x.dtype.type(0)
     for s in range(x.shape[0]):
@@ -404,9 +439,19 @@ def rectified_product(x, weight, bias, rectified, out):
     multiply(rectified, weight, out)
 
 
-@compiled
-def draw_row(row, codes, uniforms, local, temperature, top_k, top_p, weights, state):
-    """Draws a row of codes (s, h, w, g) where they are -1. False where logits were not numbers."""
+@entry
+def draw_row(
+    row: int,
+    codes: Array,
+    uniforms: Array,
+    local: Array,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    weights: Weights,
+    state: State,
+) -> bool:
+    """Draws a row of codes (s, h, w, g) where they are -1. False where logits are NaN or infinite."""
     samples, p = state.gated.shape
     width = codes.shape[2]
     margin = weights.first_horizontal.shape[0] * samples
@@ -437,25 +482,25 @@ def draw_row(row, codes, uniforms, local, temperature, top_k, top_p, weights, st
 
 
 class TemporalWeights(NamedTuple):
-    """A GatedPixelCNN3d's temporal stack: products packed (`pack`), biases filled up; l layers, t frames of a kernel."""
+    """A GatedPixelCNN3d's temporal stack: weights packed (`pack`), biases padded; l layers, t frames of a kernel."""
 
-    seen: np.ndarray  # (l, t, y, x, ...): frames from the earliest to the present
-    bias: np.ndarray  # (l, n)
-    local: np.ndarray  # (l, ...)
-    out: np.ndarray  # (l, ...)
-    out_bias: np.ndarray  # (l, n)
+    seen: Array  # (l, t, y, x, ...): earliest frame first
+    bias: Array  # (l, n)
+    local: Array  # (l, ...)
+    out: Array  # (l, ...)
+    out_bias: Array  # (l, n)
 
 
 class TemporalState(NamedTuple):
-    """What a block of samples remembers of the last frames, which lie by index modulo, and room to work in."""
+    """Cached activations of a block's last frames, in a ring, by index modulo, and workspace."""
 
-    frames: np.ndarray  # (l + 1, t, h, w * s, n): inputs of the layers and the last one's output, in margins of zeros
-    chunk: np.ndarray  # (CHUNK, n): before the gates
-    gated: np.ndarray  # (CHUNK, p)
+    frames: Array  # (l + 1, t, h, w * s, n): inputs of the layers and the last one's output, zero margins around
+    chunk: Array  # (CHUNK, n): before the gates
+    gated: Array  # (CHUNK, p)
 
 
-@compiled
-def temporal_stack(frame, local, weights, state):
+@entry
+def temporal_stack(frame: int, local: Array, weights: TemporalWeights, state: TemporalState) -> None:
     """One frame through all layers, from `state.frames[0]` to `state.frames[-1]`. local (h, w * s, channels)."""
     layers, kernel, taps = weights.seen.shape[:3]
     height, length, _ = local.shape
@@ -483,44 +528,44 @@ def temporal_stack(frame, local, weights, state):
 
 
 class WaveNetWeights(NamedTuple):
-    """A WaveNet's parameters, products packed (`pack`), biases filled up; l layers, g codebooks, c skip channels."""
+    """A WaveNet's parameters: weights packed (`pack`), biases padded; l layers, g codebooks, c skip channels."""
 
-    embeddings: np.ndarray  # (g, k, r)
-    dilations: np.ndarray  # (l,) int64
-    dilated: np.ndarray  # (l, taps, ...): from the earliest to the present
-    local: np.ndarray  # (l, ...)
-    skip: np.ndarray  # (l, ...)
-    skip_bias: np.ndarray  # (n,)
-    out: np.ndarray  # (l - 1, ...)
-    out_bias: np.ndarray  # (l - 1, r)
-    within: np.ndarray  # (g - 1, k, c)
-    hidden: np.ndarray  # (g, ...)
-    hidden_bias: np.ndarray  # (g, n)
-    logits: np.ndarray  # (g, ...)
-    logits_bias: np.ndarray  # (g, n)
+    embeddings: Array  # (g, k, r)
+    dilations: Array  # (l,) int64
+    dilated: Array  # (l, taps, ...): earliest first
+    local: Array  # (l, ...)
+    skip: Array  # (l, ...)
+    skip_bias: Array  # (n,)
+    out: Array  # (l - 1, ...)
+    out_bias: Array  # (l - 1, r)
+    within: Array  # (g - 1, k, c)
+    hidden: Array  # (g, ...)
+    hidden_bias: Array  # (g, n)
+    logits: Array  # (g, ...)
+    logits_bias: Array  # (g, n)
 
 
 class WaveNetState(NamedTuple):
-    """What a block of samples remembers, and room to work in."""
+    """Cached activations of a block of samples, and workspace."""
 
-    biases: np.ndarray  # (l, s, n): before the gates, with what labels add
-    sums: np.ndarray  # (l, several positions * s, n): before the gates
-    rings: np.ndarray  # (positions that the kernels reach back * s, r): earlier inputs, by position modulo reach
-    x: np.ndarray  # (s, n): the residual stream
-    gated: np.ndarray  # (s, p)
-    features: np.ndarray  # (s, n): the sum of the skip connections
-    rectified: np.ndarray  # (s, c)
-    hidden: np.ndarray  # (s, n)
-    logits: np.ndarray  # (s, n)
-    cdf: np.ndarray  # (k,)
+    biases: Array  # (l, s, n): before the gates, label terms included
+    sums: Array  # (l, several positions * s, n): before the gates
+    rings: Array  # (summed reach of all kernels * s, r): earlier inputs of each layer, by position modulo reach
+    x: Array  # (s, n): the residual stream
+    gated: Array  # (s, p)
+    features: Array  # (s, n): the sum of the skip connections
+    rectified: Array  # (s, c)
+    hidden: Array  # (s, n)
+    logits: Array  # (s, n)
+    cdf: Array  # (k,)
 
 
 @compiled
-def start_sums(t, local, weights, state):
-    """What several positions from t on can be given at once, local (positions * s, channels) as many: `state.sums`.
+def start_sums(t: int, local: Array, weights: WaveNetWeights, state: WaveNetState) -> None:
+    """Starts `state.sums` for several positions at once, from t on; local (positions * s, channels) says how many.
 
-    That is biases, local, and the earlier inputs of layers whose dilation is so large that all of them are known.
-    t is a multiple of their number, and so is such a dilation: what they read is one piece of the ring.
+    The terms are biases, local, and the earlier inputs of layers with a dilation so large that all of them are known.
+    t and such a dilation are multiples of the number of positions, so these inputs are contiguous in the ring.
     """
     samples, rows, taps = state.x.shape[0], len(local), weights.dilated.shape[1]
     several = state.sums.shape[1] // samples
@@ -542,12 +587,13 @@ def start_sums(t, local, weights, state):
 
 
 @compiled
-def gated_layers(t, place, drawing, weights, state):
-    """One position of all layers: `state.x`, embedded codes -> `state.features`, where `drawing` asks for them.
+def gated_layers(t: int, place: int, drawing: bool, weights: WaveNetWeights, state: WaveNetState) -> None:
+    """One position through all layers: `state.x`, embedded codes -> `state.features`, which are computed if `drawing`.
 
-    place: of the position in `state.sums`.
+    place: the position's index in `state.sums`.
     """
-    samples, layers, taps, r = state.x.shape[0], *weights.dilated.shape[:2], state.rings.shape[1]
+    samples, r = state.x.shape[0], state.rings.shape[1]
+    layers, taps = weights.dilated.shape[:2]
     several = state.sums.shape[1] // samples
     ring = 0
     for i in range(layers):
@@ -559,7 +605,7 @@ def gated_layers(t, place, drawing, weights, state):
                 first = (ring + (t + tap * dilation) % reach) * samples
                 multiply(state.rings[first : first + samples], weights.dilated[i, tap], sums)
         multiply(state.x, weights.dilated[i, taps - 1], sums)
-        first = (ring + t % reach) * samples  # of the earliest inputs, no longer needed
+        first = (ring + t % reach) * samples  # the earliest inputs, no longer needed
         for s in range(samples):
             for j in range(r):
                 state.rings[first + s, j] = state.x[s, j]
@@ -574,10 +620,21 @@ def gated_layers(t, place, drawing, weights, state):
             multiply(state.gated, weights.out[i], state.x)
 
 
-@compiled
-def draw_positions(start, codes, uniforms, local, temperature, top_k, top_p, weights, state):
-    """Draws codes (s, t, g) where they are -1, from position `start` on, as far as local (positions * s, channels)
-    goes. False where logits were not numbers.
+@entry
+def draw_positions(
+    start: int,
+    codes: Array,
+    uniforms: Array,
+    local: Array,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    weights: WaveNetWeights,
+    state: WaveNetState,
+) -> bool:
+    """Draws codes (s, t, g) where they are -1, at the positions of local (positions * s, channels), from `start` on.
+
+    False where logits are NaN or infinite.
     """
     samples, r = state.x.shape[0], state.rings.shape[1]
     several = state.sums.shape[1] // samples

@@ -1,8 +1,8 @@
 """Dropout whose mask does not depend on how the batch is split over processes.
 
-The mask is drawn for the *global* batch from the device's global generator and each process keeps the rows of its own
-samples (rank r holds rows r*b .. (r+1)*b). With the same seed on every rank, two processes that hold half a batch each
-take the same step as one that holds it whole.
+Every process draws the mask of the *global* batch from the device's global generator and keeps the rows of its own
+samples (rank r: rows r*b .. (r+1)*b). With the same seed on every rank, two processes with half of the batch each take
+the same step as one process with the whole batch.
 """
 
 import torch
@@ -24,7 +24,7 @@ class GlobalBatchDropout(nn.Module):
             return x
         rank, world = _rank_and_world()
         batch, channels, *grid = x.shape
-        # Channels last, as the activations lie in memory. Always float32: autocast leaves the mask as it is.
+        # Channels last, the memory layout of the activations. Always float32: autocast does not change the mask.
         noise = torch.rand(world * batch, *grid, channels, device=x.device)[rank * batch : (rank + 1) * batch]
         kept = noise.movedim(-1, 1) >= self.probability
         return x * kept / (1.0 - self.probability)

@@ -1,15 +1,14 @@
 """The Gated PixelCNN of van den Oord et al., "Conditional Image Generation with PixelCNN Decoders" (arXiv 1606.05328).
 
-Variant: as their figure 2, with n x n kernels cropped to the taps that may be seen (rows above: the vertical stack;
-codes to the left: the horizontal one) instead of masked, so no multiplication is wasted; the first layer (mask A) sees
-neither the code itself nor the vertical stack's current row. No batch normalisation. The head is ReLU, 1x1, ReLU, 1x1.
+Variant: their figure 2, with n x n kernels cropped to the visible taps (rows above: the vertical stack; codes to the
+left: the horizontal one) instead of masked, so that no multiplication is wasted; the first layer (mask A) sees neither
+the code itself nor the vertical stack's current row. No batch normalisation. The head is ReLU, 1x1, ReLU, 1x1.
 
 Axes: b batch, c channels, h rows, w columns, k codes of a codebook, g codebooks, p features of a stack.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,14 +16,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from stage2_prior import compiled
 from stage2_prior.codebooks import CodebookPrior
+from stage2_prior.compiler import available, compiled
 from stage2_prior.dropout import GlobalBatchDropout
 from stage2_prior.initialise import GATE_GAIN, initialise
+from stage2_prior.layers import Layers, embed_labels
 from stage2_prior.prior import NOT_FINITE, CompiledLoop, Stepper
-
-if TYPE_CHECKING:
-    from stage2_prior.rule import Rule
+from stage2_prior.rule import Rule
 
 
 class GatedPixelCNN(CodebookPrior):
@@ -32,11 +30,11 @@ class GatedPixelCNN(CodebookPrior):
 
     channels: features p of each stack; convolutions yield 2p, gated to p. head_channels: width of the head.
     kernel_size, first_kernel_size: odd n of the n x n neighbourhood; a position sees first_kernel_size // 2 +
-    (num_layers - 1) * (kernel_size // 2) rows up and columns to either side.
-    num_classes: one entry a label column; each has a table of biases in every layer (V_f, V_g).
-    local_channels: channels of `local` (b, c, h, w), which enters every layer by a 1x1 convolution.
-    dropout: of the horizontal stack's gated features.
-    With g codebooks the head of codebook j also reads embeddings of codes 0 .. j-1 of its position.
+    (num_layers - 1) * (kernel_size // 2) rows up, and as many columns to either side.
+    num_classes: one entry per label column; each column has a table of biases in every layer (V_f, V_g).
+    local_channels: channels of `local` (b, c, h, w), which enters every layer through a 1x1 convolution.
+    dropout: probability, on the horizontal stack's gated features.
+    With g codebooks the head of codebook j also reads embeddings of codes 0 .. j-1 at its position.
 
     Codes (64, 32, 32) give logits (64, 512, 32, 32); with two codebooks (64, 32, 32, 2) give (64, 512, 32, 32, 2).
     """
@@ -65,7 +63,7 @@ class GatedPixelCNN(CodebookPrior):
                 raise ValueError(f"{name}: expected an odd number of 3 or more, found {value}")
         self.embeddings = self._tables(num_codebooks, channels)
         sizes = (first_kernel_size,) + (kernel_size,) * (num_layers - 1)
-        self.layers = nn.ModuleList(
+        self.layers: Layers[GatedLayer] = Layers(
             GatedLayer(channels, n, i == 0, self.num_classes, local_channels, dropout) for i, n in enumerate(sizes)
         )
         self.within = self._tables(num_codebooks - 1, channels)
@@ -74,7 +72,7 @@ class GatedPixelCNN(CodebookPrior):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Unit variance before every gate; a residual stream that grows from 1 to 2; logits near zero."""
+        """Unit variance before every gate; a residual stream whose variance grows from 1 to 2; logits near zero."""
         depth = len(self.layers)
         self._initialise_embeddings()
         for i, layer in enumerate(self.layers):
@@ -102,16 +100,16 @@ class GatedPixelCNN(CodebookPrior):
         self.check_conditions(batch, grid, labels, local)
         return PixelCNNStepper(self, batch, grid, labels, local)
 
-    def compiled_loop(self) -> "CompiledPixelCNN":
-        return CompiledPixelCNN(self)
+    def compiled_loop(self) -> "CompiledPixelCNN | None":
+        return CompiledPixelCNN(self) if available() else None
 
 
 class GatedLayer(nn.Module):
     """One layer of both stacks: (v, h) -> (v, h), each (b, p, h, w).
 
-    Row r of v has seen rows above r only, and h its position's rows above and codes up to (first layer: before) it. The
-    vertical features go into the horizontal ones before they are gated. In the first layer v and h are the embedded
-    codes themselves, and there is no residual connection: it would show each code to itself.
+    Row r of v depends on rows above r only; h depends on the rows above and on the codes to the left, up to its own
+    position (first layer: before it). Vertical features are added to the horizontal ones before the gates. In the first
+    layer v and h are the embedded codes themselves; a residual connection there would show each code to itself.
     """
 
     def __init__(
@@ -122,10 +120,10 @@ class GatedLayer(nn.Module):
         self.first = first
         self.vertical = nn.Conv2d(p, 2 * p, (reach + own, kernel_size))
         self.across = nn.Conv2d(2 * p, 2 * p, 1)
-        self.horizontal = nn.Conv2d(p, 2 * p, (1, reach + own), bias=False)  # `across` has one for the sum
+        self.horizontal = nn.Conv2d(p, 2 * p, (1, reach + own), bias=False)  # `across` has the bias of their sum
         self.out = nn.Conv2d(p, p, 1)
         self.dropout = GlobalBatchDropout(dropout)
-        self.tables = nn.ModuleList(nn.Embedding(count, 4 * p) for count in num_classes)
+        self.tables: Layers[nn.Embedding] = Layers(nn.Embedding(count, 4 * p) for count in num_classes)
         self.local = nn.Conv2d(local_channels, 4 * p, 1, bias=False) if local_channels else None
         # (left, right, top, bottom); a negative bottom or right drops the position itself
         self.vertical_padding = (reach, reach, reach, own - 1)
@@ -143,11 +141,14 @@ class GatedLayer(nn.Module):
         return update if self.first else h + update
 
     def condition(self, labels: Tensor | None, local: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """What labels and local add before the gates: (b, 2p, 1 or h, 1 or w) for each stack, or None."""
-        terms = [rearrange(table(labels[:, i]), "b c -> b c 1 1") for i, table in enumerate(self.tables)]
+        """The terms that labels and local add before the gates: (b, 2p, 1 or h, 1 or w) per stack, or None."""
+        terms = [rearrange(row, "b c -> b c 1 1") for row in embed_labels(self.tables, labels)]
         if self.local is not None:
             terms.append(self.local(local))
-        return sum(terms).chunk(2, dim=1) if terms else (None, None)
+        if not terms:
+            return None, None
+        for_v, for_h = sum(terms[1:], start=terms[0]).chunk(2, dim=1)
+        return for_v, for_h
 
 
 def gate(s: Tensor) -> Tensor:
@@ -161,9 +162,9 @@ def add(x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class PixelCNNStepper(Stepper):
-    """Cached evaluation: the vertical stack once a row, the horizontal one once a position.
+    """Cached evaluation: the vertical stack once per row, the horizontal one once per position.
 
-    Each layer remembers as many rows of its vertical input and columns of its horizontal input as its kernels span.
+    Each layer keeps as many rows of its vertical input and columns of its horizontal input as its kernels span.
     """
 
     def __init__(
@@ -174,7 +175,7 @@ class PixelCNNStepper(Stepper):
         p = weight.shape[1]
         self.rows = [weight.new_zeros(batch, p, layer.vertical.kernel_size[0], width) for layer in prior.layers]
         self.columns = [weight.new_zeros(batch, p, 1, layer.horizontal.kernel_size[1]) for layer in prior.layers]
-        self.sums: list[Tensor] = []  # (b, 2p, 1, w): what the vertical stack gives the horizontal one, this row
+        self.sums: list[Tensor] = []  # (b, 2p, 1, w): the vertical stack's terms of the horizontal one, this row
         self.features = weight.new_zeros(batch, p)
         self.rows_begun = 0
 
@@ -182,7 +183,7 @@ class PixelCNNStepper(Stepper):
         codes = codes if self.prior.num_codebooks > 1 else codes[..., None]
         row, column, codebook = position if self.prior.num_codebooks > 1 else (*position, 0)
         if codebook == 0:
-            for begun in range(self.rows_begun, row + 1):  # several where rows were left out
+            for begun in range(self.rows_begun, row + 1):  # several where rows were skipped
                 self._row(codes, begun)
             self.rows_begun = row + 1
             self.features = self._column(codes, row, column)
@@ -217,14 +218,15 @@ class PixelCNNStepper(Stepper):
 
 
 class CompiledPixelCNN(CompiledLoop):
-    """A GatedPixelCNN's parameters, packed, and the loop over rows."""
+    """The packed parameters of a GatedPixelCNN, and the loop over rows."""
 
     def __init__(self, prior: GatedPixelCNN) -> None:
         dtype = prior.embeddings[0].weight.dtype
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"prior: expected parameters of torch.float32 or torch.float64 on a CPU, found {dtype}")
         self.prior, self.dtype = prior, np.float32 if dtype == torch.float32 else np.float64
-        (first, *later), layers, heads = prior.layers, prior.layers, prior.heads
+        layers, heads = list(prior.layers), [head.products for head in prior.heads]
+        first, later = layers[0], layers[1:]
         halves = partial(rearrange, pattern="(two n) c 1 1 -> two n c", two=2)
         pack, fill_up = compiled.pack, compiled.fill_up
         self.weights = compiled.Weights(
@@ -235,49 +237,49 @@ class CompiledPixelCNN(CompiledLoop):
             first_horizontal=pack(_taps(first.horizontal)[0]),
             horizontal=self._stack([pack(_taps(layer.horizontal)[0]) for layer in later], axes=4),
             out=self._stack([pack(layer.out.weight[:, :, 0, 0]) for layer in layers], axes=3),
-            out_bias=self._stack([fill_up(layer.out.bias) for layer in layers], axes=1),
+            out_bias=self._stack([fill_up(bias_of(layer.out)) for layer in layers], axes=1),
             local=self._stack([pack(halves(x.local.weight)) for x in layers if x.local is not None], axes=4),
             within=self._stack([table.weight for table in prior.within], axes=2),
-            hidden=self._stack([pack(head[1].weight) for head in heads], axes=3),
-            hidden_bias=self._stack([fill_up(head[1].bias) for head in heads], axes=1),
-            logits=self._stack([pack(head[3].weight) for head in heads], axes=3),
-            logits_bias=self._stack([fill_up(head[3].bias) for head in heads], axes=1),
+            hidden=self._stack([pack(hidden.weight) for hidden, _ in heads], axes=3),
+            hidden_bias=self._stack([fill_up(hidden.bias) for hidden, _ in heads], axes=1),
+            logits=self._stack([pack(logits.weight) for _, logits in heads], axes=3),
+            logits_bias=self._stack([fill_up(logits.bias) for _, logits in heads], axes=1),
         )
 
-    def _stack(self, parts: list[np.ndarray | Tensor], axes: int) -> np.ndarray:
+    def _stack(self, parts: Sequence[np.ndarray | Tensor], axes: int) -> np.ndarray:
         return compiled.stack(parts, axes, self.dtype)
 
     def fill(
-        self, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: "Rule"
+        self, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: Rule
     ) -> Iterator[int]:
-        codes, uniforms = (x.contiguous().numpy().reshape(*x.shape[:3], -1) for x in (codes, uniforms))
-        batch, height, width, _ = codes.shape
+        batch, height, width = codes.shape[:3]
+        drawn, numbers = (x.contiguous().numpy().reshape(batch, height, width, -1) for x in (codes, uniforms))
         samples = batch + -batch % compiled.ROWS
         state = self._state(samples, width, self._biases(labels, samples))
         if local is None:
-            local = np.zeros((height, width * samples, 0), self.dtype)
+            features = np.zeros((height, width * samples, 0), self.dtype)
         else:
             filled = F.pad(rearrange(local, "b c h w -> h w c b"), (0, samples - batch))
-            local = rearrange(filled, "h w c s -> h (w s) c").contiguous().numpy()
+            features = rearrange(filled, "h w c s -> h (w s) c").contiguous().numpy()
         top_k = self.prior.num_codes if rule.top_k is None else rule.top_k
         top_p = np.inf if rule.top_p is None else float(rule.top_p)
         how = float(rule.temperature), top_k, top_p
         for row in range(height):
-            if not compiled.draw_row(row, codes, uniforms, local[row], *how, self.weights, state):
+            if not compiled.draw_row(row, drawn, numbers, features[row], *how, self.weights, state):
                 raise ValueError(NOT_FINITE)
             yield batch * width
 
     def _biases(self, labels: Tensor | None, samples: int) -> np.ndarray:
-        """What stands before the gates of each layer without any code: (l, 2, s, n)."""
+        """Biases before the gates of each layer, label terms included: (l, 2, s, n)."""
         layers = []
         for layer in self.prior.layers:
-            bias = torch.cat((layer.vertical.bias, layer.across.bias)).detach().repeat(samples, 1)
-            for column, table in enumerate(layer.tables):
-                bias[: len(labels)] += table.weight.detach()[labels[:, column]]
+            bias = torch.cat((bias_of(layer.vertical), bias_of(layer.across))).detach().repeat(samples, 1)
+            for row in embed_labels(layer.tables, labels):
+                bias[: len(row)] += row.detach()
             layers.append(compiled.fill_up(rearrange(bias, "s (two n) -> two s n", two=2)))
         return np.stack(layers)
 
-    def _state(self, samples: int, width: int, biases: np.ndarray) -> compiled.State:
+    def _state(self, samples: int, width: int, biases: np.ndarray) -> "compiled.State":
         first, last = self.prior.layers[0], self.prior.layers[-1]
         layers, p = len(self.prior.layers), first.out.weight.shape[0]
         first_margin, margin = first.vertical.kernel_size[1] // 2, last.vertical.kernel_size[1] // 2
@@ -304,6 +306,11 @@ def _taps(convolution: nn.Conv2d) -> Tensor:
     return rearrange(convolution.weight, "n p y x -> y x n p")
 
 
+def bias_of(convolution: nn.Conv2d | nn.Conv3d) -> Tensor:
+    assert convolution.bias is not None
+    return convolution.bias
+
+
 def _push(seen: Tensor, new: Tensor, dim: int) -> Tensor:
-    """Forgets the oldest slice of `seen` along `dim` and appends `new`."""
+    """Drops the oldest slice of `seen` along `dim` and appends `new`."""
     return torch.cat((seen.narrow(dim, 1, seen.shape[dim] - 1), new), dim=dim)

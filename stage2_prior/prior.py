@@ -1,38 +1,53 @@
-"""What every autoregressive prior shares: conditioning, checks, likelihood, and how it is sampled from.
+"""The base class of all autoregressive priors: conditions, checks, likelihood, and the interfaces that sampling uses.
 
-A prior factorises p(codes | labels, local) over the positions of a grid of any number of axes, in raster order; where a
-position holds several codes (product codebooks) they follow one another, codebook g fastest.
+A prior factorises p(codes | labels, local) over the positions of a grid with any number of axes, in raster order. With
+several codes per position (product codebooks) codebook g varies fastest.
 
 Axes: b batch, k codes of a codebook, g codebooks, c channels, L label columns.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from stage2_prior.rule import Rule
+from stage2_prior.rule import Rule
 
-
-NOT_FINITE = "logits: expected numbers, found NaN or infinity; the prior's weights are broken"
+NOT_FINITE = "logits: expected finite numbers, found NaN or infinity: the prior's weights are broken"
 
 
 class Stepper(ABC):
-    """One pass over the positions of b grids that remembers what is needed of the codes so far: the general sampler."""
+    """One pass over the positions of b grids that caches activations of earlier codes: sampling on any device."""
 
     @abstractmethod
     def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
         """Logits (b, num_codes) of the code at `position` = (*grid index[, codebook]).
 
-        Called once for every position, in raster order, codebook fastest; slices of the grid's first axis where all
-        codes are known may be left out. `codes` (b, *grid[, g]) is filled before `position`; what it holds there and
-        later is not looked at.
+        Called once per position, in raster order, codebook fastest; slices of the grid's first axis may be skipped
+        where all codes are known. `codes` (b, *grid[, g]) is filled before `position`; later values are not read.
         """
+
+
+class ReplayableStepper(Stepper):
+    """Over sequences, grids (t,): its step can be recorded once, as a CUDA graph, and replayed for every position."""
+
+    @abstractmethod
+    def step_at(self, codes: Tensor, position: Tensor, codebook: int) -> Tensor:
+        """Like `step`, with the position int64 (1,) on the device.
+
+        It reads and writes tensors that stay at the same addresses between calls, and never waits for the device.
+        """
+
+    def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
+        t, codebook = position if len(position) == 2 else (*position, 0)
+        return self.step_at(codes, torch.full((1,), t, device=codes.device), codebook)
+
+
+class CompilerError(RuntimeError):
+    """The machine code of a `CompiledLoop` could not be made: its stepper has to draw."""
 
 
 class CompiledLoop(ABC):
@@ -40,21 +55,22 @@ class CompiledLoop(ABC):
 
     @abstractmethod
     def fill(
-        self, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: "Rule"
+        self, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: Rule
     ) -> Iterator[int]:
-        """Draws, in place, every code that is -1, and yields the number of positions done since it last did.
+        """Draws, in place, every code that is -1; yields how many positions were done since the last yield.
 
-        codes int64 and uniforms float64, both (b, *grid[, g]). Called from several threads at once, each with its own
-        block of samples, so the loop lets go of the interpreter's lock. A sample's codes do not depend on its block.
+        codes int64 and uniforms float64, both (b, *grid[, g]). Several threads call it at once, each with its own block
+        of samples, so the loop releases the interpreter's lock. A sample's codes do not depend on its block.
+        Raises CompilerError where the loop cannot be compiled.
         """
 
 
 class Prior(nn.Module, ABC):
     """p(codes | labels, local), one code after the other.
 
-    num_classes: the number of classes of each label column; empty for an unconditional prior.
-    local_channels: channels of `local` (b, c, *grid), which conditions position by position; 0 for none.
-    grid_axes: the number of axes of a grid, set by the class: 1 for sound, 2 for images, 3 for video.
+    num_classes: the number of classes per label column; empty for an unconditional prior.
+    local_channels: channels of `local` (b, c, *grid), which conditions each position separately; 0 for none.
+    grid_axes: the number of axes of a grid, set by the class: 1 for audio, 2 for images, 3 for video.
     """
 
     grid_axes: int
@@ -77,10 +93,10 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def stepper(self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None) -> Stepper:
-        """A fresh pass over `batch` grids, on the device and in the precision of the parameters."""
+        """A new pass over `batch` grids, on the device and in the precision of the parameters."""
 
     def compiled_loop(self) -> CompiledLoop | None:
-        """The machine code that draws on a CPU, or None for a prior that goes step by step on every device."""
+        """The machine code that draws on a CPU, or None where the stepper draws on every device."""
         return None
 
     def log_prob(
@@ -88,7 +104,8 @@ class Prior(nn.Module, ABC):
     ) -> Tensor:
         """log p(codes | labels, local) in nats, (b,), summed over positions and codebooks; never below float32.
 
-        lengths (b,) int64: how many positions of the first grid axis count, of codes that are padded."""
+        lengths (b,) int64: for padded codes, how many positions of the first grid axis are real; the rest is excluded.
+        """
         nats = -self.code_nats(codes, labels, local)
         if lengths is not None:
             counts = torch.arange(codes.shape[1], device=codes.device) < lengths[:, None]
@@ -96,7 +113,7 @@ class Prior(nn.Module, ABC):
         return reduce(nats, "b ... -> b", "sum")
 
     def code_nats(self, codes: Tensor, labels: Tensor | None = None, local: Tensor | None = None) -> Tensor:
-        """-log p of each code given those before it, of the codes' shape (b, *grid[, g]); never below float32."""
+        """-log p of each code given the earlier ones, in nats, shape (b, *grid[, g]); never below float32."""
         logits = self(codes, labels, local)
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -115,7 +132,7 @@ class Prior(nn.Module, ABC):
         self.check_conditions(len(codes), self.grid(codes.shape), labels, local)
 
     def check_shape(self, name: str, shape: Sequence[int]) -> None:
-        """Raises ValueError unless `shape` is (b, *grid[, g]) with a grid that is not empty."""
+        """Raises ValueError unless `shape` is (b, *grid[, g]) with a non-empty grid."""
         axes = ["b", *(f"grid{axis}" for axis in range(self.grid_axes))]
         axes += [str(self.num_codebooks)] if self.num_codebooks > 1 else []
         fits = len(shape) == len(axes) and (self.num_codebooks == 1 or shape[-1] == self.num_codebooks)
@@ -125,7 +142,7 @@ class Prior(nn.Module, ABC):
     def check_conditions(
         self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
     ) -> None:
-        """Raises ValueError unless labels and local are what this prior is conditioned on."""
+        """Raises ValueError unless labels and local have the shapes, dtypes and classes of this prior."""
         columns = len(self.num_classes)
         if labels is None and columns:
             raise ValueError(f"labels: expected shape ({batch}, {columns}), found none")
@@ -148,7 +165,7 @@ class Prior(nn.Module, ABC):
                 raise ValueError(f"local: expected floats {shape}, found {local.dtype} {tuple(local.shape)}")
 
     def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The grid in the shape of codes (b, *grid[, g])."""
+        """The `grid` of a shape (b, *grid[, g])."""
         return tuple(shape[1 : 1 + self.grid_axes])
 
 

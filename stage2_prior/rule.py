@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rule:
-    """Temperature first (0 = argmax), then top-k (ties to the lower code), then top-p (the code that crosses p is kept)."""
+    """Temperature first (0 = argmax), then top-k (ties to the lower code), then top-p (keeps the code crossing p)."""
 
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
 
     def check(self, num_codes: int) -> None:
+        """Raises ValueError unless the rule can be applied to `num_codes` codes."""
         if not 0.0 <= self.temperature < math.inf:
             raise ValueError(f"temperature: expected a finite number of 0 or more, found {self.temperature}")
         if self.top_k is not None and not 1 <= self.top_k <= num_codes:

@@ -1,7 +1,7 @@
-"""Ancestral sampling from any `Prior`: a pure function of the uniform numbers it is given.
+"""Ancestral sampling from any `Prior`: a pure function of the uniform random numbers passed in.
 
-`sample` goes over the positions once and remembers what it needs; `sample_naive`, one full forward pass a position, is
-the oracle that it is tested against. Both draw by inverting the cumulative distribution in float64.
+`sample` goes over the positions once, with cached activations; `sample_naive`, one full forward pass per code, is the
+reference that it is tested against. Both draw by inverting the cumulative distribution in float64.
 
 Axes: b (or n) samples, k codes of a codebook, g codebooks.
 """
@@ -9,7 +9,6 @@ Axes: b (or n) samples, k codes of a codebook, g codebooks.
 import itertools
 import math
 import queue
-from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,27 +16,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from stage2_prior.prior import NOT_FINITE, CompiledLoop, Prior, Stepper
+from stage2_prior.compiler import give_up
+from stage2_prior.prior import NOT_FINITE, CompiledLoop, CompilerError, Prior, ReplayableStepper, Stepper
 from stage2_prior.rule import Rule
 
 BLOCK = 32  # samples that one thread of a compiled loop draws side by side: enough rows for the matrix products,
-#             few enough for what a row of them remembers to stay in the cache
+#             few enough for the cached activations of a row of codes to stay in the processor's cache
 WARM_UP = 3  # positions before a step is recorded as a CUDA graph
-
-
-class ReplayableStepper(Stepper):
-    """Over sequences, grids (t,): its step can be recorded once, as a CUDA graph, and replayed for every position."""
-
-    @abstractmethod
-    def step_at(self, codes: Tensor, position: Tensor, codebook: int) -> Tensor:
-        """Like `step`, with the position int64 (1,) on the device.
-
-        It reads and writes tensors that stay where they are between calls, and never waits for the device.
-        """
-
-    def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
-        t, codebook = position if len(position) == 2 else (*position, 0)
-        return self.step_at(codes, torch.full((1,), t, device=codes.device), codebook)
 
 
 @torch.no_grad()
@@ -55,30 +40,35 @@ def sample(
     """Codes int64 (n, *grid[, g]), one for each of `uniforms`, float64 in [0, 1), on the device of prior and inputs.
 
     Sample i depends on its own row of `uniforms` (and labels, local, known) alone: not on n nor on the other samples.
-    On a CPU this holds to the bit, and the prior's compiled loop is used where it has one, on torch.get_num_threads()
-    threads; elsewhere the prior goes step by step, on CUDA by replaying one recorded step where the prior's allows it.
-    Sampling is done in evaluation mode and outside autocast.
+    On a CPU this holds to the bit, and the prior's compiled loop is used where there is one, on torch.get_num_threads()
+    threads; otherwise the prior's stepper draws, on CUDA by replaying one recorded step where the stepper allows it.
+    Sampling runs in evaluation mode and outside autocast.
 
     labels, local: as in `Prior.forward`. temperature 0 takes the likeliest code. top_k keeps exactly k codes, ties to
     the lower one. top_p keeps the likeliest codes up to and including the one that crosses p.
-    known: int64, like the result; what is not -1 is kept, the rest is drawn in order (exact for a prefix).
-    progress: called with (positions done, positions in all), summed over samples.
-    Raises ValueError for input that does not fit the prior, and for logits that are not numbers.
+    known: int64, shaped like the result; codes that are not -1 are kept, the others are drawn in order (exact for a
+    prefix in raster order).
+    progress: called with (positions done, positions in total), summed over samples.
+    Raises ValueError for input that does not fit the prior, and for logits that are NaN or infinite.
     """
     rule = Rule(temperature, top_k, top_p)
     codes, local = _start(prior, uniforms, labels, local, rule, known)
     total = codes.numel() // prior.num_codebooks
-    with _evaluating(prior, uniforms.device.type):
-        loop = prior.compiled_loop() if uniforms.device.type == "cpu" else None
-        if loop is not None:
-            parts = _fill_by_blocks(loop, codes, uniforms, labels, local, rule)
-        else:
-            stepper = prior.stepper(len(codes), prior.grid(codes.shape), labels, local)
-            fill = _fill_by_replay if isinstance(stepper, ReplayableStepper) else _fill_by_steps
-            parts = fill(prior, stepper, codes, uniforms, rule)
+
+    def fill(parts: Iterator[int]) -> None:
         for done in itertools.accumulate(parts):
             if progress is not None:
                 progress(done, total)
+
+    with _evaluating(prior, uniforms.device.type):
+        loop = prior.compiled_loop() if uniforms.device.type == "cpu" else None
+        if loop is not None:
+            try:
+                fill(_fill_by_blocks(loop, codes, uniforms, labels, local, rule))
+                return codes
+            except CompilerError as error:  # codes drawn so far are valid: the stepper draws the others
+                give_up(error)
+        fill(_fill_by_stepper(prior, codes, uniforms, labels, local, rule))
     return codes
 
 
@@ -94,13 +84,13 @@ def sample_naive(
     known: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """As `sample`, by one full forward pass for each code: slow, and obviously right."""
+    """As `sample`, with one full forward pass per code: slow, and obviously right."""
     rule = Rule(temperature, top_k, top_p)
     codes, local = _start(prior, uniforms, labels, local, rule, known)
     positions = list(itertools.product(*map(range, codes.shape[1:])))
     with _evaluating(prior, uniforms.device.type):
         for done, position in enumerate(positions, start=1):
-            at = (slice(None), *position)
+            at = _at(position)
             logits = prior(codes.clamp(min=0), labels, local)[(slice(None), *at)]
             codes[at] = torch.where(codes[at] < 0, draw(_finite(logits), uniforms[at], rule), codes[at])
             if progress is not None:
@@ -127,7 +117,8 @@ def draw(logits: Tensor, uniforms: Tensor, rule: Rule) -> Tensor:
 
 
 def _kept(logits: Tensor, mass: Tensor, rule: Rule) -> Tensor:
-    """Which codes (b, k) top-k and then top-p leave. Likeliest first, the lower code first among equals."""
+    """Mask (b, k) of the codes that top-k and then top-p keep."""
+    # Likeliest first, the lower code first among equals.
     order = logits.sort(dim=-1, descending=True, stable=True).indices
     kept = torch.ones_like(mass, dtype=torch.bool)
     if rule.top_k is not None:
@@ -140,13 +131,26 @@ def _kept(logits: Tensor, mass: Tensor, rule: Rule) -> Tensor:
     return torch.zeros_like(kept).scatter(-1, order, kept)
 
 
+def _at(position: tuple[int, ...]) -> tuple[slice | int, ...]:
+    return (slice(None), *position)
+
+
+def _fill_by_stepper(
+    prior: Prior, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: Rule
+) -> Iterator[int]:
+    stepper = prior.stepper(len(codes), prior.grid(codes.shape), labels, local)
+    if isinstance(stepper, ReplayableStepper):
+        return _fill_by_replay(prior, stepper, codes, uniforms, rule)
+    return _fill_by_steps(prior, stepper, codes, uniforms, rule)
+
+
 def _fill_by_steps(prior: Prior, stepper: Stepper, codes: Tensor, uniforms: Tensor, rule: Rule) -> Iterator[int]:
-    finite = torch.ones((), dtype=torch.bool, device=codes.device)  # looked at once: a GPU need not wait at each step
+    finite = torch.ones((), dtype=torch.bool, device=codes.device)  # read once, at the end: no synchronisation per step
     seen = codes.clamp(min=0)
-    free = (codes < 0).any(0).reshape(codes.shape[1], -1).any(1).tolist()  # of the first axis: what is not all known
+    free = (codes < 0).any(0).reshape(codes.shape[1], -1).any(1).tolist()  # along the first axis
     for position in itertools.product(*map(range, codes.shape[1:])):
         if free[position[0]]:
-            at = (slice(None), *position)
+            at = _at(position)
             logits = stepper.step(seen, position)
             finite &= _is_finite(logits)
             seen[at] = torch.where(codes[at] < 0, draw(logits, uniforms[at], rule), codes[at])
@@ -160,11 +164,11 @@ def _fill_by_steps(prior: Prior, stepper: Stepper, codes: Tensor, uniforms: Tens
 def _fill_by_replay(
     prior: Prior, stepper: ReplayableStepper, codes: Tensor, uniforms: Tensor, rule: Rule
 ) -> Iterator[int]:
-    """Position by position; on CUDA the first few one by one, the others by replaying a recording of one step."""
+    """Position by position; on CUDA the first few directly, the others by replaying a recording of one step."""
     seen = codes.clamp(min=0)
     finite = torch.ones((), dtype=torch.bool, device=codes.device)
     step = _replayable(prior, stepper, seen, codes, uniforms, rule, finite)
-    side = torch.cuda.Stream(codes.device) if codes.device.type == "cuda" else None
+    side = torch.cuda.Stream(codes.device) if codes.device.type == "cuda" else None  # type: ignore[no-untyped-call]
     for done in range(codes.shape[1]):
         if side is not None and done < WARM_UP:
             _run_beside(side, step)
@@ -187,10 +191,10 @@ def _replayable(
     rule: Rule,
     finite: Tensor,
 ) -> Callable[[], None]:
-    """A function that writes the next position of seen (b, t[, g]) each time it is called: what is known, or a draw.
+    """A function that writes the next position of seen (b, t[, g]) at each call: the known code, or a draw.
 
-    All that it reads and writes lies in tensors that stay where they are, the position too, and it never waits for the
-    device: what it launches for one position does for all. `finite` becomes False where logits are not numbers.
+    It reads and writes tensors at fixed addresses only, the position included, and never waits for the device: the
+    kernels that it launches for one position serve for all. `finite` becomes False where logits are NaN or infinite.
     """
     position = torch.zeros(1, dtype=torch.int64, device=seen.device)
     by_codebook = [x if prior.num_codebooks > 1 else x[..., None] for x in (seen, known, uniforms)]
@@ -209,7 +213,7 @@ def _replayable(
 
 
 def _run_beside(side: "torch.cuda.Stream", step: Callable[[], None]) -> None:
-    """On another stream, as libraries that set themselves up at their first call must before a recording."""
+    """Runs `step` on another stream: libraries that initialise at their first call must do so before a recording."""
     main = torch.cuda.current_stream(side.device)
     side.wait_stream(main)
     with torch.cuda.stream(side):
@@ -218,7 +222,7 @@ def _run_beside(side: "torch.cuda.Stream", step: Callable[[], None]) -> None:
 
 
 def _record(side: "torch.cuda.Stream", step: Callable[[], None]) -> Callable[[], None]:
-    """Records the launches of `step`, without running it; what comes back runs them all, by one call to the driver."""
+    """Records the kernels of `step` without running them; the function returned launches all with one driver call."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(side.device), torch.cuda.graph(graph, stream=side):
         step()
@@ -228,7 +232,7 @@ def _record(side: "torch.cuda.Stream", step: Callable[[], None]) -> Callable[[],
 def _fill_by_blocks(
     loop: CompiledLoop, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: Rule
 ) -> Iterator[int]:
-    """Shares the samples out over threads. Blocks do not meet: each thread takes the next and draws it whole."""
+    """Distributes blocks of samples over threads. Blocks are independent; a thread draws a whole block."""
     threads = torch.get_num_threads()
     size = max(1, min(BLOCK, math.ceil(len(codes) / threads)))
     reports: queue.SimpleQueue[int | None] = queue.SimpleQueue()
@@ -236,9 +240,9 @@ def _fill_by_blocks(
 
     def fill(start: int) -> None:
         rows = slice(start, start + size)
-        mine = [None if x is None else x[rows] for x in (codes, uniforms, labels, local)]
+        own_labels, own_local = (None if x is None else x[rows] for x in (labels, local))
         try:
-            for done in loop.fill(*mine, rule):
+            for done in loop.fill(codes[rows], uniforms[rows], own_labels, own_local, rule):
                 reports.put(done)
                 if stopped:
                     break
@@ -259,7 +263,7 @@ def _fill_by_blocks(
 def _start(
     prior: Prior, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: Rule, known: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Checks all arguments. Returns the codes to begin with (-1: to be drawn), and local in the prior's precision."""
+    """Checks all arguments. Returns the initial codes (-1: to be drawn), and local in the prior's precision."""
     rule.check(prior.num_codes)
     prior.check_shape("uniforms", uniforms.shape)
     device, dtype = next((p.device, p.dtype) for p in prior.parameters())
@@ -285,7 +289,7 @@ def _start(
 
 
 def _is_finite(logits: Tensor) -> Tensor:
-    """Whether every row of logits (b, k) is a distribution: single codes may be impossible (-inf)."""
+    """Whether every row of logits (b, k) is a distribution; some codes may be impossible (-inf)."""
     return logits.amax(dim=-1).isfinite().all()
 
 
@@ -297,7 +301,7 @@ def _finite(logits: Tensor) -> Tensor:
 
 @contextmanager
 def _evaluating(prior: Prior, device_type: str) -> Iterator[None]:
-    """Evaluation mode, whatever mode each module was in, and full precision."""
+    """Evaluation mode and full precision; restores the mode of each module afterwards."""
     modes = [(module, module.training) for module in prior.modules()]
     prior.eval()
     try:

@@ -1,16 +1,16 @@
-"""The Gated PixelCNN of video: codes of earlier frames, seen through causal 3-D convolutions, condition each frame.
+"""The Gated PixelCNN for video: each frame is conditioned on earlier frames by causal 3-D convolutions.
 
-van den Oord et al. (arXiv 1711.00937, section 4.4) model the codes of video; how is not said there. Here p(codes) is a
-product over frames of a `GatedPixelCNN` (arXiv 1606.05328) whose `local` features are those of a temporal stack, as in
-the Video Pixel Network (Kalchbrenner et al., arXiv 1610.00527), with gated residual layers of causal 3-D convolutions in
-the place of its encoder and LSTM. The stack's input is delayed by a frame: it never sees the one that it conditions.
+van den Oord et al. (arXiv 1711.00937, section 4.4) model the codes of video without describing the network. Here
+p(codes) is a product over frames of a `GatedPixelCNN` (arXiv 1606.05328) whose `local` features come from a temporal
+stack, as in the Video Pixel Network (Kalchbrenner et al., arXiv 1610.00527), with gated residual layers of causal 3-D
+convolutions in place of its encoder and LSTM. The stack's input is delayed by one frame, so that it never sees the
+frame that it conditions.
 
 Axes: b batch, t frames, h rows, w columns, k codes of a codebook, g codebooks, c channels, p features of a stack,
 s samples of a block (padded to a multiple of compiled.ROWS).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,26 +18,26 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from stage2_prior import compiled
+from stage2_prior.compiler import available, compiled
 from stage2_prior.dropout import GlobalBatchDropout
 from stage2_prior.initialise import GATE_GAIN, initialise
-from stage2_prior.pixelcnn import GatedPixelCNN, add, gate
+from stage2_prior.layers import Layers
+from stage2_prior.pixelcnn import CompiledPixelCNN, GatedPixelCNN, add, bias_of, gate
 from stage2_prior.prior import CompiledLoop, Prior, Stepper
-
-if TYPE_CHECKING:
-    from stage2_prior.rule import Rule
+from stage2_prior.rule import Rule
 
 
 class GatedPixelCNN3d(Prior):
-    """p(codes | labels, local) over (t, h, w) grids of any size: causal in time, raster order inside a frame.
+    """p(codes | labels, local) over (t, h, w) grids of any size: causal in time, raster order within a frame.
 
-    channels, num_layers, kernel_size, first_kernel_size, head_channels, num_classes: of the `GatedPixelCNN` of a frame.
-    num_temporal_layers, temporal_kernel_size: the temporal stack's layers, and the frames that each of them sees: the
-    stack sees 1 + num_temporal_layers * (temporal_kernel_size - 1) frames back, and in all of them
-    num_temporal_layers * (kernel_size // 2) positions to every side.
-    local_channels: channels of `local` (b, c, t, h, w), actions say. That of frame t enters the temporal stack's layers
-    there by a 1x1x1 convolution, and reaches frame t and later ones.
-    dropout: of the gated features of the temporal and the horizontal stack.
+    channels, num_layers, kernel_size, first_kernel_size, head_channels, num_classes: as in `GatedPixelCNN`, the model
+    of one frame.
+    num_temporal_layers, temporal_kernel_size: the number of layers of the temporal stack, and the number of frames that
+    each of them sees. The stack sees 1 + num_temporal_layers * (temporal_kernel_size - 1) frames back, and in all of
+    them num_temporal_layers * (kernel_size // 2) positions to every side.
+    local_channels: channels of `local` (b, c, t, h, w), for example actions. Those of frame t enter the temporal
+    stack's layers at t through a 1x1x1 convolution, and condition frame t and later ones.
+    dropout: probability, on the gated features of the temporal and the horizontal stack.
 
     Codes (8, 16, 21, 21) give logits (8, 512, 16, 21, 21); with two codebooks (8, 16, 21, 21, 2) give
     (8, 512, 16, 21, 21, 2).
@@ -77,7 +77,7 @@ class GatedPixelCNN3d(Prior):
             head_channels=head_channels,
             dropout=dropout,
         )
-        self.temporal = nn.ModuleList(
+        self.temporal: Layers[TemporalLayer] = Layers(
             TemporalLayer(channels, temporal_kernel_size, kernel_size, local_channels, dropout)
             for _ in range(num_temporal_layers)
         )
@@ -85,7 +85,7 @@ class GatedPixelCNN3d(Prior):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Unit variance before every gate; a residual stream that grows from 1 to 2."""
+        """Unit variance before every gate; a residual stream whose variance grows from 1 to 2."""
         for layer in self.temporal:
             initialise(layer.seen, 1.0)
             initialise(layer.out, GATE_GAIN * len(self.temporal) ** -0.5)
@@ -103,7 +103,7 @@ class GatedPixelCNN3d(Prior):
         return logits.unflatten(0, (batch, frames)).movedim(1, 2)
 
     def embed(self, codes: Tensor) -> Tensor:
-        """Codes of frames (b, t, h, w[, g]) -> what the temporal stack begins with (b, p, t, h, w)."""
+        """Codes of frames (b, t, h, w[, g]) -> the temporal stack's input (b, p, t, h, w)."""
         return self.frame.embed(codes if self.num_codebooks > 1 else codes[..., None]).movedim(-1, 1)
 
     def stepper(
@@ -112,12 +112,12 @@ class GatedPixelCNN3d(Prior):
         self.check_conditions(batch, grid, labels, local)
         return PixelCNN3dStepper(self, batch, grid, labels, local)
 
-    def compiled_loop(self) -> "CompiledPixelCNN3d":
-        return CompiledPixelCNN3d(self)
+    def compiled_loop(self) -> "CompiledPixelCNN3d | None":
+        return CompiledPixelCNN3d(self) if available() else None
 
 
 class TemporalLayer(nn.Module):
-    """x -> x + (convolution and local, gate, 1x1x1)(x): a frame sees itself and `before` earlier ones, all positions."""
+    """x -> x + (convolution and local, gate, 1x1x1)(x): a frame sees itself and `before` earlier ones, non-causally."""
 
     def __init__(self, p: int, num_frames: int, kernel_size: int, local_channels: int, dropout: float) -> None:
         super().__init__()
@@ -134,9 +134,9 @@ class TemporalLayer(nn.Module):
 
 
 class PixelCNN3dStepper(Stepper):
-    """Cached evaluation: the temporal stack once a frame, then the frame's own stepper.
+    """Cached evaluation: the temporal stack once per frame, then the frame's own stepper.
 
-    Each layer of the temporal stack remembers as many frames of its input as its kernel reaches back.
+    Each layer of the temporal stack keeps as many frames of its input as its kernel reaches back.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class PixelCNN3dStepper(Stepper):
         return self.inside.step(codes[:, frame], tuple(within))
 
     def _context(self, codes: Tensor, t: int) -> Tensor:
-        """What the frames before t, and local there, give the frame (b, p, h, w)."""
+        """The temporal stack's output for frame t (b, p, h, w), from earlier frames and `local` up to t."""
         x = self.prior.embed(codes[:, t - 1 : t]) if t > 0 else self.start
         local = None if self.local is None else self.local[:, :, t : t + 1]
         for i, layer in enumerate(self.prior.temporal):
@@ -169,42 +169,42 @@ class PixelCNN3dStepper(Stepper):
 
 
 class CompiledPixelCNN3d(CompiledLoop):
-    """The temporal stack's parameters, packed, and the loop over frames; inside a frame the image's own loop."""
+    """The packed parameters of the temporal stack, and the loop over frames; frames are drawn by `CompiledPixelCNN`."""
 
     def __init__(self, prior: GatedPixelCNN3d) -> None:
-        self.prior, self.frame = prior, prior.frame.compiled_loop()
-        layers, pack, dtype = prior.temporal, compiled.pack, self.frame.dtype
+        self.prior, self.frame = prior, CompiledPixelCNN(prior.frame)
+        layers, pack, dtype = list(prior.temporal), compiled.pack, self.frame.dtype
         taps = [rearrange(layer.seen.weight, "n p t y x -> t y x n p") for layer in layers]
         self.weights = compiled.TemporalWeights(
             seen=compiled.stack([pack(weight) for weight in taps], 6, dtype),
-            bias=compiled.stack([compiled.fill_up(layer.seen.bias) for layer in layers], 1, dtype),
+            bias=compiled.stack([compiled.fill_up(bias_of(layer.seen)) for layer in layers], 1, dtype),
             local=compiled.stack(
                 [pack(layer.local.weight.flatten(1)) for layer in layers if layer.local is not None], 3, dtype
             ),
             out=compiled.stack([pack(layer.out.weight.flatten(1)) for layer in layers], 3, dtype),
-            out_bias=compiled.stack([compiled.fill_up(layer.out.bias) for layer in layers], 1, dtype),
+            out_bias=compiled.stack([compiled.fill_up(bias_of(layer.out)) for layer in layers], 1, dtype),
         )
 
     def fill(
-        self, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: "Rule"
+        self, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: Rule
     ) -> Iterator[int]:
         batch, frames, height, width = codes.shape[:4]
         samples = batch + -batch % compiled.ROWS
         state = self._state(samples, height, width)
         # By position and sample, without the margins: the stack's input, and its output, which conditions a frame.
-        p, margin = self.prior.frame.local_channels, self.prior.temporal[0].seen.padding[1]
+        p, margin = self.prior.frame.local_channels, self.weights.seen.shape[2] // 2
         grids = rearrange(torch.from_numpy(state.frames), "l t h (w s) p -> l t h w s p", s=samples)
         grids = grids[:, :, margin:-margin, margin:-margin, :batch, :p]
         if local is None:
-            local = torch.zeros(frames, height, width * samples, 0, dtype=grids.dtype)
+            features = np.zeros((frames, height, width * samples, 0), self.frame.dtype)
         else:
             filled = F.pad(rearrange(local, "b c t h w -> t h w c b"), (0, samples - batch))
-            local = rearrange(filled, "t h w c s -> t h (w s) c").contiguous()
+            features = rearrange(filled, "t h w c s -> t h (w s) c").contiguous().numpy()
         for t in range(frames):
             here = t % state.frames.shape[1]
             if t > 0:
                 grids[0, here] = rearrange(self.prior.embed(codes[:, t - 1 : t]).detach(), "b p 1 h w -> h w b p")
-            compiled.temporal_stack(t, local[t].numpy(), self.weights, state)
+            compiled.temporal_stack(t, features[t], self.weights, state)
             if (codes[:, t] < 0).any():
                 drawn, context = codes[:, t].contiguous(), rearrange(grids[-1, here], "h w b p -> b p h w")
                 yield from self.frame.fill(drawn, uniforms[:, t], labels, context, rule)
@@ -212,7 +212,7 @@ class CompiledPixelCNN3d(CompiledLoop):
             else:
                 yield batch * height * width
 
-    def _state(self, samples: int, height: int, width: int) -> compiled.TemporalState:
+    def _state(self, samples: int, height: int, width: int) -> "compiled.TemporalState":
         layers, kernel, taps = self.weights.seen.shape[:3]
         inputs = layers + 1, kernel, height + taps - 1, (width + taps - 1) * samples, self.weights.out_bias.shape[1]
         return compiled.TemporalState(

@@ -1,16 +1,17 @@
-"""WaveNet over sequences of codes (van den Oord et al., arXiv 1609.03499): the prior of sound, and a decoder of it.
+"""WaveNet over sequences of codes (van den Oord et al., arXiv 1609.03499): a prior for audio, and an audio decoder.
 
 Dilated causal convolutions with gated units (section 2.3), residual and skip connections (2.4), conditioned globally on
-labels and locally on features that lie on the codes' own grid (2.5). The variant: the code before each position is
-embedded (no convolution of one-hot vectors), kernels of 2, a skip connection from every layer into a head of two 1x1
-convolutions. Several codebooks at a position are predicted one after another (`CodebookPrior`).
+labels and locally on features at the codes' own rate (2.5). Variant: an embedding of the code before each position (no
+convolution of one-hot vectors), kernels of 2, a skip connection from every layer into a head of two 1x1 convolutions.
+Several codes per position are predicted one after another (`CodebookPrior`).
 
-Inside, features lie as (b, t, c), so that every layer is one matrix product over all positions.
+Features are laid out as (b, t, c), so that every layer is one matrix product over all positions.
 Axes: b batch, t positions, k codes of a codebook, g codebooks, c channels, L label columns.
 """
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,23 +20,23 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from stage2_prior import compiled
 from stage2_prior.codebooks import CodebookPrior
+from stage2_prior.compiler import available, compiled
 from stage2_prior.dropout import GlobalBatchDropout
 from stage2_prior.initialise import GATE_GAIN, initialise
-from stage2_prior.prior import NOT_FINITE, CompiledLoop
+from stage2_prior.layers import Layers, embed_labels
+from stage2_prior.prior import NOT_FINITE, CompiledLoop, ReplayableStepper
 from stage2_prior.rule import Rule
-from stage2_prior.sampling import ReplayableStepper
 
-SPAN = 256  # positions between two reports of the compiled loop
+SPAN = 256  # positions between two progress reports of the compiled loop
 
 
 class WaveNet(CodebookPrior):
     """p(codes | labels, local) of codes int64 (b, t[, g]), position by position.
 
     gate_channels: before the split into filter and gate, so twice the units of a layer.
-    Layer i has the dilation 2^(i mod dilation_cycle). `dropout` is on the gated units.
-    ordered: codes are levels of a quantity, of sound say: their embeddings start as smooth functions of the level.
+    Layer i has dilation 2^(i mod dilation_cycle). dropout: probability, on the gated units.
+    ordered: codes are levels of a quantity, for example of mu-law: embeddings start as smooth functions of the level.
     """
 
     grid_axes = 1
@@ -68,7 +69,7 @@ class WaveNet(CodebookPrior):
             raise ValueError(f"kernel_size: expected 2 or more, found {kernel_size}")
         self.kernel_size = kernel_size
         self.embeddings = self._tables(num_codebooks, residual_channels)
-        self.layers = nn.ModuleList(
+        self.layers: Layers[GatedLayer] = Layers(
             GatedLayer(
                 residual_channels,
                 gate_channels,
@@ -88,12 +89,12 @@ class WaveNet(CodebookPrior):
 
     @property
     def receptive_field(self) -> int:
-        """How many positions before it the logits of a position depend on."""
+        """The number of earlier positions that the logits of a position depend on."""
         return 1 + sum((self.kernel_size - 1) * layer.dilation for layer in self.layers)
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Unit variance before every gate, a residual stream that grows from 1 to 2, logits near zero."""
+        """Unit variance before every gate; a residual stream whose variance grows from 1 to 2; logits near zero."""
         depth, halved = len(self.layers), 1 + (self.local_channels > 0)
         self._initialise_embeddings()
         if self.ordered:
@@ -113,9 +114,9 @@ class WaveNet(CodebookPrior):
     def forward(self, codes: Tensor, labels: Tensor | None = None, local: Tensor | None = None) -> Tensor:
         self.check(codes, labels, local)
         codes = codes if self.num_codebooks > 1 else codes[..., None]
-        x = F.pad(self.embed(codes[:, :-1]), (0, 0, 1, 0))  # the code before each position; zeros before the first
+        x = F.pad(self.embed(codes[:, :-1]), (0, 0, 1, 0))  # the previous code at each position; zeros at the first
         local = None if local is None else rearrange(local, "b c t -> b t c")
-        if torch.is_autocast_enabled(x.device.type):  # once, not at every layer
+        if torch.is_autocast_enabled(x.device.type):  # cast once, not in every layer
             dtype = torch.get_autocast_dtype(x.device.type)
             x, local = x.to(dtype), None if local is None else local.to(dtype)
         gated = []
@@ -130,14 +131,14 @@ class WaveNet(CodebookPrior):
         self.check_conditions(batch, grid, labels, local)
         return WaveNetStepper(self, batch, labels, local)
 
-    def compiled_loop(self) -> "CompiledWaveNet":
-        return CompiledWaveNet(self)
+    def compiled_loop(self) -> "CompiledWaveNet | None":
+        return CompiledWaveNet(self) if available() else None
 
 
 def _waves(levels: int, channels: int) -> Tensor:
-    """(levels, channels): cosines of the level with 1/2, 1, 3/2, ... periods over the range, of unit variance in all.
+    """(levels, channels): cosines of the level with 1/2, 1, 3/2, ... periods over the range, unit variance over all.
 
-    The first, nearly linear in the level, has a quarter of it (of 32), each of the others less than the one before."""
+    With 32 channels the first, nearly linear in the level, has a quarter of the variance; each next one has less."""
     level = (torch.arange(levels) + 0.5) / levels
     frequency = torch.arange(1, channels + 1)
     waves = torch.cos(torch.pi * frequency * level[:, None]) / frequency**0.5
@@ -147,7 +148,7 @@ def _waves(levels: int, channels: int) -> Tensor:
 class GatedLayer(nn.Module):
     """x (b, t, r) -> (x + residual, gated units (b, t, gate_channels / 2)), equation 2 and figure 4.
 
-    The last layer hands nothing on: its x comes back as it was.
+    The last layer has no residual output: it returns x unchanged.
     """
 
     def __init__(
@@ -163,38 +164,38 @@ class GatedLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.dilation = dilation
-        self.dilated = nn.Linear(kernel_size * residual_channels, gate_channels)  # taps from the earliest to the present
-        self.tables = nn.ModuleList(nn.Embedding(count, gate_channels) for count in num_classes)
+        self.dilated = nn.Linear(kernel_size * residual_channels, gate_channels)  # earliest tap first
+        self.tables: Layers[nn.Embedding] = Layers(nn.Embedding(count, gate_channels) for count in num_classes)
         self.local = nn.Linear(local_channels, gate_channels, bias=False) if local_channels else None
         self.dropout = GlobalBatchDropout(dropout)
         self.out = None if last else nn.Linear(gate_channels // 2, residual_channels)
         self.delays = tuple(dilation * tap for tap in range(kernel_size - 1, -1, -1))
 
     def forward(self, x: Tensor, labels: Tensor | None, local: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.finish(x, _Taps.apply(x, local, self.delays), labels)
+        return self.finish(x, _Taps.apply(x, local, self.delays), labels)  # type: ignore[no-untyped-call]
 
     def finish(self, x: Tensor, seen: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """seen (b, t, kernel_size * r + local channels): what the kernel sees of x, earliest first, then local.
+        """seen (b, t, kernel_size * r + local channels): x at the kernel's taps, earliest first, then local.
 
-        One product for all of it: at these widths memory is what takes time."""
+        One product for all of them: at these widths memory traffic takes most of the time."""
         weight = self.dilated.weight
         if self.local is not None:
             weight = torch.cat((weight, self.local.weight), dim=1)
         bias = self.dilated.bias.expand(len(x), -1)
-        for column, table in enumerate(self.tables):
-            bias = bias + table(labels[:, column])
+        for row in embed_labels(self.tables, labels):
+            bias = bias + row
         sums = torch.baddbmm(bias[:, None], seen, weight.T.expand(len(bias), -1, -1))
-        units = self.dropout(_Gate.apply(sums))
+        units = self.dropout(_Gate.apply(sums))  # type: ignore[no-untyped-call]
         return (x if self.out is None else x + self.out(units)), units
 
 
 class _Taps(torch.autograd.Function):
-    """x (b, t, r), local (b, t, c) or None -> (b, t, taps * r + c): x delayed by `delays`, of which the last is 0, local.
+    """x (b, t, r), local (b, t, c) or None -> (b, t, taps * r + c): x at each of `delays` (the last is 0), then local.
 
-    As padding, slicing and concatenating do, with a third of the memory that their gradients go through."""
+    The same as padding, slicing and concatenating, with a third of the memory traffic in the backward pass."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, local: Tensor | None, delays: tuple[int, ...]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, local: Tensor | None, delays: tuple[int, ...]) -> Tensor:
         ctx.delays, ctx.width, length = delays, x.shape[2], x.shape[1]
         channels = 0 if local is None else local.shape[2]
         seen = x.new_empty(*x.shape[:2], len(delays) * ctx.width + channels)
@@ -208,8 +209,9 @@ class _Taps(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        parts = gradient[..., : len(ctx.delays) * ctx.width].unflatten(-1, (len(ctx.delays), ctx.width)).unbind(2)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        taps = gradient[..., : len(ctx.delays) * ctx.width]
+        parts = rearrange(taps, "b t (taps r) -> taps b t r", r=ctx.width).unbind(0)
         to_x, length = parts[-1].clone(), gradient.shape[1]
         for part, delay in zip(parts[:-1], ctx.delays):
             to_x[:, : max(0, length - delay)] += part[:, delay:]
@@ -221,10 +223,10 @@ class _Gate(torch.autograd.Function):
     """sums (..., 2 h) -> tanh(f) sigmoid(g) (..., h), equation 2, by one tanh: sigmoid(g) = (1 + tanh(g / 2)) / 2."""
 
     @staticmethod
-    def forward(ctx, sums: Tensor) -> Tensor:
+    def forward(ctx: Any, sums: Tensor) -> Tensor:
         half = sums.shape[-1] // 2
         scale = sums.new_ones(2 * half)
-        scale[half:] = 0.5  # filled on the device: nothing is copied there, nothing waits
+        scale[half:] = 0.5  # filled on the device: no copy to it, no synchronisation
         tanh = torch.mul(sums, scale).tanh_()
         ctx.save_for_backward(tanh)
         f, g = tanh[..., :half], tanh[..., half:]
@@ -232,7 +234,7 @@ class _Gate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (tanh,) = ctx.saved_tensors
         half = tanh.shape[-1] // 2
         f, g = tanh[..., :half], tanh[..., half:]
@@ -245,10 +247,10 @@ class _Gate(torch.autograd.Function):
 
 
 class WaveNetStepper(ReplayableStepper):
-    """Cached evaluation: each layer remembers as many of its inputs as its kernel reaches back, in a ring."""
+    """Cached evaluation: each layer keeps as many of its inputs as its kernel reaches back, in a ring buffer."""
 
     def __init__(self, prior: WaveNet, batch: int, labels: Tensor | None, local: Tensor | None) -> None:
-        self.prior, layers = prior, prior.layers
+        self.prior, layers = prior, list(prior.layers)
         self.local = None if local is None else rearrange(local, "b c t -> b t c")
         weight = prior.embeddings[0].weight
         self.start = weight.new_zeros(batch, weight.shape[1])
@@ -256,12 +258,11 @@ class WaveNetStepper(ReplayableStepper):
         self.delays = torch.tensor([layer.delays for layer in layers], device=weight.device)
         self.lengths = self.delays[:, :1] + 1
         self.weights = [layer.dilated.weight.T for layer in layers]  # (kernel_size * r + local channels, gate channels)
-        if local is not None:
-            self.weights = [torch.cat((w, layer.local.weight.T)) for w, layer in zip(self.weights, layers, strict=True)]
-        self.biases = [
-            sum((table(labels[:, i]) for i, table in enumerate(layer.tables)), start=layer.dilated.bias)
-            for layer in layers
+        self.weights = [
+            weight if layer.local is None else torch.cat((weight, layer.local.weight.T))
+            for weight, layer in zip(self.weights, layers, strict=True)
         ]
+        self.biases = [sum(embed_labels(layer.tables, labels), start=layer.dilated.bias) for layer in layers]
         self.features = self.start
 
     def step_at(self, codes: Tensor, position: Tensor, codebook: int) -> Tensor:
@@ -277,14 +278,14 @@ class WaveNetStepper(ReplayableStepper):
         before = codes.index_select(1, (position - 1).clamp(min=0))
         x = torch.where(position > 0, self.prior.embed(before)[:, 0], self.start)
         local = None if self.local is None else self.local.index_select(1, position)[:, 0]
-        slots = (position - self.delays) % self.lengths  # (layers, kernel_size): where in a ring what the kernel sees is
+        slots = (position - self.delays) % self.lengths  # (layers, kernel_size): the kernel's taps in each ring
         gated = []
         for layer, ring, slot, weight, bias in zip(
             self.prior.layers, self.rings, slots, self.weights, self.biases, strict=True
         ):
             ring.index_copy_(1, slot[-1:], x[:, None])
             seen = ring.index_select(1, slot).flatten(1)
-            seen = seen if self.local is None else torch.cat((seen, local), dim=-1)
+            seen = seen if local is None else torch.cat((seen, local), dim=-1)
             f, g = torch.addmm(bias, seen, weight).chunk(2, dim=-1)
             gated.append(torch.tanh(f) * torch.sigmoid(g))
             if layer.out is not None:
@@ -293,14 +294,14 @@ class WaveNetStepper(ReplayableStepper):
 
 
 class CompiledWaveNet(CompiledLoop):
-    """A WaveNet's parameters, packed, and the loop over spans of positions."""
+    """The packed parameters of a WaveNet, and the loop over spans of positions."""
 
     def __init__(self, prior: WaveNet) -> None:
         dtype = prior.embeddings[0].weight.dtype
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"prior: expected parameters of torch.float32 or torch.float64 on a CPU, found {dtype}")
         self.prior, self.dtype = prior, np.float32 if dtype == torch.float32 else np.float64
-        layers, inner, heads = prior.layers, prior.layers[:-1], prior.heads
+        layers, heads = list(prior.layers), [head.products for head in prior.heads]
         pack, fill_up = compiled.pack, compiled.fill_up
         taps = [rearrange(layer.dilated.weight, "n (k r) -> k n r", k=prior.kernel_size) for layer in layers]
         skip = rearrange(prior.skip.weight, "n (l p) -> l n p", l=len(layers))
@@ -311,23 +312,23 @@ class CompiledWaveNet(CompiledLoop):
             local=self._stack([pack(layer.local.weight) for layer in layers if layer.local is not None], axes=3),
             skip=pack(skip),
             skip_bias=fill_up(prior.skip.bias),
-            out=self._stack([pack(layer.out.weight, fitted=True) for layer in inner], axes=3),
-            out_bias=self._stack([layer.out.bias for layer in inner], axes=1),
+            out=self._stack([pack(x.out.weight, fitted=True) for x in layers if x.out is not None], axes=3),
+            out_bias=self._stack([layer.out.bias for layer in layers if layer.out is not None], axes=1),
             within=self._stack([table.weight for table in prior.within], axes=2),
-            hidden=self._stack([pack(head[1].weight) for head in heads], axes=3),
-            hidden_bias=self._stack([fill_up(head[1].bias) for head in heads], axes=1),
-            logits=self._stack([pack(head[3].weight) for head in heads], axes=3),
-            logits_bias=self._stack([fill_up(head[3].bias) for head in heads], axes=1),
+            hidden=self._stack([pack(hidden.weight) for hidden, _ in heads], axes=3),
+            hidden_bias=self._stack([fill_up(hidden.bias) for hidden, _ in heads], axes=1),
+            logits=self._stack([pack(logits.weight) for _, logits in heads], axes=3),
+            logits_bias=self._stack([fill_up(logits.bias) for _, logits in heads], axes=1),
         )
 
-    def _stack(self, parts: list[np.ndarray | Tensor], axes: int) -> np.ndarray:
+    def _stack(self, parts: Sequence[np.ndarray | Tensor], axes: int) -> np.ndarray:
         return compiled.stack(parts, axes, self.dtype)
 
     def fill(
         self, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: Rule
     ) -> Iterator[int]:
-        codes, uniforms = (x.contiguous().numpy().reshape(*x.shape[:2], -1) for x in (codes, uniforms))
-        batch, length, _ = codes.shape
+        batch, length = codes.shape[:2]
+        drawn, numbers = (x.contiguous().numpy().reshape(batch, length, -1) for x in (codes, uniforms))
         state = self._state(batch, self._biases(labels, batch))
         top_k = self.prior.num_codes if rule.top_k is None else rule.top_k
         top_p = np.inf if rule.top_p is None else float(rule.top_p)
@@ -338,21 +339,21 @@ class CompiledWaveNet(CompiledLoop):
                 span = np.zeros(((stop - start) * batch, 0), self.dtype)
             else:
                 span = rearrange(local[:, :, start:stop], "b c t -> (t b) c").contiguous().numpy()
-            if not compiled.draw_positions(start, codes, uniforms, span, *how, self.weights, state):
+            if not compiled.draw_positions(start, drawn, numbers, span, *how, self.weights, state):
                 raise ValueError(NOT_FINITE)
             yield batch * (stop - start)
 
     def _biases(self, labels: Tensor | None, batch: int) -> np.ndarray:
-        """What stands before the gates of each layer without any code: (l, s, n)."""
+        """Biases before the gates of each layer, label terms included: (l, s, n)."""
         layers = []
         for layer in self.prior.layers:
             bias = layer.dilated.bias.detach().repeat(batch, 1)
-            for column, table in enumerate(layer.tables):
-                bias += table.weight.detach()[labels[:, column]]
+            for row in embed_labels(layer.tables, labels):
+                bias += row.detach()
             layers.append(compiled.fill_up(bias))
         return np.stack(layers)
 
-    def _state(self, samples: int, biases: np.ndarray) -> compiled.WaveNetState:
+    def _state(self, samples: int, biases: np.ndarray) -> "compiled.WaveNetState":
         first, weights = self.prior.layers[0], self.weights
         r, p = weights.embeddings.shape[2], first.dilated.out_features // 2
         several = 2 ** max(0, math.floor(math.log2(compiled.AT_ONCE / samples)))  # a power of two, as dilations are
