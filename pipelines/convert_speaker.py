@@ -18,7 +18,8 @@ from pipelines.generation.conversion import convert
 from pipelines.generation.labels import class_number
 from pipelines.generation.recordings import SHOWN, encode_sounds
 from pipelines.media.audio import comparison, write_wav
-from pipelines.runs.store import chosen_run, load_stage1
+from pipelines.runs.find import chosen_run
+from pipelines.runs.store import load_stage1
 from pipelines.training.distributed import choose_device
 
 

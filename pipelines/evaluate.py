@@ -28,9 +28,10 @@ from pipelines.evaluation.shared import draw_training, measure_shared
 from pipelines.evaluation.table import rounded, table
 from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
-from pipelines.runs.chain import load_chain
+from pipelines.files.formats import FORMAT
+from pipelines.runs.chain import load_run
 from pipelines.runs.config import build, plain
-from pipelines.runs.store import check_same_data, load_stage1, run_of
+from pipelines.runs.store import check_same_data, run_of
 from pipelines.training.distributed import choose_device
 
 # What each kind of data has of its own: check(subject), figures(measured, subject, figures so far), rows(result) of the
@@ -49,9 +50,9 @@ def main(cfg: DictConfig) -> None:
     kind.check(subject)
     measured, figures = measure_shared(subject)
     figures |= kind.figures(measured, subject, figures)
-    result = {"run": cfg.run, "data": subject.data.name, "split": subject.split_name, "items": len(subject.split),
-              "stage1_step": stage1.state["step"], "stage2_step": stage2 and stage2.state["step"],
-              "training_seconds": {"stage1": stage1.state["seconds"], "stage2": stage2 and stage2.state["seconds"]},
+    result = {"format": FORMAT, "run": cfg.run, "data": subject.data.name, "split": subject.split_name, "items": len(subject.split),
+              "stage1_step": stage1.state.step, "stage2_step": stage2 and stage2.state.step,
+              "training_seconds": {"stage1": stage1.state.seconds, "stage2": stage2 and stage2.state.seconds},
               **figures}
     write_atomically(run.root / "metrics.json", (json.dumps(rounded(result), indent=1) + "\n").encode())
     pictures = kind.draw(measured, subject, result) | draw_training(measured, subject)
@@ -63,9 +64,9 @@ def main(cfg: DictConfig) -> None:
 def load_subject(cfg: DictConfig) -> Subject:
     """The run that the configuration names; the test split where the data have one, if none is asked for."""
     run, device, options = run_of(cfg), choose_device(cfg.evaluate.device), cfg.evaluate
-    trained_prior = (run.stage2 / "checkpoints").is_dir()
-    stage1, stage2 = load_chain(run, device) if trained_prior else (load_stage1(run, device), None)
     data = build(cfg.data)
+    loaded = load_run(run, device, getattr(data, "parent", None))
+    stage1, stage2 = loaded.stage1, loaded.stage2
     check_same_data(run, stage1, data, plain(cfg.data))
     name = options.split or ("test" if "test" in data.splits else "validation")
     return Subject(run, stage1, stage2, data, name, data.split(name).to(device), options, cfg.seed, device)

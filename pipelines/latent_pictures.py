@@ -25,7 +25,8 @@ from pipelines.generation.decoding import picture_draws
 from pipelines.media import plots
 from pipelines.media.images import image_grid, image_pairs, write_image
 from pipelines.runs.data import load_data
-from pipelines.runs.store import TrainedStage, chosen_run, load_stage1
+from pipelines.runs.find import chosen_run
+from pipelines.runs.store import TrainedStage, load_stage1
 from pipelines.splits.base import Split
 from pipelines.splits.noise import generator
 from pipelines.training.distributed import choose_device

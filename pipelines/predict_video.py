@@ -23,9 +23,9 @@ from pipelines.files.errors import InputError, one_line_errors
 from pipelines.generation.actions import RECORDED, wanted_actions
 from pipelines.generation.continuation import predict
 from pipelines.media.images import frame_strip, write_gif, write_image
-from pipelines.runs.chain import load_chain
+from pipelines.runs.chain import load_run
 from pipelines.runs.data import load_data
-from pipelines.runs.store import chosen_run
+from pipelines.runs.find import chosen_run
 from pipelines.training.distributed import choose_device
 
 
@@ -47,11 +47,15 @@ def main(arguments: argparse.Namespace) -> None:
     device = choose_device(arguments.device)
     run = chosen_run(arguments.run, arguments.runs_dir)
     out = arguments.out or run.root / "predictions"
-    stage1, stage2 = load_chain(run, device)
+    loaded = load_run(run, device)
+    stage1, stage2 = loaded.stage1, loaded.stage2
     example, context = stage1.config["example"], arguments.context
     if example["kind"] != "video":
         raise InputError(f"{run.root}: expected a run on video, found one on {example['kind']}")
-    wanted = {name: None if name == RECORDED else wanted_actions(name, example["facts"]["action_names"], arguments.frames)
+    if stage2 is None:
+        raise InputError(f"{run.stage2}: expected a trained stage 2, found no checkpoint; train it first: make stage2")
+    names = stage1.example.facts["action_names"]
+    wanted = {name: None if name == RECORDED else wanted_actions(name, names, arguments.frames)
               for name in arguments.actions}
     split = load_data(run, stage1, arguments.data_root).clips("validation", context + arguments.frames)
     batch = split.batch(spread(arguments.n, len(split)))

@@ -27,7 +27,8 @@ from pipelines.generation.recordings import encode_sounds
 from pipelines.media import audio as sound_media
 from pipelines.media.images import image_pairs, image_rows, write_image
 from pipelines.metrics.spectra import log_spectral_distance
-from pipelines.runs.store import TrainedStage, chosen_run, load_parents, load_stage1
+from pipelines.runs.find import chosen_run
+from pipelines.runs.store import TrainedStage, load_parents, load_stage1
 from pipelines.splits.noise import generator
 from pipelines.training.distributed import choose_device
 

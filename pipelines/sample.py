@@ -30,9 +30,12 @@ from pipelines.generation.labels import parse_labels, told_names
 from pipelines.generation.samples import Samples, generate, generate_vae
 from pipelines.media.audio import spectrograms, write_wav
 from pipelines.media.images import clip_frames, image_grid, write_gif, write_image
-from pipelines.runs.chain import load_chain, load_vae
-from pipelines.runs.store import Run, TrainedStage, chosen_run, load_parents
+from pipelines.runs.chain import load_run
+from pipelines.runs.find import chosen_run
+from pipelines.runs.store import Run, TrainedStage
 from pipelines.training.distributed import choose_device
+from stage1_vqvae.bottlenecks.base import Quantizer
+from stage1_vqvae.bottlenecks.gaussian import Gaussian
 
 SHOWN = 8  # sounds in the picture
 
@@ -57,11 +60,13 @@ def main(arguments: argparse.Namespace) -> None:
     device = choose_device(arguments.device)
     run = chosen_run(arguments.run, arguments.runs_dir)
     out = arguments.out or run.samples
-    if (vae := load_vae(run, device)) is not None:
-        sample_vae(vae, arguments, out, device)
+    loaded = load_run(run, device)
+    stage1, stage2, parents = loaded.stage1, loaded.stage2, loaded.parents
+    if not isinstance(stage1.module.bottleneck, Quantizer):
+        sample_vae(stage1, arguments, out, device)
         return
-    stage1, stage2 = load_chain(run, device)
-    parents = load_parents(run, stage1, device)
+    if stage2 is None:
+        raise InputError(f"{run.stage2}: expected a trained stage 2, found no checkpoint; train it first: make stage2")
     example = stage1.config["example"]
     for flag, kind in (("seconds", "audio"), ("complete", "image"), ("actions", "video")):
         if getattr(arguments, flag) is not None and example["kind"] != kind:
@@ -69,7 +74,7 @@ def main(arguments: argparse.Namespace) -> None:
     wanted = parse_labels(arguments.label, told_names(stage1, stage2))
     known = known_codes(arguments, stage1, stage2, device) if arguments.complete else None
     actions = told_actions(arguments.actions, run, stage1, stage2) if example["kind"] == "video" else None
-    print(f"sampling {arguments.n} from {run.root} (prior of step {stage2.state['step']})")
+    print(f"sampling {arguments.n} from {run.root} (prior of step {stage2.state.step})")
 
     start = time.monotonic()
     made = generate(stage1, stage2, arguments.n, arguments.seed, arguments.batch_size, device, wanted, known,
@@ -82,7 +87,11 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def sample_vae(stage1: TrainedStage, arguments: argparse.Namespace, out: Path, device: torch.device) -> None:
-    """Refuses what is said of a prior over codes."""
+    """Latents from N(0, I), the prior of training. Raises InputError for flags of a prior over codes, and for latents
+    that have no prior."""
+    if not isinstance(bottleneck := stage1.module.bottleneck, Gaussian):
+        raise InputError(f"{stage1.step_folder.parents[1]}: expected codes or Gaussian latents, found "
+                         f"{type(bottleneck).__name__}: there is no distribution to sample from")
     for flag in ("label", "top_k", "top_p", "complete", "seconds", "actions"):
         if getattr(arguments, flag) not in (None, []):
             raise InputError(f"--{flag.replace('_', '-')}: expected a run with codes, found {stage1.step_folder}")

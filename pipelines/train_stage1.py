@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from pipelines.commands.hydra import hydra_main
 from pipelines.media.images import clip_frames, image_pairs
 from pipelines.runs.config import build, plain
-from pipelines.runs.facts import complete
 from pipelines.runs.example import example_of
+from pipelines.runs.facts import complete
 from pipelines.runs.store import claim_folder, run_of
 from pipelines.splits.base import Batch, label_columns
 from pipelines.splits.noise import generator
@@ -76,7 +76,7 @@ def main(cfg: DictConfig) -> None:
         distributed.barrier()
         state = train(task, splits, settings, run.stage1, cfg.seed, device, facts={})
     if distributed.rank() == 0:
-        print(f"stage 1 is trained: {run.stage1}, step {state['step']}; {describe_best(state, task.criterion)}")
+        print(f"stage 1 is trained: {run.stage1}, step {state.step}; {describe_best(state, task.criterion)}")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def from_1_to_2(content: dict, file: str) -> dict:
     """Components are named where they are defined; every stage says what it is conditioned on; facts that only some
     kinds of data have are apart from the rest; states have checksums."""
     if file == STATE:
-        return {"checksums": {}} | content
+        return {"stage1_hash": None, "parent_hash": None, "trained_at": None, "checksums": None} | content
     if file == CONFIG:
         content = _components(content)
         content["condition_on"] = content.get("condition_on", [])

@@ -16,7 +16,7 @@ from pipelines.evaluation.measured import spread
 from pipelines.evaluation.video import fidelity
 from pipelines.files.errors import InputError
 from pipelines.generation.continuation import predict
-from pipelines.runs.chain import load_chain
+from pipelines.runs.chain import load_run
 from pipelines.runs.store import Run
 
 ROOM = {"episodes": 8, "frames": 16, "size": 12, "clip_length": 8, "validation_fraction": 0.25}
@@ -67,7 +67,8 @@ def test_codes_come_with_the_actions_of_their_frames(runs, name):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_prediction_keeps_its_context_and_depends_on_nothing_later(runs, name):
-    stage1, stage2 = load_chain(Run(runs / name), CPU)
+    loaded = load_run(Run(runs / name), CPU)
+    stage1, stage2 = loaded.stage1, loaded.stage2
     batch = Room(**ROOM).split("validation").batch(torch.arange(4))
     context = batch.x[:, :, :4]
     made = predict(stage1, stage2, context, batch.actions, batch.labels, seed=0, batch_size=3)
@@ -84,7 +85,8 @@ def test_a_prediction_keeps_its_context_and_depends_on_nothing_later(runs, name)
 
 
 def test_a_context_that_ends_within_a_frame_of_codes_is_refused(runs):
-    stage1, stage2 = load_chain(Run(runs / "halved"), CPU)
+    loaded = load_run(Run(runs / "halved"), CPU)
+    stage1, stage2 = loaded.stage1, loaded.stage2
     batch = Room(**ROOM).split("validation").batch(torch.arange(1))
     for context, frames, name in ((3, 8, "context"), (4, 7, "context and prediction")):
         found = 3 if context == 3 else 7
