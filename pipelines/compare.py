@@ -34,6 +34,7 @@ from pipelines.files.errors import InputError, one_line_errors
 from pipelines.media import plots
 from pipelines.media.images import image_rows, write_image
 from pipelines.runs.config import CONFIGS, build, find_target, read_config
+from pipelines.runs.figures import read_figures
 from pipelines.runs.store import Run, load_stage1
 from pipelines.splits.base import Data
 from pipelines.training.log import read_metrics
@@ -188,11 +189,6 @@ def run_command(name: str, command: str, overrides: list[str]) -> None:
         raise SystemExit(status)
     if status:
         raise InputError(f"{name}: expected {command}.py to succeed, found exit status {status}; its message is above")
-
-
-def read_figures(run: Run) -> dict:
-    """The metrics.json of a run that was measured."""
-    return json.loads((run.root / "metrics.json").read_text())
 
 
 def row(system: System, published: float | None) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def main(cfg: DictConfig) -> None:
     kind.check(subject)
     measured, figures = measure_shared(subject)
     figures |= kind.figures(measured, subject, figures)
-    result = {"format": FORMAT, "run": cfg.run, "data": subject.data.name, "split": subject.split_name, "items": len(subject.split),
+    result = {"format": FORMAT,
+              "run": cfg.run, "data": subject.data.name, "split": subject.split_name, "items": len(subject.split),
               "stage1_step": stage1.state.step, "stage2_step": stage2 and stage2.state.step,
               "training_seconds": {"stage1": stage1.state.seconds, "stage2": stage2 and stage2.state.seconds},
               **figures}

@@ -19,6 +19,8 @@ import yaml
 
 from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError, one_line_errors
+from pipelines.files.formats import FORMAT
+from pipelines.runs.figures import read_figures
 from pipelines.runs.store import Run, TrainedStage, load_parents, load_stage1, load_stage2, stage1_hash
 from pipelines.training.checkpoint import write_parts
 
@@ -57,7 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
         round_weights(stage2.module)
         write_stage(target.stage2, stage2)
         if (source.root / "metrics.json").exists():
-            figures = json.loads((source.root / "metrics.json").read_text()) | {"run": target.root.name}
+            figures = {"format": FORMAT} | read_figures(source) | {"run": target.root.name}
             write_atomically(target.root / "metrics.json", (json.dumps(figures, indent=1) + "\n").encode())
         print(f"published with both stages: {target.root}")
     else:
