@@ -48,13 +48,14 @@ def check_flags(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def naming_flags(arguments: argparse.Namespace) -> Iterator[None]:
-    """An error about an argument, `keep: expected ...`, names the flag instead: `--keep: expected ...`."""
+    """An error about an argument, `keep: expected ...` or `label digit: expected ...`, names the flag: `--keep: ...`."""
     try:
         yield
     except InputError as error:
-        name, colon, rest = str(error).partition(":")
+        words, colon, _ = str(error).partition(":")
+        name = words.split(" ")[0]
         if colon and name in vars(arguments):
-            raise InputError(f"--{name.replace('_', '-')}:{rest}") from None
+            raise InputError(f"--{name.replace('_', '-')}{str(error).removeprefix(name)}") from None
         raise
 
 

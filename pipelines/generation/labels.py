@@ -30,9 +30,9 @@ def choose_labels(spec: CodeSpec, names: list[str], wanted: Mapping[str, str], d
         index = spec.label_names.index(name)
         classes, counts = spec.classes[index], np.asarray(spec.label_counts[index], dtype=np.float64)
         if name in wanted:
-            chosen = class_number(name, wanted[name], classes)
+            chosen = class_number(f"label {name}", wanted[name], classes)
             if counts[chosen] == 0:
-                raise InputError(f"{name}: expected a class that the prior was trained on, found {wanted[name]!r}, "
+                raise InputError(f"label {name}: expected a class that the prior was trained on, found {wanted[name]!r}, "
                                  "which had no training examples")
             columns.append(torch.full((len(draws),), chosen))
         else:
@@ -53,7 +53,7 @@ def decoder_labels(stage1: TrainedStage, wanted: Mapping[str, str], count: int) 
         classes = classes_of(stage1.example, name)
         if name not in wanted:
             raise InputError(f"label: expected {name}=CLASS, one of {shown(classes)}, found none")
-        numbers.append(class_number(name, wanted[name], classes))
+        numbers.append(class_number(f"label {name}", wanted[name], classes))
     return torch.tensor([numbers] * count) if numbers else None
 
 

@@ -68,7 +68,7 @@ class Sampler:
                              f"{type(bottleneck).__name__}: there is no distribution to sample from")
         for name in ("labels", "top_k", "top_p", "known", "length", "local"):
             if (value := getattr(self, name)) is not None and (name != "labels" or value):
-                raise InputError(f"{name}: expected a run with codes, found {stage1.step_folder}")
+                raise InputError(f"{name.removesuffix('s')}: expected a run with codes, found {stage1.step_folder}")
         if not self.temperature >= 0:
             raise InputError(f"temperature: expected a number >= 0, found {self.temperature}")
 

@@ -83,7 +83,7 @@ def prior_labels(stage2: TrainedStage, labels: Mapping[str, str]) -> tuple[Tenso
         column = stage2.codes.label_names.index(name)
         counts = torch.tensor(stage2.codes.label_counts[column], dtype=torch.float64)
         if name in labels:
-            choices.append([(class_number(name, labels[name], stage2.codes.classes[column]), 0.0)])
+            choices.append([(class_number(f"label {name}", labels[name], stage2.codes.classes[column]), 0.0)])
         else:
             seen = counts.nonzero().flatten().tolist()
             choices.append([(number, float((counts[number] / counts.sum()).log())) for number in seen])

@@ -177,7 +177,7 @@ def test_others_latents_cost_what_they_cost(folder, trained):
     stage1, split = load_stage1(Run(folder / "pixel_ema"), CPU), Digits().split("validation")
     found = measure(stage1, split, 100, 0)
     told = []
-    original = bounds_evaluation.told_latents
+    original = bounds_evaluation.latents_of
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bounds_evaluation, "told_latents", lambda model, x, numbers, seed: (
             told.append(torch.from_numpy(numbers)), original(model, x, numbers, seed))[1])
@@ -319,7 +319,7 @@ def test_only_this_project_s_data_sets_are_built_for_a_run(folder, trained):
 
 @pytest.mark.parametrize("words, said", [(("--example", "359"), "--example: expected 0 to 358, found 359"),
                                          (("--split", "test"), "split: expected one of train, validation"),
-                                         (("--batch-size", "0"), "--batch-size: expected 1 or more")])
+                                         (("--batch-size", "0"), "--batch-size: expected a number >= 1")])
 def test_what_cannot_be_drawn(words, said, folder, trained, capsys):
     trained("ae")
     with pytest.raises(InputError, match=said):

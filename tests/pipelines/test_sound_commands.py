@@ -113,7 +113,7 @@ def test_evaluation_counts_no_padding(run, arguments, command):
     figures = json.loads((run / "metrics.json").read_text())
     sound, bits = figures["audio"], figures["bits_per_dim"]
     assert figures["split"] == "test" and figures["items"] == 20
-    assert sound["bits_a_symbol"] == bits["distortion"] and sound["mu_law_bits_a_second"] == 64_000
+    assert sound["bits_per_symbol"] == bits["distortion"] and sound["mu_law_bits_a_second"] == 64_000
     assert sound["code_bits_a_second_uniform"] == 8000 / 64 * 4
     assert sound["code_bits_a_second_prior"] == pytest.approx(bits["rate_prior"] * 8000, rel=1e-4)
     # a length is rounded up to whole codes, so codes are a little more than one in 64 samples
@@ -129,13 +129,13 @@ def test_classifiers_listen_when_they_are_asked(run, arguments, command, monkeyp
     for verdict in classifiers.values():
         assert set(verdict) == {"real", "reconstructions", "conversions", "samples"}
         assert verdict["real"] > 0.9 and all(0 <= value <= 1 for value in verdict.values())
-    assert "digit heard: conversions" in result.stdout
+    assert "digit accuracy: conversions" in result.stdout
 
 
 @pytest.mark.parametrize("script, flags, message", [
     ("sample", ["--label", "digit=5"], "error: --label digit: expected one of 0, 7, found '5'"),
     ("sample", ["--seconds", "9"], "error: --seconds: expected more than 0, at most 0.128, found 9.0"),
-    ("sample", ["--complete", "x.png"], "error: --complete: expected a run on image data"),
+    ("sample", ["--complete", "x.png"], "error: --complete: expected a run on image,"),
     ("convert_speaker", ["--input", ".", "--speaker", "eve"], "error: --speaker: expected one of ann, bob, found 'eve'"),
     ("convert_speaker", ["--input", "nothing", "--speaker", "ann"], "error: nothing: expected a sound file"),
 ])
@@ -147,7 +147,7 @@ def test_bad_requests_are_one_line(run, command, script, flags, message):
 
 def test_several_views_of_sound_are_refused(arguments, run, command):
     refused = command("extract_codes", *arguments[0], "extract.views=2", check=False)
-    assert refused.returncode == 2 and "extract.views: expected 1 for sound" in refused.stderr
+    assert refused.returncode == 2 and "extract.views: expected 1 for audio" in refused.stderr
 
 
 def test_a_crop_that_the_encoder_cannot_divide_is_refused(arguments, command):
