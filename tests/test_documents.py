@@ -3,9 +3,13 @@
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from pipelines.data.codes import write_codes
+from pipelines.data.digits import Digits
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
@@ -43,6 +47,16 @@ def keys(figures: dict) -> set[str]:
     """The names of figures; below those whose names are labels, actions or stages only the names that all of them share."""
     found = set(figures) - {"stage1", "stage2", "digit", "speaker"}
     return found.union(*(keys(value) for value in figures.values() if isinstance(value, dict)))
+
+
+def test_the_example_reads_codes_without_the_project(tmp_path):
+    """docs/formats.md: in an interpreter of its own (-I: neither the present folder nor PYTHONPATH)."""
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "formats.md").read_text(), re.DOTALL)
+    assert "pipelines" not in example
+    write_codes(tmp_path / "runs/digits/codes", Digits(), lambda batch: {"codes": batch.x[:, 0, ::2, ::2].long() // 4},
+                num_codes=64, num_codebooks=1, stage1_hash="0" * 64, shard_size=500)
+    result = subprocess.run([sys.executable, "-I", "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "(1438, 4, 4) uint8 (1438, 1)", result.stderr
 
 
 def test_commands_and_configurations_named_in_documents_exist():
