@@ -44,7 +44,7 @@ def test_every_metric_is_described():
 
 
 def keys(figures: dict) -> set[str]:
-    """The names of figures; below those whose names are labels, actions or stages only the names that all of them share."""
+    """Names of figures at any depth, without names of stages and labels."""
     found = set(figures) - {"stage1", "stage2", "digit", "speaker"}
     return found.union(*(keys(value) for value in figures.values() if isinstance(value, dict)))
 
@@ -55,7 +55,8 @@ def test_the_example_reads_codes_without_the_project(tmp_path):
     assert "pipelines" not in example
     write_codes(tmp_path / "runs/digits/codes", Digits(), lambda batch: {"codes": batch.x[:, 0, ::2, ::2].long() // 4},
                 num_codes=64, num_codebooks=1, stage1_hash="0" * 64, shard_size=500)
-    result = subprocess.run([sys.executable, "-I", "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-I", "-c", example], cwd=tmp_path, capture_output=True, text=True,
+                            timeout=60)
     assert result.stdout.strip() == "(1438, 4, 4) uint8 (1438, 1)", result.stderr
 
 
