@@ -137,7 +137,7 @@ def test_classifiers_listen_when_they_are_asked(run, arguments, command, monkeyp
     ("sample", ["--seconds", "9"], "error: --seconds: expected more than 0, at most 0.128, found 9.0"),
     ("sample", ["--complete", "x.png"], "error: --complete: expected a run on image data"),
     ("convert_speaker", ["--input", ".", "--speaker", "eve"], "error: --speaker: expected one of ann, bob, found 'eve'"),
-    ("convert_speaker", ["--input", "nothing", "--speaker", "ann"], "error: nothing: expected a sound file"),
+    ("convert_speaker", ["--input", "nothing", "--speaker", "ann"], "error: nothing: expected an audio file"),
 ])
 def test_bad_requests_are_one_line(run, command, script, flags, message):
     refused = command(script, "--run", str(run), *flags, check=False)
@@ -147,7 +147,7 @@ def test_bad_requests_are_one_line(run, command, script, flags, message):
 
 def test_several_views_of_sound_are_refused(arguments, run, command):
     refused = command("extract_codes", *arguments[0], "extract.views=2", check=False)
-    assert refused.returncode == 2 and "extract.views: expected 1 for sound" in refused.stderr
+    assert refused.returncode == 2 and "extract.views: expected 1 for audio" in refused.stderr
 
 
 def test_a_crop_that_the_encoder_cannot_divide_is_refused(arguments, command):
