@@ -41,14 +41,14 @@ def track(number: int, samples: int) -> np.ndarray:
     return np.stack([values, -values], 1).reshape(-1).astype(np.int16)
 
 
-def told(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def unpacked(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each sample, -1 <= x < 1, the number of its track and its time there."""
     values = (x * FULL_SCALE).round().long()
     return (values.abs() - 1) // STRIDE, (values.abs() - 1) % STRIDE * 2 + (values < 0)
 
 
 def tell(x: torch.Tensor) -> tuple[list[int], list[int]]:
-    return tuple(part.tolist() for part in told(x))
+    return tuple(part.tolist() for part in unpacked(x))
 
 
 def save(path: Path, sound: np.ndarray, rate: int = RATE, **options) -> Path:
@@ -323,7 +323,7 @@ def test_windows_lie_in_one_recording_of_training_and_cover_it(folder, load):
     epochs = 300
     batch = split.batch(torch.arange(len(split)).repeat(epochs), 0, torch.arange(epochs).repeat_interleave(len(split)))
     assert batch.x.shape == (epochs * len(split), 1, CROP) and (batch.lengths == CROP).all()
-    numbers, times = (part.reshape(-1, CROP) for part in told(batch.x))
+    numbers, times = (part.reshape(-1, CROP) for part in unpacked(batch.x))
     assert (numbers == trained.repeat(epochs)[:, None]).all()
     assert (times == times[:, :1] + torch.arange(CROP)).all()
     assert (times[:, -1] < torch.tensor(lengths)[numbers[:, -1]]).all()
@@ -335,7 +335,7 @@ def test_windows_lie_in_one_recording_of_training_and_cover_it(folder, load):
         assert ends is None or seen >= set(range(ends, lengths[number] - ends)), number
     held_out = everything(data, "validation")
     real = torch.arange(LENGTH) < held_out.lengths[:, None]
-    others = set(zip(*(part.reshape(-1, LENGTH)[real].tolist() for part in told(held_out.x)), strict=True))
+    others = set(zip(*(part.reshape(-1, LENGTH)[real].tolist() for part in unpacked(held_out.x)), strict=True))
     assert len(others) == held_out.lengths.sum() > 500
     assert not others & set(zip(numbers.reshape(-1).tolist(), times.reshape(-1).tolist(), strict=True))
 
