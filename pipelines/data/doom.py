@@ -36,7 +36,7 @@ from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError, naming
 from pipelines.splits.counters import below, words
 
-VERSION = 1  # of everything that determines the bytes of the files
+VERSION = 1  # covers everything that determines the bytes of the files
 PLACES = ("health_gathering_supreme", "my_way_home")  # ViZDoom scenarios: an open-air labyrinth; rooms and corridors
 SIZE, DEPTH_SIZE = 84, 21  # pixels of a frame, as in the paper; of a depth map, as the grid of codes
 TICS = 4  # game tics per frame; the game has 35 per second

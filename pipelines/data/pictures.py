@@ -19,7 +19,7 @@ from pipelines.data.folders import list_files, warn_unreadable
 from pipelines.files.errors import InputError, naming
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-MAX_PIXELS = 100_000_000  # of one image: 300 MB decoded; a file of a few kB can claim a thousand times as many
+MAX_PIXELS = 100_000_000  # per image: 300 MB decoded; a file of a few kB can claim a thousand times as many
 CHUNK = 64  # images that a process takes at a time
 
 

@@ -27,12 +27,12 @@ from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError, naming
 
 SUFFIXES = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"}
-VERSION = 1  # of the decoding: part of the cache's name
-MAX_SECONDS = 7200.0  # of one file: half a GB decoded; a small file can claim more
-MAX_FRAMES = 2**29  # of one file at its own rate: 2 GB, three hours at 48 kHz
+VERSION = 1  # version of the decoding: part of the cache's name
+MAX_SECONDS = 7200.0  # per file: half a GB decoded; a small file can claim more
+MAX_FRAMES = 2**29  # per file at its own rate: 2 GB, three hours at 48 kHz
 BLOCK = 2**22  # values read at once, so that channels are averaged before more memory is used
 MIN_RATE_HZ = 1000  # below, it is not audio, and resampling to usual rates would take many gigabytes
-MAX_DENOMINATOR = 1000  # of the ratio of two rates: 441/160 is exact; 44,101 to 16,000 Hz is off by less than a cent
+MAX_DENOMINATOR = 1000  # of a ratio of rates: 441/160 is exact, 44,101 to 16,000 Hz off by less than a cent
 UNKNOWN_BYTES = 2**31 - 2**16  # programs that write into a pipe put lengths from here on into the header
 FULL_SCALE = 32768  # 16-bit samples are x * 32768, so that silence is 0 and -1 is exact
 CHUNK = 64  # files that a process takes at once

@@ -42,7 +42,7 @@ from pipelines.files.errors import InputError
 from pipelines.splits.counters import below, permutation
 from pipelines.splits.counters import words as random_words
 
-VERSION = 1  # of clips.json and of everything that determines the clips: part of the folder's name
+VERSION = 1  # covers clips.json and everything that determines the clips: part of the folder's name
 SAMPLE_RATE_HZ = 22_050
 MAX_CLIPS, MAX_WORDS_PER_CLIP, MAX_SEED = 99_999, 16, 2**31 - 1
 SPEEDS_WPM, PITCHES = (150, 190), (40, 60)  # inclusive; eSpeak's own defaults are 175 and 50
