@@ -18,7 +18,7 @@ from pipelines.files.errors import InputError, one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Trains a set of systems and writes one table and one picture of them.")
+    parser = argparse.ArgumentParser(description="Trains a set of systems and writes one table and one figure of them.")
     parser.add_argument("set", help=f"one of {', '.join(set_choices())}")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of all systems, as for the verbs")
     parser.add_argument("--only", action="append", default=[], metavar="SYSTEM", help="only this system (repeatable)")
@@ -45,8 +45,8 @@ def main(arguments: argparse.Namespace) -> None:
         prior = ("extract_codes", "train_stage2") if with_prior and comparison.has_codes(system) else ()
         for verb in ("train_stage1", *prior, "evaluate"):
             if status := run_verb(verb, system.overrides):
-                raise InputError(f"{system.name}: expected {verb} to succeed, found exit status {status}; its message is "
-                                 "above")
+                raise InputError(f"{system.name}: expected {verb} to succeed, found exit status {status}; its message "
+                                 "is above")
         write_atomically(done, yaml.safe_dump(system.config, sort_keys=False).encode())
 
     out = arguments.out or Path("runs") / f"compare_{arguments.set}"

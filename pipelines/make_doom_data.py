@@ -12,7 +12,8 @@ from pipelines.files.errors import one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Frames, actions, depth and poses of walks through two places of Doom.")
+    parser = argparse.ArgumentParser(
+        description="Renders walks through two places of Doom: frames, actions, depth, poses.")
     parser.add_argument("--folder", type=Path, default=Path(os.environ.get("DATA_ROOT", "data")) / "doom",
                         help="where they go (default: $DATA_ROOT/doom, else data/doom)")
     parser.add_argument("--episodes", type=int, default=128, help="half of them in each place (default: 128)")

@@ -2,12 +2,13 @@
 
     python pipelines/publish.py --run runs/mnist --out runs/mnist_half         # stage 1 only: the codes are another's
     make extract-codes stage2 evaluate EXPERIMENT=mnist ARGS="run=mnist_half"
-    python pipelines/publish.py --run runs/mnist_half --out pretrained/mnist   # stage 1 is as before: stage 2 comes along
+    python pipelines/publish.py --run runs/mnist_half --out pretrained/mnist   # both stages
 
 A stage 1 is rounded before its codes are extracted, so that codes, prior and decoder belong together. The prior's best
-(averaged) weights are rounded last; metrics.json is that of the run before. To measure the published run itself, extract
-its codes (they are the same), evaluate it, and remove its codes again. Of a run on the codes of another one, that
-parent's stage 1 comes along as parent/: it has to be rounded already, or its codes would not be those the run knows.
+(averaged) weights are rounded last; metrics.json is that of the run before. To measure the published run itself,
+extract its codes (they are the same), evaluate it, and remove its codes again. Of a run on the codes of another one,
+that parent's stage 1 comes along as parent/: it has to be rounded already, or its codes would not be those the run
+knows.
 """
 
 import argparse
@@ -28,7 +29,8 @@ HALF_LARGEST = torch.finfo(torch.float16).max
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Writes a run with half-precision weights and without what training needs.")
+    parser = argparse.ArgumentParser(
+        description="Writes a run with half-precision weights, without what only training needs.")
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
     return parser.parse_args()
