@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> None:
     data = build(cfg.data)
     check_same_data(run, stage1, data, plain(cfg.data))
     if data.kind == "audio" and options.views != 1:
-        raise InputError(f"extract.views: expected 1 for audio, whose items are whole clips, found {options.views}")
+        raise InputError(f"extract.views: expected 1 for sound, whose items are whole clips, found {options.views}")
 
     def encode(batch: Batch) -> dict:
         codes = autoencoder.encode(batch.x)
