@@ -1,1 +1,1 @@
-"""Data sets, one file and one yaml in `configs/data` each, and the code data set that joins the two stages."""
+"""Data sets, each one file here and one yaml in `configs/data`; and the code data set that connects the two stages."""

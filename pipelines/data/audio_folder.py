@@ -1,8 +1,8 @@
-"""Any folder of sound files.
+"""Any folder of audio files.
 
     root/*.wav                        no labels; validation is held out
     root/SPEAKER/*.wav                the label is the name of the folder
-    root/{train,validation,test}/...  either of these in each; validation (also `val`, `valid`) and test may be missing
+    root/{train,validation,test}/...  either layout in each; validation (or `val`, `valid`) and test may be missing
 """
 
 from pathlib import Path
@@ -16,9 +16,9 @@ from pipelines.files.errors import InputError
 
 
 class AudioFolder(SoundData):
-    """Label speaker, if all training files lie in class folders, two at least; the files may lie deeper.
+    """Label speaker if all training files lie in speaker folders, at least two; files may lie at any depth in these.
 
-    Raises InputError for folders of splits without training's, without sounds or with a speaker unknown to training.
+    Raises InputError for folders of splits without `train`, without audio files, or with a speaker unknown in training.
     """
 
     def __init__(self, root: str, cache: str, name: str = "", sample_rate_hz: int = 16_000, crop: int = 7680,
@@ -28,7 +28,7 @@ class AudioFolder(SoundData):
         super().__init__(root, cache, sample_rate_hz, crop, length, peak, validation_fraction, workers, seed)
 
     def _recordings(self, root: Path) -> Recordings:
-        parts = find_parts(root, SUFFIXES, "sounds")
+        parts = find_parts(root, SUFFIXES, "audio files")
         speakers = class_names(parts["train"].files)
         files, splits, labels = [], [], []
         for split, (folder, found) in parts.items():
@@ -37,8 +37,8 @@ class AudioFolder(SoundData):
             splits += [split] * len(found)
             for file in found if speakers else ():
                 if class_folder(file) not in speakers:
-                    raise InputError(f"{folder / file.path}: expected a sound in the folder of one of training's "
-                                     f"{len(speakers)} speakers, found {class_folder(file) or 'no such folder'!r}")
+                    raise InputError(f"{folder / file.path}: expected a file in the folder of one of {len(speakers)} "
+                                     f"training speakers, found {class_folder(file) or 'no such folder'!r}")
                 labels.append(class_folder(file))
         if not speakers:
             return Recordings(files, torch.zeros(len(files), 0, dtype=torch.int64), splits)

@@ -9,7 +9,7 @@ from pipelines.data.published import PublishedImages
 
 
 class CIFAR10(PublishedImages):
-    """The publisher's own pixels (cifar10_jpeg.yaml reads a lossy copy, whose figures are not comparable)."""
+    """The original pixels (cifar10_jpeg.yaml reads a lossy copy; results on it are not comparable)."""
 
     name = "cifar10"
     shape = (3, 32, 32)

@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits that scikit-learn carries: 8x8 pixels, no download.
+"""The 1,797 handwritten digits that are part of scikit-learn: 8x8 pixels, no download.
 
 E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
 """
@@ -11,8 +11,8 @@ from pipelines.splits.base import Data, checked_hold_out_size, hold_out
 
 
 class Digits(Data):
-    """uint8 (1, 8, 8). The publisher's values 0..16 become round(x * 255 / 16), so that figures are those of 8-bit
-    images. Of each class the same share is held out for validation."""
+    """uint8 (1, 8, 8). The original values 0..16 become round(x * 255 / 16), so that bits/dim refer to 8-bit images.
+    The same fraction of each class is held out for validation."""
 
     name = "digits"
     kind = "image"

@@ -1,17 +1,17 @@
-"""First-person walks through two places of Doom: frames, actions, depth and poses, rendered on this machine by ViZDoom.
+"""First-person walks through two places of Doom: frames, actions, depth and poses, rendered locally by ViZDoom.
 
-M. Kempka et al., "ViZDoom: A Doom-based AI Research Platform for Visual Reinforcement Learning", CIG 2016; it stands in
-for the DeepMind Lab of section 4.4 of arXiv 1711.00937. The engine comes in the extra [video], with free maps and
-textures, runs without a screen in a process of its own, and needs no download.
+M. Kempka et al., "ViZDoom: A Doom-based AI Research Platform for Visual Reinforcement Learning", CIG 2016. It replaces
+DeepMind Lab in section 4.4 of arXiv 1711.00937. The extra [video] installs the engine with free maps and textures; it
+runs without a screen, in a process of its own, and downloads nothing.
 
-    folder/my_way_home/0000/frames.npy    uint8 (t, 84, 84, 3): a folder of episodes, as pipelines/data/frames_folder.py
-    folder/my_way_home/0000/actions.txt   reads anyone's; a line a frame: what was done on the way to it
+    folder/my_way_home/0000/frames.npy    uint8 (t, 84, 84, 3): a folder of episodes as frames_folder.py reads them
+    folder/my_way_home/0000/actions.txt   one line per frame: the action that led to it
     folder/my_way_home/0000/pose.npy      float32 (t, 3): x and y in map units, heading in degrees, counter-clockwise
-    folder/my_way_home/0000/depth.npy     uint8 (t, 21, 21): distance along the axis of view; 1 is about 7 map units
+    folder/my_way_home/0000/depth.npy     uint8 (t, 21, 21): distance along the viewing axis; 1 is about 7 map units
     folder/manifest.json                  settings, and a checksum of each file
 
-An episode is a function of (seed, number) alone, bit for bit. All of them are made in a folder beside the one asked for
-that takes its name when it is whole.
+An episode is a function of (seed, number) alone, bit for bit. Episodes are written to a temporary folder, which is
+renamed when it is complete.
 """
 
 import contextlib
@@ -36,25 +36,25 @@ from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError, naming
 from pipelines.splits.counters import below, words
 
-VERSION = 1  # of all that decides a byte of the files
-PLACES = ("health_gathering_supreme", "my_way_home")  # ViZDoom's: a labyrinth under the sky; rooms and corridors
-SIZE, DEPTH_SIZE = 84, 21  # of frames, as in the paper; of depth, as of the codes
-TICS = 4  # of the game's 35 a second, for each frame
-# name -> (walks forward?, degrees a tic, clockwise)
+VERSION = 1  # covers everything that determines the bytes of the files
+PLACES = ("health_gathering_supreme", "my_way_home")  # ViZDoom scenarios: an open-air labyrinth; rooms and corridors
+SIZE, DEPTH_SIZE = 84, 21  # pixels of a frame, as in the paper; of a depth map, as the grid of codes
+TICS = 4  # game tics per frame; the game has 35 per second
+# name -> (walks forward?, degrees per tic, clockwise)
 ACTIONS = {"forward": (1, 0), "forward_left": (1, -2), "forward_right": (1, 2), "left": (0, -4), "right": (0, 4)}
 START_TICS = 20  # until the player stands on the ground
-# Of the walker, in units of depth, about 7 map units each:
-SLOPES = 0.75 * np.linspace(-1, 1, DEPTH_SIZE)  # of the lines of sight: 74 of the screen's 90 degrees are kept
-BODY = 2.5  # half the width of the way that is to be free; a player's is 2.3
-NEAR, LONG = 10.0, 20.0  # turns away from what is nearer on its way than the first, at first until it sees the second
-TOUCH = 4.0  # the least that NEAR is lowered to where the way found is short: a wall at 2.3 stops it
-FARTHER, AIM = 1.3, 0.1  # bears to what is so many times farther than its way is long, until it is so close ahead
-LONGEST_WHIM = 8  # steps
+# The walker's constants, in units of depth (about 7 map units):
+SLOPES = 0.75 * np.linspace(-1, 1, DEPTH_SIZE)  # slopes of the lines of sight: 74 of the screen's 90 degrees are kept
+BODY = 2.5  # half the width of the path that must be free; the player's own is 2.3
+NEAR, LONG = 10.0, 20.0  # an obstacle closer than NEAR starts a turn; a path longer than LONG ends it
+TOUCH = 4.0  # NEAR is lowered no further than this after a turn to a short path; a wall at 2.3 stops the player
+FARTHER, AIM = 1.3, 0.1  # steers to a point FARTHER times as far as the path ahead, until its bearing is below AIM
+LONGEST_WHIM = 8  # steps of a random turn
 MAX_EPISODES, MAX_FRAMES, MAX_SEED = 10_000, 100_000, 2**31 - 1
 
 
 class View(NamedTuple):
-    """What the player sees."""
+    """The player's view and position."""
 
     frame: np.ndarray  # uint8 (84, 84, 3)
     depth: np.ndarray  # uint8 (21, 21)
@@ -62,11 +62,11 @@ class View(NamedTuple):
 
 
 def generate_doom(folder: Path, episodes: int, frames: int, seed: int) -> Path:
-    """Makes `episodes` episodes of `frames` frames, as many in one place as in the other; returns their folder.
+    """Records `episodes` episodes of `frames` frames, equally many in each place; returns their folder.
 
-    A walk that finds my_way_home's vest, where the game ends, is begun anew elsewhere. If the folder is there with
-    these settings it is left as it is.
-    Raises InputError for settings out of range, for a folder of others, and where the extra is missing.
+    A walk that reaches the vest in my_way_home, which ends the game, is started again elsewhere. An existing folder
+    with the same settings is left unchanged.
+    Raises InputError for settings out of range, for a folder with other content, and if the extra is not installed.
     """
     for key, found, lowest, highest in (("episodes", episodes, 2, MAX_EPISODES), ("frames", frames, 1, MAX_FRAMES),
                                         ("seed", seed, 0, MAX_SEED)):
@@ -77,7 +77,7 @@ def generate_doom(folder: Path, episodes: int, frames: int, seed: int) -> Path:
         _check_same(folder / MANIFEST, settings)
         return folder
     if find_spec("vizdoom") is None:
-        raise InputError("doom: expected the extra that renders it, found it not installed; "
+        raise InputError("doom: expected the extra [video], which renders it, found it not installed; "
                          "pip install 'neural-discrete-representations[video]', or here pip install -e '.[video]'")
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
@@ -100,8 +100,8 @@ def _check_same(manifest: Path, settings: dict[str, int]) -> None:
     try:
         found = {key: value for key, value in json.loads(manifest.read_text()).items() if key in settings}
     except (OSError, ValueError, AttributeError):
-        raise InputError(f"{manifest.parent}: expected a folder of this generator's or none, found another; "
-                         "name a new one") from None
+        raise InputError(f"{manifest.parent}: expected a folder written by make_doom_data.py, or none, found "
+                         "another folder; choose a new one") from None
     if found != settings:
         raise InputError(f"{manifest}: expected {settings}, found {found}; name another folder or remove this one")
 
@@ -121,7 +121,7 @@ def _write(folder: Path, files: dict[str, np.ndarray | str]) -> dict[str, str]:
 
 
 def _episodes(episodes: int, frames: int, seed: int) -> Iterator[tuple[str, dict[str, np.ndarray | str]]]:
-    """The name of each episode and its files, place by place: one engine for each."""
+    """The name and the files of each episode, place by place, with one engine per place."""
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):  # the engine leaves _vizdoom* behind
         for place, name in enumerate(PLACES):
             game = _start(name)
@@ -135,7 +135,7 @@ def _episodes(episodes: int, frames: int, seed: int) -> Iterator[tuple[str, dict
 
 
 def _start(place: str) -> Any:
-    """The engine, a `vizdoom.DoomGame`, without what would lie over the view."""
+    """The engine, a `vizdoom.DoomGame`, without overlays on the view."""
     vizdoom = importlib.import_module("vizdoom")
     game = vizdoom.DoomGame()
     game.load_config(str(Path(vizdoom.scenarios_path) / f"{place}.cfg"))
@@ -155,7 +155,7 @@ def _start(place: str) -> Any:
 
 
 def _walk(game: Any, frames: int, draws: np.ndarray) -> dict[str, np.ndarray | str] | None:
-    """An episode's files, from random words (3 + 2 * frames,); None where the game ends before it."""
+    """The files of an episode, from random words (3 + 2 * frames,); None if the game ends earlier."""
     game.set_seed(int(below(draws[0], MAX_SEED)))
     game.new_episode()
     game.send_game_command("iddqd")  # the labyrinth's floor is acid
@@ -175,7 +175,7 @@ def _walk(game: Any, frames: int, draws: np.ndarray) -> dict[str, np.ndarray | s
 
 
 def _view(state: Any) -> View:
-    """The central square of the screen and of its depth, reduced by averaging."""
+    """The central square of the screen and of its depth map, downsampled by averaging."""
     height, width = state.depth_buffer.shape
     box = ((width - height) // 2, 0, (width + height) // 2, height)
     frame, depth = (np.asarray(Image.fromarray(buffer).resize((size, size), Image.Resampling.BOX, box))
@@ -184,23 +184,23 @@ def _view(state: Any) -> View:
 
 
 def walker(draws: np.ndarray) -> Callable[[np.ndarray], str]:
-    """A policy from random words (2 + 2 * steps,): maps depth (21, 21) to one of ACTIONS, call by call.
+    """A policy from random words (2 + 2 * steps,): each call maps depth (21, 21) to one of ACTIONS.
 
-    It walks to what is farthest in view while the way that its body takes is free. Before a wall it turns until it sees
-    a longer way, and is content with a shorter one the longer it has turned. Now and then, how often differs from
-    episode to episode, it turns for no reason, in some episodes mostly while it walks, in others where it stands.
+    It walks towards the farthest visible point while the path is free for its body. In front of a wall it turns until
+    it sees a longer path; the longer it has turned, the shorter a path it accepts. At random times it turns without
+    reason. Their frequency, and whether it mostly walks or stands meanwhile, differ between episodes.
     """
-    restless = 0.02 + 0.06 * below(draws[0], 1000) / 1000  # chance of a turn in a step
-    walking = below(draws[1], 1000) / 1000  # of these, the share that are taken while walking
+    restless = 0.02 + 0.06 * below(draws[0], 1000) / 1000  # probability of starting a random turn in a step
+    walking = below(draws[1], 1000) / 1000  # fraction of these turns that are made while walking
     steps = iter(draws[2:].reshape(-1, 2))
-    away, turned = "", 0  # the turn away from a wall, if one is under way, and its steps so far
-    near = NEAR  # what is too near, after such a turn by how long a way it ended with
-    whim, left = "", 0  # the turn for no reason, and its steps to go
+    away, turned = "", 0  # current turn away from a wall, if any, and its steps so far
+    near = NEAR  # distance that starts a turn; after a turn it depends on the path found
+    whim, left = "", 0  # the random turn, and its remaining steps
 
     def choose(depth: np.ndarray) -> str:
         nonlocal away, turned, near, whim, left
         chance, form = next(steps)
-        row = depth[8:13].min(0).astype(np.float64)  # around the horizon: neither floor nor ceiling
+        row = depth[8:13].min(0).astype(np.float64)  # rows around the horizon: neither floor nor ceiling
         way = row[np.abs(row * SLOPES) < BODY].min()
         if away and way > LONG - turned:
             away, near = "", min(NEAR, max(way / 2, TOUCH))

@@ -1,4 +1,4 @@
-"""Files below a folder that a user names: found in a fixed order, and those that cannot be read counted and named."""
+"""Finds the files of a user's folder in a fixed order; counts and names those that cannot be read."""
 
 import os
 import stat
@@ -10,13 +10,13 @@ from typing import NamedTuple
 from pipelines.files.errors import InputError
 
 FOLDERS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
-NAMED = 5  # unreadable files that a warning names; all are counted
+NAMED = 5  # how many unreadable files a warning names; all are counted
 
 
 class FoundFile(NamedTuple):
-    """A file as it was found below some folder."""
+    """A file found below a folder."""
 
-    path: str  # from that folder, with "/"
+    path: str  # relative to that folder, with "/"
     bytes: int
     changed_ns: int
 
@@ -29,9 +29,9 @@ class Part(NamedTuple):
 
 
 def find_parts(root: Path, suffixes: set[str], noun: str) -> dict[str, Part]:
-    """The files of each split that has a folder of its own; where none has, all of root's are training's.
+    """The files of each split that has its own folder; without such folders, all files belong to training.
 
-    noun: what the files hold (pictures, ...), for errors. Raises InputError for a folder that is missing or has none."""
+    noun: the content of the files (images, ...), for messages. Raises InputError for a missing or empty folder."""
     if not root.is_dir():
         raise InputError(f"{root}: expected a folder of {noun}, found {'a file' if root.exists() else 'nothing'}; "
                          "name it with data.root=FOLDER")
@@ -41,8 +41,9 @@ def find_parts(root: Path, suffixes: set[str], noun: str) -> dict[str, Part]:
         found = " and ".join(folder.name for folder in present["validation"])
         raise InputError(f"{root}: expected one folder for validation, found {found}")
     if folders and "train" not in folders:
-        raise InputError(f"{root}: expected a folder train beside {next(iter(folders.values())).name}, found none")
-    parts = {split: Part(folder, list_files(folder, suffixes)) for split, folder in (folders or {"train": root}).items()}
+        raise InputError(f"{root}: expected a folder train next to {next(iter(folders.values())).name}, found none")
+    folders = folders or {"train": root}
+    parts = {split: Part(folder, list_files(folder, suffixes)) for split, folder in folders.items()}
     for part in parts.values():
         if not part.files:
             raise InputError(f"{part.folder}: expected {noun} ({', '.join(sorted(suffixes))}), found none")
@@ -50,12 +51,12 @@ def find_parts(root: Path, suffixes: set[str], noun: str) -> dict[str, Part]:
 
 
 def class_folder(file: FoundFile) -> str:
-    """The first folder on a file's path, "" if there is none."""
+    """The first folder of a file's path; "" if it has none."""
     return file.path.split("/")[0] if "/" in file.path else ""
 
 
 def class_names(files: list[FoundFile]) -> tuple[str, ...]:
-    """The folders that files lie in, sorted, if they are classes: two at least, and no file outside them."""
+    """Sorted names of the folders of files if these are classes: at least two, and no file outside them."""
     names = sorted({class_folder(file) for file in files})
     return tuple(names) if len(names) > 1 and "" not in names else ()
 
@@ -63,10 +64,10 @@ def class_names(files: list[FoundFile]) -> tuple[str, ...]:
 def list_files(folder: Path, suffixes: set[str]) -> list[FoundFile]:
     """Files with these suffixes (lower case, with the dot) at any depth below a folder, sorted by path.
 
-    Links are followed, hidden names are passed over."""
+    Links are followed, hidden names are ignored."""
     seen, found = set(), []
     for inner, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(inner)) in seen:  # a link that leads back up
+        if (real := os.path.realpath(inner)) in seen:  # a link to a parent folder
             folders.clear()
             continue
         seen.add(real)
@@ -75,7 +76,7 @@ def list_files(folder: Path, suffixes: set[str]) -> list[FoundFile]:
         for name in names:
             if name.startswith(".") or os.path.splitext(name)[1].lower() not in suffixes:
                 continue
-            with suppress(FileNotFoundError):  # a link that leads nowhere
+            with suppress(FileNotFoundError):  # a broken link
                 status = os.stat(os.path.join(inner, name))
                 if stat.S_ISREG(status.st_mode):
                     found.append(FoundFile(prefix + name, status.st_size, status.st_mtime_ns))
@@ -83,7 +84,7 @@ def list_files(folder: Path, suffixes: set[str]) -> list[FoundFile]:
 
 
 def warn_unreadable(noun: str, total: int, reasons: dict[str, str]) -> None:
-    """One line on stderr that counts the files (pictures, ...) that were left out and names the first, with reasons."""
+    """Prints one line to stderr: how many files (images, ...) were left out, and the first of them with reasons."""
     if reasons:
         named = "; ".join(f"{path}: {reason}" for path, reason in list(reasons.items())[:NAMED])
         more = f"; and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""

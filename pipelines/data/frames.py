@@ -1,7 +1,7 @@
-"""Episodes of frames and actions, as single pictures or as clips: training sees clips that begin anywhere.
+"""Episodes of frames and actions, as single images or as clips; training clips start anywhere in an episode.
 
-A clip never lies over two episodes. An action belongs to the frame that it leads to: actions[t] is what was done on the
-way from frame t - 1 to frame t. Axes: n items of a split, b items of a batch, f frames of a split, t frames of a clip,
+No clip spans two episodes. An action belongs to the frame that it leads to: actions[t] was taken between frame t - 1
+and frame t. Axes: n items of a split, b items of a batch, f frames of a split, t frames of a clip,
 c channels, h w pixels, L labels.
 """
 
@@ -18,18 +18,18 @@ from pipelines.files.errors import InputError
 from pipelines.splits import counters
 from pipelines.splits.base import Batch, Data, Split, checked_hold_out_size, hold_out
 
-CHUNK = 1024  # frames at a time where a whole split is gone through
+CHUNK = 1024  # frames processed at once when iterating over a whole split
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSplit(Split):
-    """uint8 (b, c, t, h, w), with `Batch.actions`, int64 (b, t), from frames (m, c, h, w) in the order they were seen.
+    """uint8 (b, c, t, h, w), with `Batch.actions`, int64 (b, t), from frames (m, c, h, w) in recorded order.
 
-    With an `epoch` the items are clips from anywhere in their episodes; without, they lie one after another.
+    With an `epoch` the items are clips from random places of their episodes; without, consecutive clips.
     """
 
-    starts: Tensor  # (n,) int64, of the items, in frames of the split, of which `rows` says where they are in x
-    bounds: Tensor  # (n, 2) int64, where each item's episode begins and ends
+    starts: Tensor  # (n,) int64, first frame of each item, counted within the split; `rows` maps these frames to x
+    bounds: Tensor  # (n, 2) int64, first frame and end of each item's episode
     actions: Tensor  # (f,) int64
     clip_length: int
 
@@ -46,12 +46,12 @@ class ClipSplit(Split):
 
 
 class EpisodeData(Data):
-    """Frames and actions, episode by episode. A subclass finds or draws them and hands them to `__init__`.
+    """Frames and actions, episode by episode. A subclass reads or renders them and passes them to `__init__`.
 
-    clip_length: frames of a clip; 0: the items are single frames. `validation_fraction` of the episodes are held out,
-    `seed` says which; no episode is in both splits.
+    clip_length: frames per clip; 0: the items are single frames. `validation_fraction` of the episodes, chosen by
+    `seed`, are held out; no episode is in both splits.
 
-    frames: uint8 (m, c, h, w), one episode after another, `sizes` (episodes,) frames each. actions: (m,) int64.
+    frames: uint8 (m, c, h, w), one episode after another; sizes: (episodes,), frames per episode. actions: (m,) int64.
     labels: (episodes, L) int64. Raises InputError for settings out of range, and for a split without a clip.
     """
 
@@ -60,7 +60,7 @@ class EpisodeData(Data):
     def __init__(self, frames: Tensor, sizes: Tensor, actions: Tensor, labels: Tensor, action_names: tuple[str, ...],
                  clip_length: int, validation_fraction: float, seed: int):
         if clip_length < 0:
-            raise InputError(f"data.clip_length: expected 0 or more, found {clip_length}")
+            raise InputError(f"data.clip_length: expected a number >= 0, found {clip_length}")
         channels, height, width = frames.shape[1:]
         self.kind, self.shape = "image", (channels, height, width)
         if clip_length:
@@ -74,15 +74,15 @@ class EpisodeData(Data):
             rows = torch.cat([torch.arange(ends[episode] - sizes[episode], ends[episode]) for episode in episodes])
             self._parts[name] = rows, sizes[episodes], labels[episodes]
             if clip_length > sizes[episodes].max():
-                raise InputError(f"data.clip_length: expected at most {sizes[episodes].max()}, frames of the longest "
-                                 f"episode of {name}, found {clip_length}")
+                raise InputError(f"data.clip_length: expected at most {sizes[episodes].max()}, the length of the "
+                                 f"longest {name} episode, found {clip_length}")
 
     @abstractmethod
     def _recorded(self, name: str) -> Tensor:
-        """What was noted under that name at each frame, (m, ...)."""
+        """The recorded array of that name, one row per frame, (m, ...)."""
 
     def recorded(self, name: str, split: str) -> Tensor:
-        """As of any data set, of clips (n, t, ...); "pose": x, y, heading in degrees."""
+        """See `Data.recorded`; for clips (n, t, ...). "pose" is x, y, heading in degrees."""
         rows, sizes, _ = self._parts[split]
         return self._recorded(name)[rows[_places(sizes, self.clip_length)]]
 
@@ -92,11 +92,11 @@ class EpisodeData(Data):
 
     @cached_property
     def variance(self) -> float:
-        """As of any data set, over the frames of the training episodes, each once."""
+        """See `Data.variance`; each frame of the training episodes counts once."""
         rows = self._parts["train"][0]
         count, total, squares = 0, 0, 0
         for chunk in rows.split(CHUNK):
-            values = self._frames[chunk].long()  # integers: exact, and of no order
+            values = self._frames[chunk].long()  # integer sums are exact and independent of the order
             count, total = count + values.numel(), total + int(values.sum())
             squares += int(values.square_().sum())
         return squares / count - (total / count) ** 2
@@ -108,13 +108,12 @@ class EpisodeData(Data):
         return self.clips(name, self.clip_length)
 
     def clips(self, name: str, length: int) -> ClipSplit:
-        """The episodes of a split as clips of `length` frames, whatever the length of the data's own.
+        """The episodes of a split as clips of `length` frames, independent of `clip_length`.
 
-        Raises InputError where no episode is so long."""
+        Raises InputError if no episode is that long."""
         rows, sizes, labels = self._parts[name]
         if not 1 <= length <= sizes.max():
-            raise InputError(f"clips: expected 1 to {sizes.max()} frames, those of the longest episode of {name}, found "
-                             f"{length}")
+            raise InputError(f"clips: expected 1 to {sizes.max()} frames, the longest {name} episode, found {length}")
         clips, ends = sizes // length, sizes.cumsum(0)
         bounds = torch.stack([ends - sizes, ends], 1)
         return ClipSplit(self._frames, labels.repeat_interleave(clips, 0), rows, starts=_places(sizes, length)[:, 0],
@@ -122,7 +121,7 @@ class EpisodeData(Data):
 
 
 def _places(sizes: Tensor, clip_length: int) -> Tensor:
-    """Frames of each item in evaluation, counted within a split: (n,), of clips (n, t)."""
+    """Frames of each evaluation item, counted within a split: (n,), for clips (n, t)."""
     if not clip_length:
         return torch.arange(sizes.sum())
     clips = sizes // clip_length

@@ -1,14 +1,14 @@
-"""Anyone's frames and actions: a folder of episodes, packed once into a file that is then mapped into memory.
+"""A user's frames and actions: a folder of episodes, packed once into one memory-mapped file.
 
     root/EPISODE/frames.npy               uint8 (t, h, w, c), c = 1 or 3
-    root/EPISODE/actions.npy              integers (t,), or (t, k): each different row is an action
-    root/EPISODE/*.png                    or pictures in place of frames.npy, ordered by the numbers in their names
-    root/EPISODE/actions.txt              or .csv, in place of actions.npy: a line a frame, a name or a number
+    root/EPISODE/actions.npy              integers (t,), or (t, k): each distinct row is one action
+    root/EPISODE/*.png                    or images instead of frames.npy, ordered by the numbers in their names
+    root/EPISODE/actions.txt              or .csv, instead of actions.npy: one name or number per line and frame
     root/PLACE/EPISODE/...                episodes of several places: the label is the name of the place
-    root/EPISODE/pose.npy, ...            what else was noted frame by frame, (t, ...)
+    root/EPISODE/pose.npy, ...            further arrays with one row per frame, (t, ...)
 
-An action belongs to the frame that it leads to. A recorder that writes (frame, what is done next) has them one later:
-shift those by one and drop a frame. All frames have one size. Nothing is resized, mended or left out.
+An action belongs to the frame that it leads to. Recorders that store (frame, next action) must shift the actions by one
+and drop the first frame. All frames must have the same size. Nothing is resized, repaired or left out.
 """
 
 import fcntl
@@ -34,23 +34,23 @@ from pipelines.files.errors import InputError, naming
 
 FRAMES = "frames.npy"
 ACTIONS = ("actions.npy", "actions.txt", "actions.csv")
-MAX_ACTIONS = 1024  # different ones: more are measurements, not a choice
-MAX_BYTES = 2**26  # of a text of actions
+MAX_ACTIONS = 1024  # distinct actions: more than these are measurements, not choices
+MAX_BYTES = 2**26  # size of a text file with actions
 
 
 class Episode(NamedTuple):
-    """A folder and the files in it that hold frames: frames.npy alone, or pictures in order."""
+    """A folder and its files with frames: frames.npy alone, or images in order."""
 
     folder: Path
-    files: list[FoundFile]  # their paths are from the root
+    files: list[FoundFile]  # their paths are relative to the root
 
 
 class FramesFolder(EpisodeData):
     """Single frames (c, h, w), or with `clip_length` clips (c, t, h, w) with actions; see pipelines/data/frames.py.
 
-    The packed frames are kept in `cache` under a name that changes with any file's name, size or time.
-    Raises InputError that names the file for a folder without episodes, for frames and actions that cannot be read, are
-    of another type or do not fit each other in number, and for frames of different sizes.
+    The packed frames are stored in `cache` under a name that depends on every file's name, size and time.
+    Raises an InputError that names the file: for a folder without episodes; for frames and actions that cannot be read,
+    have another type or differ in number; for frames of different sizes.
     """
 
     def __init__(self, root: str, cache: str, name: str = "", clip_length: int = 0, validation_fraction: float = 0.1,
@@ -79,7 +79,7 @@ class FramesFolder(EpisodeData):
 
     @property
     def recorded_names(self) -> tuple[str, ...]:
-        """Of the arrays that all episodes have beside their frames and actions."""
+        """Names of the arrays that all episodes have besides frames and actions."""
         found = [{path.stem for path in episode.folder.glob("*.npy")} for episode in self._episodes]
         return tuple(sorted(set.intersection(*found) - {"frames", "actions"}))
 
@@ -95,10 +95,10 @@ class FramesFolder(EpisodeData):
 
 
 def find_episodes(root: Path) -> list[Episode]:
-    """Folders with frames below a root, sorted. Raises InputError where there are fewer than two, one a split."""
+    """Folders with frames below a root, sorted. Raises InputError for fewer than two: each split needs one."""
     if not root.is_dir():
         raise InputError(f"{root}: expected a folder of episodes, found {'a file' if root.exists() else 'nothing'}; "
-                         "name it with data.root=FOLDER, or make one: make doom-data")
+                         "name it with data.root=FOLDER, or record one with make doom-data")
     files = [file for file in list_files(root, {".npy", *SUFFIXES})
              if not file.path.endswith(".npy") or Path(file.path).name == FRAMES]
     folders = {folder: list(own) for folder, own in groupby(sorted(files, key=_folder), _folder)}
@@ -106,15 +106,15 @@ def find_episodes(root: Path) -> list[Episode]:
     for folder, own in folders.items():
         arrays = [file for file in own if file.path.endswith(".npy")]
         if arrays and len(own) > 1:
-            raise InputError(f"{root / folder}: expected {FRAMES} or pictures, found both")
+            raise InputError(f"{root / folder}: expected {FRAMES} or images, found both")
         episodes.append(Episode(root / folder, sorted(own, key=lambda file: _natural(file.path))))
     if len(episodes) < 2:
-        raise InputError(f"{root}: expected two folders or more with {FRAMES} or pictures, found {len(episodes)}")
+        raise InputError(f"{root}: expected at least two folders with {FRAMES} or images, found {len(episodes)}")
     return episodes
 
 
 def frames_shape(episode: Episode) -> tuple[int, int, int, int]:
-    """(t, h, w, c), from headers alone."""
+    """(t, h, w, c), read from file headers only."""
     first = episode.folder / Path(episode.files[0].path).name
     if first.name == FRAMES:
         frames = _load(first)
@@ -131,7 +131,7 @@ def frames_shape(episode: Episode) -> tuple[int, int, int, int]:
 
 
 def read_actions(folder: Path, count: int) -> list[str]:
-    """The names of an episode's `count` actions; integers are their own names."""
+    """Names of the `count` actions of an episode; an integer is its own name."""
     found = [folder / name for name in ACTIONS if (folder / name).is_file()]
     if len(found) != 1:
         raise InputError(f"{folder}: expected one of {', '.join(ACTIONS)}, found "
@@ -151,20 +151,20 @@ def read_actions(folder: Path, count: int) -> list[str]:
 
 
 def action_lines(path: Path) -> list[str]:
-    """A text of actions, one a line. Raises InputError for what is no text, and for an empty line."""
+    """The lines of a text file of actions. Raises InputError for a file that is not text, and for an empty line."""
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{path}: expected at most {MAX_BYTES} bytes, found {path.stat().st_size}")
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected a text, found {error}") from None
+        raise InputError(f"{path}: expected text, found {error}") from None
     if "" in names:
         raise InputError(f"{path}: expected an action in each line, found none in line {names.index('') + 1}")
     return names
 
 
 def _packed(episodes: list[Episode], shapes: list[tuple[int, int, int, int]], cache: Path, name: str) -> Tensor:
-    """All frames, uint8 (m, c, h, w), memory-mapped, not to be written to. Of several processes one packs them."""
+    """All frames, uint8 (m, c, h, w), memory-mapped, read-only. Among several processes, one packs them."""
     _, height, width, channels = shapes[0]
     shape = sum(shape[0] for shape in shapes), channels, height, width
     settings = [[str(episode.folder.resolve()), episode.files] for episode in episodes], PIL.__version__
@@ -178,7 +178,7 @@ def _packed(episodes: list[Episode], shapes: list[tuple[int, int, int, int]], ca
     frames = _load(target)
     if frames.dtype != np.uint8 or frames.shape != shape:
         raise InputError(f"{target}: expected uint8 {shape}, found {frames.dtype} {frames.shape}; remove it, it will "
-                         "be made again")
+                         "be created again")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(frames)
@@ -187,7 +187,7 @@ def _packed(episodes: list[Episode], shapes: list[tuple[int, int, int, int]], ca
 def _pack(
     episodes: list[Episode], shapes: list[tuple[int, int, int, int]], target: Path, shape: tuple[int, ...]
 ) -> None:
-    """Writes all frames, channels first, to a file that appears when it is whole."""
+    """Writes all frames, channels first, to a file that appears once it is complete."""
     temporary = target.with_suffix(".tmp")
     try:
         with naming(target), open(temporary, "wb") as file:
@@ -213,23 +213,23 @@ def _load(path: Path) -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path}: expected a NumPy array, found nothing") from None
-    except (ValueError, EOFError) as error:  # truncated, foreign, of objects
-        raise InputError(f"{path}: expected a NumPy array, found none that can be read ({error})") from None
+    except (ValueError, EOFError) as error:  # truncated, another format, or an array of objects
+        raise InputError(f"{path}: expected a NumPy array, found a file that cannot be read ({error})") from None
 
 
 def _picture_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as picture:
             return picture.size
-    except Exception as error:  # whatever a decoder raises, it is this picture that is at fault
-        raise InputError(f"{path}: expected a picture, found none that can be read ({error})") from None
+    except Exception as error:  # any error of a decoder means that this image is unreadable
+        raise InputError(f"{path}: expected an image, found a file that cannot be read ({error})") from None
 
 
 def _read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     try:
         return read_picture(path, shape)
-    except Exception as error:  # likewise
-        raise InputError(f"{path}: expected a picture, found none that can be read ({error})") from None
+    except Exception as error:  # as above
+        raise InputError(f"{path}: expected an image, found a file that cannot be read ({error})") from None
 
 
 def _folder(file: FoundFile) -> str:
@@ -237,12 +237,12 @@ def _folder(file: FoundFile) -> str:
 
 
 def _natural(path: str) -> list:
-    """Sorts frame_2 before frame_10."""
+    """Sort key that puts frame_2 before frame_10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path)]
 
 
 def _order(action: str) -> tuple:
-    """Sorts numbers as such, before names."""
+    """Sort key: integers by value, before names."""
     return (0, int(action), "") if re.fullmatch(r"-?\d{1,18}", action) else (1, 0, action)
 
 

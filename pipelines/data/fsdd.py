@@ -1,6 +1,6 @@
 """The Free Spoken Digit Dataset: files <digit>_<speaker>_<index>.{wav,flac} of six speakers at 8 kHz.
 
-Its publisher's split: indices 0 to 4 of each digit and speaker are test, the others training.
+The published split: indices 0 to 4 of each digit and speaker are test data, all others training data.
 """
 
 import re
@@ -14,7 +14,7 @@ TEST_INDICES = 5
 
 
 class FSDD(SoundData):
-    """Labels digit and speaker. Other files in the folder are passed over."""
+    """Labels digit and speaker. Other files in the folder are ignored."""
 
     name = "fsdd"
 

@@ -1,10 +1,10 @@
-"""Any folder of pictures: decoded once into a file of raw pixels, which is then memory-mapped.
+"""Any folder of images: decoded once into a file of raw pixels, which is then memory-mapped.
 
     root/*.jpg                        no labels; validation is held out
     root/CLASS/*.jpg                  the label is the name of the folder
-    root/{train,validation,test}/...  either of these in each; validation (also `val`, `valid`) and test may be missing
+    root/{train,validation,test}/...  either layout in each; validation (or `val`, `valid`) and test may be missing
 
-So training needs no loader processes: a batch is a gather from a GPU's memory or from the page cache.
+Training therefore needs no loader processes: a batch is a gather from GPU memory or from the page cache.
 """
 
 import fcntl
@@ -30,14 +30,14 @@ from pipelines.splits.base import Data, checked_hold_out_size, hold_out
 
 
 class ImageFolder(Data):
-    """uint8 (channels, size, size): the central square of each picture, reduced to `store_size` and cropped to `size`.
+    """uint8 (channels, size, size): the central square of each image, resized to `store_size` and cropped to `size`.
 
     A `store_size` above `size` leaves room for random crops; `pad` and `flip` augment too (pipelines/data/images.py).
-    There are labels if all training pictures lie in class folders, two at least. The decoded pictures are kept in
-    `cache` under a name that changes with any file's name, size or time and with the settings; `workers` processes
-    decode, 0 meaning as many as there are cores. Pictures that cannot be read are left out, counted and named.
+    There are labels if all training images lie in class folders, at least two. The decoded images are stored in `cache`
+    under a name that depends on every file's name, size and time and on the settings. `workers` processes decode them;
+    0 means one per core. Unreadable images are left out, counted and named.
 
-    Raises InputError for a folder that is missing or holds no pictures that can be read.
+    Raises InputError for a folder that is missing or contains no readable image.
     """
 
     kind = "image"
@@ -58,17 +58,17 @@ class ImageFolder(Data):
     ):
         store_size = store_size or size
         for key, found, accepted, expected in (
-            ("size", size, size >= 1, "1 or more"),
-            ("store_size", store_size, store_size >= size, f"at least size, {size}, or 0"),
+            ("size", size, size >= 1, "a number >= 1"),
+            ("store_size", store_size, store_size >= size, f"0 or a number >= size, {size}"),
             ("channels", channels, channels in (1, 3), "1 or 3"),
-            ("workers", workers, workers >= 0, "0 or more"),
+            ("workers", workers, workers >= 0, "a number >= 0"),
         ):
             if not accepted:
                 raise InputError(f"data.{key}: expected {expected}, found {found}")
         self.name = name or Path(root).resolve().name
         self.shape = (channels, size, size)
         self.augmentation = {"size": (size, size), "pad": pad, "flip": flip}
-        parts = find_parts(Path(root), SUFFIXES, "pictures")
+        parts = find_parts(Path(root), SUFFIXES, "images")
         names = class_names(parts["train"].files)
         self.label_names, self.classes = (("class",), (names,)) if names else ((), ())
         labels = {split: self._labels(part) for split, part in parts.items()}
@@ -79,31 +79,31 @@ class ImageFolder(Data):
         self.splits = tuple(split for split in FOLDERS if split in self.parts)
         for split, (rows, _) in self.parts.items():
             if not len(rows):
-                raise InputError(f"{root}: expected pictures for {split}, found none that can be read")
+                raise InputError(f"{root}: expected images for {split}, found none that can be read")
 
     def _split(self, name: str) -> ImageSplit:
         rows, labels = self.parts[name]
         return ImageSplit(self.pixels, labels, rows, **self.augmentation)
 
     def _labels(self, part: Part) -> Tensor:
-        """Labels (n, L) int64 of the pictures of a folder; L = 0 where the training pictures have no classes."""
+        """Labels (n, L) int64 of the images of a folder; L = 0 if the training images have no classes."""
         if not self.classes:
             return torch.zeros(len(part.files), 0, dtype=torch.int64)
         numbers = {name: number for number, name in enumerate(self.classes[0])}
         for file in part.files:
             if class_folder(file) not in numbers:
-                raise InputError(f"{part.folder / file.path}: expected a picture in the folder of one of training's "
-                                 f"{len(numbers)} classes, found {class_folder(file) or 'no such folder'!r}")
+                raise InputError(f"{part.folder / file.path}: expected an image in the folder of one of the "
+                                 f"{len(numbers)} training classes, found {class_folder(file) or 'no such folder'!r}")
         return torch.tensor([[numbers[class_folder(file)]] for file in part.files])
 
 
 def decoded(
     parts: list[Part], cache: Path, name: str, shape: tuple[int, int, int], workers: int
 ) -> tuple[Tensor, Tensor]:
-    """All pictures of the parts, one part after the other: uint8 (n, *shape), memory-mapped, and bool (n,): readable?
+    """All images of the parts, one part after the other: uint8 (n, *shape), memory-mapped, and bool (n,): readable?
 
-    They lie in the cache as NAME-KEY.u8, raw, beside NAME-KEY.json with the unreadable and why; KEY is a hash of the
-    list of files and of the settings. If they are not there they are decoded first; of several processes one does so.
+    The cache holds NAME-KEY.u8, raw pixels, and NAME-KEY.json, the unreadable files with reasons; KEY is a hash of the
+    list of files and the settings. Missing caches are created first, by one of several processes.
     """
     paths = [part.folder / file.path for part in parts for file in part.files]
     settings = [[part.folder.name, part.files] for part in parts], shape, PIL.__version__
@@ -118,19 +118,19 @@ def decoded(
     try:
         unreadable = {int(place): str(reason) for place, reason in json.loads(notes.read_text()).items()}
     except (ValueError, AttributeError) as error:
-        raise InputError(f"{notes}: expected notes on decoded pictures, found none; remove it") from error
-    warn_unreadable("pictures", len(paths), {str(paths[place]): reason for place, reason in unreadable.items()})
+        raise InputError(f"{notes}: expected a list of unreadable images, found other content; remove it") from error
+    warn_unreadable("images", len(paths), {str(paths[place]): reason for place, reason in unreadable.items()})
     return _map(pixels, (len(paths), *shape)), torch.tensor([place not in unreadable for place in range(len(paths))])
 
 
 def _decode(paths: list[Path], target: Path, shape: tuple[int, int, int], workers: int) -> dict[int, str]:
-    """Decodes into a file that appears when it is whole; returns the reasons for those that cannot be read."""
+    """Decodes into a file that appears once it is complete; returns the reason for each unreadable image."""
     temporary = target.with_suffix(".tmp")
     try:
-        with tqdm(total=len(paths), desc="decode", unit="picture", disable=None, dynamic_ncols=True) as bar:
+        with tqdm(total=len(paths), desc="decode", unit="image", disable=None, dynamic_ncols=True) as bar:
             unreadable = decode_pictures(paths, temporary, shape, workers, bar.update)
         if len(unreadable) == len(paths):
-            raise InputError(f"{paths[0]}: expected a picture, found {unreadable[0]}; "
+            raise InputError(f"{paths[0]}: expected an image, found {unreadable[0]}; "
                              f"none of {len(paths)} can be read")
         os.replace(temporary, target)
     except BrokenProcessPool as error:
@@ -141,11 +141,11 @@ def _decode(paths: list[Path], target: Path, shape: tuple[int, int, int], worker
 
 
 def _place(labels: dict[str, Tensor], readable: Tensor, fraction: float, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """For each split the rows of its readable pictures among all that were decoded (n,), and their labels (n, L)."""
+    """For each split the rows of its readable images among all decoded ones (n,), and their labels (n, L)."""
     rows = dict(zip(labels, torch.arange(len(readable)).split([len(part) for part in labels.values()]), strict=True))
     placed = {split: (rows[split], labels[split]) for split in labels}
     if "validation" not in labels:
-        # held out before the unreadable are left out, so that a damaged picture moves no other to another split
+        # held out before unreadable images are removed, so that a damaged one moves no other image to another split
         count = len(rows["train"])
         size = checked_hold_out_size("data.validation_fraction", round(fraction * count), count)
         for split, chosen in zip(("train", "validation"), hold_out(count, size, seed), strict=True):
@@ -154,11 +154,11 @@ def _place(labels: dict[str, Tensor], readable: Tensor, fraction: float, seed: i
 
 
 def _map(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """A memory-mapped file as a uint8 tensor, which must not be written to."""
+    """A memory-mapped file as a read-only uint8 tensor."""
     size, expected = path.stat().st_size, int(np.prod(shape, dtype=np.int64))
     if size != expected:
         raise InputError(f"{path}: expected {expected} bytes, found {size}; remove it and {path.stem}.json, "
-                         "they will be made again")
+                         "they will be created again")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(np.memmap(path, np.uint8, "r", shape=shape))

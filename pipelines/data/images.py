@@ -1,6 +1,6 @@
-"""Splits of images: gathered and augmented a batch at a time, without a loop over items and without loader processes.
+"""Splits of images: gathered and augmented per batch, without a loop over items and without loader processes.
 
-Axes: n items of a split, b items of a batch, c channels, H W stored rows and columns, h w those of a batch.
+Axes: n items of a split, b items of a batch, c channels, H W stored rows and columns, h w rows and columns in a batch.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from pipelines.splits.base import Batch, Split
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSplit(Split):
-    """uint8 images (m, c, H, W) that come out as (b, c, h, w).
+    """uint8 images, stored (m, c, H, W), in batches (b, c, h, w).
 
-    Augmentation: `pad` zeros on each side, a random h x w window (of the padded or of the larger stored image), and a
-    mirror image in half of the cases where `flip`. Evaluation takes the central window, unpadded and unmirrored.
+    Augmentation: padding with `pad` zeros on each side, a random h x w window, and with `flip` mirroring with
+    probability 1/2. Evaluation uses the central window, unpadded and unmirrored.
     """
 
     size: tuple[int, int]  # (h, w), at most (H, W)
@@ -29,7 +29,7 @@ class ImageSplit(Split):
 
     def __post_init__(self):
         if self.pad < 0:
-            raise InputError(f"data.pad: expected 0 or more, found {self.pad}")
+            raise InputError(f"data.pad: expected a number >= 0, found {self.pad}")
 
     def batch(self, indices: Tensor, seed: int = 0, epoch: int | Tensor | None = None) -> Batch:
         batch = self._take(indices)
@@ -53,9 +53,9 @@ class ImageSplit(Split):
 
 
 def windows(x: Tensor, tops: Tensor, lefts: Tensor, mirrored: Tensor, size: tuple[int, int]) -> Tensor:
-    """Of each image its own window: x (b, c, H, W), tops and lefts (b,) int64, mirrored (b,) bool -> (b, c, h, w).
+    """A separate window of each image: x (b, c, H, W), tops and lefts (b,) int64, mirrored (b,) bool -> (b, c, h, w).
 
-    One gather over flattened pixels: 128 images of 32x32 with 4 pixels of padding take 0.4 ms on two CPU cores.
+    A single gather over flattened pixels: 0.4 ms for 128 images of 32x32 with 4 pixels of padding, on two CPU cores.
     """
     height, width = size
     rows = tops[:, None] + torch.arange(height, device=x.device)

@@ -1,8 +1,8 @@
-"""LibriSpeech: read audio books at 16 kHz, in published subsets of which no two share a speaker.
+"""LibriSpeech: audio books at 16 kHz, in published subsets that share no speaker.
 
     root/train-clean-100/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac
 
-The layout is walked here: torchaudio's LIBRISPEECH holds one subset, and reads a transcript for each path it tells.
+Files are found here directly: torchaudio's LIBRISPEECH covers one subset and reads a transcript for every path.
 """
 
 import re
@@ -17,14 +17,14 @@ NAME = re.compile(r"(?P<speaker>\d+)/(?P<chapter>\d+)/(?P=speaker)-(?P=chapter)-
 
 
 class LibriSpeech(SoundData):
-    """Label speaker: the numbers of all subsets' speakers, sorted as text.
+    """Label speaker: the numbers of the speakers of all subsets, sorted as text.
 
-    By default validation is held out of the training recordings, and there is no test: the speakers of dev-clean and
-    test-clean are in no training subset, so a decoder or prior that is told the speaker has learnt nothing for them,
-    and its figures would mean nothing. For models that are not told it, validation_subsets=[dev-clean] and
-    test_subsets=[test-clean] take the published ones.
+    By default validation is held out of the training recordings, and there is no test split. The speakers of dev-clean
+    and test-clean occur in no training subset, so for a decoder or prior conditioned on the speaker, results on them
+    would be meaningless. For models without speaker labels, validation_subsets=[dev-clean] and
+    test_subsets=[test-clean] use the published subsets.
 
-    Raises InputError that names the key for a subset that is not there or given twice.
+    Raises an InputError that names the key for a subset that is missing or given twice.
     """
 
     name = "librispeech"
@@ -42,7 +42,7 @@ class LibriSpeech(SoundData):
             for subset in subsets:
                 key = f"data.{split}_subsets"
                 if subset in seen:
-                    raise InputError(f"{key}: expected each subset once, found {subset} again")
+                    raise InputError(f"{key}: expected each subset once, found {subset} twice")
                 seen.add(subset)
                 if "/" in subset or not (root / subset).is_dir():
                     raise InputError(f"{key}: expected a folder {root / subset}, found none")

@@ -21,7 +21,7 @@ class MNIST(PublishedImages):
 
 
 class FashionMNIST(PublishedImages):
-    """Clothing in MNIST's format; the classes are sorted by name, which is not the publisher's order."""
+    """Clothing in MNIST's format. Classes are sorted by name, unlike the published numbering."""
 
     name = "fashion_mnist"
     shape = (1, 28, 28)

@@ -1,6 +1,6 @@
-"""Picture files to uint8 arrays: a few of them, or thousands with several processes into one file of raw pixels.
+"""Image files to uint8 arrays: a few in memory, or thousands with several processes into one file of raw pixels.
 
-Axes: n pictures, c channels (1 grey, 3 RGB), h w pixels.
+Axes: n images, c channels (1 grey, 3 RGB), h w pixels.
 """
 
 import math
@@ -19,53 +19,53 @@ from pipelines.data.folders import list_files, warn_unreadable
 from pipelines.files.errors import InputError, naming
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-MAX_PIXELS = 100_000_000  # of one picture: 300 MB when decoded; a file of a few kB can claim a thousand times as many
-CHUNK = 64  # pictures that a process takes at a time
+MAX_PIXELS = 100_000_000  # per image: 300 MB decoded; a file of a few kB can claim a thousand times as many
+CHUNK = 64  # images that a process takes at a time
 
 
 def find_pictures(path: Path) -> list[Path]:
-    """A picture file itself, or all pictures below a folder, sorted. Raises InputError where there are none."""
+    """The file itself, or all image files below a folder, sorted. Raises InputError if there are none."""
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise InputError(f"{path}: expected a picture or a folder of pictures, found nothing")
+        raise InputError(f"{path}: expected an image or a folder of images, found nothing")
     found = [path / picture.path for picture in list_files(path, SUFFIXES)]
     if not found:
-        raise InputError(f"{path}: expected pictures ({', '.join(sorted(SUFFIXES))}), found none")
+        raise InputError(f"{path}: expected images ({', '.join(sorted(SUFFIXES))}), found none")
     return found
 
 
 def load_pictures(paths: list[Path], shape: tuple[int, int, int]) -> tuple[list[Path], Tensor]:
-    """Those that can be read, and their pixels, uint8 (n, *shape), shape = (c, h, w); the others are warned of.
+    """The readable files and their pixels, uint8 (n, *shape), shape = (c, h, w); warns about the others.
 
-    Raises InputError where none can be read."""
+    Raises InputError if no file can be read."""
     pixels, unreadable = _read_all(paths, shape)
     if len(unreadable) == len(paths):
-        raise InputError(f"{paths[0]}: expected a picture, found {unreadable[0]}; none of {len(paths)} can be read")
-    warn_unreadable("pictures", len(paths), {str(paths[place]): reason for place, reason in unreadable.items()})
+        raise InputError(f"{paths[0]}: expected an image, found {unreadable[0]}; none of {len(paths)} can be read")
+    warn_unreadable("images", len(paths), {str(paths[place]): reason for place, reason in unreadable.items()})
     readable = [place for place in range(len(paths)) if place not in unreadable]
     return [paths[place] for place in readable], torch.from_numpy(pixels[readable])
 
 
 def read_picture(path: Path | str, shape: tuple[int, int, int]) -> np.ndarray:
-    """The centre of a picture as uint8 (c, h, w), cut to the proportions of (h, w) and resized, as a viewer shows it.
+    """The centre of an image as uint8 (c, h, w), cropped to the aspect ratio of (h, w) and resized.
 
-    Turned as its EXIF data say; transparent parts are white; 16 bits are cut to 8; of an animation the first frame.
-    Reduced with antialiasing; a picture of h x w pixels keeps them as they are. Raises what Pillow raises, and
-    ValueError for more than `MAX_PIXELS` and for pixels without a defined range.
+    Rotated according to EXIF data; transparency is composited on white; 16 bits are reduced to 8; of an animation the
+    first frame is used. Downsampling is antialiased; an image of h x w pixels keeps its pixels. Raises Pillow's
+    exceptions, and ValueError for more than `MAX_PIXELS` and for pixels without a defined range.
     """
     with Image.open(path) as picture:
         return fit_picture(picture, shape)
 
 
 def fit_picture(picture: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
-    """As `read_picture`, of an image that Pillow has opened or made."""
+    """Like `read_picture`, for an opened Pillow image."""
     channels, height, width = shape
     mode = {1: "L", 3: "RGB"}[channels]
     if picture.width * picture.height > MAX_PIXELS:
         raise ValueError(f"{picture.width}x{picture.height} are more than {MAX_PIXELS} pixels")
     turned = 2 * max(height, width)  # EXIF may exchange the axes
-    picture.draft(mode, (turned, turned))  # of a large JPEG only the low frequencies are decoded
+    picture.draft(mode, (turned, turned))  # decodes only the low frequencies of a large JPEG
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16"):
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
@@ -83,12 +83,12 @@ def decode_pictures(
 ) -> dict[int, str]:
     """Writes `read_picture` of each path to `target`, raw and in order: uint8 (n, *shape).
 
-    Those that cannot be read are left zero; returned is the reason for each of them, by its place in `paths`.
-    `done(count)` is called as pictures are finished. Raises OSError where the disk has no room for the file, and
-    `concurrent.futures.process.BrokenProcessPool` where a process was killed.
+    Unreadable images stay zero; returns the reason for each of them, by its position in `paths`. Calls `done(count)` as
+    images are finished. Raises OSError if the disk is too full for the file, and
+    `concurrent.futures.process.BrokenProcessPool` if a process was killed.
     """
     with open(target, "wb") as file:
-        with naming(target):  # a full disk is met now, not after an hour of decoding
+        with naming(target):  # a full disk fails now, not after an hour of decoding
             os.posix_fallocate(file.fileno(), 0, len(paths) * math.prod(shape))
     tasks = [(target, start, paths[start : start + CHUNK], shape) for start in range(0, len(paths), CHUNK)]
     unreadable: dict[int, str] = {}
@@ -102,7 +102,7 @@ def decode_pictures(
 
 
 def _decode_chunk(task: tuple[Path, int, list[Path], tuple[int, int, int]]) -> dict[int, str]:
-    """Decodes pictures and writes them to their place in the file; runs in a process of the pool."""
+    """Decodes images and writes them to their position in the file; runs in a process of the pool."""
     target, start, paths, shape = task
     pixels, unreadable = _read_all(paths, shape)
     with open(target, "r+b") as file:
@@ -112,14 +112,14 @@ def _decode_chunk(task: tuple[Path, int, list[Path], tuple[int, int, int]]) -> d
 
 
 def _read_all(paths: list[Path], shape: tuple[int, int, int]) -> tuple[np.ndarray, dict[int, str]]:
-    """Pixels (n, *shape), zero where a picture cannot be read, and the reasons by place."""
+    """Pixels (n, *shape), zero for unreadable images, and the reasons by position."""
     pixels, unreadable = np.zeros((len(paths), *shape), np.uint8), {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, once for each of thousands of files
+        warnings.simplefilter("ignore")  # Pillow warns about odd metadata in each of thousands of files
         for place, path in enumerate(paths):
             try:
                 pixels[place] = read_picture(path, shape)
-            except Exception as error:  # whatever a decoder raises, it is this picture that is at fault: it is reported
-                reason = str(error).removesuffix(f" {str(path)!r}")  # that is named anyway
+            except Exception as error:  # any error of a decoder means that this image is unreadable; it is reported
+                reason = str(error).removesuffix(f" {str(path)!r}")  # the path is named anyway
                 unreadable[place] = " ".join(reason.split()) or type(error).__name__
     return pixels, unreadable

@@ -1,4 +1,4 @@
-"""Image data sets that torchvision reads in their publisher's files, with errors that tell how to get those."""
+"""Image data sets that torchvision reads from their published files; errors say how to get these files."""
 
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,17 @@ from pipelines.splits.base import Data, checked_hold_out_size, hold_out
 
 
 class PublishedImages(Data):
-    """uint8 (c, h, w). Validation is held out of the publisher's training images; test is the publisher's.
+    """uint8 (c, h, w). Validation is held out of the published training images; test is the published test set.
 
-    `root` is the folder that torchvision takes. `pad` and `flip` augment (pipelines/data/images.py), `seed` says which
-    images are held out. Raises InputError where files are missing, damaged or cannot be fetched.
+    `root` is the folder that torchvision takes. `pad` and `flip` augment (pipelines/data/images.py); `seed` chooses the
+    held-out images. Raises InputError if files are missing, damaged or cannot be downloaded.
     """
 
     kind = "image"
     splits = ("train", "validation", "test")
     published: type  # the torchvision data set
-    folder: str  # below root, where its files lie
-    published_classes: list[str]  # in the publisher's order; labels here index the sorted names
+    folder: str  # with its files, relative to root
+    published_classes: list[str]  # in the published order; labels here index the sorted names
 
     def __init__(self, root: str, download: bool = False, validation_size: int = 5000, pad: int = 0, flip: bool = False,
                  seed: int = 0):
@@ -46,22 +46,22 @@ class PublishedImages(Data):
         return ImageSplit(self.images["train"], self.labels["train"][rows], rows, **self.augmentation)
 
     def _open(self, root: str, download: bool) -> list[Any]:
-        """The training and the test part. torchvision unpickles CIFAR-10, after a check of the publisher's MD5 sums."""
+        """The training and the test part. torchvision unpickles CIFAR-10 after checking the published MD5 sums."""
         try:
             return [self.published(root, train=train, download=download) for train in (True, False)]
         except (RuntimeError, ValueError, TypeError, KeyError, AssertionError, URLError) as error:
             raise InputError(
                 f"{Path(root) / self.folder}: expected the published files of {self.published.__name__}, found none "
-                f"that can be read ({error or type(error).__name__}); name the folder above with data.root=FOLDER, or "
-                "fetch them with data.download=true"
+                f"that can be read ({error or type(error).__name__}); name their root with data.root=FOLDER, or "
+                "download them with data.download=true"
             ) from error
 
     def _tensors(self, part: Any, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images (n, c, h, w) uint8 and the publisher's labels (n,) int64."""
+        """Images (n, c, h, w) uint8 and labels (n,) int64 in the published numbering."""
         images, targets = torch.from_numpy(np.asarray(part.data)), torch.as_tensor(part.targets, dtype=torch.int64)
         images = rearrange(images, "n h w -> n 1 h w" if images.ndim == 3 else "n h w c -> n c h w").contiguous()
         classes = len(self.published_classes)
         if images.shape[1:] != self.shape or len(images) != len(targets) or targets.max() >= classes:
-            raise InputError(f"{folder}: expected images {self.shape} with as many labels below {classes}, found "
+            raise InputError(f"{folder}: expected images {self.shape} and equally many labels below {classes}, found "
                              f"{len(images)} {tuple(images.shape[1:])}, {len(targets)} labels up to {targets.max()}")
         return images, targets

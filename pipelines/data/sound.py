@@ -1,7 +1,8 @@
-"""Splits of sound: training sees random windows, evaluation and extraction whole clips, padded, with their lengths.
+"""Splits of audio: training uses random windows; evaluation and extraction use whole clips, padded, with lengths.
 
-A recording that is longer than `length` is several items, cut one after another; a window never lies over two
-recordings. Axes: n items of a split, b items of a batch, t samples.
+A recording longer than `length` becomes several consecutive items; no window spans two recordings.
+
+Axes: n items of a split, b items of a batch, t samples.
 """
 
 from abc import abstractmethod
@@ -19,34 +20,34 @@ from pipelines.files.errors import InputError
 from pipelines.splits import counters
 from pipelines.splits.base import RESIDENT_SHARE, Batch, Data, Split, checked_hold_out_size, hold_out
 
-CHUNK = 2**24  # samples at a time where a whole split is gone through
+CHUNK = 2**24  # audio samples processed at once when iterating over a whole split
 
 
 @dataclass(frozen=True)
 class Recordings:
-    """What a data set says of its files: which they are, their labels, and the split that each belongs to."""
+    """The files of a data set, their labels, and the split of each."""
 
-    files: list[str]  # below the root, with "/"
+    files: list[str]  # relative to the root, with "/"
     labels: Tensor  # (m, L) int64
-    splits: list[str]  # "train", "validation" or "test"; without "validation" some of "train" are held out
+    splits: list[str]  # "train", "validation" or "test"; without "validation" a part of "train" is held out
 
 
 @dataclass(frozen=True, kw_only=True)
 class SoundSplit(Split):
-    """float32 (b, 1, t) in [-1, 1) from int16 samples, all recordings one after another in `x` (samples in all,).
+    """float32 (b, 1, t) in [-1, 1) from int16 samples; `x` (total samples,) holds all recordings one after another.
 
     With an `epoch` the items are random windows of `crop` samples of their recordings; without, they are padded with
-    zeros to `length`. `Batch.lengths` says how many samples are real: a recording may be shorter than either.
+    zeros to `length`. `Batch.lengths` gives the number of real samples: a recording may be shorter than either.
     """
 
-    starts: Tensor  # (n,) int64, of the items, in samples of x
-    bounds: Tensor  # (n, 2) int64, where each item's recording begins and ends
+    starts: Tensor  # (n,) int64, first sample of each item in x
+    bounds: Tensor  # (n, 2) int64, first sample and end of each item's recording in x
     crop: int
     length: int
 
     def to(self, device: torch.device | str) -> "SoundSplit":
-        """As of any split; of the samples only its own recordings' take room on a GPU. Starts, bounds and lengths stay
-        in the machine's memory, where they are drawn from, so that no batch waits for a GPU."""
+        """See `Split.to`; only this split's recordings are copied to a GPU. Starts, bounds and lengths stay in main
+        memory, where windows are drawn, so that no batch waits for the GPU."""
         device = torch.empty(0, device=device).device
         moved = replace(self, device=device, labels=self.labels.to(device))
         if device.type == "cpu":
@@ -57,7 +58,7 @@ class SoundSplit(Split):
         return moved
 
     def resident(self, device: torch.device | str) -> "SoundSplit":
-        """This split with its own recordings alone in `x`, on `device`, one after another as they were."""
+        """This split with only its own recordings in `x`, on `device`, in the same order."""
         recordings, which = self.bounds.unique(dim=0, return_inverse=True)
         sizes = recordings[:, 1] - recordings[:, 0]
         begins = sizes.cumsum(0) - sizes
@@ -73,7 +74,7 @@ class SoundSplit(Split):
         augmented = torch.as_tensor(-1 if epoch is None else epoch).cpu() >= 0
         if augmented.any():
             if not augmented.all():
-                raise InputError("extract.views: expected 1 for sound, whose items are whole clips")
+                raise InputError("extract.views: expected 1 for audio, whose items are whole clips")
             begin, end = self.bounds[items].unbind(1)
             size, lengths = self.crop, (end - begin).clamp(max=self.crop)
             bits = counters.words(seed, np.asarray(torch.as_tensor(epoch).cpu()), items.numpy())
@@ -86,14 +87,14 @@ class SoundSplit(Split):
 
 
 class SoundData(Data):
-    """Sound files below a folder, decoded once into a cache. A subclass says which files, labels and splits there are.
+    """Audio files below a folder, decoded once into a cache. A subclass gives the files, labels and splits.
 
-    sample_rate_hz: what files are resampled to. crop: samples of a training window. length: samples of an item in
-    evaluation and in the code data set; both are multiples of what the encoder reduces by.
-    peak: every file is scaled to this largest magnitude; 0: left as it is. `validation_fraction` of the training
-    recordings are held out where the data have no validation split of their own, `seed` says which.
+    sample_rate_hz: files are resampled to this rate. crop: samples per training window. length: samples per item in
+    evaluation and in the code data set; both must be multiples of the encoder's hop length.
+    peak: each file is scaled to this largest magnitude; 0: unchanged. `validation_fraction` of the training recordings,
+    chosen by `seed`, are held out if the data have no validation split of their own.
 
-    Raises InputError for a folder that is missing or without sounds that can be read.
+    Raises InputError for a folder that is missing or contains no readable audio file.
     """
 
     kind = "audio"
@@ -101,44 +102,45 @@ class SoundData(Data):
     def __init__(self, root: str, cache: str, sample_rate_hz: int, crop: int, length: int, peak: float,
                  validation_fraction: float, workers: int, seed: int):
         for key, found, accepted, expected in (
-            ("sample_rate_hz", sample_rate_hz, sample_rate_hz >= 1000, "1000 or more"),
-            ("crop", crop, crop >= 1, "1 or more"),
-            ("length", length, length >= 1, "1 or more"),
-            ("peak", peak, 0 <= peak <= 1, "0 to 1"),
-            ("workers", workers, workers >= 0, "0 or more"),
+            ("sample_rate_hz", sample_rate_hz, sample_rate_hz >= 1000, "a number >= 1000"),
+            ("crop", crop, crop >= 1, "a number >= 1"),
+            ("length", length, length >= 1, "a number >= 1"),
+            ("peak", peak, 0 <= peak <= 1, "a number from 0 to 1"),
+            ("workers", workers, workers >= 0, "a number >= 0"),
         ):
             if not accepted:
                 raise InputError(f"data.{key}: expected {expected}, found {found}")
         if not Path(root).is_dir():
             found = "a file" if Path(root).exists() else "nothing"
-            raise InputError(f"{root}: expected a folder of sounds, found {found}; name it with data.root=FOLDER")
+            raise InputError(f"{root}: expected a folder of audio files, found {found}; name it with data.root=FOLDER")
         self.sample_rate_hz, self.shape = sample_rate_hz, (1, length)
         self.window = {"crop": crop, "length": length}
         found = self._recordings(Path(root))
         if not found.files:
-            raise InputError(f"{root}: expected sounds as {type(self).__name__} lays them out, found none")
+            raise InputError(f"{root}: expected audio files in the layout of {type(self).__name__}, found none")
         places = {name: torch.tensor([at for at, split in enumerate(found.splits) if split == name], dtype=torch.int64)
                   for name in ("train", "validation", "test")}
         train = places["train"]
         if not len(train):
-            raise InputError(f"{root}: expected sounds for training, found {len(found.files)} that are not for it")
+            raise InputError(f"{root}: expected audio files for training, found {len(found.files)} of other splits")
         if not len(places["validation"]):
-            size = checked_hold_out_size("data.validation_fraction", round(validation_fraction * len(train)), len(train))
+            size = round(validation_fraction * len(train))
+            checked_hold_out_size("data.validation_fraction", size, len(train))
             kept, held_out = hold_out(len(train), size, seed)
             places |= {"train": train[kept], "validation": train[held_out]}
         self.samples, starts, lengths = decoded_sounds(Path(root), found.files, Path(cache), self.name, sample_rate_hz,
                                                        peak, workers)
-        # unreadable files, of length 0, are left out last, so that one moves no other to another split
+        # unreadable files, of length 0, are removed last, so that none moves another file to another split
         self._items = {name: _items(own, starts, lengths, length) for name, own in places.items() if len(own)}
         self._labels = found.labels
         self.splits = tuple(self._items)
         for name, (recordings, *_) in self._items.items():
             if not len(recordings):
-                raise InputError(f"{root}: expected sounds for {name}, found none that can be read")
+                raise InputError(f"{root}: expected audio files for {name}, found none that can be read")
 
     @abstractmethod
     def _recordings(self, root: Path) -> Recordings:
-        """The files, in a fixed order; sets `name`, `label_names` and `classes` too."""
+        """The files, in a fixed order; also sets `name`, `label_names` and `classes`."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -148,11 +150,11 @@ class SoundData(Data):
 
     @cached_property
     def variance(self) -> float:
-        """As of any data set, over the training recordings' own samples: without the zeros that pad items."""
+        """See `Data.variance`; over the samples of the training recordings, without padding."""
         count, total, squares = 0, 0, 0
         for begin, end in self._items["train"][3].unique(dim=0).tolist():
             for part in self.samples[begin:end].split(CHUNK):
-                values = part.long()  # integers: exact, and of no order
+                values = part.long()  # integer sums are exact and independent of the order
                 count, total = count + len(values), total + int(values.sum())
                 squares += int(values.square().sum())
         return (squares / count - (total / count) ** 2) / FULL_SCALE**2
@@ -164,10 +166,9 @@ class SoundData(Data):
 
 
 def _items(recordings: Tensor, starts: Tensor, lengths: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Recordings cut into items of up to `length` samples: of each its recording, start, length, recording's bounds.
+    """Recordings cut into items of up to `length` samples: recording, start, length and recording's bounds of each.
 
-    A last piece of less than a tenth of a full item is left out: it is the end of a sound that has been heard. Of a
-    recording without samples there are none."""
+    A last piece of less than a tenth of a full item is dropped; a recording without samples has no items."""
     rows = []
     for recording in recordings.tolist():
         begin, samples = int(starts[recording]), int(lengths[recording])
@@ -180,7 +181,7 @@ def _items(recordings: Tensor, starts: Tensor, lengths: Tensor, length: int) -> 
 
 
 def labels_of(columns: dict[str, list[str]]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...], Tensor]:
-    """{"digit": ["7", ...], ...} -> label names, of each its class names, sorted, and labels (m, L) int64."""
+    """{"digit": ["7", ...], ...} -> label names, sorted class names per label, labels (m, L) int64."""
     classes = tuple(tuple(sorted(set(values))) for values in columns.values())
     numbers = [{name: number for number, name in enumerate(names)} for names in classes]
     rows = [[table[value] for value in values] for table, values in zip(numbers, columns.values(), strict=True)]

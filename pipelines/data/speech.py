@@ -1,18 +1,18 @@
-"""Synthetic speech, made on this machine: English words in many voices, each clip with the times of its phonemes.
+"""Synthetic speech, generated locally: English words in many voices, each clip with the times of its phonemes.
 
-eSpeak-NG 1.52 from the wheel `espeakng-loader`, an optional extra. It is GPL, so it is loaded in a process of its own
-only, `python -m pipelines.data.speech`, which the function that generates starts:
+The synthesiser is eSpeak-NG 1.52 from the wheel `espeakng-loader`, an optional extra. It is GPL, so it is loaded only
+in a separate process, `python -m pipelines.data.speech`, which `generate_speech` starts:
 
     folder/speech-c2000-w1-v24-s0-KEY/00000.flac ...   22,050 Hz, mono, 16 bit
-    folder/speech-c2000-w1-v24-s0-KEY/clips.json       written last: a folder without it is not whole
+    folder/speech-c2000-w1-v24-s0-KEY/clips.json       written last: a folder without it is incomplete
 
-Bytes repeat exactly. Measured over all its voices, the synthesiser stands in the way twice: its random numbers, which
-breathy voices use, are seeded by the clock unless it is told a seed; and each voice chosen or utterance spoken leaves
-state behind that changes the next one. So each clip has a seed, and is spoken by a fork of a process that has
-initialised the library and done no more.
+The bytes are reproducible, although the synthesiser has two sources of variation: its random numbers, which breathy
+voices use, are seeded by the clock unless a seed is set; and each chosen voice or spoken utterance leaves state behind
+that changes the next one. Therefore each clip has a seed, and is spoken by a fork of a process that has only
+initialised the library.
 
-The times of phonemes are the synthesiser's own, to the sample; a stop is made to begin with its closure. One flaw is
-left: an l before a stop, as in "cold", may be timed as late as the stop's closure, about 25 ms of silence.
+The times of phonemes are the synthesiser's own, exact to the sample; a stop starts with its closure. Known flaw: an l
+before a stop, as in "cold", may be timed as late as the stop's closure, about 25 ms of silence.
 """
 
 import argparse
@@ -42,15 +42,15 @@ from pipelines.files.errors import InputError
 from pipelines.splits.counters import below, permutation
 from pipelines.splits.counters import words as random_words
 
-VERSION = 1  # of clips.json and of all that decides the clips' bytes: part of the folder's name
+VERSION = 1  # covers clips.json and everything that determines the clips: part of the folder's name
 SAMPLE_RATE_HZ = 22_050
 MAX_CLIPS, MAX_WORDS_PER_CLIP, MAX_SEED = 99_999, 16, 2**31 - 1
 SPEEDS_WPM, PITCHES = (150, 190), (40, 60)  # inclusive; eSpeak's own defaults are 175 and 50
-VOLUME = 80  # eSpeak's default of 100 clips the louder voices
+VOLUME = 80  # the louder voices clip at eSpeak's default of 100
 
-# accent + voice variant, 9 women and 15 men. Any first so many differ as much as they can: each next one is about the
-# furthest from those before it in pitch, tempo and mean spectrum. Left out are robots, whispers, voices that clip and
-# those with an echo, which outlasts the phonemes that it is of.
+# accent + voice variant, 9 women and 15 men, ordered so that the first n differ as much as possible: each voice is
+# about the furthest from those before it in pitch, tempo and mean spectrum. Robots, whispers, voices that clip and
+# voices with an echo, which outlasts its phonemes, are left out.
 VOICES = (
     "en-us+f1", "en-us+m3", "en-gb+anika", "en-gb-scotland+david", "en-us+belinda", "en-gb-x-rp+Lee",
     "en-gb-scotland+steph2", "en-gb+Nguyen", "en-us+Annie", "en-us+ian", "en-gb-x-rp+grandma", "en-us-nyc+Henrique",
@@ -58,7 +58,7 @@ VOICES = (
     "en-us+michel", "en-gb+boris", "en-gb-x-gbclan+linda", "en-us+Michael", "en-gb+victor", "en-us+m8",
     "en-gb-x-rp+marcelo",
 )
-LANGUAGES = {"en-gb": "en"}  # what the library calls an accent, where it is another name
+LANGUAGES = {"en-gb": "en"}  # the library's name of an accent where it differs
 
 WORDS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
@@ -77,10 +77,10 @@ WORDS = (
 )
 
 SILENCE = "_"
-# Phoneme -> the library's names for it, marks of stress aside: all that WORDS need, in any order, in these accents.
-# The phonemes are the 44 of British English, 24 consonants and 20 vowels, as the BEEP dictionary writes them. Under
-# one phoneme stand: full and reduced, plain and r-coloured vowels; t, flap and glottal stop; plain and syllabic n and
-# l (with the schwa before it); w and wh; y and the glide that joins "key" to "ear".
+# Phoneme -> the library's names for it, without stress marks: all that WORDS need, in any order, in these accents.
+# The phonemes are the 44 of British English, 24 consonants and 20 vowels, in the notation of the BEEP dictionary. One
+# phoneme includes: full and reduced, plain and r-coloured vowels; t, flap and glottal stop; plain and syllabic n and l
+# (with the schwa before it); w and wh; y and the glide that joins "key" to "ear".
 SPELLINGS = {
     SILENCE: "_ _:",
     "aa": "A: A@", "ae": "a aa", "ah": "V", "ao": "O: O@ o@ O2", "aw": "aU", "ax": "@ a# 3", "ay": "aI aI2 aI3 aI@",
@@ -91,7 +91,7 @@ SPELLINGS = {
     "zh": "Z",
 }
 PHONEMES = tuple(SPELLINGS)
-# Where an accent says a vowel as another phoneme: American lot and letter, southern British bath and cure.
+# Vowels that an accent pronounces as another phoneme: American lot and letter, southern British bath and cure.
 ACCENTS = {"en-us": {"0": "aa", "3": "er"}, "en-gb-x-rp": {"aa": "aa", "U@": "ao"}}
 STRESS_MARKS = "',%="
 SHORTEST_CLOSURE = 110  # samples, 5 ms
@@ -100,16 +100,16 @@ SHORTEST_CLOSURE = 110  # samples, 5 ms
 class Phoneme(NamedTuple):
     """An interval of a clip, in samples, the end exclusive."""
 
-    symbol: str  # of PHONEMES
+    symbol: str  # one of PHONEMES
     start: int
     end: int
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One sound file and what is said in it, when."""
+    """An audio file, the words spoken in it, and the times of their phonemes."""
 
-    file: str  # in the folder of clips.json
+    file: str  # relative to the folder of clips.json
     voice: str
     words: tuple[str, ...]
     samples: int
@@ -118,18 +118,18 @@ class Clip:
 
 @dataclass(frozen=True)
 class Speech:
-    """What clips.json says."""
+    """The content of clips.json."""
 
     sample_rate_hz: int
-    voices: tuple[str, ...]  # sorted; those of the clips are of them
-    words: tuple[str, ...]  # sorted; likewise
+    voices: tuple[str, ...]  # sorted; all voices of the clips
+    words: tuple[str, ...]  # sorted; all words of the clips
     clips: tuple[Clip, ...]
 
 
 class Utterance(NamedTuple):
-    """What the library is asked to say."""
+    """A request to the library."""
 
-    voice: str  # of VOICES
+    voice: str  # one of VOICES
     words: tuple[str, ...]
     speed_wpm: int
     pitch: int  # 0 to 99
@@ -137,14 +137,14 @@ class Utterance(NamedTuple):
 
 
 def generate_speech(folder: Path, clips: int, words_per_clip: int, voices: int, seed: int, workers: int = 0) -> Path:
-    """Speaks `clips` clips of `words_per_clip` words by the first `voices` of VOICES; returns their folder.
+    """Speaks `clips` clips of `words_per_clip` words in the first `voices` of VOICES; returns their subfolder.
 
-    It lies in `folder`; if it is there whole, it is returned at once. Words and voices are balanced: all of WORDS
-    come once before any comes again, and so do the voices, in orders drawn from `seed`, as are the speed and pitch of
-    each clip. `workers` clips are spoken at a time, 0 meaning as many as there are cores; it changes no byte. Of
-    several processes one generates and the others wait. An interrupted generation starts again from nothing.
+    A complete folder is returned at once. Words and voices are balanced: each of WORDS occurs once before any occurs
+    again, and so do the voices, in orders drawn from `seed`, as are the speed and pitch of each clip. `workers` clips
+    are spoken in parallel, 0 meaning one per core; this changes no byte. Among several processes, one generates and
+    the others wait. An interrupted generation starts again from the beginning.
 
-    Raises InputError for settings out of range, a missing extra and a synthesiser that fails.
+    Raises InputError for settings out of range, a missing extra and a failing synthesiser.
     """
     for key, found, lowest, highest in (
         ("clips", clips, 1, MAX_CLIPS),
@@ -162,7 +162,7 @@ def generate_speech(folder: Path, clips: int, words_per_clip: int, voices: int, 
     if (target / "clips.json").exists():
         return target
     if find_spec("espeakng_loader") is None:
-        raise InputError("data: expected the extra that speaks, found it not installed; "
+        raise InputError("data: expected the extra [speech], which generates it, found it not installed; "
                          "pip install 'neural-discrete-representations[speech]', or here pip install -e '.[speech]'")
     target.mkdir(parents=True, exist_ok=True)
     with open(target / ".lock", "w") as lock:
@@ -173,9 +173,9 @@ def generate_speech(folder: Path, clips: int, words_per_clip: int, voices: int, 
 
 
 def read_speech(folder: Path) -> Speech:
-    """What lies in a folder that `generate_speech` returned; the sound files themselves are not opened.
+    """The content of a folder that `generate_speech` returned; the audio files themselves are not opened.
 
-    Raises InputError that names clips.json for one that is missing or not as it has to be.
+    Raises an InputError that names clips.json if it is missing or invalid.
     """
     path = folder / "clips.json"
     try:
@@ -212,7 +212,7 @@ def read_speech(folder: Path) -> Speech:
         check(clip.voice in voices, f"one of the voices for clip {number}", clip.voice)
         check(len(clip.words) > 0 and all(word in names for word in clip.words),
               f"some of the words for clip {number}", clip.words)
-        # a minute a word is far above what speech takes
+        # a minute per word is far longer than any speech
         most = 60 * rate * len(clip.words)
         check(_is_number(clip.samples, 1, most), f"1 to {most} samples for clip {number}", clip.samples)
         end = 0
@@ -226,7 +226,7 @@ def read_speech(folder: Path) -> Speech:
 
 
 def plan(clips: int, words_per_clip: int, voices: int, seed: int) -> list[Utterance]:
-    """What is said in each clip: a function of the settings alone."""
+    """The request for each clip: a function of the settings alone."""
     said = _balanced(clips * words_per_clip, len(WORDS), seed, 0)
     speakers = _balanced(clips, voices, seed, 1)
     draws = random_words(seed, 2, np.arange(clips)[:, None], np.arange(3))
@@ -245,9 +245,9 @@ def plan(clips: int, words_per_clip: int, voices: int, seed: int) -> list[Uttera
 
 
 def intervals(events: list[tuple[str, int]], samples: int, voice: str) -> list[Phoneme]:
-    """The library's (name, start) events as intervals that tile [0, samples), silences side by side made one.
+    """The library's (name, start) events as intervals that tile [0, samples); adjacent silences are merged.
 
-    Raises InputError for a name that SPELLINGS does not know, or times out of order: the library is another version.
+    Raises InputError for a name that is not in SPELLINGS, or times out of order: the library has another version.
     """
     known = {name: symbol for symbol, names in SPELLINGS.items() for name in names.split()}
     known |= ACCENTS.get(voice.split("+")[0], {})
@@ -272,13 +272,13 @@ def _is_number(found: object, lowest: int, highest: int) -> bool:
 
 
 def _balanced(count: int, choices: int, *counters: int) -> np.ndarray:
-    """`count` numbers (int64) below `choices`: one permutation after the other."""
+    """`count` numbers (int64) below `choices`: consecutive permutations."""
     rounds = -(-count // choices)
     return np.concatenate([permutation(choices, *counters, number) for number in range(rounds)])[:count]
 
 
 def _generate(target: Path, utterances: list[Utterance], voices: int, workers: int, lock: int) -> None:
-    """All of a folder's files. The speaking processes hold `lock` too, so that one left behind is waited for."""
+    """Writes all files of a folder. The speaking processes hold `lock` too: later calls wait for leftover ones."""
     from pipelines.files.atomic import write_atomically
 
     found: list[Clip | None] = [None] * len(utterances)
@@ -303,7 +303,7 @@ def _generate(target: Path, utterances: list[Utterance], voices: int, workers: i
         complaints.seek(0)
         last = ([line.strip() for line in complaints if line.strip()] or ["no message"])[-1]
     if process.returncode != 0 or None in found:
-        raise InputError(f"{target}: expected {len(found)} clips, found that speaking ended after "
+        raise InputError(f"{target}: expected {len(found)} clips, found that the synthesiser ended after "
                          f"{len(found) - found.count(None)} with status {process.returncode}: {last}")
     content = {
         "version": VERSION,
@@ -319,11 +319,11 @@ def _file_name(number: int) -> str:
     return f"{number:05d}.flac"
 
 
-# What follows runs in the speaking processes only.
+# The rest of this file runs only in the speaking processes.
 
 
 class _Name(ctypes.Union):
-    """What an event is about (espeak_EVENT.id of speak_lib.h): a phoneme's name in `string`, perhaps without a 0."""
+    """espeak_EVENT.id of speak_lib.h: for a phoneme its name in `string`, perhaps without a final 0."""
 
     _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
 
@@ -343,7 +343,7 @@ class _Event(ctypes.Structure):
     ]
 
 
-# int callback(short *wave, int samples, espeak_EVENT *events): wave may be null, 0 goes on
+# int callback(short *wave, int samples, espeak_EVENT *events): wave may be null; 0 means continue
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 _LIST_TERMINATED, _PHONEME = 0, 7  # espeak_EVENT_TYPE
 _SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: no thread, no sound device
@@ -353,10 +353,10 @@ _CHARS_UTF8 = 1
 
 
 def _initialise() -> ctypes.CDLL:
-    """The library, loaded and initialised, nothing more. Leaves the process in the folder of the library's data."""
+    """The loaded and initialised library. Changes the working directory to the folder of the library's data."""
     loader = importlib.import_module("espeakng_loader")
     library = ctypes.CDLL(loader.get_library_path())
-    os.chdir(Path(loader.get_data_path()).parent)  # eSpeak cuts off a path of 160 characters or more
+    os.chdir(Path(loader.get_data_path()).parent)  # eSpeak truncates paths of 160 characters or more
     rate = library.espeak_Initialize(_SYNCHRONOUS, 0, b".", _PHONEME_EVENTS | _DONT_EXIT)
     if rate != SAMPLE_RATE_HZ:
         raise RuntimeError(f"espeak_Initialize: expected {SAMPLE_RATE_HZ} Hz, found {rate}")
@@ -364,7 +364,7 @@ def _initialise() -> ctypes.CDLL:
 
 
 def _speak(library: ctypes.CDLL, utterance: Utterance) -> tuple[np.ndarray, list[tuple[str, int]]]:
-    """The wave (samples,) int16 and the phonemes' names and first samples. To be called once in a process."""
+    """The wave (samples,) int16 and the phonemes' names and first samples. Call it once per process."""
     chunks, events = [], []
 
     def receive(samples, count, event) -> int:
@@ -384,7 +384,7 @@ def _speak(library: ctypes.CDLL, utterance: Utterance) -> tuple[np.ndarray, list
 
     callback = _CALLBACK(receive)
     accent, variant = utterance.voice.split("+")
-    if not Path("espeak-ng-data", "voices", "!v", variant).is_file():  # the library would take the accent's own voice
+    if not Path("espeak-ng-data", "voices", "!v", variant).is_file():  # the library would use the accent's own voice
         raise RuntimeError(f"expected the voice variant {variant}, found none in {os.getcwd()}")
     text = " ".join(utterance.words).encode() + b"\0"
     library.espeak_SetSynthCallback(callback)
@@ -398,10 +398,10 @@ def _speak(library: ctypes.CDLL, utterance: Utterance) -> tuple[np.ndarray, list
 
 
 def _from_closures(wave: np.ndarray, events: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """The events, starts moved back over digital silence within speech.
+    """The events, with starts moved back over digital silence within speech.
 
-    The library times a stop from its release; the closure before it, about 40 ms of zeros, would count as the end of
-    the phoneme before.
+    The library times a stop from its release; the closure before it, about 40 ms of zeros, would otherwise belong to
+    the preceding phoneme.
     """
     moved = events[:1]
     for (before, begin), (name, start) in zip(events, events[1:]):
@@ -413,14 +413,14 @@ def _from_closures(wave: np.ndarray, events: list[tuple[str, int]]) -> list[tupl
 
 
 def _speak_and_write(library: ctypes.CDLL, folder: Path, number: int, utterance: Utterance) -> None:
-    """Writes the sound file, then one line [number, samples, events] to stdout."""
+    """Writes the audio file, then one line [number, samples, events] to stdout."""
     wave, events = _speak(library, utterance)
     with open(folder / _file_name(number), "wb") as file:
         soundfile.write(file, wave, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
         file.flush()
         os.fsync(file.fileno())
     line = (json.dumps([number, len(wave), events]) + "\n").encode()
-    assert len(line) <= select.PIPE_BUF, len(line)  # so that lines of several processes stay whole
+    assert len(line) <= select.PIPE_BUF, len(line)  # so that lines of several processes do not mix
     os.write(sys.stdout.fileno(), line)
 
 
@@ -433,7 +433,7 @@ def _wait_for_one() -> None:
 
 
 def main() -> None:
-    """Reads utterances as JSON from stdin and speaks each in a fork of its own, `--workers` of them at a time."""
+    """Reads utterances as JSON from stdin and speaks each in its own fork, `--workers` of them in parallel."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--workers", type=int, required=True)

@@ -1,9 +1,9 @@
-"""Speech Commands (Warden, arXiv 1804.03209): single words of a second at 16 kHz, 35 of them in version 0.02.
+"""Speech Commands (Warden, arXiv 1804.03209): single words, one second at 16 kHz; 35 words in version 0.02.
 
     root/WORD/SPEAKER_nohash_N.wav
-    root/validation_list.txt, root/testing_list.txt    WORD/SPEAKER_nohash_N.wav, a line each; the rest is training
+    root/validation_list.txt, root/testing_list.txt    one WORD/SPEAKER_nohash_N.wav per line; the rest is training
 
-The layout is walked here: torchaudio's SPEECHCOMMANDS finds the same files, but takes listed ones for present.
+Files are found here directly: torchaudio's SPEECHCOMMANDS finds the same ones, but assumes that listed files exist.
 """
 
 import re
@@ -14,13 +14,13 @@ from pipelines.data.sound import Recordings, SoundData, labels_of
 from pipelines.files.errors import InputError
 
 LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
-NAME = re.compile(r"(?P<word>[^/]+)/[0-9a-f]+_nohash_\d+\.wav")  # so _background_noise_ is left out
+NAME = re.compile(r"(?P<word>[^/]+)/[0-9a-f]+_nohash_\d+\.wav")  # excludes _background_noise_
 
 
 class SpeechCommands(SoundData):
-    """Label word. The splits are the publisher's; no two share a speaker.
+    """Label word. The published splits; they share no speaker.
 
-    Raises InputError for a list that is missing or names no recording that is there.
+    Raises InputError for a list that is missing or names no existing recording.
     """
 
     name = "speechcommands"
@@ -38,7 +38,7 @@ class SpeechCommands(SoundData):
                 raise InputError(f"{root / name}: expected the published list of recordings for {split}, found nothing")
             listed = {line.strip() for line in (root / name).read_text(errors="replace").splitlines()} & places.keys()
             if files and not listed:
-                raise InputError(f"{root / name}: expected recordings that lie beside it, found none")
+                raise InputError(f"{root / name}: expected names of recordings in this folder, found none")
             places |= dict.fromkeys(listed, split)
         self.label_names, self.classes, labels = labels_of({"word": [match["word"] for match in found]})
         return Recordings(files, labels, [places[file] for file in files])

@@ -11,10 +11,10 @@ from pipelines.splits.counters import permutation
 
 
 class SpokenWords(SoundData):
-    """Labels word, if a clip is one word, and voice. What is not below `root` is spoken on first use.
+    """Labels word (if a clip is one word) and voice. Clips that do not exist below `root` are generated on first use.
 
-    `validation_fraction` and `test_fraction` of the clips are held out; see `place_clips`. `seed` decides on them and
-    on all that is spoken. Raises InputError for settings out of range and where the extra that speaks is missing.
+    `validation_fraction` and `test_fraction` of the clips are held out; see `place_clips`. `seed` determines them and
+    everything that is spoken. Raises InputError for settings out of range and if the extra [speech] is missing.
     """
 
     name = "spoken-words"
@@ -33,9 +33,9 @@ class SpokenWords(SoundData):
         super().__init__(root, cache, sample_rate_hz, crop, length, peak, validation_fraction, workers, seed)
 
     def phonemes(self, split: str) -> list[list[Phoneme]]:
-        """Of each item of a split what is said in it when: intervals that tile it, in its own samples.
+        """The phonemes of each item of a split: intervals that tile it, in samples of the item.
 
-        A sample is of the interval that its time lies in; resampling moves nothing."""
+        A sample belongs to the interval that contains its time; resampling moves nothing."""
         recordings, starts, lengths, bounds = self._items[split]
         result = []
         for recording, offset, size in zip(recordings.tolist(), (starts - bounds[:, 0]).tolist(), lengths.tolist()):
@@ -46,7 +46,7 @@ class SpokenWords(SoundData):
         return result
 
     def _at(self, sample: int) -> int:
-        """The first sample at the data's rate that lies at the time of one of the speech's, or after it."""
+        """The first sample at the data's rate at or after the time of a sample at the speech's rate."""
         return -(-sample * self.sample_rate_hz // self.speech_rate_hz)
 
     def _recordings(self, root: Path) -> Recordings:
@@ -62,10 +62,10 @@ class SpokenWords(SoundData):
 
 
 def place_clips(clips: Sequence[Clip], validation: int, test: int, seed: int) -> list[str]:
-    """The split of each clip: so many, drawn by the seed, are held out.
+    """The split of each clip; the seed chooses which are held out.
 
-    Of the same words in the same voice one clip stays in training as long as there are others to hold out: so every
-    word in every voice is trained on, if there are clips enough.
+    One clip of each combination of words and voice stays in training as long as there are others to hold out, so that
+    with enough clips every word is trained in every voice.
     """
     order, seen = permutation(len(clips), seed).tolist(), set()
     spare: list[int] = []

@@ -1,9 +1,9 @@
-"""The VCTK corpus: about 110 English speakers who read newspapers, 400 sentences each, at 48 kHz.
+"""The VCTK corpus: about 110 English speakers, each reading about 400 sentences from newspapers, at 48 kHz.
 
     root/wav48_silence_trimmed/p225/p225_001_mic2.flac    release 0.92, two microphones
     root/wav48/p225/p225_001.wav                          release 0.80
 
-The layout is walked here: torchaudio's VCTK_092 goes by the transcripts, and so lacks p315, who has none.
+Files are found here directly: torchaudio's VCTK_092 relies on transcripts and therefore lacks p315, who has none.
 """
 
 import re
@@ -14,16 +14,16 @@ from pipelines.data.sound import Recordings, SoundData, labels_of
 from pipelines.files.errors import InputError
 
 MICROPHONES = ("mic1", "mic2")
-LAYOUTS = (  # the first that a folder has is taken
+LAYOUTS = (  # the first layout found is used
     r"wav48_silence_trimmed/(?P<speaker>[^/]+)/(?P=speaker)_\d+_{microphone}\.flac",
     r"wav48/(?P<speaker>[^/]+)/(?P=speaker)_\d+\.wav",
 )
 
 
 class VCTK(SoundData):
-    """Label speaker. There is no published split: validation is held out of all recordings, so of the same speakers.
+    """Label speaker. There is no published split: validation is held out of all recordings, with the same speakers.
 
-    `microphone` is mic1 or mic2; p280 has no recordings by mic2. Release 0.80 has one, and the setting means nothing.
+    `microphone` is mic1 or mic2; p280 has no recordings with mic2. Release 0.80 has one microphone and ignores it.
     """
 
     name = "vctk"

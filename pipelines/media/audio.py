@@ -1,7 +1,7 @@
-"""Sounds to files: WAV, and pictures of waveforms above their spectrograms.
+"""Audio to files: WAV, and figures of waveforms above their spectrograms.
 
-Waves are float (t,) in [-1, 1], each as long as the clip is: no padding. In one picture all panels have the same axes
-of time, of amplitude and of power, so that they can be compared by eye. Files appear whole or not at all.
+Waves are float (t,) in [-1, 1] without padding. All panels of a figure share the axes of time, amplitude and power, so
+that they can be compared by eye. Files appear complete or not at all.
 """
 
 import io
@@ -18,13 +18,13 @@ from pipelines.data.sounds import FULL_SCALE
 from pipelines.files.atomic import write_atomically
 
 WIDTH, DPI = 1440, 120  # pixels
-WINDOW_S, HOP_S = 0.025, 0.004  # a window of speech; the hop is finer than a pixel shows
-RANGE_DB = 70.0  # below the loudest point of a picture: what is quieter is drawn as silence
+WINDOW_S, HOP_S = 0.025, 0.004  # the usual window for speech; the hop is finer than a pixel
+RANGE_DB = 70.0  # range of the colour scale, below the loudest point of the figure
 BLUE, PAPER = "#33658a", "#eeeeee"
 
 
 def write_wav(path: Path, wave: Tensor, sample_rate_hz: int) -> None:
-    """Writes a wave (t,) as 16-bit mono WAV, a sample the nearest of x * 32768; what exceeds [-1, 1) is cut off."""
+    """Writes a wave (t,) as 16-bit mono WAV: x * 32768, rounded; values outside [-1, 1) are clipped."""
     assert wave.ndim == 1 and wave.is_floating_point() and bool(wave.isfinite().all()), (wave.shape, wave.dtype)
     samples = np.clip(np.rint(wave.detach().cpu().double().numpy() * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
     buffer = io.BytesIO()
@@ -33,23 +33,23 @@ def write_wav(path: Path, wave: Tensor, sample_rate_hz: int) -> None:
 
 
 def spectrograms(path: Path, waves: list[Tensor], captions: list[str], sample_rate_hz: int, columns: int = 4) -> None:
-    """A PNG of sounds in reading order, each a waveform above its spectrogram, under its caption."""
+    """A PNG of clips in reading order: caption, waveform and spectrogram of each."""
     columns = min(columns, len(waves))
     rows = [list(zip(waves, captions, strict=True))[start : start + columns] for start in range(0, len(waves), columns)]
     _draw(path, [("", row) for row in rows], sample_rate_hz)
 
 
 def comparison(path: Path, rows: dict[str, list[Tensor]], captions: dict[str, list[str]], sample_rate_hz: int) -> None:
-    """A PNG in which each column is a clip and each row what became of it: {"original": waves, "conversion": ...}.
+    """A PNG with one column per clip and one row per version: {"original": waves, "conversion": ...}.
 
-    Rows have equally many waves, up to about 6. captions: of some or all rows what is said, or by whom, in each."""
+    Rows have equally many waves, up to about 6. captions: for some or all rows, one caption per clip."""
     named = [(title, list(zip(waves, captions.get(title, [""] * len(waves)), strict=True)))
              for title, waves in rows.items()]
     _draw(path, named, sample_rate_hz)
 
 
 def decibels(wave: Tensor, sample_rate_hz: int) -> Tensor:
-    """A wave (t,) -> power (frequency, time), linear in both, in dB of a sine of full scale."""
+    """A wave (t,) -> power (frequency, time), linear in both, in dB relative to a full-scale sine."""
     size = round(WINDOW_S * sample_rate_hz)
     window = torch.hann_window(size)
     spectrum = torch.stft(wave.detach().cpu().float(), 1 << (2 * size - 1).bit_length(), round(HOP_S * sample_rate_hz),
@@ -93,7 +93,7 @@ def _draw(path: Path, rows: list[tuple[str, list[tuple[Tensor, str]]]], sample_r
 
 
 def _draw_spectrogram(axis: Axes, picture: Tensor, samples: int, loudest: float, sample_rate_hz: int):
-    """Draws power (frequency, time) from 0 to the clip's end and to half the rate; the rest is paper."""
+    """Draws power (frequency, time) from 0 to the clip's end and to half the rate; the rest is background."""
     axis.set_facecolor(PAPER)
     extent = (0, samples / sample_rate_hz, 0, sample_rate_hz / 2000)
     return axis.imshow(picture.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma",

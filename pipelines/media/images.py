@@ -1,8 +1,7 @@
-"""Tensors to PNG and GIF files: grids of images, originals above reconstructions, strips of frames, loss curves, the
-use of a codebook, scatters.
+"""Tensors to PNG and GIF files: grids of images, originals above reconstructions, strips of frames.
 
-Pictures are uint8 (c, h, w) with c = 1 or 3 going in, (3, h, w) coming out; what is small is enlarged by whole factors
-without smoothing. Files appear whole or not at all.
+Inputs are uint8 (c, h, w) with c = 1 or 3, outputs (3, h, w); small images are enlarged by whole factors without
+smoothing. Files appear complete or not at all.
 """
 
 import io
@@ -17,11 +16,11 @@ from torch import Tensor
 
 from pipelines.files.atomic import write_atomically
 
-FRAME_MS = 200  # of a GIF
-LEAST_WIDTH = 600  # pixels of a grid: what fits a page and shows 8x8 digits
+FRAME_MS = 200  # duration of a GIF's frame
+LEAST_WIDTH = 600  # pixels of a grid: fits a page and makes 8x8 digits visible
 GAP, SEPARATOR = 4, 1  # pixels between images, and between an original and its reconstruction
-MARGIN, TEXT = 112, 14  # pixels left of a comparison for its captions, and their size
-PAPER, LINE, INK = 255, 176, 64  # grey levels of what is around images
+MARGIN, TEXT = 112, 14  # pixels to the left of a comparison for its captions, and their font size
+PAPER, LINE, INK = 255, 176, 64  # grey levels around images
 
 
 def write_image(path: Path, image: Tensor) -> None:
@@ -34,7 +33,7 @@ def write_image(path: Path, image: Tensor) -> None:
 
 
 def image_grid(images: Tensor, columns: int | None = None) -> Tensor:
-    """Images uint8 (n, c, h, w) in reading order, in rows of `columns` (default: as nearly square as can be)."""
+    """Images uint8 (n, c, h, w) in reading order, in rows of `columns` (default: as square as possible)."""
     number, _, height, width = images.shape
     columns = min(columns or math.ceil(math.sqrt(number * height / width)), number)
     return _tile(_enlarge(images, columns), columns)
@@ -42,7 +41,7 @@ def image_grid(images: Tensor, columns: int | None = None) -> Tensor:
 
 def image_pairs(originals: Tensor, reconstructions: Tensor, columns: int = 8,
                captions: tuple[str, str] = ("original", "reconstruction")) -> Tensor:
-    """Each original above its reconstruction, both uint8 (n, c, h, w), a thin line between; captions on the left."""
+    """Each original above its reconstruction, both uint8 (n, c, h, w), with a line between; captions on the left."""
     assert originals.shape == reconstructions.shape, (originals.shape, reconstructions.shape)
     columns = min(columns, len(originals))
     upper, lower = _enlarge(originals, columns), _enlarge(reconstructions, columns)
@@ -58,7 +57,7 @@ def image_pairs(originals: Tensor, reconstructions: Tensor, columns: int = 8,
 
 
 def image_rows(images: dict[str, Tensor]) -> Tensor:
-    """A row of images uint8 (n, c, h, w) for each name, as many in each, the name on its left."""
+    """One row of images uint8 (n, c, h, w) per name, equally many in each, with the name on the left."""
     canvas = image_grid(torch.cat(list(images.values())), len(next(iter(images.values()))))
     font, height = ImageFont.load_default(TEXT), (canvas.shape[1] - GAP) // len(images)
     captions = Image.new("L", (2 * GAP + math.ceil(max(map(font.getlength, images))), canvas.shape[1]), PAPER)
@@ -74,7 +73,7 @@ def clip_frames(clips: Tensor) -> Tensor:
 
 
 def frame_strip(clips: dict[str, Tensor], context: int) -> Tensor:
-    """A row of frames for each clip uint8 (c, t, h, w), its name on the left; a line after the first `context`."""
+    """One row of frames per clip uint8 (c, t, h, w), with its name on the left and a line after the first `context`."""
     canvas = image_rows({name: clip_frames(clip[None]) for name, clip in clips.items()})
     _, number, _, width = next(iter(clips.values())).shape
     if 0 < context < number:
@@ -84,9 +83,9 @@ def frame_strip(clips: dict[str, Tensor], context: int) -> Tensor:
 
 
 def write_gif(path: Path, clips: dict[str, Tensor], context: int) -> None:
-    """Clips uint8 (c, t, h, w) side by side as a GIF that goes on forever, each below its name.
+    """Clips uint8 (c, t, h, w) side by side as a looping GIF, each below its name.
 
-    For the first `context` frames that is "context" instead, except for the first clip."""
+    During the first `context` frames the title is "context" instead, except for the first clip."""
     number, font, pictures = next(iter(clips.values())).shape[1], ImageFont.load_default(TEXT), []
     for t in range(number):
         panels = image_grid(torch.stack([clip[:, t] for clip in clips.values()]), len(clips))
@@ -111,12 +110,12 @@ def _enlarge(images: Tensor, columns: int) -> Tensor:
 
 
 def _factor(columns: int, width: int) -> int:
-    """The smallest with which a row of `columns` images, each `width` wide, has LEAST_WIDTH."""
+    """The smallest factor with which a row of `columns` images of `width` pixels reaches LEAST_WIDTH."""
     return math.ceil(LEAST_WIDTH / (columns * width))
 
 
 def _tile(images: Tensor, columns: int) -> Tensor:
-    """Images (n, 3, h, w) on white paper (3, H, W), a gap around each."""
+    """Images (n, 3, h, w) on a white canvas (3, H, W), with a gap around each."""
     number, _, height, width = images.shape
     rows = -(-number // columns)
     canvas = torch.full((3, rows * (height + GAP) + GAP, columns * (width + GAP) + GAP), PAPER, dtype=torch.uint8)

@@ -16,10 +16,10 @@ TRAIN, VALIDATION = "#9ab3cc", "#c0392b"
 
 
 def plot_lines(path: Path, panels: list[tuple[str, str, dict[str, list[tuple]]]]) -> None:
-    """Panels side by side: what x is, what y is, and the points (x, y) of each named line; None leaves one out.
+    """Panels side by side: label of x, label of y, and the points (x, y) of each named line; y = None skips a point.
 
-    Words for x are set at even distances, in the order of their first use. The scale of y is logarithmic where positive
-    values span a factor of more than 100."""
+    Strings as x are spaced evenly in the order of their first use. The scale of y is logarithmic if positive values
+    span a factor of more than 100."""
     figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
     for axis, (x, y, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name, points in lines.items():
@@ -35,9 +35,9 @@ def plot_lines(path: Path, panels: list[tuple[str, str, dict[str, list[tuple]]]]
 
 
 def plot_curves(path: Path, stages: dict[str, list[dict]]) -> None:
-    """The loss of each stage over its steps, training and validation, from the rows of its metrics.jsonl.
+    """Training and validation loss of each stage over its steps, from the rows of its metrics.jsonl.
 
-    A stage's loss is the first figure that its rows of both splits have. Stages without rows are left out.
+    A stage's loss is the first figure that rows of both splits contain. Stages without rows are left out.
     """
     stages = {title: rows for title, rows in stages.items() if rows}
     figure = Figure(figsize=(6 * max(len(stages), 1), 4), layout="constrained")
@@ -57,7 +57,7 @@ def plot_curves(path: Path, stages: dict[str, list[dict]]) -> None:
             axis.axhline(best, color=VALIDATION, linewidth=0.5, linestyle=":")
             axis.set_title(f"{title}: best validation {best:.4g} at step {step:.0f}", fontsize=10)
         settled = [value for curve in drawn.values() for step, value in curve if step > 0.05 * curve[-1, 0]]
-        if settled and max(settled) > min(settled):  # the first steps would flatten all that follows
+        if settled and max(settled) > min(settled):  # the first steps would flatten the rest of the curve
             margin = 0.05 * (max(settled) - min(settled))
             axis.set_ylim(min(settled) - margin, max(settled) + margin)
         axis.set(xlabel="step", ylabel=name)
@@ -67,7 +67,7 @@ def plot_curves(path: Path, stages: dict[str, list[dict]]) -> None:
 
 
 def plot_codebook_use(path: Path, counts: Tensor) -> None:
-    """How often each code occurs, int64 (k,) or (g, k), from the most to the least used on a logarithmic axis."""
+    """Number of occurrences of each code, int64 (k,) or (g, k), in descending order on a logarithmic axis."""
     counts = counts.cpu().reshape(-1, counts.shape[-1])
     books, size = counts.shape
     used, effective = (counts > 0).sum(1).double().mean().item(), perplexity(counts).mean().item()
@@ -76,7 +76,7 @@ def plot_codebook_use(path: Path, counts: Tensor) -> None:
     for book in counts.sort(dim=1, descending=True).values.numpy():
         axis.stairs(book, fill=books == 1, color=TRAIN)
     axis.axhline(counts.sum().item() / counts.numel(), color=VALIDATION, linewidth=1, linestyle="--", label="even use")
-    axis.set(xlabel="code, by use", ylabel="occurrences", yscale="log", xlim=(0, size), ylim=(0.5, None))
+    axis.set(xlabel="code, sorted by use", ylabel="occurrences", yscale="log", xlim=(0, size), ylim=(0.5, None))
     axis.set_title(f"{used:.4g} of {size} codes used, perplexity {effective:.1f}"
                    + (f" (means over {books} codebooks)" if books > 1 else ""), fontsize=10)
     axis.legend()
@@ -85,7 +85,7 @@ def plot_codebook_use(path: Path, counts: Tensor) -> None:
 
 def plot_plane(path: Path, points: Tensor, box: Tensor, labels: Tensor | None = None,
                names: Sequence[str] = ()) -> None:
-    """Points (n, 2) coloured by `labels` (n,), indices of `names`; box (2, 2): low and high of a rectangle about them."""
+    """Points (n, 2) coloured by `labels` (n,), indices of `names`; box (2, 2): two corners of a rectangle."""
     figure = Figure(figsize=(7, 6), layout="constrained")
     axis = figure.subplots()
     for number, name in enumerate(names if labels is not None else ("",)):

@@ -1,4 +1,4 @@
-"""How far pictures move to the side from frame to frame: what tells a turn from a walk ahead.
+"""Horizontal motion of images from frame to frame, which distinguishes a turn from a step forward.
 
 Axes: n pairs of frames, c channels, h rows, w columns.
 """
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def horizontal_shifts(before: Tensor, after: Tensor) -> Tensor:
-    """By how many columns each picture moved to the right, (n,) int64; negative: to the left, as where one turns right.
+    """By how many columns each image moved to the right, (n,) int64; negative: to the left, as in a right turn.
 
-    before, after: uint8 (n, c, h, w). Of all shifts up to half a width, the one with the highest correlation where both
-    pictures overlap; among equals, and where a picture is flat, the smallest.
+    before, after: uint8 (n, c, h, w). Among all shifts up to half the width, the one with the highest correlation of
+    the overlapping parts; ties, and constant images, give the smallest shift.
     """
     best = torch.full((len(before),), -torch.inf, dtype=torch.float64)
     shifts = torch.zeros(len(before), dtype=torch.int64)
@@ -24,7 +24,7 @@ def horizontal_shifts(before: Tensor, after: Tensor) -> Tensor:
 
 
 def _correlation(one: Tensor, other: Tensor) -> Tensor:
-    """Pearson's, over all values of each pair, (n,) float64; 0 where one of them is flat."""
+    """Pearson correlation over all values of each pair, (n,) float64; 0 if either is constant."""
     one, other = (x.double().flatten(1) - x.double().flatten(1).mean(1, keepdim=True) for x in (one, other))
     size = (one.square().sum(1) * other.square().sum(1)).sqrt()
     return (one * other).sum(1) / size.clamp(min=1e-9)

@@ -1,6 +1,6 @@
-"""What a prior has to beat: unigram and bigram models of the codes, counted on the training split.
+"""Baselines for a prior: unigram and bigram models of the codes, counted on the training split.
 
-k: number of codes; n: code grids; t: positions of a grid in raster order; g: codebooks, each with its own counts.
+Axes: k codes of a codebook, n items, t positions of a grid in raster order, g codebooks, each with its own counts.
 """
 
 import math
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 def unigram_bits(train: Tensor, test: Tensor, num_codes: int, real: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """Bits a code of `test` under the training frequencies (add-one smoothing), one for each codebook.
+    """Bits per code of `test` under the training frequencies (add-one smoothing), for each codebook.
 
-    train, test: int64 (n, t, g). real: of both, which positions (n, t) are no padding; None: all.
+    train, test: int64 (n, t, g). real: for both, bool (n, t), False for padding; None: no padding.
     Returns float64 (g,)."""
     real_train, real_test = real or (all_real(train), all_real(test))
     books = range(train.shape[-1])
@@ -21,10 +21,10 @@ def unigram_bits(train: Tensor, test: Tensor, num_codes: int, real: tuple[Tensor
 
 
 def bigram_bits(train: Tensor, test: Tensor, num_codes: int, real: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """Bits a code of `test` given the code before it in raster order; the first of a grid has the unigram.
+    """Bits per code of `test` given the preceding code in raster order; the first code of a grid uses the unigram.
 
-    p(b | a) = (count(a, b) + s * p(b)) / (count(a) + s), the unigram as prior with the weight s, chosen among powers
-    of two by the likelihood of a tenth of the training grids that is kept from the counts. As unigram_bits."""
+    p(b | a) = (count(a, b) + s * p(b)) / (count(a) + s): the unigram p is a prior of weight s, chosen among powers of
+    two by the likelihood of a tenth of the training grids, held out. Arguments and result as in `unigram_bits`."""
     real_train, real_test = real or (all_real(train), all_real(test))
     cut = max(1, len(train) // 10)
     result = []
@@ -46,7 +46,7 @@ def _unigram(codes: Tensor, num_codes: int) -> Tensor:
 
 
 def _bigram_cost(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], num_codes: int, weight: float) -> float:
-    """Bits a code; train and test are codes (n, t) and which of them are real (n, t), from the first on."""
+    """Bits per code; train and test are pairs of codes (n, t) and bool (n, t), False for padding at the end."""
     (codes, real), (held, real_held) = train, test
     base = _unigram(codes[real], num_codes)
     following = (codes[:, :-1] * num_codes + codes[:, 1:])[real[:, 1:]]

@@ -1,11 +1,11 @@
-"""What discrete codes of speech know of phonemes, without having been told of any.
+"""Phoneme accuracy of discrete codes of speech that were learned without phoneme labels.
 
-The experiment of arXiv 1711.00937, section 4.3: every code is taken for the phoneme that it most often goes with, and
-the phonemes that clips are then read as are compared with the true ones. The paper's codes (128 of them, 25 a second)
-reach 49.3 %, where always guessing the most likely of its 41 phonemes reaches 7.2 %.
+The experiment of arXiv 1711.00937, section 4.3: every code is mapped to the phoneme that it most often coincides with,
+and the phonemes predicted in this way are compared with the ground truth. The paper's codes (K = 128, 25 per second)
+reach 49.3 %; always guessing the most frequent of its 41 phonemes reaches 7.2 %.
 
-The map from codes to phonemes is counted on one half of the clips and measured on the other, one way: a map that was
-measured on what it was counted on would be the better the more codes there are.
+The map is counted on one half of the clips and measured on the other half. Measured on its own half, a map would
+improve with the number of codes alone.
 """
 
 from collections.abc import Sequence
@@ -19,46 +19,46 @@ SILENCE = "_"
 
 @dataclass(frozen=True)
 class PhonemeAccuracy:
-    """Of the frames of the second half of the clips that are not silent."""
+    """Results on the frames of the second half of the clips, silence excluded."""
 
-    accuracy: float  # share of frames whose code stands for their phoneme
-    baseline: float  # share of frames that have the most frequent phoneme of the first half
-    normalised: float  # (accuracy - baseline) / (1 - baseline): 0 the guess, 1 all right; NaN if the guess is that
-    frames: int  # how many were measured
-    classes: int  # phonemes that occur in either half
+    accuracy: float  # fraction of frames whose code is mapped to their phoneme
+    baseline: float  # fraction of frames with the most frequent phoneme of the first half
+    normalised: float  # (accuracy - baseline) / (1 - baseline): 0: the guess, 1: all right; NaN if baseline is 1
+    frames: int  # number of frames measured
+    classes: int  # number of phonemes that occur in either half
 
 
 def frame_labels(intervals: Sequence[tuple[str, float, float]], codes: int, hop_length: int,
                  silence: str = SILENCE) -> list[str]:
-    """The phoneme of each of the first `codes` codes of a clip: that at the centre of the code's span.
+    """The phoneme at the centre of the span of each of the first `codes` codes of a clip.
 
-    Code i stands for samples [i * hop_length, (i + 1) * hop_length), centre i * hop_length + hop_length // 2.
-    intervals: (symbol, start, end) in samples of the wave that was encoded, end exclusive, in order, none overlapping
-    another. What lies in no interval, such as a last code's centre past the end of the sound, is silence.
-    Raises ValueError where they overlap or are out of order.
+    Code i covers samples [i * hop_length, (i + 1) * hop_length), centre i * hop_length + hop_length // 2.
+    intervals: (symbol, start, end) in samples of the encoded wave, end exclusive, in order, without overlap. A centre
+    outside all intervals, such as that of a last code past the end of the clip, is silence.
+    Raises ValueError for intervals that overlap or are out of order.
 
     With hop_length 64, [("a", 0, 100), ("b", 100, 200)] and 4 codes, whose centres are 32, 96, 160 and 224, the labels
     are a, a, b and silence.
     """
     starts, ends = (np.array([interval[column] for interval in intervals], dtype=np.float64) for column in (1, 2))
     if (starts > ends).any() or (starts[1:] < ends[:-1]).any():
-        raise ValueError(f"intervals: expected them in order and apart, found {list(intervals)}")
+        raise ValueError(f"intervals: expected them in order and without overlap, found {list(intervals)}")
     centres = np.arange(codes) * hop_length + hop_length // 2
-    places = np.searchsorted(starts, centres, side="right") - 1  # the last that has begun
+    places = np.searchsorted(starts, centres, side="right") - 1  # the last interval that has started
     return [intervals[place][0] if place >= 0 and centre < ends[place] else silence
             for place, centre in zip(places.tolist(), centres.tolist(), strict=True)]
 
 
 def phoneme_accuracy(codes: Tensor, labels: Sequence[Sequence[str]], num_codes: int,
                      silence: str = SILENCE) -> PhonemeAccuracy:
-    """How well codes int64 (n, t) name the phonemes of their frames.
+    """How well codes int64 (n, t) predict the phonemes of their frames.
 
-    labels: of each clip those of its real codes, so as many as it has of them, as `frame_labels` gives them. Clips 0,
-    2, 4 ... are counted: each code stands for its most frequent phoneme there, a code that does not occur there for the
-    most frequent of all. Clips 1, 3, 5 ... are measured. Silent frames are in neither. Of phonemes that are equally
-    frequent the first of the alphabet is taken. The order of the clips is to have nothing to do with what is in them.
+    labels: for each clip, one per real code, as from `frame_labels`. Clips 0, 2, 4, ... are counted: a code is mapped
+    to its most frequent phoneme there; a code that does not occur there, to the most frequent phoneme of all. Clips
+    1, 3, 5, ... are measured. Silent frames are excluded from both. Ties go to the first phoneme in alphabetical
+    order. The order of the clips must be independent of their content.
 
-    Raises ValueError where labels do not fit the codes, a code is out of range, or a half has no phonemes.
+    Raises ValueError for labels that do not fit the codes, codes out of range, and a half without phonemes.
     """
     if len(codes) != len(labels) or any(len(own) > codes.shape[1] for own in labels):
         raise ValueError(f"labels: expected {len(codes)} clips of up to {codes.shape[1]} codes, "

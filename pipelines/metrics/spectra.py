@@ -1,7 +1,7 @@
-"""Figures of sounds beside those that they were made from: spectral distance, intelligibility, offset, clicks.
+"""Metrics of audio against its original: spectral distance, intelligibility, DC offset, clicks.
 
-Waves are float (b, 1, t) in [-1, 1], padded after `lengths` (b,) int64 samples; what lies there is not looked at, so
-that padding changes no figure. Figures are float64 (b,), one a clip, on the CPU.
+Waves are float (b, 1, t) in [-1, 1], padded after `lengths` (b,) int64 samples; padding changes no result. Results are
+float64 (b,), one per clip, on the CPU.
 Axes: b clips, t samples, f frames, w samples of a window, k frequencies.
 """
 
@@ -16,19 +16,19 @@ from torchmetrics.functional.audio.stoi import short_time_objective_intelligibil
 from pipelines.metrics.base import Metric, Pairs, number
 
 WINDOW_S, HOP_S = 0.025, 0.010
-FLOOR_DB = -60.0  # of the loudest point of the real clip: what is weaker counts as being just as weak as this
-SILENCE = 1e-10  # power of a bin where the real clip is all zeros: a sine of about 1e-7 of full scale
+FLOOR_DB = -60.0  # relative to the loudest point of the original; weaker points count as this level
+SILENCE = 1e-10  # floor for an original of zeros: the power of a sine at about 1e-5 of full scale
 
 
 def log_spectral_distance(real: Tensor, made: Tensor, sample_rate_hz: int, lengths: Tensor) -> Tensor:
-    """How far the spectra of a clip and of what was made of it are apart, in dB: 0 if they are the same.
+    """Distance between the spectra of a clip and of its reconstruction, in dB; 0 if they are equal.
 
         LSD = mean over frames of sqrt(mean over frequencies of (R - M)^2),  R = 10 log10 max(|STFT real|^2, floor)
 
-    and M the same of `made`, with one floor for both, FLOOR_DB below the largest power of the real clip: otherwise the
-    depth of silence, which nobody hears, would decide. Half the amplitude is 20 log10 2 = 6.02 dB apart wherever both
-    are above the floor, silence at most 60 dB. Frames are Hann windows of 25 ms every 10 ms, the last one filled up
-    with zeros. Phase does not count.
+    and M the same for `made`. Both use the floor FLOOR_DB below the largest power of the original; without it, the
+    level of inaudible silence would dominate. Half the amplitude gives 20 log10 2 = 6.02 dB where both are above the
+    floor; silence gives at most 60 dB. Frames are Hann windows of 25 ms every 10 ms, the last one padded with zeros.
+    Phase is ignored.
     """
     window, hop = round(WINDOW_S * sample_rate_hz), round(HOP_S * sample_rate_hz)
     frames = (-(-(lengths.cpu() - window) // hop)).clamp(min=0) + 1
@@ -41,10 +41,10 @@ def log_spectral_distance(real: Tensor, made: Tensor, sample_rate_hz: int, lengt
 
 
 def stoi(real: Tensor, made: Tensor, sample_rate_hz: int, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Short-time objective intelligibility, about 0 to 1 (Taal et al. 2011), and bool (b,): which clips have it.
+    """Short-time objective intelligibility, about 0 to 1 (Taal et al. 2011), and bool (b,): whether a clip has a value.
 
-    It compares stretches of 30 frames, 0.4 s, of the real clip's speech, frames weaker by 40 dB than the loudest left
-    out. A clip with less speech has no figure: it is NaN here and False there, and no mean should count it.
+    It compares segments of 30 frames, 0.4 s, of speech, ignoring frames 40 dB below the loudest. A clip with less
+    speech has no value: NaN and False; means must exclude it.
     """
     values = torch.full((len(real),), torch.nan, dtype=torch.float64)
     for place, (ours, theirs) in enumerate(zip(_clips(real, lengths), _clips(made, lengths), strict=True)):
@@ -56,7 +56,7 @@ def stoi(real: Tensor, made: Tensor, sample_rate_hz: int, lengths: Tensor) -> tu
 
 
 def speech_frames(wave: Tensor, sample_rate_hz: int) -> int:
-    """How many frames of a wave (t,) STOI compares, 0 in silence. It needs 30; of fewer its code says 1e-5."""
+    """Number of frames of a wave (t,) that STOI compares, 0 in silence. It needs 30; pystoi gives 1e-5 for fewer."""
     sound = wave.double().numpy()
     if sample_rate_hz != FS:
         sound = resample_oct(sound, FS, sample_rate_hz)
@@ -67,22 +67,22 @@ def speech_frames(wave: Tensor, sample_rate_hz: int) -> int:
 
 
 def dc_offset(waves: Tensor, lengths: Tensor) -> Tensor:
-    """The mean sample of each clip, in units of full scale: what a loudspeaker cannot play, about 0 in recordings."""
+    """The mean sample of each clip, full scale = 1; about 0 in recordings."""
     return _clips(waves, lengths).sum(1) / lengths.cpu()
 
 
 def click_score(waves: Tensor, lengths: Tensor, borders: Tensor) -> Tensor:
-    """How much rougher waves are at `borders` than elsewhere: about 1 without clicks, large with them.
+    """How much rougher waves are at `borders` than elsewhere: about 1 without clicks, large with clicks.
 
-    borders: int64 (m,), the first sample after each border, the same for all clips, such as the multiples of a code's
-    hop. The score is the mean square of the second difference x[n-1] - 2 x[n] + x[n+1] at the two samples beside the
-    borders, over that at all others. Speech is not as loud everywhere, so few borders a clip give scores far
-    from 1: compare them with the scores of the real clips. NaN where no border lies in the clip, or all else is silent.
+    borders: int64 (m,), the first sample after each border, the same for all clips, such as multiples of the hop
+    length. The score is the mean square of the second difference x[n-1] - 2 x[n] + x[n+1] at the two samples next
+    to the borders, over that at all other samples. The loudness of speech varies, so few borders per clip give scores
+    far from 1: compare with the scores of the originals. NaN if no border lies in the clip or the rest is silent.
     """
     clips = _clips(waves, lengths)
     rough = (clips[:, 2:] - 2 * clips[:, 1:-1] + clips[:, :-2]).square()
     centres = torch.arange(1, clips.shape[1] - 1)
-    inside = centres < lengths.cpu()[:, None] - 1  # all three samples are the clip's
+    inside = centres < lengths.cpu()[:, None] - 1  # all three samples belong to the clip
     at = torch.isin(centres, torch.cat([borders.cpu() - 1, borders.cpu()]))
     beside, elsewhere = inside & at, inside & ~at
     mean_at = torch.where(beside, rough, 0).sum(1) / beside.sum(1)
@@ -91,13 +91,13 @@ def click_score(waves: Tensor, lengths: Tensor, borders: Tensor) -> Tensor:
 
 
 def _clips(waves: Tensor, lengths: Tensor) -> Tensor:
-    """Waves (b, 1, t) -> float64 (b, t) on the CPU, zero after each clip's end."""
+    """Waves (b, 1, t) -> float64 (b, t) on the CPU, zero after the end of each clip."""
     clips = rearrange(waves.detach().cpu().double(), "b 1 t -> b t")
     return torch.where(torch.arange(clips.shape[1]) < lengths.cpu()[:, None], clips, 0)
 
 
 def _powers(clips: Tensor, window: int, hop: int) -> Tensor:
-    """Clips (b, t) -> |STFT|^2 (b, f, k), frame i beginning at sample i * hop; a sine of full scale has power 1."""
+    """Clips (b, t) -> |STFT|^2 (b, f, k), frame i starts at sample i * hop; a full-scale sine has power 1."""
     frames = max(0, -(-(clips.shape[1] - window) // hop)) + 1
     filled = F.pad(clips, (0, (frames - 1) * hop + window - clips.shape[1]))
     weights = torch.hann_window(window, dtype=clips.dtype)

@@ -1,1 +1,1 @@
-"""Batches, splits and data sets in the abstract; order, counters and noise: every random number comes from here."""
+"""Interfaces of batches, splits and data sets; order, counters and noise: the source of all random numbers."""

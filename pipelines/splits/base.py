@@ -1,4 +1,4 @@
-"""What every data set is: a name, a kind, a shape, labels with sorted class names, and splits that give batches.
+"""The interface of data sets: name, kind, shape, labels with sorted class names, and splits that give batches.
 
 Axes: n items of a split, b items of a batch, L labels of an item, c channels.
 """
@@ -16,27 +16,27 @@ from torch import Tensor
 from pipelines.files.errors import InputError
 from pipelines.splits.counters import permutation
 
-RESIDENT_SHARE = 0.4  # of a device's free memory that a split may take: the rest is for the model and its activations
-CHUNK = 1024  # items at a time where a whole split is gone through
+RESIDENT_SHARE = 0.4  # share of a device's free memory that a split may take; the model needs the rest
+CHUNK = 1024  # items processed at once when iterating over a whole split
 
 
 class Batch(NamedTuple):
-    """Items in data units, with what is known about them."""
+    """Items in data units, with their labels and other annotations."""
 
     x: Tensor  # (b, *shape): uint8 images, int64 codes
     labels: Tensor  # (b, L) int64; L may be 0
     local: Tensor | None = None  # (b, c, *grid) conditioning that varies over the grid
-    lengths: Tensor | None = None  # (b,) int64: how much of the first grid axis is real where items are padded
-    actions: Tensor | None = None  # (b, t) int64, of clips of frames: what led to each frame
+    lengths: Tensor | None = None  # (b,) int64: real size of the first grid axis if items are padded
+    actions: Tensor | None = None  # (b, t) int64, for clips: the action that led to each frame
 
 
 @dataclass(frozen=True)
 class Split(ABC):
-    """Items in a fixed order. `x` may be larger than memory: a tensor over a memory-mapped file."""
+    """Items in a fixed order. `x` may be larger than memory, as a tensor over a memory-mapped file."""
 
     x: Tensor  # (m, ...) stored items
     labels: Tensor  # (n, L) int64
-    rows: Tensor | None = None  # (n,) int64, beside x: which stored items are this split's; None: all, m == n
+    rows: Tensor | None = None  # (n,) int64, on x's device: the stored items of this split; None: all, m == n
     local: Tensor | None = None  # (n, c, *grid)
     lengths: Tensor | None = None  # (n,) int64
     device: torch.device = torch.device("cpu")
@@ -48,15 +48,15 @@ class Split(ABC):
     def batch(self, indices: Tensor, seed: int = 0, epoch: int | Tensor | None = None) -> Batch:
         """The items at `indices` (b,) int64, on the split's device.
 
-        What is random about an item is a function of (seed, epoch, its index) alone. `epoch` is one number, or one for
-        each item (b,) int64; None, and any negative number, give the item as evaluation sees it, without augmentation.
+        Augmentation is a function of (seed, epoch, index of the item) alone. `epoch` is one number, or one per item,
+        (b,) int64; None and negative numbers give the item without augmentation, as in evaluation.
         """
 
     def to(self, device: torch.device | str) -> Self:
-        """This split giving its batches on `device`, and resident there if that is a GPU with room for it.
+        """This split with batches on `device`; a GPU with enough free memory also stores the items.
 
-        There is room if the items take at most `RESIDENT_SHARE` of the CUDA memory that is free now. If they do not,
-        or the device cannot tell, the items stay in the machine's memory and each batch is copied from there.
+        Enough means that the items take at most `RESIDENT_SHARE` of the free CUDA memory. Otherwise they stay in main
+        memory and each batch is copied from there.
         """
         device = torch.empty(0, device=device).device  # "cuda" -> "cuda:0", so that devices compare
         changes: dict[str, Any] = {"device": device}
@@ -78,11 +78,11 @@ class Split(ABC):
 
     @property
     def _num_stored(self) -> int:
-        """How many of the stored items are this split's: n, but for clips, which share frames."""
+        """Number of stored items of this split: n, except for clips, which share frames."""
         return len(self.x if self.rows is None else self.rows)
 
     def _copy(self, device: torch.device) -> Tensor:
-        """The split's stored items on `device`, moved a chunk at a time: the source may be larger than memory."""
+        """The split's stored items on `device`, copied in chunks: the source may be larger than memory."""
         x = torch.empty((self._num_stored, *self.x.shape[1:]), dtype=self.x.dtype, device=device)
         for chunk in torch.arange(self._num_stored).split(CHUNK):
             x[chunk[0] : chunk[-1] + 1] = self._stored(chunk).to(device)
@@ -101,7 +101,7 @@ class Split(ABC):
         return x
 
     def _take(self, indices: Tensor) -> Batch:
-        """Stored items at `indices`, with what goes with them, on the split's device."""
+        """Stored items at `indices` with labels, local features and lengths, on the split's device."""
         x, indices = self._fetch(indices), indices.to(self.device)
         parts = (None if part is None else part[indices] for part in (self.local, self.lengths))
         return Batch(x, self.labels[indices], *parts)
@@ -110,16 +110,16 @@ class Split(ABC):
 class Data(ABC):
     """A data set. Subclasses set the attributes and give the splits."""
 
-    name: str  # as figures are reported under
+    name: str  # in reports
     kind: str  # "image", "audio", "video", "codes"
-    shape: tuple[int, ...]  # of one item of a batch: (c, h, w) for images
+    shape: tuple[int, ...]  # shape of one item: (c, h, w) for images
     label_names: tuple[str, ...] = ()  # one for each column of the labels
-    classes: tuple[tuple[str, ...], ...] = ()  # of each label the names of its classes, sorted; a label is an index
-    action_names: tuple[str, ...] = ()  # of clips of frames; an action is an index
-    recorded_names: tuple[str, ...] = ()  # what was noted with each item besides: "pose"
+    classes: tuple[tuple[str, ...], ...] = ()  # sorted class names of each label; a label is an index
+    action_names: tuple[str, ...] = ()  # for clips; an action is an index
+    recorded_names: tuple[str, ...] = ()  # further recorded arrays: "pose"
     parent: Any = None  # of codes: the run that made them
-    parent_hash: str | None = None  # of codes: the hash of the stage 1 that made them
-    splits: tuple[str, ...]  # "train", "validation" (of its own items, never training's) and, where published, "test"
+    parent_hash: str | None = None  # for codes: the hash of the stage 1 that made them
+    splits: tuple[str, ...]  # "train", "validation" (held-out items) and, where published, "test"
 
     if TYPE_CHECKING:
 
@@ -130,14 +130,14 @@ class Data(ABC):
         """The split of that name, one of `splits`."""
 
     def split(self, name: str) -> Split:
-        """The items of one split, on the CPU. Raises InputError for a name that is none of `splits`."""
+        """The items of one split, on the CPU. Raises InputError for a name that is not in `splits`."""
         if name not in self.splits:
             raise InputError(f"split: expected one of {', '.join(self.splits)} of {self.name}, found {name!r}")
         return self._split(name)
 
     def recorded(self, name: str, split: str) -> Tensor:
-        """What was noted with each item of a split, (n, ...), under one of `recorded_names`; else raises InputError."""
-        raise InputError(f"{self.name}: expected one of what was recorded, {self.recorded_names}, found {name!r}")
+        """A recorded array of a split, (n, ...); its name is one of `recorded_names`. Otherwise raises InputError."""
+        raise InputError(f"{self.name}: expected one of the recorded arrays {self.recorded_names}, found {name!r}")
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -155,9 +155,9 @@ class Data(ABC):
 
     @cached_property
     def variance(self) -> float:
-        """One scalar variance over all values of the training split, in data units: what NMSE divides by.
+        """One scalar variance over all values of the training split, in data units: the denominator of NMSE.
 
-        Sums of integers are exact in float64 up to 2^53 (10^11 pixels of 8 bits squared), so it depends on no order.
+        Integer sums are exact in float64 up to 2^53 (10^11 squared 8-bit pixels), so the order does not matter.
         """
         count, total, squares = 0, 0.0, 0.0
         for batch in self.split("train").evaluation_batches():
@@ -174,14 +174,14 @@ def hold_out(num_items: int, num_held_out: int, seed: int) -> tuple[Tensor, Tens
 
 
 def checked_hold_out_size(key: str, size: int, num_items: int) -> int:
-    """`size` if some items stay on both sides. Raises InputError that names `key` otherwise."""
+    """`size` if both parts get at least one item; otherwise raises an InputError that names `key`."""
     if not 0 < size < num_items:
         raise InputError(f"{key}: expected between 1 and {num_items - 1} of {num_items} items, found {size}")
     return size
 
 
 def label_columns(key: str, names: list[str] | None, label_names: tuple[str, ...]) -> list[int]:
-    """Columns of the labels that a model is told; None: all. Raises InputError for a name the data lack, at `key`."""
+    """Columns of the labels that a model is conditioned on; None: all. Raises InputError at `key` for unknown names."""
     if names is None:
         return list(range(len(label_names)))
     for name in names:
@@ -191,12 +191,12 @@ def label_columns(key: str, names: list[str] | None, label_names: tuple[str, ...
 
 
 def code_lengths(batch: Batch, positions: int) -> Tensor | None:
-    """How many of the `positions` of an item's codes stand for something real, (b,) int64; None where all do."""
+    """Number of real codes among the `positions` of each item, (b,) int64; None without padding."""
     return None if batch.lengths is None else -(-batch.lengths * positions // batch.x.shape[2])
 
 
 def real_codes(codes: Tensor, batch: Batch) -> Tensor:
-    """Codes (b, *grid[, g]) of a batch -> those that stand for something real: of padded items (n, ...), else all."""
+    """Codes (b, *grid[, g]) of a batch -> the real ones: (n, ...) of padded items, otherwise unchanged."""
     lengths = code_lengths(batch, codes.shape[1])
     if lengths is None:
         return codes

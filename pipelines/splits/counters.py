@@ -1,4 +1,4 @@
-"""Random numbers that are a function of counters alone: no generator, no state, the same in any order and any batch.
+"""Random numbers as functions of counters: without a generator or state, the same in any order and any batch.
 
 SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): its finaliser is applied
 after each counter has been added to the state, so that neighbouring counters give unrelated 64-bit words.
@@ -24,7 +24,7 @@ def words(*counters: np.ndarray | int) -> np.ndarray:
 def below(bits: np.ndarray, limit: np.ndarray | int) -> np.ndarray:
     """Integers (int64) uniform in [0, limit) from random words; 0 < limit < 2^31, the bias is below 2^-32 * limit.
 
-    One limit for all, or one for each word."""
+    One limit for all words, or one per word."""
     limit = np.asarray(limit)
     assert (limit > 0).all() and (limit < 2**31).all(), limit
     return ((bits >> np.uint64(32)) * limit.astype(np.uint64) >> np.uint64(32)).astype(np.int64)

@@ -1,7 +1,7 @@
-"""Clips have lengths: how a prior is told them, and how the length of a new clip is chosen.
+"""Lengths of clips: how a prior is conditioned on them, and how the length of a new clip is chosen.
 
-A clip's codes end where its sound ends; nothing is learned of the padding after that. So that a word fits the time it is
-given, the prior may be told, at every position, how much has passed and how much is left.
+The codes of a clip end with its audio; padding is excluded from training. So that a word fits the available time, the
+prior can be conditioned, at every position, on the elapsed and the remaining length.
 """
 
 import numpy as np
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 CLOCK_CHANNELS = 4
-NEAR = 8.0  # codes: how near to either end is told apart finely
+NEAR = 8.0  # codes: distance from either end that is resolved finely
 
 
 def clock(lengths: Tensor, positions: int) -> Tensor:
-    """lengths (b,) in codes -> float32 (b, CLOCK_CHANNELS, positions): the share passed, the whole length, nearness to
-    the start and to the end. Positions after the end count as the end."""
+    """lengths (b,) in codes -> float32 (b, CLOCK_CHANNELS, positions): elapsed fraction, total length, proximity to the
+    start and to the end. Positions after the end count as the end."""
     length = lengths[:, None].float()
     passed = torch.minimum(torch.arange(positions, device=lengths.device).float(), length - 1)
     whole = (length / positions).expand_as(passed)
@@ -22,7 +22,7 @@ def clock(lengths: Tensor, positions: int) -> Tensor:
 
 
 def conditioning(local: Tensor | None, lengths: Tensor | None, positions: int) -> Tensor | None:
-    """The local features that a prior is told: those of the data, and the clock where `lengths` are given."""
+    """The local features that a prior is conditioned on: those of the data, and the clock if `lengths` are given."""
     parts = [part for part in (local, None if lengths is None else clock(lengths, positions)) if part is not None]
     return torch.cat(parts, 1) if parts else None
 
@@ -36,8 +36,8 @@ def length_counts(labels: Tensor, lengths: Tensor) -> list[list[int]]:
 def draw_lengths(table: list[list[int]], labels: Tensor, draws: Tensor) -> Tensor:
     """Lengths (n,) int64 drawn from those of the training clips with the same labels (n, L); draws: float64 (n,).
 
-    Where none has all of a clip's labels, those count that share the first of them, and of these the next: a word that a
-    speaker never said is as long as others say it."""
+    If no training clip has all labels, the labels are matched one after another as far as possible: a word that a
+    speaker never said gets the lengths of that word by other speakers."""
     rows = np.asarray(table, dtype=np.int64)
     found = []
     for wanted, draw in zip(labels.numpy(), draws.tolist(), strict=True):

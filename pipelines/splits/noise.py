@@ -1,4 +1,4 @@
-"""Random numbers of samples: one generator for each sample, made from (seed, its number)."""
+"""Random numbers of samples: one generator per sample, a function of the seed and the number of the sample."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def generator(seed: int, number: int) -> np.random.Generator:
-    """Of the sample, or of the file, with this number."""
+    """The generator of the sample, or file, with this number."""
     return np.random.Generator(np.random.Philox(key=[seed, number]))
 
 

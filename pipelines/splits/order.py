@@ -1,6 +1,6 @@
-"""Which examples a step sees, and with which random numbers: functions of counters, never of history.
+"""The examples and random numbers of each training step: functions of counters, never of history.
 
-A run that was killed needs no stored random state: seed and step say everything.
+A killed run therefore needs no stored random state: seed and step determine everything.
 
     order of the data    f(seed, epoch)
     noise of a step      f(seed, step), drawn for the global batch, each rank taking its rows
@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_ORDER, _STEP = 1, 2  # keeps the streams of the two uses apart
+_ORDER, _STEP = 1, 2  # separate random streams for the two uses
 
 
 @lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, num_items: int) -> np.ndarray:
-    """The permutation of `range(num_items)` that epoch `epoch` walks through: int64 (num_items,)."""
+    """The order of the items in epoch `epoch`, a permutation of `range(num_items)`: int64 (num_items,)."""
     return np.random.default_rng([_ORDER, seed, epoch]).permutation(num_items)
 
 
@@ -42,6 +42,6 @@ def step_seed(seed: int, step: int) -> int:
 
 
 def spread(number: int, total: int) -> Tensor:
-    """`number` of `total` items, or all where there are fewer, as far apart as possible: int64, ascending."""
+    """`number` of `total` items, or all if there are fewer, evenly spaced: int64, ascending."""
     number = min(number, total)
     return torch.arange(number) * total // number

@@ -1,1 +1,1 @@
-"""The training loop that both stages share, and what it stands on: order, checkpoints, ranks, logs."""
+"""The training loop that both stages share, and its parts: checkpoints, ranks, logs."""

@@ -1,7 +1,7 @@
-"""One process or many: what the loop needs to know of its ranks.
+"""One process or many: the loop's view of its ranks.
 
-Under `torchrun` every process is a rank; started plainly there is one, and every function here is then trivial.
-Batch sizes are global: rank r of w works on rows [r * b / w, (r + 1) * b / w) of each batch.
+Under `torchrun` every process is a rank; otherwise there is one, and every function here is trivial.
+Batch sizes are global: rank r of w processes rows [r * b / w, (r + 1) * b / w) of each batch.
 """
 
 import os
@@ -16,7 +16,7 @@ from pipelines.files.errors import InputError
 
 @contextmanager
 def process_group(device: torch.device):
-    """Joins the group that torchrun describes (nccl for CUDA, gloo otherwise), and leaves it in order at the end."""
+    """Joins the group that torchrun describes (nccl for CUDA, gloo otherwise), and leaves it cleanly at the end."""
     if "RANK" not in os.environ:
         yield
         return
@@ -42,7 +42,7 @@ def barrier() -> None:
 
 
 def rank_rows(batch_size: int) -> slice:
-    """The rows of a global batch that are this rank's. Raises InputError where the ranks can't share it evenly."""
+    """This rank's rows of a global batch. Raises InputError if the batch cannot be divided evenly."""
     if batch_size % world_size():
         raise InputError(f"batch_size: expected a multiple of the {world_size()} processes, found {batch_size}")
     rows = batch_size // world_size()
@@ -50,14 +50,14 @@ def rank_rows(batch_size: int) -> slice:
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum over ranks, in place: any shape, the same on each rank."""
+    """The sum over ranks, in place; any shape, equal on all ranks."""
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """(n, ...) of each rank -> (world * n, ...), rank after rank: the rows of the global batch in their order."""
+    """(n, ...) of each rank -> (world * n, ...), in rank order: the rows of the global batch."""
     if not dist.is_initialized():
         return rows
     parts = [torch.empty_like(rows) for _ in range(world_size())]
@@ -66,14 +66,14 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is raised on any rank."""
+    """Whether the flag is true on any rank."""
     if not dist.is_initialized():
         return flag
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)))
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is this rank's GPU where there is one, else the CPU. Raises InputError for a device that is not here."""
+    """`auto` is this rank's GPU if there is one, otherwise the CPU. Raises InputError for an unknown device."""
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""What a run says of itself: metrics.jsonl, TensorBoard, the progress bar."""
+"""Logs of a training: metrics.jsonl, TensorBoard, the progress bar."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from pipelines.files.atomic import write_atomically
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl, in their order; a last line that a kill cut short is left out."""
+    """The rows of a metrics.jsonl, in order; a truncated last line is left out."""
     rows = []
     if path.exists():
         for line in path.read_text().splitlines():
@@ -24,10 +24,10 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 class RunLog:
-    """Rows of figures to metrics.jsonl and TensorBoard, the newest to the progress bar.
+    """Writes rows of figures to metrics.jsonl and TensorBoard, and shows the latest in the progress bar.
 
-    Starting at step s > 0 first cuts the rows after s away: they belong to steps that are about to be repeated.
-    A rank other than 0 has an inactive log (`active=False`) that writes nothing.
+    A log that starts at step s > 0 first removes the rows after s: these steps are about to be repeated.
+    Ranks other than 0 have an inactive log (`active=False`) that writes nothing.
     """
 
     def __init__(self, folder: Path, step: int, total_steps: int, title: str, active: bool):
@@ -71,5 +71,5 @@ class RunLog:
 
 
 def round_figure(value: float) -> float | None:
-    """Seven significant digits, what float32 holds; null for what is not a number, since JSON has none."""
+    """Seven significant digits, the precision of float32; None for NaN and infinity, which JSON lacks."""
     return float(f"{value:.7g}") if math.isfinite(value) else None

@@ -34,11 +34,11 @@ RESUMABLE = {"steps", "device", "log_every", "checkpoint_every"}
 
 
 class Task(ABC):
-    """What a stage asks of the loop. `model` is the plain module; `network` in `loss` may be its DDP wrapper."""
+    """What differs between the stages. `model` is the plain module; `network` in `loss` may be its DDP wrapper."""
 
     title: str
     criterion: str  # the validation figure that `best` and early stopping minimise
-    settled_from: int = 0  # steps before this one are not comparable with later ones, and are never `best`
+    settled_from: int = 0  # earlier steps are not comparable with later ones, and are never `best`
     model: nn.Module
 
     @abstractmethod
@@ -47,10 +47,10 @@ class Task(ABC):
 
     @abstractmethod
     def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Validation figures (b,), one value an example; the model is in eval mode."""
+        """Validation figures (b,), one value per example; the model is in eval mode."""
 
     def summary(self) -> dict[str, float]:
-        """Figures of the whole split, asked for after its batches and then forgotten. Default: none."""
+        """Figures of the whole split, requested once after its batches. Default: none."""
         return {}
 
     def before_first_step(self, batches) -> None:
@@ -60,23 +60,23 @@ class Task(ABC):
         """Runs after the optimiser's step. Default: nothing."""
 
     def show(self, model: nn.Module, batch: Batch, log: RunLog, step: int) -> None:
-        """Writes an example of what the model does, a picture or a sound, to the log. Default: nothing."""
+        """Writes an example of the model's output, an image or audio, to the log. Default: nothing."""
 
 
 def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path, seed: int, device: torch.device,
           facts: dict) -> State:
-    """Trains `task.model` on splits["train"] up to `settings.steps`, going on from the newest checkpoint in `folder`.
+    """Trains `task.model` on splits["train"] up to `settings.steps`, continuing from the newest checkpoint in `folder`.
 
     `facts` are the fields of `State` that stand in every checkpoint: hashes, the time. Returns the last state.
-    Raises InputError for a loss that is no number (the last good checkpoint stays) and `Interrupted` after SIGINT or
-    SIGTERM, once the present step is saved.
+    Raises InputError for a loss that is NaN or infinite (the last good checkpoint stays) and `Interrupted` after SIGINT
+    or SIGTERM, once the present step is saved.
     """
     if device.type == "cpu":
         keep_freed_memory()
     precision = choose_precision(settings.precision, device)
     model = task.model.to(device)
     for parameter in model.parameters():
-        if parameter.ndim == 4:  # of images: twice as fast with bfloat16 on CPUs too
+        if parameter.ndim == 4:  # of 2-D convolutions: twice as fast with bfloat16, on CPUs too
             parameter.data = parameter.data.to(memory_format=torch.channels_last)
     if precision == torch.float64:
         model.double()
@@ -113,7 +113,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
         network = DistributedDataParallel(model, broadcast_buffers=False)
     first_step = state.step
     log = RunLog(folder, first_step, settings.steps, task.title, active=distributed.rank() == 0)
-    first_bad = torch.zeros((), dtype=torch.int64, device=device)  # the first step whose loss is no number
+    first_bad = torch.zeros((), dtype=torch.int64, device=device)  # the first step whose loss is NaN or infinite
     start, last_shown, shown_step = time.monotonic() - state.seconds, time.monotonic(), first_step
     shown: dict[str, float] = {}
 
@@ -164,7 +164,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
                     state.bad_validations += 1
                 state.stopped_early = bool(settings.patience) and state.bad_validations >= settings.patience
 
-            # ranks may see the signal a step apart: they agree where they meet anyway
+            # ranks may see the signal at different steps: they agree when they synchronise anyway
             stopping = distributed.any_rank(stop.is_set(), device) if step % 10 == 0 or last else (
                 stop.is_set() and distributed.world_size() == 1)
             if improved or last or stopping or state.stopped_early or step % settings.checkpoint_every == 0:
@@ -190,7 +190,7 @@ def describe_best(state: State, figure: str) -> str:
 
 
 def validate(task: Task, model: nn.Module, split: Split, settings: Settings, device, precision) -> dict[str, float]:
-    """Means of the task's figures over the whole split, each rank working on its share of the batches."""
+    """Means of the task's figures over the whole split; each rank processes its share of the batches."""
     model.eval()
     totals: dict[str, Tensor] = {}
     count = torch.zeros((), dtype=torch.float64, device=device)
@@ -211,7 +211,7 @@ def validate(task: Task, model: nn.Module, split: Split, settings: Settings, dev
 
 
 def learning_rate(settings: Settings, step: int) -> float:
-    """Linear warm-up, lr, then over the last `decay_share` of the steps a half cosine to lr * final_lr_fraction."""
+    """Linear warm-up, then lr, then over the last `decay_share` of the steps a cosine to lr * final_lr_fraction."""
     if step <= settings.warmup_steps:
         return settings.lr * step / settings.warmup_steps
     start = max(settings.warmup_steps, (1 - settings.decay_share) * settings.steps)
@@ -221,7 +221,7 @@ def learning_rate(settings: Settings, step: int) -> float:
 
 
 def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """Adam, with decoupled weight decay where it is asked for."""
+    """Adam with decoupled weight decay."""
     decayed = {name for name, parameter in model.named_parameters() if parameter.ndim > 1 and "codebook" not in name}
     groups = [
         {"params": [p for name, p in model.named_parameters() if name in decayed], "weight_decay": settings.weight_decay},
@@ -233,7 +233,7 @@ def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimize
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Exponential average of the weights, its memory growing with the run at first; buffers are copied."""
+    """Exponential moving average of the weights, with a shorter memory in the first steps; buffers are copied."""
     decay = min(decay, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
     for own, new in zip(average.buffers(), model.buffers()):
@@ -241,7 +241,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 autocast where the device multiplies it in hardware, else float32."""
+    """`auto`: bfloat16 autocast if the device multiplies bfloat16 in hardware, otherwise float32."""
     if name == "auto":
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -259,7 +259,7 @@ def autocast(device: torch.device, precision: torch.dtype):
 
 
 def all_finite(model: nn.Module) -> Tensor:
-    """() bool: whether every weight and every statistic of a model is a number."""
+    """() bool: whether every weight and statistic of a model is finite."""
     tensors = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
     return torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
 
@@ -272,7 +272,7 @@ def mean_over_ranks(figures: dict[str, Tensor]) -> dict[str, float]:
 
 
 def refuse_bad_loss(first_bad: Tensor, folder: Path) -> None:
-    """Raises InputError if a loss on any rank was no number; nothing has been saved since."""
+    """Raises InputError if the loss of any rank was NaN or infinite; nothing has been saved since."""
     steps = distributed.gather_rows(first_bad[None])
     if steps.any():
         good = checkpoint.find_checkpoint(folder)
@@ -281,10 +281,10 @@ def refuse_bad_loss(first_bad: Tensor, folder: Path) -> None:
 
 
 class Interrupted(Exception):
-    """Training was told to stop by a signal, and has saved its step."""
+    """A signal stopped the training, after its step was saved."""
 
     def __init__(self, signal_number: int, step: int):
-        super().__init__(f"stopped at step {step}, saved; the same command goes on from here")
+        super().__init__(f"stopped at step {step}, saved; the same command continues from here")
         self.signal_number = signal_number
 
 
@@ -294,7 +294,7 @@ class _Stop(threading.Event):
 
 @contextmanager
 def stop_signals():
-    """An event that the first SIGINT or SIGTERM sets; a second one has its ordinary effect."""
+    """An event that the first SIGINT or SIGTERM sets; a second one has its usual effect."""
     stop = _Stop()
     previous: dict[int, Any] = {}  # signal -> what it did before
 

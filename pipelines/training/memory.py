@@ -1,22 +1,21 @@
-"""Memory that PyTorch frees on the CPU is kept for its next tensor.
+"""Keeps memory that PyTorch frees on the CPU for its next tensor.
 
-glibc gives a block above 32 MiB back to the system when it is freed, and the system clears every page of the next one.
-Where tensors are that large this takes up to half the time of a training step (`benchmarks/memory.py`).
+glibc returns freed blocks above 32 MiB to the system, which clears every page of the next block. With tensors of this
+size that takes up to half the time of a training step (`benchmarks/memory.py`).
 """
 
 import ctypes
 import sys
 
-# of malloc.h
-TRIM_THRESHOLD = -1  # bytes free at the end of the heap from which on they are given back
-MMAP_THRESHOLD = -3  # bytes from which on a block has a mapping of its own, given back as soon as it is free
+# from malloc.h
+TRIM_THRESHOLD = -1  # free bytes at the end of the heap above which they are returned
+MMAP_THRESHOLD = -3  # size above which a block has its own mapping, returned as soon as it is free
 MOST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """From now on this process gives no freed memory back before it ends: it holds the most that it ever needed at once,
-    and some between the blocks.
+    """From now on this process returns no freed memory before it ends: it keeps its peak memory and more.
 
-    False where the C library has no such setting (macOS, musl), and nothing was changed."""
+    Returns False, and changes nothing, if the C library has no such setting (macOS, musl)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and bool(mallopt(MMAP_THRESHOLD, MOST) and mallopt(TRIM_THRESHOLD, MOST))

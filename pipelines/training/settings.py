@@ -8,35 +8,35 @@ from pipelines.files.errors import InputError
 
 @dataclass
 class Settings:
-    """How one stage is trained. `configs/train/*.yaml` give the values of each stage."""
+    """Training settings of one stage. `configs/train/*.yaml` hold the values of each stage."""
 
     steps: int = 10_000
-    batch_size: int = 64  # of all processes together
+    batch_size: int = 64  # global: of all processes together
     lr: float = 3e-4
-    warmup_steps: int = 0  # the rate rises linearly over these
-    final_lr_fraction: float = 1.0  # the rate falls along a cosine to this fraction of lr; 1: stays constant
-    decay_share: float = 1.0  # the share of the steps, the last ones, over which it falls; before them it is constant
-    beta2: float = 0.999  # of Adam; beta1 is 0.9
-    weight_decay: float = 0.0  # decoupled, on matrices and kernels, not on biases and codebooks
-    grad_clip: float = 0.0  # largest norm of the gradient; 0: not clipped
-    ema_decay: float = 0.0  # average of the weights, used for validation and sampling; 0: none
+    warmup_steps: int = 0  # steps of linear warm-up of the learning rate
+    final_lr_fraction: float = 1.0  # cosine decay to this fraction of lr; 1: constant
+    decay_share: float = 1.0  # fraction of the steps, at the end, over which it decays; constant before
+    beta2: float = 0.999  # Adam's beta2; beta1 is 0.9
+    weight_decay: float = 0.0  # decoupled; for matrices and kernels, not for biases and codebooks
+    grad_clip: float = 0.0  # largest norm of the gradient; 0: no clipping
+    ema_decay: float = 0.0  # moving average of the weights, used for validation and sampling; 0: none
     precision: str = "auto"  # auto, bfloat16 (autocast), float32, float64
     validate_every: int = 500
-    patience: int = 0  # stop after this many validations without a better one; 0: never
+    patience: int = 0  # stop after this many validations without improvement; 0: never
     checkpoint_every: int = 500
     log_every: int = 50
     device: str = "auto"  # auto, cpu, cuda, cuda:N
 
     def __post_init__(self) -> None:
-        """Raises InputError for a number that makes no sense."""
+        """Raises InputError for a number out of range."""
         for name in ("steps", "batch_size", "validate_every", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name}: expected at least 1, found {getattr(self, name)}")
+                raise InputError(f"{name}: expected a number >= 1, found {getattr(self, name)}")
         for name in ("lr", "warmup_steps", "final_lr_fraction", "weight_decay", "grad_clip", "patience"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name}: expected a number from 0, found {getattr(self, name)}")
+                raise InputError(f"{name}: expected a number >= 0, found {getattr(self, name)}")
         if not 0 < self.decay_share <= 1:
-            raise InputError(f"decay_share: expected a number above 0, at most 1, found {self.decay_share}")
+            raise InputError(f"decay_share: expected a number > 0 and <= 1, found {self.decay_share}")
         for name in ("beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name}: expected a number from 0 to below 1, found {getattr(self, name)}")
+                raise InputError(f"{name}: expected a number >= 0 and < 1, found {getattr(self, name)}")

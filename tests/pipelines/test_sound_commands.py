@@ -137,7 +137,7 @@ def test_classifiers_listen_when_they_are_asked(run, arguments, command, monkeyp
     ("sample", ["--seconds", "9"], "error: --seconds: expected more than 0, at most 0.128, found 9.0"),
     ("sample", ["--complete", "x.png"], "error: --complete: expected a run on image,"),
     ("convert_speaker", ["--input", ".", "--speaker", "eve"], "error: --speaker: expected one of ann, bob, found 'eve'"),
-    ("convert_speaker", ["--input", "nothing", "--speaker", "ann"], "error: nothing: expected a sound file"),
+    ("convert_speaker", ["--input", "nothing", "--speaker", "ann"], "error: nothing: expected an audio file"),
 ])
 def test_bad_requests_are_one_line(run, command, script, flags, message):
     refused = command(script, "--run", str(run), *flags, check=False)

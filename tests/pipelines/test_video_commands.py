@@ -122,7 +122,7 @@ def test_predict_video_writes_a_gif_and_a_strip_of_each_clip(runs, tmp_path, com
 @pytest.mark.parametrize(("flags", "message"), [
     (["--actions", "up"], "--actions: expected one of forward, left, right, or a file of them, found 'up'"),
     (["--context", "0"], "--context: expected 1 or more, found 0"),
-    (["--context", "12"], "clips: expected 1 to 16 frames, those of the longest episode of validation, found 22"),
+    (["--context", "12"], "clips: expected 1 to 16 frames, the longest validation episode, found 22"),
     (["--seed", "-1"], "--seed: expected 0 or more, found -1"),
 ])
 def test_predict_video_refuses_bad_input_in_a_line(runs, tmp_path, command, flags, message):

@@ -244,10 +244,10 @@ def test_unusable_folders_are_refused(prepare, load, tmp_path):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"size": 0}, "data.size: expected 1 or more, found 0"),
-    ({"size": 8, "store_size": 7}, "data.store_size: expected at least size, 8, or 0, found 7"),
+    ({"size": 0}, "data.size: expected a number >= 1, found 0"),
+    ({"size": 8, "store_size": 7}, "data.store_size: expected 0 or a number >= size, 8, found 7"),
     ({"channels": 2}, "data.channels: expected 1 or 3, found 2"),
-    ({"workers": -1}, "data.workers: expected 0 or more, found -1"),
+    ({"workers": -1}, "data.workers: expected a number >= 0, found -1"),
     ({"validation_fraction": 0.0}, "data.validation_fraction: expected between 1 and 1 of 2 items, found 0"),
 ])
 def test_wrong_settings_are_named(options, message, folder, load):
@@ -327,6 +327,6 @@ def test_loading_a_few_names_those_that_fail(tmp_path, capsys):
     with pytest.raises(InputError, match="none of 1 can be read"):
         load_pictures([bad], (3, 4, 6))
     for missing in (tmp_path / "nowhere", tmp_path / "nowhere.png"):
-        with pytest.raises(InputError, match="expected a picture or a folder of pictures, found nothing"):
+        with pytest.raises(InputError, match="expected an image or a folder of images, found nothing"):
             find_pictures(missing)
     assert find_pictures(good) == [good]

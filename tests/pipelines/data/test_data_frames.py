@@ -184,7 +184,7 @@ def test_frames_are_packed_once_and_again_when_a_file_changes(folder, load, tmp_
             for episode, _ in origins(everything(load(folder), split).x)} == {9, 1, 2, 3}
     (changed,) = set((tmp_path / "cache").glob("walks-*.npy")) - {packed}
     changed.write_bytes(changed.read_bytes()[:-1])
-    with pytest.raises(InputError, match=r"cache/walks-[0-9a-f]{16}.npy: expected a NumPy array, found none"):
+    with pytest.raises(InputError, match=r"cache/walks-[0-9a-f]{16}.npy: expected a NumPy array, found a file"):
         load(folder)
 
 
@@ -202,13 +202,13 @@ def replace_text(text, name="episode_1/actions.txt"):
     (replace_text(b"1\n", "episode_1/actions.csv"), "episode_1: .* found actions.txt and actions.csv"),
     (replace_text(b"1\n" * 11), "episode_1/actions.txt: expected 12 actions, one for each frame, found 11"),
     (replace_text(b"1\n" * 11 + b"\n"), "actions.txt: expected an action in each line, found none in line 12"),
-    (replace_text(b"\xff\xfe" * 12), "actions.txt: expected a text, found"),
-    (replace_text(b"", "episode_0/actions.npy"), "actions.npy: expected a NumPy array, found none that can be read"),
+    (replace_text(b"\xff\xfe" * 12), "actions.txt: expected text, found"),
+    (replace_text(b"", "episode_0/actions.npy"), "actions.npy: expected a NumPy array, found a file that cannot be read"),
     (lambda root: np.save(root / "episode_0/actions.npy", np.zeros(7)),
      r"actions.npy: expected integers \(frames,\) or \(frames, k\), found float64 \(7,\)"),
     (lambda root: np.save(root / "episode_0/actions.npy", np.zeros(8, int)), "actions.npy: expected 7 actions"),
     (lambda root: np.save(root / "episode_0/actions.npy", np.array([None] * 7), allow_pickle=True),
-     "actions.npy: expected a NumPy array, found none"),
+     "actions.npy: expected a NumPy array, found a file"),
     (replace_frames(np.zeros((12, 4, 6, 3), np.float32)),
      r"frames.npy: expected uint8 \(frames, height, width, 1 or 3\), found float32 \(12, 4, 6, 3\)"),
     (replace_frames(np.zeros((12, 3, 4, 6), np.uint8)), r"frames.npy: expected uint8 .*, found uint8 \(12, 3, 4, 6\)"),
@@ -218,14 +218,14 @@ def replace_text(text, name="episode_1/actions.txt"):
     (replace_text(b"not an array", "episode_1/frames.npy"), "frames.npy: expected a NumPy array"),
     (lambda root: Image.new("RGB", (6, 5)).save(root / "episode_3/4.png"),
      "episode_3/4.png: expected 6x4 pixels as in .*2.png, found 6x5"),
-    (replace_text(b"not a picture", "episode_3/4.png"), "episode_3/4.png: expected a picture, found none"),
+    (replace_text(b"not a picture", "episode_3/4.png"), "episode_3/4.png: expected an image, found a file"),
     (lambda root: (root / "episode_3/4.png").write_bytes((root / "episode_3/4.png").read_bytes()[:45]),
-     "episode_3/4.png: expected a picture, found none"),
+     "episode_3/4.png: expected an image, found a file"),
     (lambda root: (root / "episode_3/4.png").unlink(), "episode_3/actions.txt: expected 8 actions"),
     (lambda root: np.save(root / "episode_3/frames.npy", frames_of(3, 9)),
-     "episode_3: expected frames.npy or pictures, found both"),
+     "episode_3: expected frames.npy or images, found both"),
     (lambda root: [shutil.rmtree(root / f"episode_{episode}") for episode in (1, 2, 3)],
-     "walks: expected two folders or more with frames.npy or pictures, found 1"),
+     "walks: expected at least two folders with frames.npy or images, found 1"),
     (lambda root: shutil.rmtree(root), "walks: expected a folder of episodes, found nothing"),
 ])
 def test_a_broken_folder_gets_one_line_and_leaves_nothing(folder, load, tmp_path, damage, message):
@@ -239,7 +239,7 @@ def test_a_broken_folder_gets_one_line_and_leaves_nothing(folder, load, tmp_path
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"clip_length": -1}, "data.clip_length: expected 0 or more, found -1"),
+    ({"clip_length": -1}, "data.clip_length: expected a number >= 0, found -1"),
     ({"clip_length": 13}, "data.clip_length: expected at most "),
     ({"validation_fraction": 0.0}, "data.validation_fraction: expected between 1 and 3 of 4 items, found 0"),
 ])
@@ -313,8 +313,8 @@ def test_a_room_looks_like_one():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"size": 18}, "data.size: expected a multiple of 4, found 18"), ({"frames": 0}, "data.frames: expected 1 or more"),
-    ({"episodes": 1}, "data.episodes: expected 2 or more, found 1"), ({"clip_length": 65}, "data.clip_length"),
+    ({"size": 18}, "data.size: expected a multiple of 4, found 18"), ({"frames": 0}, "data.frames: expected a number >= 1"),
+    ({"episodes": 1}, "data.episodes: expected a number >= 2, found 1"), ({"clip_length": 65}, "data.clip_length"),
 ])
 def test_wrong_settings_of_a_room_are_named(options, message):
     with pytest.raises(InputError, match=message):
@@ -421,7 +421,7 @@ def test_walks_that_are_there_are_kept(walks, monkeypatch):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "photo.png").touch()
-    with pytest.raises(InputError, match="expected a folder of this generator's or none, found another"):
+    with pytest.raises(InputError, match="expected a folder written by make_doom_data.py, or none, found another"):
         generate_doom(tmp_path, 4, 24, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 

@@ -159,7 +159,7 @@ def test_digits_of_another_seed_hold_out_others():
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: Digits(validation_fraction=0.0), "data.validation_fraction: expected between 1 and 177 of 178 items"),
     (lambda: Digits(validation_fraction=1.0), "data.validation_fraction"),
-    (lambda: Digits(pad=-1).split("train"), "data.pad: expected 0 or more, found -1"),
+    (lambda: Digits(pad=-1).split("train"), "data.pad: expected a number >= 0, found -1"),
     (lambda: Digits().split("test"), "split: expected one of train, validation of digits, found 'test'"),
 ])
 def test_wrong_settings_are_named(make, message):

@@ -41,14 +41,14 @@ def track(number: int, samples: int) -> np.ndarray:
     return np.stack([values, -values], 1).reshape(-1).astype(np.int16)
 
 
-def told(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def unpacked(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each sample, -1 <= x < 1, the number of its track and its time there."""
     values = (x * FULL_SCALE).round().long()
     return (values.abs() - 1) // STRIDE, (values.abs() - 1) % STRIDE * 2 + (values < 0)
 
 
 def tell(x: torch.Tensor) -> tuple[list[int], list[int]]:
-    return tuple(part.tolist() for part in told(x))
+    return tuple(part.tolist() for part in unpacked(x))
 
 
 def save(path: Path, sound: np.ndarray, rate: int = RATE, **options) -> Path:
@@ -173,7 +173,7 @@ def test_librispeech_as_published(folder, load, tmp_path):
     ({"test_subsets": ["test-clean"]}, "data.test_subsets: expected SPEAKER.* in .*test-clean, found none"),
     ({"validation_subsets": ["train-clean-100"]}, "data.validation_subsets: expected each subset once, found train-cl"),
     ({"train_subsets": ["../sounds/train-clean-100"]}, "data.train_subsets: expected a folder"),
-    ({"train_subsets": [], "test_subsets": ["dev-clean"]}, "expected sounds for training, found 1 that are not for it"),
+    ({"train_subsets": [], "test_subsets": ["dev-clean"]}, "expected audio files for training, found 1 of other splits"),
 ])
 def test_librispeech_subsets_are_checked(options, message, folder, load):
     root = folder({"train-clean-100/1/2/1-2-0000.flac": 100, "dev-clean/3/4/3-4-0000.flac": 100})
@@ -202,7 +202,7 @@ def test_speech_commands_as_published(folder, load, tmp_path):
         file.write("yes/99999999_nohash_0.wav\n")  # listed, not there: as in a part of the data
     assert files_of(load(root, SpeechCommands), "validation", paths) == files_of(data, "validation", paths)
     (root / "testing_list.txt").write_text("yes/99999999_nohash_0.wav\n")
-    with pytest.raises(InputError, match="testing_list.txt: expected recordings that lie beside it, found none"):
+    with pytest.raises(InputError, match="testing_list.txt: expected names of recordings in this folder, found none"):
         load(root, SpeechCommands)
     (root / "testing_list.txt").unlink()
     with pytest.raises(InputError, match="testing_list.txt: expected the published list .*, found nothing"):
@@ -257,24 +257,24 @@ def test_class_numbers_are_of_sorted_names():
 
 
 @pytest.mark.parametrize(("prepare", "message"), [
-    (lambda root: None, "expected a folder of sounds, found nothing"),
-    (lambda root: root.write_text("a file"), "expected a folder of sounds, found a file"),
-    (lambda root: root.mkdir(), "expected sounds .*, found none"),
-    (lambda root: (root.mkdir(), (root / "notes.txt").write_text("no sound")), "expected sounds .*, found none"),
+    (lambda root: None, "expected a folder of audio files, found nothing"),
+    (lambda root: root.write_text("a file"), "expected a folder of audio files, found a file"),
+    (lambda root: root.mkdir(), "expected audio files .*, found none"),
+    (lambda root: (root.mkdir(), (root / "notes.txt").write_text("no sound")), "expected audio files .*, found none"),
     (lambda root: (save(root / "train/0.wav", track(0, 100)), (root / "test").mkdir()),
-     "test: expected sounds .*, found none"),
-    (lambda root: save(root / "test/0.wav", track(0, 100)), "expected a folder train beside test, found none"),
+     "test: expected audio files .*, found none"),
+    (lambda root: save(root / "test/0.wav", track(0, 100)), "expected a folder train next to test, found none"),
     (lambda root: [save(root / name / "0.wav", track(0, 100)) for name in ("train", "val", "validation")],
      "expected one folder for validation, found validation and val"),
     (lambda root: [save(root / name, track(0, 100)) for name in ("train/a/0.wav", "train/b/0.wav", "test/c/0.wav")],
-     "c/0.wav: expected a sound in the folder of one of training's 2 speakers, found 'c'"),
+     "c/0.wav: expected a file in the folder of one of 2 training speakers, found 'c'"),
     (lambda root: [save(root / name, track(0, 100)) for name in ("train/a/0.wav", "train/b/0.wav", "test/0.wav")],
-     "0.wav: expected a sound in the folder of one of training's 2 speakers, found 'no such folder'"),
+     "0.wav: expected a file in the folder of one of 2 training speakers, found 'no such folder'"),
     (lambda root: (save(root / "train/0.wav", track(0, 100)), save(root / "train/1.wav", track(1, 100)),
                    save(root / "test/0.wav", track(0, 100)).write_bytes(b"")),
-     "expected sounds for test, found none that can be read"),
+     "expected audio files for test, found none that can be read"),
     (lambda root: (root.mkdir(), [(root / name).write_bytes(content) for name, content in damaged().items()]),
-     "expected a sound, found .*; none of 8 can be read"),
+     "expected an audio file, found .*; none of 8 can be read"),
 ], ids=["missing", "a file", "empty", "no sounds", "an empty split", "no train", "two validations", "unknown speaker",
         "no speaker", "none readable in test", "none readable"])
 def test_unusable_folders_are_refused(prepare, message, load, tmp_path):
@@ -291,16 +291,16 @@ def test_another_layout_is_refused(kind, message, folder, load):
     root = folder({"0.wav": 100})
     for name in ("validation_list.txt", "testing_list.txt"):
         (root / name).write_text("")
-    with pytest.raises(InputError, match=f"expected sounds as {message} lays them out, found none"):
+    with pytest.raises(InputError, match=f"expected audio files in the layout of {message}, found none"):
         load(root, kind)
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"sample_rate_hz": 0}, "data.sample_rate_hz: expected 1000 or more, found 0"),
-    ({"crop": 0}, "data.crop: expected 1 or more, found 0"),
-    ({"length": 0}, "data.length: expected 1 or more, found 0"),
-    ({"peak": 1.5}, "data.peak: expected 0 to 1, found 1.5"),
-    ({"workers": -1}, "data.workers: expected 0 or more, found -1"),
+    ({"sample_rate_hz": 0}, "data.sample_rate_hz: expected a number >= 1000, found 0"),
+    ({"crop": 0}, "data.crop: expected a number >= 1, found 0"),
+    ({"length": 0}, "data.length: expected a number >= 1, found 0"),
+    ({"peak": 1.5}, "data.peak: expected a number from 0 to 1, found 1.5"),
+    ({"workers": -1}, "data.workers: expected a number >= 0, found -1"),
     ({"validation_fraction": 0.0}, "data.validation_fraction: expected between 1 and 1 of 2 items, found 0"),
 ])
 def test_wrong_settings_are_named(options, message, folder, load):
@@ -323,7 +323,7 @@ def test_windows_lie_in_one_recording_of_training_and_cover_it(folder, load):
     epochs = 300
     batch = split.batch(torch.arange(len(split)).repeat(epochs), 0, torch.arange(epochs).repeat_interleave(len(split)))
     assert batch.x.shape == (epochs * len(split), 1, CROP) and (batch.lengths == CROP).all()
-    numbers, times = (part.reshape(-1, CROP) for part in told(batch.x))
+    numbers, times = (part.reshape(-1, CROP) for part in unpacked(batch.x))
     assert (numbers == trained.repeat(epochs)[:, None]).all()
     assert (times == times[:, :1] + torch.arange(CROP)).all()
     assert (times[:, -1] < torch.tensor(lengths)[numbers[:, -1]]).all()
@@ -335,7 +335,7 @@ def test_windows_lie_in_one_recording_of_training_and_cover_it(folder, load):
         assert ends is None or seen >= set(range(ends, lengths[number] - ends)), number
     held_out = everything(data, "validation")
     real = torch.arange(LENGTH) < held_out.lengths[:, None]
-    others = set(zip(*(part.reshape(-1, LENGTH)[real].tolist() for part in told(held_out.x)), strict=True))
+    others = set(zip(*(part.reshape(-1, LENGTH)[real].tolist() for part in unpacked(held_out.x)), strict=True))
     assert len(others) == held_out.lengths.sum() > 500
     assert not others & set(zip(numbers.reshape(-1).tolist(), times.reshape(-1).tolist(), strict=True))
 
@@ -359,7 +359,7 @@ def test_windows_are_a_function_of_seed_epoch_and_index(folder, load):
 
 def test_items_that_are_partly_augmented_are_refused(folder, load):
     split = load(folder(flat(4)), validation_fraction=0.25).split("train")
-    with pytest.raises(InputError, match="extract.views: expected 1 for sound"):
+    with pytest.raises(InputError, match="extract.views: expected 1 for audio"):
         split.batch(torch.tensor([0, 1]), epoch=torch.tensor([-1, 0]))
 
 
@@ -450,7 +450,7 @@ def test_strange_rates_take_no_gigabytes(tmp_path):
     """Two rates without a common factor would need 16,000 filters of 100,000 taps, 6 GB."""
     path = save(tmp_path / "0.wav", sine(1000, 99_991, 0.1), 99_991)
     assert abs(len(read_sound(path, RATE)) - 1600) <= 1
-    with pytest.raises(ValueError, match="its rate is 999 Hz"):
+    with pytest.raises(ValueError, match="its sample rate is 999 Hz"):
         read_sound(save(tmp_path / "1.wav", track(0, 100), 999), RATE)
 
 
@@ -524,8 +524,8 @@ def damaged() -> dict[str, bytes]:
 
 REASONS = {
     "cut.flac": "flac decoder lost sync", "cut.wav": "it ends before the length that its header gives",
-    "empty.wav": "Format not recognised", "text.wav": "Format not recognised", "nan.wav": "it holds NaN or infinity",
-    "header.wav": "it ends before the length that its header gives", "none.wav": "it holds no samples",
+    "empty.wav": "Format not recognised", "text.wav": "Format not recognised", "nan.wav": "it contains NaN or infinity",
+    "header.wav": "it ends before the length that its header gives", "none.wav": "it contains no samples",
     "endless.flac": "it is too long: 68719476735 samples",
 }
 
@@ -542,7 +542,7 @@ def test_unreadable_sounds_are_named_counted_and_left_out(folder, load, capsys, 
             root.rename(place)
         data = load(place, name="sounds", validation_fraction=0.25)
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-        assert len(lines) == 1 and "left out 8 of 28 sounds" in lines[0]
+        assert len(lines) == 1 and "left out 8 of 28 audio files" in lines[0]
         for name, reason in REASONS.items():
             assert f"{place / name}: {reason}" in lines[0]
         assert sorted(tracks(data, "train") + tracks(data, "validation")) == list(range(20))
@@ -611,7 +611,7 @@ def test_an_unknown_length_is_said_to_be_that(tmp_path):
     whole[21] &= 0xF0
     whole[22:26] = b"\0" * 4
     (tmp_path / "0.flac").write_bytes(whole)
-    with pytest.raises(ValueError, match="its header does not say how long it is"):
+    with pytest.raises(ValueError, match="its header gives no length"):
         read_sound(tmp_path / "0.flac", RATE)
 
 
@@ -627,7 +627,7 @@ def test_loading_a_few_names_those_that_fail(tmp_path, capsys):
         torch.set_num_threads(threads)
     assert paths == [good] and tell(loaded[0]) == ([1] * 100, list(range(100))) and loaded[0].dtype == torch.float32
     assert str(bad) in capsys.readouterr().err
-    with pytest.raises(InputError, match="bad.wav: expected a sound, found Format not .*; none of 1 can be read"):
+    with pytest.raises(InputError, match="bad.wav: expected an audio file, found Format not .*; none of 1 can be read"):
         load_sounds([bad], RATE)
     assert find_sounds(good) == [good] and find_sounds(tmp_path) == [bad, good]
     (tmp_path / "empty").mkdir()
@@ -678,14 +678,14 @@ def note(notes: Path, lengths: list) -> None:
 @pytest.mark.parametrize(("damage", "message"), [
     (lambda samples, notes: os.truncate(samples, 100), "i16: expected 400 bytes, found 100; remove it"),
     (lambda samples, notes: samples.unlink(), "i16: expected 400 bytes, found 0; remove it"),
-    (lambda samples, notes: notes.write_bytes(b""), "json: expected notes on decoded sounds, found none; remove it"),
-    (lambda samples, notes: notes.write_text("[]"), "json: expected notes on decoded sounds, found none"),
-    (lambda samples, notes: notes.write_text("{}"), "json: expected notes on decoded sounds, found none"),
-    (lambda samples, notes: note(notes, ["a"]), "json: expected notes on decoded sounds, found none"),
-    (lambda samples, notes: note(notes, [200]), "json: expected the lengths of 2 sounds, found others; remove it"),
-    (lambda samples, notes: note(notes, [[200, 0]]), "json: expected the lengths of 2 sounds"),
-    (lambda samples, notes: note(notes, [300, -100]), "json: expected the lengths of 2 sounds"),
-    (lambda samples, notes: (note(notes, [0, 0]), os.truncate(samples, 0)), "json: expected the lengths of 2 sounds"),
+    (lambda samples, notes: notes.write_bytes(b""), "json: expected lengths of decoded files, found other content; remove it"),
+    (lambda samples, notes: notes.write_text("[]"), "json: expected lengths of decoded files, found other content"),
+    (lambda samples, notes: notes.write_text("{}"), "json: expected lengths of decoded files, found other content"),
+    (lambda samples, notes: note(notes, ["a"]), "json: expected lengths of decoded files, found other content"),
+    (lambda samples, notes: note(notes, [200]), "json: expected the lengths of 2 audio files, found others; remove it"),
+    (lambda samples, notes: note(notes, [[200, 0]]), "json: expected the lengths of 2 audio files"),
+    (lambda samples, notes: note(notes, [300, -100]), "json: expected the lengths of 2 audio files"),
+    (lambda samples, notes: (note(notes, [0, 0]), os.truncate(samples, 0)), "json: expected the lengths of 2 audio files"),
 ], ids=["cut", "gone", "empty notes", "a list", "no keys", "no numbers", "too few", "nested", "negative", "nothing"])
 def test_a_damaged_cache_is_named(damage, message, folder, load, tmp_path):
     root = folder(flat(2))
@@ -785,7 +785,7 @@ def test_words_and_voices_are_labels(spoken):
     ({"validation_fraction": 0.0}, "data.validation_fraction: expected between 1 and 11 of 12 items, found 0"),
     ({"test_fraction": 0.75}, "data.test_fraction: expected 0 to 8 of 12 clips, found 9"),
     ({"test_fraction": -0.5}, "data.test_fraction: expected 0 to 8 of 12 clips, found -6"),
-    ({"sample_rate_hz": 10}, "data.sample_rate_hz: expected 1000 or more, found 10"),
+    ({"sample_rate_hz": 10}, "data.sample_rate_hz: expected a number >= 1000, found 10"),
 ])
 def test_wrong_settings_are_named_before_anything_is_spoken(options, message, spoken, tmp_path):
     with pytest.raises(InputError) as error:

@@ -29,7 +29,7 @@ def test_a_code_has_the_phoneme_at_its_centre():
 
 @pytest.mark.parametrize("intervals", [[("a", 0, 50), ("b", 40, 60)], [("a", 50, 60), ("b", 0, 50)], [("a", 5, 3)]])
 def test_intervals_follow_one_another(intervals):
-    with pytest.raises(ValueError, match="in order and apart"):
+    with pytest.raises(ValueError, match="in order and without overlap"):
         frame_labels(intervals, 2, 64)
 
 
