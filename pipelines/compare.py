@@ -23,17 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.evaluation import file_rates
 from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError, one_line_errors
 from pipelines.media import plots
 from pipelines.media.images import image_rows, write_image
-from pipelines.runs.config import CONFIGS, build, find_target, read_config
+from pipelines.runs.config import CONFIGS, build, composed, find_target, read_config, resolved
 from pipelines.runs.store import Run, load_stage1
 from pipelines.splits.base import Data
 from pipelines.training.log import read_metrics
@@ -139,7 +135,7 @@ def make_systems(spec: dict, overrides: list[str], only: list[str], out: Path) -
         choices, own = combinations[name]
         run = Run(out / re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-"))
         given = [*spec["overrides"], *own, *overrides, f"runs_dir={out}", f"run={run.root.name}"]
-        systems.append(System(name, choices, run, given, composed(name, given)))
+        systems.append(System(name, choices, run, given, configuration(name, given)))
     for system in systems:
         if system.config["data"] != systems[0].config["data"]:
             raise InputError(f"{system.name}: expected the data of {systems[0].name}, found others; say data=NAME")
@@ -151,13 +147,12 @@ def in_words(choices: dict[str, str | float]) -> str:
     return ", ".join(choice if isinstance(choice, str) else f"{axis} {choice}" for axis, choice in choices.items())
 
 
-def composed(name: str, overrides: list[str]) -> dict:
-    """The configuration that a command makes of its overrides."""
+def configuration(name: str, overrides: list[str]) -> dict:
+    """What a command makes of its overrides, but for what only the data know."""
     try:
-        with initialize_config_dir(CONFIGS, version_base="1.3"):
-            return OmegaConf.to_container(compose("main", overrides=overrides), resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(f"{name}: expected overrides that fit it, found: {str(error).splitlines()[0]}") from None
+        return resolved(composed(overrides))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def measure(system: System, with_prior: bool) -> None:
