@@ -20,7 +20,6 @@ GROUPS = {
     "likelihood_name": "autoencoder/likelihood",
     "autoencoder_name": "autoencoder",
     "prior_name": "prior",
-    "data_name": "data",
 }
 
 

@@ -1,10 +1,9 @@
-"""Every configs/autoencoder/*.yaml: encoder and decoder fit each other, the data, and no example sees its batchmates."""
+"""Every configs/autoencoder/*.yaml: encoder and decoder fit each other and the data; no example sees its batchmates."""
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from pipelines.files.errors import InputError
 from pipelines.runs.config import FACT, build, composed
 from pipelines.runs.facts import complete
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
@@ -59,7 +58,7 @@ def pairs():
                     pair = Pair(name, shape)
                     pair.evaluate(slice(1))
                     made[name].append(pair)
-                except (InputError, ValueError, RuntimeError) as error:  # another number of axes or channels
+                except Exception as error:  # another number of axes or channels: nothing says how that is refused
                     refused.append(f"{shape}: {error}")
             assert made[name], f"{name} takes none of the examples; {refused}"
         return made[name]
