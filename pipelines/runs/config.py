@@ -70,7 +70,8 @@ def settle_bottleneck(cfg: DictConfig, hydra: DictConfig) -> DictConfig:
             expected = ", ".join(key for key in cfg.autoencoder.bottleneck if key != "_target_")
             raise InputError(f"autoencoder.bottlenecks.{name}: expected one of {expected}, found {key!r}")
         cfg.autoencoder.bottleneck[key] = value
-    for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
+    given = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    for override in OverridesParser.create().parse_overrides(given):
         key = override.key_or_group
         if f"{key}.".startswith("autoencoder.bottleneck.") and not override.is_delete():
             OmegaConf.update(cfg, key, override.value(), merge=True)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from pipelines.files.errors import InputError
@@ -68,16 +69,13 @@ AUGMENTED = {"pad": 2, "flip": True}  # settings of augmentation that some have
 
 def pytest_generate_tests(metafunc):
     if "data_name" in metafunc.fixturenames:
-        metafunc.parametrize("data_name", [name for name in data_names() if name in FILES or is_embedded(name)])
+        metafunc.parametrize("data_name", data_names())
 
 
 def data_names() -> list[str]:
     folders = [Path(CONFIGS), *plugins.config_folders()]
-    return [path.stem for folder in folders for path in sorted((folder / "data").glob("*.yaml"))]
-
-
-def is_embedded(name: str) -> bool:
-    return not {"root", "run"} & set(composed(["~experiment", f"data={name}"]).data)
+    paths = [path for folder in folders for path in sorted((folder / "data").glob("*.yaml"))]
+    return [path.stem for path in paths if path.stem in FILES or not {"root", "run"} & set(OmegaConf.load(path))]
 
 
 @pytest.fixture(scope="module")
