@@ -13,7 +13,8 @@ from pipelines.training.log import RunLog
 from pipelines.training.loop import Task
 from stage1_vqvae.bottlenecks.base import Latent
 
-Show = Callable[[nn.Module, Batch, Tensor | None, RunLog, int], None]  # (model, batch, labels, log, step): to TensorBoard
+# (model, batch, labels, log, step): writes examples to TensorBoard
+Show = Callable[[nn.Module, Batch, Tensor | None, RunLog, int], None]
 FEWEST_BATCHES = 4  # that a bottleneck is initialised from
 
 
