@@ -1,9 +1,9 @@
-"""Encoder and decoder of sound (b c t): strided convolutions down to one vector for many samples, and back up.
+"""Encoder and decoder of audio (b c t): strided convolutions down to one vector for many samples, and back up.
 
-van den Oord et al. (arXiv 1711.00937, section 4.3): six convolutions of stride 2 and window 4, so one latent for 64
-samples. Here the residual blocks of the images' networks, of one axis, follow at the codes' rate, where they cost little;
-other strides make other factors. The upsampler is the mirrored half of the decoder: with a WaveNet behind it, it gives
-the features that condition each sample; alone, with `out_channels` a symbol's logits, it is a plain, fast decoder.
+van den Oord et al. (arXiv 1711.00937, section 4.3): six convolutions of stride 2 and window 4, so one latent per 64
+samples. Here one-dimensional residual blocks follow at the rate of the codes, where they cost little; other strides
+give other factors. The upsampler mirrors the encoder. Before a WaveNet it gives the features that condition each
+sample; alone, with the logits of a symbol as `out_channels`, it is a plain, fast decoder.
 
 Axes: b batch, c channels, t samples, n positions of the codes, L label columns, d latent dimension.
 """
@@ -61,8 +61,8 @@ class SoundEncoder(nn.Module):
 class SoundUpsampler(nn.Module):
     """Latents (b, dim, n) and labels (b, L) -> (b, out_channels, n * product of factors).
 
-    Residual blocks at the codes' rate, each told the labels, then transposed convolutions of window 2 f for every
-    factor f. `num_classes`: one entry a label column.
+    Residual blocks at the rate of the codes, each conditioned on the labels, then a transposed convolution of window
+    2 f per factor f. `num_classes`: one entry per label column.
     """
 
     def __init__(
@@ -119,11 +119,11 @@ class ResidualBlock(nn.Module):
 
 
 class SpectralGuide(nn.Module):
-    """Teaches an upsampler the sound's log spectrum directly: squared error / variance-free, times `weight`.
+    """Teaches an upsampler the log spectrum of the audio directly: mean squared error times `weight`.
 
-    Beyond the paper: through a WaveNet alone, whose own past explains most of a sample, codes learn content slowly. A
-    linear map of the features, averaged over `hop_length` samples, is compared with log magnitudes of `num_bands`
-    triangular bands, spaced as the mel scale, of windows of `window_length` samples (None: 4 hops) at each hop.
+    Beyond the paper: through a WaveNet alone, which predicts most of a sample from its own past, codes learn content
+    slowly. A linear map of the features, averaged over `hop_length` samples, is compared with the log magnitudes of
+    `num_bands` triangular bands on the mel scale, of windows of `window_length` samples (None: 4 hops), once per hop.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class SpectralGuide(nn.Module):
 
     @torch.no_grad()
     def log_bands(self, levels: Tensor) -> Tensor:
-        """-> (b, n, bands): natural logarithms of magnitudes, of about unit variance in speech."""
+        """-> (b, n, bands): natural logarithms of magnitudes, in speech of about unit variance."""
         with torch.autocast(levels.device.type, enabled=False):
             wave = expand(levels[:, 0].to(self.window.dtype) / (LEVELS - 1) * 2 - 1)
             size, hop = len(self.window), self.hop_length
@@ -160,13 +160,13 @@ class SpectralGuide(nn.Module):
 
 
 def mel_bands(size: int, sample_rate_hz: int, num_bands: int) -> Tensor:
-    """(size / 2 + 1, num_bands): triangles over an FFT's frequencies, at equal distances in mel, each of sum 1."""
+    """(size / 2 + 1, num_bands): triangles over the frequencies of an FFT, equally spaced in mel, each of sum 1."""
     mel = torch.linspace(0, 2595 * math.log10(1 + sample_rate_hz / 2 / 700), num_bands + 2)
     edges = 700 * (10 ** (mel / 2595) - 1)
     hz = torch.linspace(0, sample_rate_hz / 2, size // 2 + 1)[:, None]
     rising, falling = (hz - edges[:-2]) / (edges[1:-1] - edges[:-2]), (edges[2:] - hz) / (edges[2:] - edges[1:-1])
     triangles = torch.minimum(rising, falling).clamp(min=0)
-    # where bands are narrower than the FFT resolves, a band is its nearest frequency
+    # a band narrower than the FFT's resolution becomes its nearest frequency
     nearest = F.one_hot((hz - edges[1:-1]).abs().argmin(0), size // 2 + 1).T.to(triangles.dtype)
     triangles = torch.where(triangles.sum(0) > 0, triangles, nearest)
     return triangles / triangles.sum(0)
@@ -180,12 +180,12 @@ def _checked_strides(strides: Sequence[int]) -> tuple[int, ...]:
 
 @torch.no_grad()
 def _initialise(network: nn.Module) -> None:
-    """He et al. (arXiv 1502.01852), as the images' networks; residual branches start at zero, labels near it."""
+    """He et al. (arXiv 1502.01852), as for images; residual branches start at zero, labels near zero."""
     for module in network.modules():
         if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
             taps = module.in_channels * module.kernel_size[0]
             if isinstance(module, nn.ConvTranspose1d):
-                taps //= module.stride[0]  # of its kernel, each output sees one tap in so many
+                taps //= module.stride[0]  # each output sees one in `stride` taps of its kernel
             last = module is getattr(network, "out", None)
             nn.init.normal_(module.weight, std=(1.0 if last else math.sqrt(2)) / math.sqrt(taps))
             nn.init.zeros_(module.bias)

@@ -1,7 +1,8 @@
 """The first stage: encoder, bottleneck, decoder and likelihood, from data units to data units.
 
 van den Oord, Vinyals, Kavukcuoglu, "Neural Discrete Representation Learning" (arXiv 1711.00937), equation 3, with the
-rate term of a variational bound beside it: constant (log K a code) where the codes' prior is uniform, as in the paper.
+rate of a variational bound in addition: constant (log K per code) where the prior of the codes is uniform, as in the
+paper.
 
 Axes: b batch, c channels, *grid positions.
 """
@@ -21,35 +22,35 @@ from stage1_vqvae.likelihoods.categorical import Categorical
 
 @dataclass(frozen=True)
 class Output:
-    """One training forward."""
+    """The result of a forward pass in training."""
 
-    loss: Tensor  # () what is minimised: mean of bound, + auxiliary
-    objective: Tensor  # (b,) the likelihood's, per data dimension: with a Gaussian of given variance the NMSE
-    bound: Tensor  # (b,) objective + beta rate / data dimensions; of several samples their multi-sample bound
-    auxiliary: Tensor  # () the latent's loss and that of an autoregressive decoder's guide
-    z_e: Tensor  # (b, in_dim, *grid) what the bottleneck read
+    loss: Tensor  # () the training loss: mean of bound, plus auxiliary
+    objective: Tensor  # (b,) of the likelihood, per data dimension: with a Gaussian of given variance the NMSE
+    bound: Tensor  # (b,) objective + beta rate / data dimensions; for several samples their multi-sample bound
+    auxiliary: Tensor  # () losses of the latent and of an autoregressive decoder's guide
+    z_e: Tensor  # (b, in_dim, *grid) the bottleneck's input
     latent: Latent
-    params: Tensor  # the decoder's output: the likelihood's parameters, (b, c * params_per_value, *grid), as z_q's rows
+    params: Tensor  # (rows of z_q, c * params_per_value, *grid) the decoder's output
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One exact evaluation."""
+    """The result of an exact evaluation."""
 
     nll_nats: Tensor  # (b,) float64, -log p(x | z_q): the distortion of the bound nll + rate
     rate_nats: Tensor  # (b,) float64
-    z_e: Tensor  # (b, in_dim, *grid) what the bottleneck read
+    z_e: Tensor  # (b, in_dim, *grid) the bottleneck's input
     latent: Latent
-    reconstruction: Tensor | None  # (b, c, *grid) in data units; None where it is drawn and there are no uniforms
+    reconstruction: Tensor | None  # (b, c, *grid) in data units; None if drawn, without uniforms
 
 
 class Autoencoder(nn.Module):
     """Data are given and returned in data units (uint8 images, waves in [-1, 1]): scaling lives in the likelihood.
 
-    `beta` weighs the rate; it grows linearly from 0 over the first `beta_warmup_steps`.
-    `labels` (b, L) int64 are those that the decoder is conditioned on, None for one that is not.
-    `lengths` (b,) int64 say how much of the first grid axis is data, where items are padded: the rest counts nowhere but
-    in what the bottleneck learns from, which is sound followed by silence.
+    `beta` is the weight of the rate; it grows linearly from 0 over the first `beta_warmup_steps`.
+    `labels` (b, L) int64 condition the decoder; None for an unconditional decoder.
+    `lengths` (b,) int64 say how much of the first grid axis is data where items are padded. Padding is excluded from
+    loss and metrics, but still updates the codebook: it is silence.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Autoencoder(nn.Module):
         uniforms: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Output:
-        """x (b, c, *grid) in data units -> the loss and what it is made of. uniforms: the bottleneck's noise."""
+        """x (b, c, *grid) in data units -> the loss and its terms. uniforms: the noise of the bottleneck."""
         z_e = self.embed(x)
         latent = self.bottleneck(z_e, step, uniforms)
         samples = len(latent.z_q) // len(x)
@@ -103,7 +104,7 @@ class Autoencoder(nn.Module):
         return self.beta * min(1.0, step / self.beta_warmup_steps)
 
     def embed(self, x: Tensor) -> Tensor:
-        """x in data units -> z_e (b, dim, *grid), what the bottleneck reads."""
+        """x in data units -> z_e (b, in_dim, *grid), the bottleneck's input."""
         return self.encoder(self.likelihood.to_network(x))
 
     @torch.no_grad()
@@ -114,7 +115,7 @@ class Autoencoder(nn.Module):
         uniforms: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Evaluation:
-        """Exact figures of each example, in eval mode: nothing is learned from it. uniforms: as of `decode`."""
+        """Exact figures per example, in eval mode: nothing is learned. uniforms: as for `decode`."""
         with self._evaluating():
             z_e = self.embed(x)
             latent = self.bottleneck(z_e)
@@ -132,7 +133,7 @@ class Autoencoder(nn.Module):
     def nll_nats(
         self, x: Tensor, z_q: Tensor, labels: Tensor | None = None, lengths: Tensor | None = None
     ) -> Tensor:
-        """Exact -log p(x | z_q) (b,) float64, in eval mode, of any z_q (b, dim, *grid)."""
+        """Exact -log p(x | z_q) (b,) float64, in eval mode, for any z_q (b, dim, *grid)."""
         with self._evaluating():
             return self.likelihood.nll_nats(self._predict(z_q, x, labels).params, x, lengths)
 
@@ -155,8 +156,8 @@ class Autoencoder(nn.Module):
     ) -> Tensor:
         """codes (b, *grid[, g]) int64 -> x in data units, in eval mode: the likelihood's mean.
 
-        With an autoregressive decoder its ancestral sample, from uniforms (b, *data grid) float64 in [0, 1): for as much
-        of the first axis as there are. progress: called with (positions done, positions in all) as they are drawn."""
+        With an autoregressive decoder its ancestral sample, from uniforms (b, *data grid) float64 in [0, 1), which may
+        be shorter in the first axis. progress: called with (positions done, positions in total)."""
         if not isinstance(self.bottleneck, Quantizer):
             raise ValueError(f"expected a bottleneck with codes, found {type(self.bottleneck).__name__}")
         with self._evaluating():
@@ -164,13 +165,13 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def decode_latent(self, z_q: Tensor, labels: Tensor | None = None, uniforms: Tensor | None = None) -> Tensor:
-        """z_q (b, dim, *grid), what the decoder reads, of any bottleneck -> x in data units, as `decode`."""
+        """z_q (b, dim, *grid) of any bottleneck -> x in data units, as `decode`."""
         with self._evaluating():
             return self._reconstruct(z_q, labels, uniforms)
 
     @torch.no_grad()
     def latent_grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The grid of latents of one example (c, *grid)."""
+        """The grid of the latents of one example (c, *grid)."""
         levels = torch.zeros(1, *shape, dtype=torch.int64, device=self.likelihood.scale.device)
         return self.embed(self.likelihood.from_levels(levels)).shape[2:]
 
@@ -193,7 +194,7 @@ class Autoencoder(nn.Module):
         return self.likelihood.mean(self.decoder(z_q) if labels is None else self.decoder(z_q, labels))
 
     def _counted_rate(self, latent: Latent, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """(b,) the rate of the latents that stand for data: their number is the lengths' share, rounded up."""
+        """(b,) the rate of the latents that are not padding: their number is the share of the lengths, rounded up."""
         if lengths is None:
             return latent.rate_nats
         if not self.bottleneck.rate_is_constant:
@@ -204,7 +205,7 @@ class Autoencoder(nn.Module):
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Eval mode within; each module's own mode again after."""
+        """Eval mode within; afterwards each module is in its own mode again."""
         training = [module for module in self.modules() if module.training]
         self.eval()
         try:

@@ -1,6 +1,6 @@
 """A decoder that is itself a causal network: WaveNet for speech (arXiv 1711.00937, section 4.3), PixelCNN for pixels.
 
-This package knows no such network. It is composed in a configuration: `network` and `sampler` are handed in.
+This package contains no such network: a configuration composes it, and `network` and `sampler` are passed in.
 Axes: b batch, d latent dimension, c channels, k levels, *grid the data's positions.
 """
 
@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a causal network was asked with the data before each position."""
+    """The prediction of each position from the data before it."""
 
-    params: Tensor  # (b, k, *grid): logits, what the likelihood is told
-    loss: Tensor | float  # () the guide's, weighted; 0 without one
+    params: Tensor  # (b, k, *grid): logits, the parameters of the likelihood
+    loss: Tensor | float  # () of the guide, weighted; 0 without a guide
 
 
 class AutoregressiveDecoder(nn.Module):
     """p(x | z_q, labels), position by position.
 
-    upsampler: (z_q (b, d, *codes' grid)[, labels]) -> features (b, c, *grid) on the data's own grid.
-    network: (levels int64 (b, *grid), labels, features) -> logits (b, k, *grid), each from earlier levels alone.
+    upsampler: (z_q (b, d, *codes' grid)[, labels]) -> features (b, c, *grid) on the grid of the data.
+    network: (levels int64 (b, *grid), labels, features) -> logits (b, k, *grid), each from earlier levels only.
     sampler: (network, uniforms float64 (b, *grid), labels=, local=features, progress=) -> levels (b, *grid).
     guide: (features, levels) -> a loss () that teaches the upsampler directly, or None.
     """
@@ -37,7 +37,7 @@ class AutoregressiveDecoder(nn.Module):
         self.guide = guide
 
     def forward(self, z_q: Tensor, labels: Tensor | None, levels: Tensor) -> Prediction:
-        """levels int64 (b, 1, *grid): the data that are to be explained."""
+        """levels int64 (b, 1, *grid): the data to predict."""
         if levels.shape[1] != 1:
             raise ValueError(f"expected one channel for an autoregressive decoder, found {levels.shape[1]}")
         features = self._features(z_q, labels)
@@ -53,7 +53,7 @@ class AutoregressiveDecoder(nn.Module):
     ) -> Tensor:
         """uniforms float64 (b, *grid) -> levels int64 (b, 1, *grid), drawn one after another.
 
-        The first axis of the grid may be shorter than what z_q stands for: the rest is not drawn."""
+        The first axis of the grid may be shorter than that of the features: the rest is not drawn."""
         features = self._features(z_q, labels)[:, :, : uniforms.shape[1]].contiguous()
         return self.sampler(self.network, uniforms, labels=labels, local=features, progress=progress)[:, None]
 

@@ -1,7 +1,7 @@
 """Lower bounds of log p(x) in nats, example by example, in float64.
 
-They bound a probability mass where log p(x | z) is one, as every likelihood's -nll_nats is. Dividing by dimensions and
-log 2 is the caller's. With codes that are a function of x, as in VQ-VAE, q is 1 and the bound log p(x | z) + log p(z).
+They bound a probability mass where p(x | z) is a mass, as every likelihood's nll_nats is. The caller divides by the
+dimensions and log 2. With codes that are a function of x, as in VQ-VAE, q is 1 and the bound log p(x | z) + log p(z).
 
 Axes: b examples, k samples of the posterior of each, *latent axes of one example's latents.
 """
@@ -15,13 +15,13 @@ from torch import Tensor
 
 
 class Distribution(Protocol):
-    """What is asked of a posterior, torch.distributions.Normal for one; of a prior only log_prob."""
+    """The interface of a posterior, e.g. torch.distributions.Normal; a prior needs log_prob only."""
 
     def icdf(self, value: Tensor) -> Tensor:
         """Uniforms (b, *latent) -> a sample z of the same shape."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """z (b, *latent) -> (b, ...), terms to be summed: one for each element, or the total (b,)."""
+        """z (b, *latent) -> (b, ...), terms to be summed: one per element, or the total (b,)."""
 
 
 def elbo(log_px_z: Tensor, log_pz: Tensor, log_qz: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def elbo(log_px_z: Tensor, log_pz: Tensor, log_qz: Tensor) -> Tensor:
 def iwae(log_w: Tensor) -> Tensor:
     """Log weights (k, b) -> (b,) log of the mean weight (Burda et al., arXiv 1509.00519, equation 8).
 
-    In expectation it rises with k, from the ELBO to log p(x), and never beyond. VIMCO's multi-sample bound (Mnih and
+    In expectation it rises with k from the ELBO towards log p(x). VIMCO's multi-sample bound (Mnih and
     Rezende, arXiv 1602.06725, equation 4) is the same number."""
     return torch.logsumexp(log_w.double(), dim=0) - math.log(len(log_w))
 
@@ -44,11 +44,12 @@ def iwae(log_w: Tensor) -> Tensor:
 def log_weights(
     log_likelihood: Callable[[Tensor], Tensor], posterior: Distribution, prior: Distribution, uniforms: Iterable[Tensor]
 ) -> Tensor:
-    """(k, b) float64: `elbo` of k samples of the posterior, one for each of `uniforms`, (b, *latent) float64 in [0, 1).
+    """(k, b) float64: `elbo` of k samples of the posterior, one per element of `uniforms`, each (b, *latent) float64 in
+    [0, 1).
 
     log_likelihood: z (b, *latent) float64 -> log p(x | z) (b,). The posterior's parameters should be float64 too.
     The mean over k estimates the ELBO, `iwae` of the first j rows the bound with j samples. Samples are decoded one
-    after another, so a generator of uniforms keeps memory at one batch whatever k is. With an autoencoder:
+    after another: with a generator of uniforms, memory does not grow with k. With an autoencoder:
 
         log_likelihood = lambda z: -likelihood.nll_nats(decoder(z.float()), x)
     """
@@ -56,7 +57,7 @@ def log_weights(
     for u in uniforms:
         if u.dtype != torch.float64:
             raise ValueError(f"uniforms: expected dtype torch.float64, found {u.dtype}")
-        z = posterior.icdf(u.clamp(min=2**-54))  # of a Normal, 0 would be -inf; half the smallest other draw instead
+        z = posterior.icdf(u.clamp(min=2**-54))  # a Normal gives -inf at 0: half the smallest other draw instead
         rows.append(elbo(log_likelihood(z), _total(prior.log_prob(z)), _total(posterior.log_prob(z))))
     return torch.stack(rows)
 

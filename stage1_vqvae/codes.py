@@ -1,7 +1,7 @@
-"""Encoder and decoder of codes (b, g, h, w), the second level of a hierarchy: the networks of images, made to fit.
+"""Encoder and decoder of codes (b, g, h, w), the second level of a hierarchy: networks of images, fitted to any grid.
 
-Images' networks halve and double; a grid of codes has any size. 21x21 codes, two halvings: embedded and padded to
-24x24, encoded on 6x6; decoded on 24x24, of which the first 21x21 are kept.
+Networks of images halve and double the grid, while a grid of codes has any size. Example with two halvings: 21x21 codes
+are embedded, padded to 24x24 and encoded to 6x6; decoding gives 24x24, of which the first 21x21 are kept.
 Axes: b batch, g codebooks of the first level, c channels, h rows, w columns.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 class CodeEncoder(nn.Module):
     """Codes int64 (b, in_channels, h, w) -> the sum of their embeddings (b, channels, h, w) -> encoder.
 
-    Rows and columns of zeros follow the last ones up to a multiple of `encoder.stride`.
+    Rows and columns of zeros are appended up to a multiple of `encoder.stride`.
     """
 
     def __init__(self, encoder: nn.Module, num_codes: int, in_channels: int, channels: int):
@@ -21,7 +21,7 @@ class CodeEncoder(nn.Module):
         self.encoder = encoder
         self.embeddings = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(in_channels))
         for table in self.embeddings:
-            nn.init.normal_(table.weight, std=in_channels**-0.5)  # their sum has unit variance
+            nn.init.normal_(table.weight, std=in_channels**-0.5)  # the sum has unit variance
 
     def forward(self, x: Tensor) -> Tensor:
         embedded = sum(table(codes) for table, codes in zip(self.embeddings, x.unbind(1), strict=True)).movedim(-1, 1)
@@ -30,7 +30,7 @@ class CodeEncoder(nn.Module):
 
 
 class CroppedDecoder(nn.Module):
-    """The first `data_grid` rows and columns of what a decoder makes; ValueError where it makes fewer."""
+    """The first `data_grid` rows and columns of a decoder's output; ValueError where there are fewer."""
 
     def __init__(self, decoder: nn.Module, data_grid: list[int]):
         super().__init__()

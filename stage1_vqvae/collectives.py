@@ -1,4 +1,4 @@
-"""What the ranks of a distributed run share: sums, values and noise. A single process is its own first rank."""
+"""Shared by the ranks of a distributed run: sums, values and noise. A single process is rank 0 of 1."""
 
 import torch
 import torch.distributed as dist
@@ -6,14 +6,14 @@ from torch import Tensor
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's rank and how many there are: (0, 1) where torch.distributed was not initialised."""
+    """The rank of this process and the number of ranks: (0, 1) where torch.distributed is not initialised."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def all_sum(x: Tensor) -> Tensor:
-    """The sum of `x` over all ranks, in place, the same bits on each."""
+    """The sum of `x` over all ranks, in place, the same bits on every rank."""
     if rank_and_world()[1] > 1:
         dist.all_reduce(x)
     return x
@@ -29,8 +29,8 @@ def from_first_rank(x: Tensor) -> Tensor:
 def global_uniforms(batch: int, *shape: int, device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
     """Uniforms (batch, *shape) in [0, 1) for this rank's rows of the global batch.
 
-    Drawn for all of it from the device's global generator, seeded alike on every rank: noise does not depend on how the
-    batch is split."""
+    The whole batch is drawn from the global generator of the device, which has the same seed on every rank: the noise
+    does not depend on how the batch is split."""
     rank, world = rank_and_world()
     drawn = torch.rand(world * batch, *shape, dtype=dtype, device=device)
     return drawn[rank * batch : (rank + 1) * batch]

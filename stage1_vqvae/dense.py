@@ -1,6 +1,6 @@
-"""One latent vector for all of an example: any encoder and decoder with a linear layer between grid and vector.
+"""One latent vector per example: any encoder and decoder, with a linear layer between grid and vector.
 
-The vector is a grid of one position, so that every bottleneck fits: (b, dim, 1, 1) for images.
+The vector is a grid of one position, so every bottleneck fits: (b, dim, 1, 1) for images.
 Example: features 64 on a grid of 7x7, dim 2: (b, 1, 28, 28) -> (b, 64, 7, 7) -> (b, 2, 1, 1), and back.
 """
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class DenseEncoder(nn.Module):
-    """x -> encoder -> (b, features, *grid) -> (b, dim, 1, ..); ValueError where the encoder makes another grid of x."""
+    """x -> encoder -> (b, features, *grid) -> (b, dim, 1, ..); ValueError where encoder gives another grid."""
 
     def __init__(self, encoder: nn.Module, features: int, grid: list[int], dim: int):
         super().__init__()
@@ -41,7 +41,7 @@ class DenseDecoder(nn.Module):
 
 @torch.no_grad()
 def _linear(inputs: int, outputs: int) -> nn.Linear:
-    """Keeps the variance of what it reads; the bias starts at zero."""
+    """Keeps the variance of its input; the bias starts at zero."""
     layer = nn.Linear(inputs, outputs)
     layer.weight.normal_(std=1 / math.sqrt(inputs))
     layer.bias.zero_()

@@ -2,13 +2,13 @@
 
 The arguments cover two networks:
 
-- van den Oord et al. (arXiv 1711.00937, section 4.1): strided 4x4 convolutions and two residual blocks, all of 256
-  units; the decoder mirrors it. hidden = outer_hidden = residual_hidden = 256, mixing_convolution = False.
+- van den Oord et al. (arXiv 1711.00937, section 4.1): strided 4x4 convolutions and two residual blocks, all with
+  256 units; the decoder mirrors them. hidden = outer_hidden = residual_hidden = 256, mixing_convolution = False.
 - Sonnet's CIFAR-10 example (vqvae_example.ipynb): 64 units in the outer, 128 in the inner convolution, a 3x3
   convolution, residual blocks 128 -> 32 -> 128. hidden = 128, outer_hidden = 64, residual_hidden = 32,
   mixing_convolution = True.
 
-Every one of the `num_downsamplings` s halves height and width: (b, 3, 32, 48), s = 2 -> (b, dim, 8, 12).
+Each of the s = `num_downsamplings` halves height and width: (b, 3, 32, 48), s = 2 -> (b, dim, 8, 12).
 """
 
 import math
@@ -19,18 +19,18 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def initialise(network: nn.Module, output_gain: float, initial_scale: float) -> None:
-    """He et al. (arXiv 1502.01852): each ReLU keeps the variance of what it reads; residual branches start at zero.
+    """He et al. (arXiv 1502.01852): each ReLU keeps the variance of its input; residual branches start at zero.
 
-    After 3,000 updates of the CIFAR-10 example this is 4 % less error than PyTorch's default. `output_gain` is the
+    After 3,000 updates of the CIFAR-10 example the error is 4 % lower than with PyTorch's default. `output_gain` is the
     standard deviation of the last layer's output for input of unit variance. Biases start at zero. `initial_scale`
-    multiplies the weights before the last layer's: Adam's steps, whose size is given, turn smaller weights further.
+    multiplies the weights of all layers but the last: Adam's steps have a fixed size, so they turn small weights more.
     """
     transposed = (nn.ConvTranspose2d, nn.ConvTranspose3d)
     convolutions = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Conv3d, *transposed))]
     for convolution in convolutions:
         taps = math.prod(convolution.kernel_size) * convolution.in_channels
         if isinstance(convolution, transposed):
-            taps //= math.prod(convolution.stride)  # of its kernel, each output pixel sees one in stride^2
+            taps //= math.prod(convolution.stride)  # each output pixel sees one in stride^2 taps of its kernel
         gain = output_gain if convolution is convolutions[-1] else math.sqrt(2) * initial_scale
         nn.init.normal_(convolution.weight, std=gain / math.sqrt(taps))
         nn.init.zeros_(convolution.bias)
@@ -55,11 +55,11 @@ def _residual_stack(channels: int, hidden: int, num_blocks: int) -> nn.Sequentia
         ResidualBlock(nn.Conv2d(channels, hidden, 3, padding=1), nn.Conv2d(hidden, channels, 1))
         for _ in range(num_blocks)
     )
-    return nn.Sequential(*blocks, nn.ReLU(inplace=num_blocks > 0))  # without blocks it follows another ReLU
+    return nn.Sequential(*blocks, nn.ReLU(inplace=num_blocks > 0))  # without blocks its input is a ReLU's output
 
 
 def units_of_halvings(num_downsamplings: int, hidden: int, outer_hidden: int) -> list[int]:
-    """Units of the strided convolutions, from the image inwards: the last has `hidden`, the first `outer_hidden`."""
+    """Units of the strided convolutions, outermost first: the last has `hidden`, the first of many `outer_hidden`."""
     if num_downsamplings < 1:
         raise ValueError(f"expected at least one downsampling, found num_downsamplings={num_downsamplings}")
     return ([outer_hidden] + [hidden] * num_downsamplings)[: num_downsamplings - 1] + [hidden]
@@ -105,7 +105,7 @@ class ImageEncoder(nn.Module):
 class ImageDecoder(nn.Module):
     """(b, dim, h / 2^s, w / 2^s) -> (b, out_channels, h, w): the encoder mirrored.
 
-    The latents are read by a 3x3 convolution with `mixing_convolution`, else by a 1x1.
+    The first convolution is 3x3 with `mixing_convolution`, else 1x1.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class ImageDecoder(nn.Module):
             channels = units
         layers.append(nn.ConvTranspose2d(channels, out_channels, 4, stride=2, padding=1))
         self.layers = nn.Sequential(*layers)
-        initialise(self, output_gain=0.3, initial_scale=initial_scale)  # images to begin with are grey, logits nearly uniform
+        initialise(self, output_gain=0.3, initial_scale=initial_scale)  # at first grey images, logits near 0
 
     def forward(self, z_q: Tensor) -> Tensor:
         return self.layers(z_q)

@@ -1,10 +1,10 @@
-"""Encoder and decoder of video (b c t h w): the images' networks with convolutions over time, and those frame by frame.
+"""Encoder and decoder of video (b c t h w): networks of images with convolutions over time, or applied to each frame.
 
 The paper (arXiv 1711.00937, section 4.4) encodes video without saying how; the layers here are those of `image.py` in
-three dimensions. Time is causal in both directions: what a frame becomes depends on it and earlier ones, so that the
-first frames of a video have the same codes, and look the same again, whatever follows.
+three dimensions. Encoder and decoder are causal in time: a frame's output depends on it and earlier frames, so
+the codes and the reconstructions of the first frames of a video do not depend on what follows.
 
-Every one of the `num_downsamplings` s halves height and width; the innermost divides time by `temporal_stride` as well:
+Each of the s = `num_downsamplings` halves height and width; the innermost also divides time by `temporal_stride`:
 (b, 3, 16, 84, 84), s = 2, temporal_stride = 2 -> (b, dim, 8, 21, 21).
 Axes: b batch, c channels, t frames, h rows, w columns.
 """
@@ -17,7 +17,7 @@ from stage1_vqvae.image import ResidualBlock, initialise, units_of_halvings
 
 
 class CausalConv3d(nn.Conv3d):
-    """Size / stride in every axis. Of s = stride[0] input frames an output frame, it sees its own s and earlier ones."""
+    """Divides each axis by its stride s. An output frame sees its own s input frames and earlier ones."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: tuple[int, ...], stride: tuple[int, ...]):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding=_padding(kernel_size, stride))
@@ -28,7 +28,7 @@ class CausalConv3d(nn.Conv3d):
 
 
 class CausalConvTranspose3d(nn.ConvTranspose3d):
-    """Size * stride in every axis. Of s = stride[0] output frames an input frame, it reaches its own s and later ones."""
+    """Multiplies each axis by its stride s. An input frame reaches its own s output frames and later ones."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: tuple[int, ...], stride: tuple[int, ...]):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding=_padding(kernel_size, stride))
@@ -38,7 +38,7 @@ class CausalConvTranspose3d(nn.ConvTranspose3d):
 
 
 def _padding(kernel_size: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, int, int]:
-    """None in time, which is padded before only; height and width to both sides alike."""
+    """None in time, which `forward` pads on one side; height and width equally on both sides."""
     return 0, (kernel_size[1] - stride[1]) // 2, (kernel_size[2] - stride[2]) // 2
 
 
@@ -50,11 +50,11 @@ def _residual_stack(channels: int, hidden: int, num_blocks: int) -> nn.Sequentia
     blocks = (
         ResidualBlock(_convolution(channels, hidden, 3), _convolution(hidden, channels, 1)) for _ in range(num_blocks)
     )
-    return nn.Sequential(*blocks, nn.ReLU(inplace=num_blocks > 0))  # without blocks it follows another ReLU
+    return nn.Sequential(*blocks, nn.ReLU(inplace=num_blocks > 0))  # without blocks its input is a ReLU's output
 
 
 def _strides(num_downsamplings: int, temporal_stride: int) -> list[tuple[int, int, int]]:
-    """Of the encoder's convolutions, from the video inwards. A stride has a window twice its size, in every axis."""
+    """Of the encoder's convolutions, outermost first. The window is twice the stride in every axis."""
     if temporal_stride not in (1, 2):
         raise ValueError(f"temporal_stride: expected 1 or 2, found {temporal_stride}")
     return [(1, 2, 2)] * (num_downsamplings - 1) + [(temporal_stride, 2, 2)]
@@ -110,7 +110,7 @@ class VideoEncoder(nn.Module):
 class VideoDecoder(nn.Module):
     """(b, dim, t / temporal_stride, h / 2^s, w / 2^s) -> (b, out_channels, t, h, w): the encoder mirrored.
 
-    The latents are read by a 3x3x3 convolution.
+    The first convolution is 3x3x3.
     """
 
     def __init__(
@@ -136,8 +136,8 @@ class VideoDecoder(nn.Module):
         for units, stride in zip(reversed(widths), reversed(strides), strict=True):
             layers += [CausalConvTranspose3d(channels, units, _window(stride), stride), nn.ReLU(inplace=True)]
             channels = units
-        self.layers = nn.Sequential(*layers[:-1])  # what comes out is not rectified
-        initialise(self, 0.3, initial_scale)  # as the images' decoder: grey to begin with
+        self.layers = nn.Sequential(*layers[:-1])  # without the last ReLU
+        initialise(self, 0.3, initial_scale)  # as for images: grey at first
 
     def forward(self, z_q: Tensor) -> Tensor:
         _check_axes(z_q)
@@ -145,7 +145,7 @@ class VideoDecoder(nn.Module):
 
 
 class PerFrame(nn.Module):
-    """A network of images (b, c, h, w) -> (b, d, h', w'), applied to each frame: (b, c, t, h, w) -> (b, d, t, h', w')."""
+    """A network of images, (b, c, h, w) -> (b, d, h', w'), per frame: (b, c, t, h, w) -> (b, d, t, h', w')."""
 
     def __init__(self, network: nn.Module):
         super().__init__()

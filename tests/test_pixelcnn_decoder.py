@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
 from pipelines.files.errors import InputError
-from pipelines.runs.config import CONFIGS, build
+from pipelines.runs.config import build, composed
 from pipelines.runs.facts import complete
 from pipelines.splits.base import Batch
 from pipelines.training.autoencoder import AutoencoderTask, check_fit
@@ -34,11 +32,9 @@ class Pixels:
 
 
 def small_autoencoder(data):
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
-        cfg = compose("main", overrides=SMALL)
+    config = complete(composed(SMALL), data)
     torch.manual_seed(0)
-    return build(complete(cfg, data))
+    return build(config)
 
 
 def test_it_trains_all_that_it_is_made_of():

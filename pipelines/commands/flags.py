@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.files.errors import InputError
-from pipelines.files.places import configs
 
 LEAST = {"n": 1, "context": 1, "frames": 1, "batch_size": 1, "seed": 0, "example": 0}
 
@@ -57,8 +56,3 @@ def naming_flags(arguments: argparse.Namespace) -> Iterator[None]:
         if colon and name in vars(arguments):
             raise InputError(f"--{name.replace('_', '-')}{str(error).removeprefix(name)}") from None
         raise
-
-
-def set_choices() -> list[str]:
-    """Names of the sets and studies of compare.py."""
-    return sorted(path.stem for path in (configs() / "compare").glob("*.yaml"))

@@ -12,7 +12,7 @@ import torch
 from pipelines.evaluation import file_rates
 from pipelines.evaluation.table import mean
 from pipelines.files.errors import InputError
-from pipelines.files.places import configs
+from pipelines.files.places import config_names, configs
 from pipelines.media.images import image_rows, write_image
 from pipelines.runs.config import composed, find_target, read_config, resolved
 from pipelines.runs.figures import read_figures
@@ -62,15 +62,10 @@ class System:
     config: dict  # what they compose from it
 
 
-def set_names() -> list[str]:
-    """Names of the sets and studies, sorted."""
-    return sorted(path.stem for path in (configs() / "compare").glob("*.yaml"))
-
-
 def read_set(name: str) -> dict:
     """A set's yaml. Raises InputError for an unknown one."""
-    if name not in set_names():
-        raise InputError(f"set: expected one of {', '.join(set_names())}, found {name!r}")
+    if name not in config_names("compare"):
+        raise InputError(f"set: expected one of {', '.join(config_names("compare"))}, found {name!r}")
     return read_config(configs() / "compare" / f"{name}.yaml")
 
 

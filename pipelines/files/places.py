@@ -10,6 +10,11 @@ def configs() -> Path:
     return _place("configs")
 
 
+def config_names(group: str) -> list[str]:
+    """The names in a group of the configuration, sorted."""
+    return sorted(path.stem for path in (configs() / group).glob("*.yaml"))
+
+
 def pretrained() -> Path:
     """The folder of the pretrained runs, one folder each."""
     return _place("pretrained")

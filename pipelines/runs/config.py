@@ -44,7 +44,7 @@ def composed(overrides: list[str]) -> DictConfig:
         with initialize_config_dir(CONFIGS, version_base="1.3"):
             cfg = compose("main", overrides=[*plugins.config_search_path(), *overrides], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(f"configuration: expected overrides that fit it, found: {str(error).splitlines()[0]}") from None
+        raise InputError(f"expected overrides that fit it, found: {str(error).splitlines()[0]}") from None
     HydraConfig.instance().set_config(cfg)  # main.yaml asks for the chosen experiment's name
     hydra = cfg.hydra
     with open_dict(cfg):
@@ -72,7 +72,8 @@ def settle_bottleneck(cfg: DictConfig, hydra: DictConfig) -> DictConfig:
             expected = ", ".join(key for key in cfg.autoencoder.bottleneck if key != "_target_")
             raise InputError(f"autoencoder.bottlenecks.{name}: expected one of {expected}, found {key!r}")
         cfg.autoencoder.bottleneck[key] = value
-    for override in OverridesParser.create().parse_overrides(list(hydra.overrides.task)):
+    given = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    for override in OverridesParser.create().parse_overrides(given):
         key = override.key_or_group
         if f"{key}.".startswith("autoencoder.bottleneck.") and not override.is_delete():
             OmegaConf.update(cfg, key, override.value(), merge=True)

@@ -1,1 +1,1 @@
-"""What stands between encoder and decoder: one file a kind, all with the interface of base.py."""
+"""Bottlenecks between encoder and decoder: one file each, all with the interface of base.py."""

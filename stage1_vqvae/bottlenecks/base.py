@@ -50,7 +50,7 @@ class Bottleneck(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:
-        """`step` drives schedules, `uniforms` the noise, where there are any; without a step: the end of the schedule."""
+        """`step` drives schedules, `uniforms` the noise, where there is any; no step: the end of the schedule."""
 
     def posterior(self, z: Tensor) -> Posterior | None:
         """q(latents | x) of encodings; None where it is a single point, a function of x."""

@@ -1,4 +1,4 @@
-"""What the bottlenecks with q(code | x) spread over all codes share: logits, codebook, draws, the choice without noise.
+"""The base of bottlenecks whose q(code | x) spreads over all codes: logits, codebook, draws, choice without noise.
 
 Axes: b batch, n vectors (positions of all examples), s samples, g codebooks, k codes.
 """
@@ -18,7 +18,7 @@ from stage1_vqvae.bottlenecks.posterior import Posterior
 class CategoricalQuantizer(CodebookQuantizer, ABC):
     """Codes are independent given x, their logits an affine map of z; their prior is uniform.
 
-    Codebook and map are learned by gradient. Without noise the most likely code is chosen: its rate is log K."""
+    Codebook and map are learned by gradient. Without noise the most likely code is chosen, at a rate of log K."""
 
     rate_is_constant = False
 
@@ -28,7 +28,7 @@ class CategoricalQuantizer(CodebookQuantizer, ABC):
         self.projection = nn.Linear(dim, num_codebooks * num_codes)
 
     def _logits(self, z: Tensor) -> Tensor:
-        """z (b, dim, *grid) -> (n, g, k), in the codebook's type."""
+        """z (b, dim, *grid) -> (n, g, k), in the dtype of the codebook."""
         self._check(z)
         rows = rearrange(z.to(self.codebook.dtype), "b d ... -> (b ...) d")
         return rearrange(self.projection(rows), "n (g k) -> n g k", g=self.num_codebooks)
@@ -43,7 +43,7 @@ class CategoricalQuantizer(CodebookQuantizer, ABC):
 
 
 class CategoricalPosterior(Posterior):
-    """Samples are codes (b, *grid, g), with g = 1 too; their prior is uniform."""
+    """Samples are codes (b, *grid, g), also for g = 1; their prior is uniform."""
 
     def __init__(self, logits: Tensor, lookup: Callable[[Tensor], Tensor]):
         """logits (b, *grid, g, k); lookup: codes (b, *grid[, g]) -> their entries (b, dim, *grid)."""
@@ -63,7 +63,7 @@ class CategoricalPosterior(Posterior):
 
 
 class Uniform:
-    """Over `num_codes` codes."""
+    """The uniform distribution over `num_codes` codes."""
 
     def __init__(self, num_codes: int):
         self.num_codes = num_codes
@@ -73,6 +73,6 @@ class Uniform:
 
 
 def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Logits (..., k), uniforms (..., s) float64 -> codes (..., s): the first whose cdf is above u cdf[-1]."""
+    """Logits (..., k), uniforms (..., s) float64 -> codes (..., s): the first whose cdf exceeds u cdf[-1]."""
     cdf = logits.double().softmax(-1).cumsum(-1)
     return torch.searchsorted(cdf, (uniforms * cdf[..., -1:]).contiguous(), right=True).clamp(max=logits.shape[-1] - 1)

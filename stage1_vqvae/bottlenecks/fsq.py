@@ -1,9 +1,10 @@
-"""Finite scalar quantisation: no codebook, each of a few dimensions is rounded to a few levels.
+"""Finite scalar quantisation: without a codebook, each of a few dimensions is rounded to a few levels.
 
-Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple" (arXiv 2309.15505). Table 1 has levels for about as many
-codes as [8, 6, 5] 2^8, [8, 5, 5, 5] 2^10, [7, 5, 5, 5, 5] 2^12, [8, 8, 8, 6, 5] 2^14, [8, 8, 8, 5, 5, 5] 2^16.
+Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple" (arXiv 2309.15505). Levels of its table 1 and the
+approximate number of codes: [8, 6, 5] 2^8, [8, 5, 5, 5] 2^10, [7, 5, 5, 5, 5] 2^12, [8, 8, 8, 6, 5] 2^14, [8, 8, 8, 5,
+5, 5] 2^16.
 
-Axes: b batch, n vectors (positions of all examples), g codebooks, l dimensions of each that are rounded.
+Axes: b batch, n vectors (positions of all examples), g codebooks, l rounded dimensions of each.
 """
 
 import math
@@ -30,20 +31,20 @@ class _Round(torch.autograd.Function):
 
 
 class FSQ(Quantizer):
-    """The g l numbers of a position, l = len(levels), an affine map of z, are bounded by tanh and rounded: L_i levels
-    are the integers -floor(L_i / 2) .. ceil(L_i / 2) - 1. An affine map of them, scaled to [-1, 1], is z_q.
+    """An affine map of z gives g l numbers per position, l = len(levels), which are bounded by tanh and rounded: L_i
+    levels are the integers -floor(L_i / 2) .. ceil(L_i / 2) - 1. z_q is an affine map of them, scaled to [-1, 1].
 
-    z is first normalised over its dimensions, position by position: no commitment pulls the numbers back from where tanh
-    is flat, and encoders without norms are there within 25 updates of Adam at 1e-3.
+    z is first normalised over its dimensions, position by position: no commitment loss keeps the numbers from where
+    tanh is flat, and encoders without normalisation drift there within 25 updates of Adam at 1e-3.
 
-    A code counts the l numbers of its codebook in mixed radix, the first fastest: digit_i = integer_i + floor(L_i / 2).
+    A code is the l numbers of its codebook in mixed radix, the first fastest: digit_i = integer_i + floor(L_i / 2).
     """
 
     def __init__(self, levels: list[int], dim: int = 64, num_codebooks: int = 1):
         if not levels or min(levels) < 2:
             raise ValueError(f"expected levels of at least 2 each, found {levels}")
         if dim < 2:
-            raise ValueError(f"dim: expected 2 or more, which can be normalised, found {dim}")
+            raise ValueError(f"dim: expected 2 or more, so that z can be normalised, found {dim}")
         super().__init__(math.prod(levels), dim, num_codebooks)
         sizes = torch.tensor(levels)
         self.register_buffer("sizes", sizes, persistent=False)
@@ -53,7 +54,7 @@ class FSQ(Quantizer):
         self.outwards = nn.Linear(num_codebooks * len(levels), dim)
 
     def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:
-        """z (b, dim, *grid), any floating type: computed in that of the module, float32 or float64."""
+        """z (b, dim, *grid), any floating type: computed in the dtype of the module, float32 or float64."""
         self._check(z)
         with torch.autocast(z.device.type, enabled=False):
             rows = rearrange(z.to(self.inwards.weight.dtype), "b d ... -> (b ...) d")
@@ -68,9 +69,9 @@ class FSQ(Quantizer):
         return self._to_grid(self._vectors(integers.to(self.inwards.weight.dtype)), batch, grid)
 
     def _bounded(self, x: Tensor) -> Tensor:
-        """(..., l) -> (..., l), within the rounding of the integers of each level; 0 stays 0.
+        """(..., l) -> (..., l), within the range that rounds to the levels; 0 stays 0.
 
-        The paper's appendix A.1, with the inverse of the tanh where its listing has a tangent: only so does 0 stay."""
+        The paper's appendix A.1, with the inverse of tanh where its listing has a tangent: otherwise 0 would move."""
         half = (self.sizes.to(x.dtype) - 1 + 1e-3) / 2  # the outermost levels are reached
         offset = (self.sizes % 2 == 0).to(x.dtype) / 2  # an even number of levels has one more below 0
         return torch.tanh(x + torch.atanh(offset / half)) * half - offset

@@ -1,8 +1,8 @@
 """The discrete variational autoencoder: codes relaxed by Gumbel noise.
 
 Ramesh et al., "Zero-Shot Text-to-Image Generation" (arXiv 2102.12092), section 2.1 and appendix A.2; the relaxation is
-that of Jang, Gu and Poole (arXiv 1611.01144). The paper's weight of the KL, 0 -> 6.6 over 5,000 updates, is the
-autoencoder's `beta` and `beta_warmup_steps`.
+that of Jang, Gu and Poole (arXiv 1611.01144). The paper's weight of the KL, 0 -> 6.6 over 5,000 updates, is set by
+the autoencoder's `beta` and `beta_warmup_steps`.
 
 Axes: b batch, n vectors (positions of all examples), g codebooks, k codes, d dimension of one codebook.
 """
@@ -22,8 +22,8 @@ from stage1_vqvae.collectives import global_uniforms
 class Gumbel(CategoricalQuantizer):
     """In training z_q mixes all entries by softmax((logits + Gumbel noise) / tau); tau falls along a cosine.
 
-    With noise the rate is the KL of q to the uniform prior. `codes` are those of the largest weight: draws of q (the
-    Gumbel-max trick). In eval mode z_q is their entries, from noise only where there are uniforms.
+    With noise the rate is the KL of q to the uniform prior. `codes` have the largest weights: they are draws from q
+    (the Gumbel-max trick). In eval mode z_q is their entries, with noise only where uniforms are given.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ from stage1_vqvae.bottlenecks.base import Bottleneck, Latent
 
 
 class Identity(Bottleneck):
-    """z_q is z. Without a prior there is no bound and nothing to sample from: the rate counts as 0."""
+    """z_q is z. Without a prior there is no bound and nothing to sample from: the rate is 0."""
 
     rate_is_constant = True
 

@@ -1,6 +1,6 @@
-"""k-means, to start a codebook where the encodings are.
+"""k-means, the initialisation of a codebook from encodings.
 
-Seeds are drawn far from each other (Bahmani et al., "Scalable K-Means++", 2012, with rounds that double the seeds),
+Seeds are drawn far from each other (Bahmani et al., "Scalable K-Means++", 2012, in rounds that double their number),
 then moved by Lloyd's iterations. Axes: n encodings, d their dimension, k centres.
 """
 
@@ -31,11 +31,11 @@ def kmeans(z: Tensor, k: int, iterations: int = 10) -> Tensor:
 
 def seeds(z: Tensor, k: int) -> Tensor:
     """k different encodings, in rounds of 1, 1, 2, 4, ...: each round draws without replacement, with probability
-    proportional to the squared distance from the seeds of the rounds before."""
+    proportional to the squared distance from the seeds of earlier rounds."""
     distances = z.new_ones(len(z))
     chosen = torch.empty(0, dtype=torch.int64, device=z.device)
     while len(chosen) < k:
-        # The largest of log w + Gumbel noise are a draw without replacement by the weights w.
+        # The largest of log w + Gumbel noise are a draw without replacement with weights w.
         keys = distances.log() - torch.empty_like(distances).exponential_().log()
         keys[chosen] = -torch.inf
         new = keys.topk(min(k - len(chosen), max(1, len(chosen)))).indices

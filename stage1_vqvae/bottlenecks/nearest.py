@@ -1,4 +1,4 @@
-"""Nearest codebook vector by squared Euclidean distance, without ever holding all n x K distances.
+"""Nearest codebook vector by squared Euclidean distance, without holding all n x K distances at once.
 
 Axes: n vectors, g codebooks, k codes, d dimension of one codebook.
 """
@@ -6,14 +6,14 @@ Axes: n vectors, g codebooks, k codes, d dimension of one codebook.
 import torch
 from torch import Tensor
 
-_BLOCK_BYTES = 2**21  # scores held at a time: they stay in the cores' second-level caches on their way to the maximum
+_BLOCK_BYTES = 2**21  # scores held at once: few enough to stay in a core's second-level cache
 
 
 def nearest_codes(z: Tensor, codebooks: Tensor, costs: Tensor | None = None) -> Tensor:
     """z (n, g, d), codebooks (g, k, d), of one floating type -> codes (n, g) int64; ties go to the lower code.
 
-    argmin_k |z - e_k|^2 + cost_k = argmax_k z.e_k - (|e_k|^2 + cost_k) / 2: one matrix product a block, with or without
-    costs (g, k).
+    argmin_k |z - e_k|^2 + cost_k = argmax_k z.e_k - (|e_k|^2 + cost_k) / 2: one matrix product per block, with or
+    without costs (g, k).
     """
     n, g, _ = z.shape
     k = codebooks.shape[1]

@@ -1,4 +1,4 @@
-"""q(z | x) as `stage1_vqvae/bounds.py` asks for it: uniforms to samples, their probabilities, what a decoder reads.
+"""q(z | x) with the interface of `stage1_vqvae/bounds.py`: uniforms to samples, their probabilities, decoder input.
 
 Axes: b batch, *noise the axes of one example's uniforms.
 """
@@ -11,10 +11,10 @@ from stage1_vqvae.bounds import Distribution
 
 
 class Posterior(ABC):
-    """Of the latents of b examples, independent of each other, in float64."""
+    """The distribution of the latents of b examples, independent of each other, in float64."""
 
-    noise: tuple[int, ...]  # one uniform for each latent
-    prior: Distribution  # that of training
+    noise: tuple[int, ...]  # one uniform per latent
+    prior: Distribution  # the training prior
 
     @abstractmethod
     def icdf(self, value: Tensor) -> Tensor:
@@ -22,8 +22,8 @@ class Posterior(ABC):
 
     @abstractmethod
     def log_prob(self, value: Tensor) -> Tensor:
-        """A sample -> log q of each latent, (b, *noise) float64."""
+        """A sample -> log q per latent, (b, *noise) float64."""
 
     @abstractmethod
     def z_q(self, value: Tensor) -> Tensor:
-        """A sample -> (b, dim, *grid), what the decoder reads, in the bottleneck's type."""
+        """A sample -> z_q (b, dim, *grid), in the dtype of the bottleneck."""

@@ -15,7 +15,7 @@ from stage1_vqvae.bottlenecks.vq import EMAQuantizer
 class Residual(Quantizer):
     """A chain of `num_codebooks` EMA quantisers, each of all dimensions: z_q is the sum of their entries.
 
-    The loss is the sum of their commitments; the gradient of z_q reaches z unchanged."""
+    The loss is the sum of their commitment losses; the gradient of z_q reaches z unchanged."""
 
     def __init__(
         self,
@@ -52,14 +52,14 @@ class Residual(Quantizer):
 
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
-        """Each codebook from what the ones before it leave of encodings (n, dim)."""
+        """Each codebook from the residual of encodings (n, dim) after the codebooks before it."""
         z = z.to(self.levels[0].codebook.dtype)
         for level in self.levels:
             level.initialise(z)
             z = z - level.lookup(nearest_codes(z[:, None], level.codebook)[:, 0])
 
     def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:
-        """z (b, dim, *grid), any floating type: computed in that of the codebooks, float32 or float64."""
+        """z (b, dim, *grid), any floating type: computed in the dtype of the codebooks, float32 or float64."""
         self._check(z)
         left = z.to(self.levels[0].codebook.dtype)
         latents = []

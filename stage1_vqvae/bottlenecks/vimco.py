@@ -1,7 +1,7 @@
 """Categorical latents, trained on a bound of several samples without relaxing them.
 
-Mnih and Rezende, "Variational inference for Monte Carlo objectives" (arXiv 1602.06725), the rival of VQ-VAE in the
-table of arXiv 1711.00937 (50 samples).
+Mnih and Rezende, "Variational inference for Monte Carlo objectives" (arXiv 1602.06725), compared with VQ-VAE in
+the table of arXiv 1711.00937 (50 samples).
 
 Axes: b batch, s samples, n vectors (positions of all examples), p positions of one, g codebooks, k codes.
 """
@@ -20,7 +20,7 @@ from stage1_vqvae.collectives import global_uniforms
 
 @dataclass(frozen=True)
 class MultiSample(Latent):
-    """S samples of q(z | x) for each example, folded into the batch: rows (b s) of z_q, codes and rate_nats.
+    """S samples of q(z | x) per example, folded into the batch: rows (b s) of z_q, codes and rate_nats.
 
     The rate of a sample is log q(z | x) - log p(z)."""
 
@@ -29,13 +29,13 @@ class MultiSample(Latent):
     def bound(self, costs: Tensor, dimensions: int) -> Tensor:
         """costs (b s) -> (b,): minus log mean_s f_s, f_s = p(x, z_s) / q(z_s | x), with VIMCO's gradient (equation 7).
 
-        Through f it is that of the samples weighted by f_s / sum f; through the choice of sample j it is the score
-        grad log q(z_j | x), times what f_j adds to the bound that has the geometric mean of the others in its place.
+        Through f it is the gradient of the samples, weighted by f_s / sum f; through the choice of sample j it is the
+        score grad log q(z_j | x), times the gain in the bound over f_j replaced by the geometric mean of the others.
         """
         log_f = -dimensions * rearrange(costs, "(b s) -> b s", b=len(self.log_q))
         bound = log_mean_exp(log_f)
         signal = (bound[:, None] - bound_without_each(log_f)).detach()
-        score = (signal * (self.log_q - self.log_q.detach())).sum(1)  # 0: only its gradient counts
+        score = (signal * (self.log_q - self.log_q.detach())).sum(1)  # its value is 0, its gradient is not
         return -(bound + score) / dimensions
 
 
@@ -53,7 +53,7 @@ def bound_without_each(log_f: Tensor) -> Tensor:
 
 
 class VIMCO(CategoricalQuantizer):
-    """`num_samples` draws of all codes for each example in training, and in eval mode where there are uniforms.
+    """`num_samples` draws of all codes per example in training, and in eval mode where uniforms are given.
 
     A step costs as many evaluations of the decoder."""
 
@@ -64,7 +64,7 @@ class VIMCO(CategoricalQuantizer):
         self.num_samples = num_samples
 
     def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:
-        """uniforms (b, s g, *grid) float64: of each sample and codebook."""
+        """uniforms (b, s g, *grid) float64: one per sample, codebook and position."""
         batch, grid, g = len(z), z.shape[2:], self.num_codebooks
         with torch.autocast(z.device.type, enabled=False):
             logits = self._logits(z)

@@ -5,8 +5,8 @@ learns the codebook by equation 3, `EMAQuantizer` by the moving averages of appe
 Sonnet's VectorQuantizerEMA. With `num_codebooks` g > 1 the dimensions are split into g groups, each with its own
 codebook (product quantisation): at each position g codes.
 
-Beyond the paper both start at the k-means centres of encodings and both revive codes that are not used. On wish codes
-are the nearest by angle, and gradients pass them turned (rotation trick) instead of unchanged.
+Beyond the paper, both start at the k-means centres of encodings and both revive codes that are not used. Optionally:
+cosine distance, and the rotation trick.
 
 Axes: b batch, n vectors (positions of all examples), g codebooks, k codes, d dimension of one codebook.
 """
@@ -34,7 +34,7 @@ class _Quantise(torch.autograd.Function):
     """Vectors z and their entries e, both (n, g, d) -> e and twice mean (z - e)^2, each with a gradient of its own.
 
     The stop-gradients of equation 3 in one place: the gradient of e goes to z unchanged (straight-through, section
-    3.2) or by `rotated_back`, that of the first mean to z only (commitment), that of the second to e only (codebook).
+    3.2) or through `rotated_back`, that of the first mean to z only (commitment), of the second to e only (codebook).
     """
 
     @staticmethod
@@ -61,7 +61,7 @@ def rotated_back(gradient: Tensor, z: Tensor, e: Tensor) -> Tensor:
     e = |e| / |z| R z with R the rotation of z onto e in their plane. With both factors taken as constant the gradient
     is |e| / |z| R^T g, and R = I - 2 r r^T + 2 e' z'^T where z' and e' are the unit vectors and r that of z' + e'.
     """
-    least = torch.finfo(z.dtype).eps  # a vector of no length has no direction
+    least = torch.finfo(z.dtype).eps  # a zero vector has no direction
     length_z, length_e = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=least) for x in (z, e))
     unit_z, unit_e = z / length_z, e / length_e
     r = F.normalize(unit_z + unit_e, dim=-1)
@@ -71,21 +71,21 @@ def rotated_back(gradient: Tensor, z: Tensor, e: Tensor) -> Tensor:
 
 @dataclass(eq=False, repr=False)  # settings are listed once, and inherited; modules compare by identity
 class VectorQuantizer(CodebookQuantizer):
-    """What the two ways of learning a codebook share: search, initialisation, and the revival of dead codes.
+    """The base of both ways of learning a codebook: search, initialisation, and the revival of dead codes.
 
-    A code is dead when its moving count of uses falls below `revive_threshold` N / K, N being the vectors of a global
-    batch: a code used as often as the average one counts N / K. After the optimiser's step it is moved onto an encoding
-    of that step's global batch, with the count of an average code, and the optimiser's memory of it is wiped. 0 never
-    revives.
+    A code is dead when its moving count of uses falls below `revive_threshold` N / K, where N is the number of vectors
+    in a global batch and N / K the count of an average code. After the optimiser's step a dead code is moved onto an
+    encoding of that step's global batch and given the count N / K, and its optimiser state is zeroed. 0: codes are
+    never revived.
 
-    `rate_weight` r makes the choice of a code depend on its frequency p_k, a moving average too: it minimises
-    |z - e_k|^2 - r D log p_k, D being the moving mean of |z - e|^2, so that r has no unit. r > 0 is entropy-constrained
-    quantisation (Chou, Lookabaugh and Gray, 1989): fewer bits for more distortion. r < 0 is competitive learning with a
-    conscience (DeSieno, 1988): codes are used more evenly. 0, the paper's: the nearest code. r grows linearly from 0 over
-    the first `rate_warmup_steps`: a large r from the start would leave a codebook that is still poor with few codes.
+    `rate_weight` r makes the choice of a code depend on its frequency p_k, also a moving average: the code minimises
+    |z - e_k|^2 - r D log p_k, where D is the moving mean of |z - e|^2, so r has no unit. r > 0 is entropy-constrained
+    quantisation (Chou, Lookabaugh and Gray, 1989): fewer bits at more distortion. r < 0 is competitive learning with a
+    conscience (DeSieno, 1988): codes are used more evenly. r = 0 is the paper's nearest code. r grows linearly from 0
+    over the first `rate_warmup_steps`: a large r from the start would leave an untrained codebook with few codes.
 
     distance="cosine" (Yu et al., arXiv 2110.04627): encodings and entries are scaled to unit length. The nearest code
-    is then that of the smallest angle, and z_q has unit length in each codebook's dimensions.
+    is then the one at the smallest angle, and z_q has unit length in the dimensions of each codebook.
 
     gradient="rotation": the gradient of z_q reaches z by the rotation trick, see `rotated_back`.
     """
@@ -147,7 +147,7 @@ class VectorQuantizer(CodebookQuantizer):
         self.initialised.fill_(True)
 
     def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:
-        """z (b, dim, *grid), any floating type: computed in that of the codebook, float32 or float64."""
+        """z (b, dim, *grid), any floating type: computed in the dtype of the codebook, float32 or float64."""
         self._check(z)
         with torch.autocast(z.device.type, enabled=False):
             vectors = rearrange(z.to(self.codebook.dtype), "b (g d) ... -> (b ...) g d", g=self.num_codebooks)
@@ -163,7 +163,7 @@ class VectorQuantizer(CodebookQuantizer):
         return self._latent(z_q, codes, len(z), z.shape[2:], loss)
 
     def _costs(self) -> Tensor | None:
-        """What choosing each code costs besides its distance (g, k); a code's frequency counts as 0.01 / K at least."""
+        """The cost of each code besides its distance, (g, k); frequencies are clamped to at least 0.01 / K."""
         if not self.rate_weight:
             return None
         p = self.counts / self.counts.sum(1, keepdim=True)  # 0 / 0 before the first batch
@@ -172,17 +172,17 @@ class VectorQuantizer(CodebookQuantizer):
 
     @abstractmethod
     def _codebook_loss(self, distance: Tensor) -> Tensor | float:
-        """The weighted term that moves the codebook by gradient; `distance` () is mean (z - e)^2 as a function of e."""
+        """The weighted loss of the codebook; `distance` () is mean (z - e)^2 as a function of e."""
 
     @abstractmethod
     def _update(self, count: Tensor, total: Tensor) -> None:
-        """Takes in hits (g, k) and sums of the vectors that hit (g, k, d), both over the global batch."""
+        """Updates statistics from the number (g, k) and sum (g, k, d) of each code's vectors in the global batch."""
 
     @torch.no_grad()
     def _observe(self, z: Tensor, codes: Tensor) -> None:
-        """Hits, sums, and encodings drawn for codes that are dead, of the global batch, in one all-reduce.
+        """Counts and sums per code, and encodings drawn for dead codes, over the global batch, in one all-reduce.
 
-        Every rank holds an equal share of the batch and draws the same numbers.
+        Every rank holds an equal share of the batch and draws the same random numbers.
         """
         rank, world = rank_and_world()
         n, (g, k, d) = len(z), self.codebook.shape
@@ -219,17 +219,17 @@ class VectorQuantizer(CodebookQuantizer):
         self._candidates = None
 
     def _revive(self, dead: Tensor, encodings: Tensor) -> None:
-        """Moves the codes that are `dead` (g, k) onto `encodings` (g, k, d)."""
+        """Moves `dead` codes (g, k) onto `encodings` (g, k, d)."""
         self.codebook.copy_(torch.where(dead[..., None], encodings, self.codebook))
         self.counts.masked_fill_(dead, self._average_count)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class GradientQuantizer(VectorQuantizer):
-    """The paper's equation 3: the codebook is a parameter, drawn to the encodings by a gradient of its own.
+    """The paper's equation 3: the codebook is a parameter with a loss of its own.
 
-    loss = codebook_weight |sg[z] - e|^2 + commitment_weight |z - sg[e]|^2, means over elements. `decay` is that of the
-    counts by which codes are found dead.
+    loss = codebook_weight |sg[z] - e|^2 + commitment_weight |z - sg[e]|^2, means over elements. `decay` is that of
+    the moving counts of uses.
     """
 
     codebook_weight: float = 1.0
@@ -251,8 +251,8 @@ class EMAQuantizer(VectorQuantizer):
     """The paper's appendix A.1: a code is the moving average of the encodings that chose it.
 
     N <- decay N + (1 - decay) n,  m <- decay m + (1 - decay) sum z,  e = m / N, with N smoothed as
-    (N + epsilon) / (sum N + K epsilon) sum N. A code without history starts at N / K hits where it stands, so that one
-    that is not chosen stays there.
+    (N + epsilon) / (sum N + K epsilon) sum N. A code without history starts with N / K uses at its own position,
+    so that it stays there until it is chosen.
     """
 
     epsilon: float = 1e-5

@@ -1,4 +1,4 @@
-"""What every likelihood offers: scaling to and from the network's units, exact probabilities of the 256 levels.
+"""The interface of all likelihoods: scaling to and from network units, exact probabilities of the 256 levels.
 
 Images are uint8, in network units x / 255 - 0.5, in [-0.5, 0.5].
 Axes: b batch, c channels, *grid height and width, or samples.
@@ -28,7 +28,7 @@ class Likelihood(nn.Module, ABC):
         return x.to(self.scale.dtype) * self.scale - 0.5
 
     def levels(self, x: Tensor) -> Tensor:
-        """Data (b, c, *grid) -> their levels int64, what an autoregressive decoder reads and draws."""
+        """Data (b, c, *grid) -> their levels int64, which an autoregressive decoder reads and draws."""
         return x.long()
 
     def from_levels(self, levels: Tensor) -> Tensor:
@@ -36,14 +36,14 @@ class Likelihood(nn.Module, ABC):
         return levels.to(torch.uint8)
 
     def _precise(self, params: Tensor) -> Tensor:
-        """Never below the module's type: what autocast lowered is raised again."""
+        """In at least the module's precision: what autocast lowered is raised again."""
         return params.to(torch.promote_types(params.dtype, self.scale.dtype))
 
     @abstractmethod
     def objective(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Decoder output (b, c * params_per_value, *grid), data (b, c, *grid) -> (b,), what training minimises.
+        """Decoder output (b, c * params_per_value, *grid), data (b, c, *grid) -> (b,), the training loss.
 
-        lengths (b,) int64: how much of the first grid axis counts, of sound that is padded."""
+        lengths (b,) int64: how much of the first grid axis is data, for padded audio."""
 
     @abstractmethod
     def nll_nats(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -51,11 +51,11 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
-        """-> (b, c, *grid) in data units: the mean, of images rounded."""
+        """-> (b, c, *grid) in data units: the mean; for images rounded."""
 
     @staticmethod
     def _counted(values: Tensor, lengths: Tensor | None) -> Tensor:
-        """Values (b, c, *grid) -> their sums (b,) over what counts."""
+        """Values (b, c, *grid) -> their sums (b,), padding excluded."""
         if lengths is not None:
             counts = torch.arange(values.shape[2], device=values.device) < lengths[:, None]
             values = values * counts.view(len(values), 1, -1, *[1] * (values.ndim - 3))
@@ -63,15 +63,15 @@ class Likelihood(nn.Module, ABC):
 
 
 class ExactMass(Likelihood):
-    """Training minimises what is reported, the exact -log mass in nats; reports are in float64."""
+    """Training minimises the reported quantity, the exact -log mass in nats; reports are in float64."""
 
     @abstractmethod
     def log_mass(self, params: Tensor, x: Tensor) -> Tensor:
-        """Params (b, c * params_per_value, *grid), uint8 x (b, c, *grid) -> log p (b, c, *grid), in params' type."""
+        """Params (b, c * params_per_value, *grid), uint8 x (b, c, *grid) -> log p (b, c, *grid), of params' dtype."""
 
     @abstractmethod
     def expectation(self, params: Tensor) -> Tensor:
-        """-> (b, c, *grid): the mean level under these masses, not rounded."""
+        """-> (b, c, *grid): the mean level under this distribution, not rounded."""
 
     def objective(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         return self._counted(-self.log_mass(self._precise(params), x), lengths)

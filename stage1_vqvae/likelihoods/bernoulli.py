@@ -1,4 +1,4 @@
-"""The Bernoulli likelihood of grey values, as often used for MNIST, made a distribution over the 256 levels.
+"""The Bernoulli likelihood of grey values, often used for MNIST, normalised to a distribution over the 256 levels.
 
 Axes: b batch, c channels, *grid height and width.
 """
@@ -18,7 +18,8 @@ class Bernoulli(ExactMass):
     The usual loss, the cross entropy of x / 255 and p, lacks the normalisation and is no code length (Loaiza-Ganem and
     Cunningham, "The continuous Bernoulli", arXiv 1907.06845, on densities). As 256 = 2^8, the geometric series factors:
     with t = l / 255, the sum over k of e^(k t) is the product over i < 8 of 1 + e^(2^i t). The bits of a level are thus
-    independent, bit i with logit 2^i t. At l = 0 all levels are alike: greys stay uncertain.
+    independent, bit i with logit 2^i t. At l = 0 the distribution is uniform: mid greys cannot be predicted with
+    confidence.
     """
 
     params_per_value = 1

@@ -1,6 +1,6 @@
-"""A symmetric density on a line, integrated over the bin of each level: what logistic and logit-Laplace have in common.
+"""A symmetric density on a line, integrated over the bin of each level: the base of logistic and logit-Laplace.
 
-Axes: b batch, c channels, *grid height and width, n parameters of a value.
+Axes: b batch, c channels, *grid height and width, n parameters per value.
 """
 
 import math
@@ -16,17 +16,17 @@ LOG_SCALE_LIMIT = 8.0  # e^-8 of the range is 0.09 levels: 0.994 of a logistic l
 
 
 class Binned(ExactMass):
-    """Decoder channels (c n): of each channel of the data its location, then the logarithm of its scale.
+    """Decoder channels (c n): per channel of the data its location, then its log-scale.
 
-    Level x owns [x - 1/2, x + 1/2] in data units; levels 0 and 255 take the tails. Logarithms of scales count within
-    +-LOG_SCALE_LIMIT only, so that no mass and no gradient overflows.
+    Level x owns [x - 1/2, x + 1/2] in data units; levels 0 and 255 take the tails. Log-scales are clamped to
+    +-LOG_SCALE_LIMIT, so that no mass and no gradient overflows.
     """
 
     params_per_value = 2
 
     @abstractmethod
     def coordinate(self, x: Tensor) -> Tensor:
-        """Floating points in data units -> where they lie on the density's line; increasing."""
+        """Data units (floating point) -> coordinates of the density; increasing."""
 
     @abstractmethod
     def cdf(self, t: Tensor) -> Tensor:
@@ -34,8 +34,8 @@ class Binned(ExactMass):
 
     @abstractmethod
     def log_interval(self, a: Tensor, b: Tensor, width: Tensor) -> Tensor:
-        """log(F(b) - F(a)) for a < b, accurate in the far tails. width: b - a, free of the rounding of both; where a is
-        -inf or b is inf, inf."""
+        """log(F(b) - F(a)) for a < b, accurate in the far tails. width: b - a without the rounding of a and b; inf
+        where a is -inf or b is inf."""
 
     def log_mass(self, params: Tensor, x: Tensor) -> Tensor:
         return self._log_bin(*rearrange(params, "b (c n) ... -> n b c ...", n=2), x)
@@ -53,7 +53,7 @@ class Binned(ExactMass):
         return self.log_interval(a, b, torch.where(first | last, math.inf, (upper - lower) / scale))
 
     def _expected_level(self, location: Tensor, log_scale: Tensor) -> Tensor:
-        """E x = sum over k < 255 of P(x > k), one after another: 255 values at once may not fit the memory."""
+        """E x = sum over k < 255 of P(x > k), one after another: 255 values at once may not fit into memory."""
         scale = _scale(log_scale)
         edges = self.coordinate(torch.arange(LEVELS - 1, dtype=location.dtype, device=location.device) + 0.5)
         return sum(self.cdf((location - edge) / scale) for edge in edges)

@@ -1,4 +1,4 @@
-"""A softmax over the levels of a value: the 256 of an image.
+"""A softmax over the levels of each value, 256 for images.
 
 Axes: b batch, c channels, *grid height and width, or samples, k levels.
 """
@@ -12,13 +12,13 @@ from stage1_vqvae.likelihoods.base import LEVELS, Likelihood
 
 
 class Categorical(Likelihood):
-    """A softmax over the levels of every value, `params_per_value` of them: decoder channels (c k), k fastest."""
+    """A softmax over the `params_per_value` levels of each value: decoder channels (c k), k fastest."""
 
     params_per_value = LEVELS
 
     def _nll(self, params: Tensor, x: Tensor) -> Tensor:
-        """-> (b, c, *grid), never below float32. In channels-last memory the logits of a value lie side by side: read as
-        rows they are neither copied nor strided, five times faster than over the second axis."""
+        """-> (b, c, *grid), at least float32. In channels-last memory the logits of a value are contiguous: as rows they
+        are neither copied nor strided, five times faster than along the second axis."""
         params, levels = self._precise(params), self.levels(x)
         if params.stride(1) == 1:
             logits = rearrange(params, "b (c k) ... -> (b ... c) k", k=self.params_per_value)
@@ -37,6 +37,6 @@ class Categorical(Likelihood):
         return self._expected(params, torch.arange(LEVELS, device=params.device)).round().to(torch.uint8)
 
     def _expected(self, params: Tensor, values: Tensor) -> Tensor:
-        """(b, c, *grid): the mean of `values` (k,), one for each level."""
+        """(b, c, *grid): the mean of `values` (k,), one per level."""
         p = rearrange(self._precise(params), "b (c k) ... -> b c ... k", k=LEVELS).softmax(-1)
         return (p * values.to(p.dtype)).sum(-1)

@@ -1,4 +1,4 @@
-"""Codes of another model as data: categories without an order, and as many as that model has.
+"""Codes of another model as data: as many unordered categories as that model has codes.
 
 Axes: b batch, g codebooks of the other model, *grid its positions, k its codes.
 """
@@ -13,7 +13,7 @@ from stage1_vqvae.likelihoods.categorical import Categorical
 class Codes(Categorical):
     """A softmax over `num_codes` codes, int64 (b, g, *grid): decoder channels (g k), k fastest.
 
-    The encoder reads the codes themselves: it begins with their embedding.
+    Network units are the codes themselves: the encoder begins with an embedding.
     """
 
     def __init__(self, num_codes: int):
@@ -31,5 +31,5 @@ class Codes(Categorical):
         return levels
 
     def mean(self, params: Tensor) -> Tensor:
-        """The likeliest: categories have no mean."""
+        """The most likely code: categories have no mean."""
         return rearrange(params, "b (c k) ... -> b c ... k", k=self.params_per_value).argmax(-1)

@@ -1,4 +1,4 @@
-"""A Gaussian of one width, integrated over each level.
+"""A Gaussian with one standard deviation for all values, integrated over each level.
 
 Axes: b batch, c channels, *grid height and width.
 """
@@ -16,11 +16,10 @@ from stage1_vqvae.likelihoods.base import LEVELS, Likelihood
 class Gaussian(Likelihood):
     """The decoder gives the mean; one standard deviation for all values.
 
-    With sigma="training_mse" training minimises squared error / `variance`, both in data units: where `variance` is
-    that of all training pixels and channels, and after division by the data's dimensions, this is the normalised
-    squared error of Sonnet's example. sigma^2 is then the training error itself (the maximum-likelihood estimate), a
-    moving average over training batches. With sigma="learned" it is a parameter and training minimises the density's
-    -log in nats.
+    With sigma="training_mse" training minimises squared error / `variance`, both in data units: if `variance` is
+    that of all training pixels and channels, then per data dimension this is the normalised squared error of Sonnet's
+    example. sigma^2 is then the training error itself (the maximum-likelihood estimate), a moving average over training
+    batches. With sigma="learned" it is a parameter, and training minimises -log of the density, in nats.
 
     The mass of a level is the Gaussian's over [x - 1/2, x + 1/2]; levels 0 and 255 take the tails.
     """
@@ -41,7 +40,7 @@ class Gaussian(Likelihood):
         if self.learned:
             self.log_sigma = nn.Parameter(torch.tensor(math.log(variance) / 2))
         else:
-            # The average and its weight both start at 0: their quotient is free of the start's bias at once.
+            # The average and its weight both start at 0: their quotient has no bias towards the start.
             self.register_buffer("mse_average", torch.tensor(0.0))
             self.register_buffer("mse_weight", torch.tensor(0.0))
 
@@ -50,7 +49,7 @@ class Gaussian(Likelihood):
         return (self._precise(params) + 0.5) * (LEVELS - 1)
 
     def sigma_squared(self) -> Tensor:
-        """() float64, in data units; never below 1e-4, where a level's mass would be 1 in any case."""
+        """() float64, in data units; at least 1e-4, where the mass of a level is 1 in any case."""
         if self.learned:
             value = (2 * self.log_sigma.double()).exp()
         else:
@@ -79,8 +78,8 @@ class Gaussian(Likelihood):
     def log_mass(self, mean: Tensor, x: Tensor) -> Tensor:
         """log p of each level x (float64, elementwise), accurate in the far tails.
 
-        Both edges are mirrored to the side on which their normal distribution functions are small, where
-        log(F(b) - F(a)) = log F(b) + log(1 - exp(log F(a) - log F(b))) loses nothing.
+        Both edges are mirrored to the side on which the normal distribution function is small, where
+        log(F(b) - F(a)) = log F(b) + log(1 - exp(log F(a) - log F(b))) loses no precision.
         """
         distance, sigma = x.double() - mean.double(), self.sigma_squared().sqrt()
         lower = torch.where(x == 0, -math.inf, (distance - 0.5) / sigma)

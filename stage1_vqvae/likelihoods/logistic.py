@@ -13,7 +13,7 @@ from stage1_vqvae.likelihoods.binned import Binned
 
 
 class Logistic(Binned):
-    """One logistic a value, location and scale in network units."""
+    """One logistic per value, location and scale in network units."""
 
     def coordinate(self, x: Tensor) -> Tensor:
         return x / (LEVELS - 1) - 0.5
@@ -22,15 +22,15 @@ class Logistic(Binned):
         return torch.sigmoid(t)
 
     def log_interval(self, a: Tensor, b: Tensor, width: Tensor) -> Tensor:
-        """F(b) - F(a) = F(b) F(-a) (1 - e^(a - b)): factors, so nothing cancels."""
+        """F(b) - F(a) = F(b) F(-a) (1 - e^(a - b)): a product, so nothing cancels."""
         return F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1(-width))
 
 
 class LogisticMixture(Logistic):
-    """`num_components` logistics a value: decoder channels (c n j), n = softmax's logit, location, log scale.
+    """`num_components` logistics per value: decoder channels (c n j), n = softmax's logit, location, log scale.
 
-    The channels of a value are independent given the decoder's output: PixelCNN++ shares the component among red, green
-    and blue and lets each shift the next one's location, this does not.
+    The channels of a value are independent given the decoder's output: unlike here, PixelCNN++ shares the
+    component between red, green and blue, and each channel shifts the location of the next.
     """
 
     def __init__(self, num_components: int):

@@ -18,9 +18,10 @@ EPSILON = 0.1
 class LogitLaplace(Binned):
     """Values are mapped to y = 0.8 x / 255 + 0.1, within (0.1, 0.9), and logit(y) is Laplace: location, log scale.
 
-    The paper minimises -log of y's density, which has no bound as scales shrink and is no code length. Here both
-    training and figures have the mass, the density's integral over each level's bin: where a scale spans several bins,
-    the density times the bin's width of 0.8 / 255, so that gradients agree. The encoder reads y, as in the paper.
+    The paper minimises -log of the density of y, which is unbounded as scales shrink and is no code length. Here both
+    training and evaluation use the mass, the integral of the density over the bin of each level. Where a scale spans
+    several bins it is the density times the bin width of 0.8 / 255, so gradients agree. The encoder reads y, as in the
+    paper.
     """
 
     def to_network(self, x: Tensor) -> Tensor:
@@ -33,10 +34,10 @@ class LogitLaplace(Binned):
         return 0.5 - 0.5 * t.sign() * torch.expm1(-t.abs())
 
     def log_interval(self, a: Tensor, b: Tensor, width: Tensor) -> Tensor:
-        """Mirrored, so that the interval's middle is not above 0. Then it lies below 0, with mass
-        e^b (1 - e^(a - b)) / 2, or about it, with mass ((1 - e^a) + (1 - e^-b)) / 2: nothing cancels."""
+        """Mirrored, so that the middle of the interval is not above 0. The interval then lies below 0, with mass
+        e^b (1 - e^(a - b)) / 2, or contains 0, with mass ((1 - e^a) + (1 - e^-b)) / 2: nothing cancels."""
         mirrored = a + b > 0
         a, b = torch.where(mirrored, -b, a), torch.where(mirrored, -a, b)
         below = b + torch.log(-torch.expm1(-width))
-        about = torch.log(-torch.expm1(a) - torch.expm1(-b.clamp(min=0)))  # unclamped, where not chosen, it overflows
+        about = torch.log(-torch.expm1(a) - torch.expm1(-b.clamp(min=0)))  # unclamped it overflows where unused
         return torch.where(b <= 0, below, about) - math.log(2)

@@ -1,4 +1,4 @@
-"""Sound: a float wave in [-1, 1], described by its mu-law symbol; its network units are those of the compressed wave.
+"""Audio: a float wave in [-1, 1], as mu-law symbols; network units are those of the compressed wave.
 
 Axes: b batch, c channels, t samples.
 """
@@ -13,9 +13,9 @@ from stage1_vqvae.likelihoods.categorical import Categorical
 
 
 class MuLaw(Categorical):
-    """Sound in [-1, 1] as one of 256 mu-law symbols (ITU-T G.711's curve, torchaudio's rounding), each with its logit.
+    """Audio in [-1, 1] as 256 mu-law symbols (the curve of ITU-T G.711, rounded as torchaudio does), one logit each.
 
-    The mass is that of the symbols: figures are bits a symbol. Symbol 128 is silence, 0 and 255 are -1 and 1.
+    The mass is that of the symbols: figures are bits per symbol. Symbol 128 is silence, 0 and 255 are -1 and 1.
     """
 
     MU = LEVELS - 1
@@ -41,5 +41,5 @@ class MuLaw(Categorical):
 
 
 def expand(compressed: Tensor) -> Tensor:
-    """The wave of a mu-law compressed wave: sign(y) ((256^|y|) - 1) / 255."""
+    """The wave from a mu-law compressed wave: sign(y) ((256^|y|) - 1) / 255."""
     return compressed.sign() * torch.expm1(compressed.abs() * math.log(LEVELS)) / (LEVELS - 1)

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -23,7 +21,7 @@ from pipelines.evaluation import code_classifier as code_probe
 from pipelines.evaluation.code_classifier import Target, code_classifiers, octants, position_cells, targets
 from pipelines.evaluation.codes import levels
 from pipelines.files.errors import InputError
-from pipelines.runs.config import CONFIGS
+from pipelines.runs.config import composed
 from pipelines.runs.facts import complete
 from pipelines.runs.store import Run, load_parents, load_stage1, load_stage2, stage1_hash
 from pipelines.training.checkpoint import find_checkpoint, read_state, write_parts
@@ -46,9 +44,7 @@ PRIOR = ["prior.channels=8", "prior.num_layers=2", "prior.head_channels=8"]
 
 def call(script, *overrides: str) -> None:
     """A Hydra program's main, in this process."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
-        script.main.__wrapped__(compose("main", overrides=list(overrides)))
+    script.main.__wrapped__(composed(list(overrides)))
 
 
 def script(module, *words: object) -> None:
@@ -128,9 +124,7 @@ def test_codes_of_several_codebooks_are_channels_and_views_repeat_what_was_recor
 
 
 def test_sizes_come_from_the_parent_s_manifest(chain):
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
-        found = complete(compose("main", overrides=top(chain)), RunCodes(str(chain / "bottom")))
+    found = complete(composed(top(chain)), RunCodes(str(chain / "bottom")))
     assert found["likelihood"]["num_codes"] == found["decoder"]["network"]["num_codes"] == 32
     assert found["encoder"]["encoder"]["num_codes"] == 32 and found["encoder"]["encoder"]["in_channels"] == 1
     assert found["decoder"]["upsampler"]["decoder"]["data_grid"] == [6, 6] and found["encoder"]["grid"] == [2, 2]

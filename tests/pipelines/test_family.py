@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -22,7 +20,7 @@ from pipelines.evaluation.measured import measure
 from pipelines.files.errors import InputError
 from pipelines.generation.decoding import pixel_uniforms
 from pipelines.media import images as media
-from pipelines.runs.config import CONFIGS, read_config
+from pipelines.runs.config import composed, read_config
 from pipelines.runs.data import load_data
 from pipelines.runs.store import Run, load_stage1
 from pipelines.splits.noise import generator
@@ -54,9 +52,7 @@ SAMPLES = 4
 
 def call(script, *overrides: str) -> None:
     """A Hydra program's main, in this process."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(CONFIGS, version_base="1.3"):
-        script.main.__wrapped__(compose("main", overrides=["~experiment", *overrides]))
+    script.main.__wrapped__(composed(["~experiment", *overrides]))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The two vector quantisers: what they return, what they learn from, how they keep their codes alive."""
+"""The two vector quantisers: what they return and learn, how codes stay in use. The contract: tests/contracts."""
 
 import copy
 import math
@@ -60,16 +60,9 @@ def test_codes_are_the_nearest_and_z_q_the_entries(kind, grid, num_codebooks):
         np.testing.assert_array_equal(
             np.split(rows(latent.z_q.detach()).numpy(), num_codebooks, axis=1)[group], codebook[found[:, group]]
         )
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("num_codebooks", [1, 4])
-def test_lookup_of_codes_is_z_q_bitwise(kind, grid, num_codebooks):
-    module = quantizer(kind, num_codebooks=num_codebooks).eval()
-    latent = module(encodings(grid=grid))
     assert torch.equal(module.lookup(latent.codes), latent.z_q)
-    assert torch.equal(module(encodings(grid=grid)).codes, latent.codes)
+    rate = math.prod(grid) * num_codebooks * math.log(16)
+    torch.testing.assert_close(latent.rate_nats, torch.full((6,), rate, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,16 +71,6 @@ def test_channels_last_changes_nothing(kind):
     z = encodings()
     a, b = module(z), module(z.contiguous(memory_format=torch.channels_last))
     assert torch.equal(a.z_q, b.z_q) and torch.equal(a.codes, b.codes)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_permuting_the_batch_permutes_the_codes(kind):
-    module = quantizer(kind, num_codebooks=2).eval()
-    z = encodings()
-    order = torch.tensor([4, 2, 0, 5, 1, 3])
-    a, b = module(z), module(z[order])
-    assert torch.equal(a.codes[order], b.codes) and torch.equal(a.z_q[order], b.z_q)
-    assert not torch.equal(a.codes, b.codes)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,35 +107,6 @@ def test_codebook_loss_reaches_only_the_codebook_with_its_own_weight():
     for vector, code in zip(vectors, codes):
         expected[code] += 0.7 * 2 * (module.codebook[0, code].detach() - vector) / z.numel()
     torch.testing.assert_close(module.codebook.grad[0], expected)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_loss_and_rate_do_not_depend_on_the_batch_size(kind):
-    module = quantizer(kind, num_codebooks=2).double().eval()
-    z = encodings(dtype=torch.float64)
-    once, twice = module(z), module(torch.cat([z, z]))
-    assert once.loss.item() > 0
-    torch.testing.assert_close(once.loss, twice.loss, rtol=1e-12, atol=0)
-    assert once.rate_nats.shape == (6,) and twice.rate_nats.shape == (12,)
-    torch.testing.assert_close(once.rate_nats, torch.full((6,), 3 * 5 * 2 * math.log(16), dtype=torch.float64))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_autocast_does_not_lower_the_precision(kind):
-    module = quantizer(kind, num_codes=256).eval()
-    z = encodings(batch=64).to(torch.bfloat16)
-    expected = module(z.float())
-    with torch.autocast("cpu", torch.bfloat16):
-        found = module(z)
-        assert (z.flatten(1) @ z.flatten(1).T).dtype == torch.bfloat16  # autocast is on around it
-    assert torch.equal(found.codes, expected.codes) and torch.equal(found.z_q, expected.z_q)
-    assert found.z_q.dtype == torch.float32 and torch.equal(found.loss, expected.loss)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_float64_is_kept(kind):
-    latent = quantizer(kind).double()(encodings(dtype=torch.float64))
-    assert latent.z_q.dtype == latent.loss.dtype == latent.rate_nats.dtype == torch.float64
 
 
 @pytest.mark.parametrize("kind", KINDS)
