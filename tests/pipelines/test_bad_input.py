@@ -64,6 +64,7 @@ def test_weights_of_another_model(run, command, tiny):
 @pytest.mark.parametrize("name", ["optimizer.pt", "state.json", "model.safetensors"])
 def test_a_damaged_checkpoint_is_not_trained_on(name, run, command, tiny):
     path = newest(run, "stage1") / name
+    shutil.copytree(path.parent, path.parent.with_name("step-0000005"))  # that a kill left, say
     damage(path, "truncated")
     before = sorted(inner.name for inner in run.rglob("*"))
     result = command("train_stage1", *tiny, f"runs_dir={run.parent}", "train.steps=40", check=False)
