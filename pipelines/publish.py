@@ -1,8 +1,8 @@
 """Makes a run small enough to ship: weights in half precision, without optimiser, codes and logs.
 
-    python pipelines/publish.py --run runs/mnist --out runs/mnist_half         # stage 1 alone: rounding changes the codes
+    python pipelines/publish.py --run runs/mnist --out runs/mnist_half         # stage 1 alone: its codes change
     make extract-codes stage2 evaluate EXPERIMENT=mnist ARGS="run=mnist_half"
-    python pipelines/publish.py --run runs/mnist_half --out pretrained/mnist   # both stages: rounding changes nothing more
+    python pipelines/publish.py --run runs/mnist_half --out pretrained/mnist   # both stages: nothing changes now
 
 Stage 1 is rounded before its codes are extracted, so that codes, prior and decoder belong together. The prior's best
 (averaged) weights are rounded last, and metrics.json is copied from the run before that. To measure the published run

@@ -58,9 +58,9 @@ def write_codes(
 ) -> "CodeData":
     """Encodes every split of `data` into `folder`, apart from shards that are already there, and reads it back.
 
-    `encode` maps a batch on `device` to "codes" (b, *grid[, g]) int64 and anything to store beside them: "lengths" (b,),
-    local fields (b, c, *grid), each size of the grid or 1. With `views` > 1 the training split is written that many
-    times, first without augmentation, then as in epochs 0, 1, ... with `seed`: item v * n + i is view v of item i.
+    `encode` maps a batch on `device` to "codes" (b, *grid[, g]) int64 and anything to store beside them: "lengths"
+    (b,), local fields (b, c, *grid), each size of the grid or 1. With `views` > 1 the training split is written that
+    many times, first without augmentation, then as in epochs 0, 1, ... with `seed`: item v * n + i is view v of item i.
 
     Raises InputError where the folder holds codes of another model or other settings, unless `overwrite` removes them.
     """
@@ -95,7 +95,7 @@ def write_codes(
 
 @dataclass(frozen=True, kw_only=True)
 class CodeSplit(Split):
-    """Codes, int64 in a batch. They stay in 8 or 16 bits in memory; uint16 as int16, since torch cannot index uint16."""
+    """Codes, int64 in a batch, 8 or 16 bits in memory: uint16 is kept as int16, since torch cannot index uint16."""
 
     num_codebooks: int
 

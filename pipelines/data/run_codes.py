@@ -30,7 +30,7 @@ class RunCodes(Data):
     """int64 (g, h, w) below `num_codes`: the extracted codes of a run on images, or on the codes of such a run.
 
     Splits, labels and recorded fields are those of the parent's own data. Raises InputError where the parent's codes
-    are not those of its stage 1, where their grid does not have two axes, or where its decoder is conditioned on labels.
+    are not those of its stage 1, where their grid has not two axes, or where its decoder is conditioned on labels.
     """
 
     kind = "codes"

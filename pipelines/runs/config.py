@@ -42,9 +42,9 @@ def plain(cfg: Any) -> Any:
 def build(cfg: Any, trusted_only: bool = False, **extra: Any) -> Any:
     """Makes the object that `_target_` names, depth first; `_partial_: true` gives a function that makes it.
 
-    With `trusted_only`, for configurations read from a run's folder, `_target_` may name only classes and functions that
-    the stage packages define, and a few torch.nn modules: nothing is imported because a file says so.
-    Raises InputError for any other name, for a misspelt or mistyped argument, and for a value that the class refuses."""
+    With `trusted_only`, for configurations read from a run's folder, `_target_` may name only classes and functions
+    that the stage packages define, and a few torch.nn modules: nothing is imported because a file says so.
+    Raises InputError for other names, for a misspelt or mistyped argument, and for a value that the class refuses."""
     if isinstance(cfg, DictConfig):
         cfg = plain(cfg)
     if isinstance(cfg, list):

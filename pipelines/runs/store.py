@@ -216,8 +216,8 @@ def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dic
     """Raises InputError where the run was trained on other data, or another split of them, than those given now."""
     there, here = ({"data": example.data, "shape": list(example.shape), "classes": list(map(list, example.classes)),
                     **example.facts} for example in (stage1.example, example_of(data)))
-    difference = first_difference({"data": stage1.config["data"]}, {"data": data_config}) or first_difference(there, here)
-    if difference:
+    difference = first_difference({"data": stage1.config["data"]}, {"data": data_config})
+    if difference := difference or first_difference(there, here):
         key, then, now = difference
         raise InputError(f"{run.stage1 / 'config.yaml'}: {key}: expected {str(then)[:80]} as in training, found "
                          f"{str(now)[:80]} now")

@@ -137,7 +137,8 @@ def test_another_configuration_for_the_same_run(run, command, tiny):
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(command, tiny, tmp_path):
-    result = command("train_stage1", *tiny, f"runs_dir={tmp_path}", "train.lr=1e30", "train.checkpoint_every=1", check=False)
+    result = command("train_stage1", *tiny, f"runs_dir={tmp_path}", "train.lr=1e30", "train.checkpoint_every=1",
+                     check=False)
     assert_one_line(result, "loss", "step")
     checkpoints = tmp_path / "tiny" / "stage1" / "checkpoints"
     if (checkpoints / "latest").exists():
