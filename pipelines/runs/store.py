@@ -28,16 +28,7 @@ from pipelines.files.formats import CONFIG, FORMAT, format_of, migrated
 from pipelines.runs.config import build, read_config
 from pipelines.runs.example import CodeSpec, Example, example_of
 from pipelines.splits.base import Data
-from pipelines.training.checkpoint import (
-    EMA,
-    MODEL,
-    State,
-    find_checkpoint,
-    has_part,
-    load_weights,
-    read_state,
-    read_weights,
-)
+from pipelines.training.checkpoint import State, find_checkpoint, load_weights, read_trained
 from pipelines.training.loop import RESUMABLE
 
 # What may differ from before in the configuration of a run that goes on.
@@ -150,14 +141,15 @@ def load_stage2(run: Run, device: torch.device, which: str = "best") -> TrainedS
 
 
 def _load(folder: Path, component: str, title: str, which: str, device: torch.device) -> TrainedStage:
-    step_folder = find_checkpoint(folder, which)
-    if step_folder is None:  # training stopped before a validation that counts
-        step_folder = find_checkpoint(folder, "latest")
-        if step_folder is None:
+    trained = read_trained(folder, which)
+    if trained is None:  # training stopped before a validation that counts
+        trained = read_trained(folder, "latest")
+        if trained is None:
             raise InputError(f"{folder}: expected a trained {title}, found no checkpoint; train it first: "
                              f"make {title.replace(' ', '')}")
-        print(f"note: {folder}: no validation counts yet, so the latest checkpoint is used, {step_folder.name}",
+        print(f"note: {folder}: no validation counts yet, so the latest checkpoint is used, {trained[0].name}",
               file=sys.stderr)
+    step_folder, state, weights_path, weights = trained
     path = folder / "config.yaml"
     saved = read_config(path)
     config = migrated(saved, path, CONFIG)
@@ -171,9 +163,7 @@ def _load(folder: Path, component: str, title: str, which: str, device: torch.de
     length = config.get("condition_on_length") if codes else False
     expect(path, "condition_on_length", length, isinstance(length, bool), "true or false")
     module = build(config[component], trusted_only=True)
-    state = read_state(step_folder)
-    name = EMA if has_part(step_folder, state, EMA) else MODEL
-    load_weights(module, read_weights(step_folder, state, name), step_folder / name)
+    load_weights(module, weights, weights_path)
     return TrainedStage(module.to(device).eval().requires_grad_(False), config, saved, state, step_folder, example,
                         codes, tuple(condition_on), length)
 

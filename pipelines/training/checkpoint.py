@@ -119,6 +119,8 @@ def find_checkpoint(folder: Path, which: str = "latest") -> Path | None:
     name = pointer.read_text().strip()
     path = folder / "checkpoints" / name
     if Path(name).name != name or not path.is_dir():
+        if pointer.read_text().strip() != name:  # a training beside this reader has moved on
+            return find_checkpoint(folder, which)
         raise InputError(f"{pointer}: expected the name of a checkpoint beside it, found {name[:80]!r}")
     return path
 
@@ -212,6 +214,22 @@ def check_weights(module: torch.nn.Module, weights: dict, source: Path) -> None:
         expect(source, name, found.dtype, same, str(tensor.dtype))
         finite = not found.is_floating_point() or found.isfinite().all()
         expect(source, name, "NaN or infinity", finite, "finite values")
+
+
+def read_trained(folder: Path, which: str) -> tuple[Path, State, Path, dict[str, torch.Tensor]] | None:
+    """What is used of a trained stage: the checkpoint's folder and state, and the file and tensors of its averaged
+    weights where they are kept, else of its raw ones. None before the first checkpoint.
+
+    A training that goes on beside this reader may replace the checkpoint; then the newer one is read."""
+    while (step_folder := find_checkpoint(folder, which)) is not None:
+        try:
+            state = read_state(step_folder)
+            name = EMA if has_part(step_folder, state, EMA) else MODEL
+            return step_folder, state, step_folder / name, read_weights(step_folder, state, name)
+        except (InputError, FileNotFoundError):
+            if find_checkpoint(folder, which) == step_folder:
+                raise
+    return None
 
 
 def load_weights(module: torch.nn.Module, weights: dict, source: Path) -> None:
