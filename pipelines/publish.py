@@ -1,14 +1,13 @@
-"""Makes a run small enough to ship: weights in half precision, without optimiser, codes and logs.
+"""A run made small enough to ship: weights rounded to half precision, without optimiser, codes and logs.
 
-    python pipelines/publish.py --run runs/mnist --out runs/mnist_half         # stage 1 alone: its codes change
+    python pipelines/publish.py --run runs/mnist --out runs/mnist_half         # stage 1 only: the codes are another's
     make extract-codes stage2 evaluate EXPERIMENT=mnist ARGS="run=mnist_half"
-    python pipelines/publish.py --run runs/mnist_half --out pretrained/mnist   # both stages: nothing changes now
+    python pipelines/publish.py --run runs/mnist_half --out pretrained/mnist   # stage 1 is as before: stage 2 comes along
 
-Stage 1 is rounded before its codes are extracted, so that codes, prior and decoder belong together. The prior's best
-(averaged) weights are rounded last, and metrics.json is copied from the run before that. To measure the published run
-itself, extract its codes (they are the same), evaluate it, and remove its codes again. If the run was trained on the
-codes of another run, that parent's stage 1 is copied to parent/; it must have been rounded before, since otherwise its
-codes would change. Configurations keep the format in which they were saved, and stages their hashes.
+A stage 1 is rounded before its codes are extracted, so that codes, prior and decoder belong together. The prior's best
+(averaged) weights are rounded last; metrics.json is that of the run before. To measure the published run itself, extract
+its codes (they are the same), evaluate it, and remove its codes again. Of a run on the codes of another one, that
+parent's stage 1 comes along as parent/: it has to be rounded already, or its codes would not be those the run knows.
 """
 
 import argparse
@@ -29,8 +28,7 @@ HALF_LARGEST = torch.finfo(torch.float16).max
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Writes a copy of a run with half-precision weights and without optimiser, codes and logs.")
+    parser = argparse.ArgumentParser(description="Writes a run with half-precision weights and without what training needs.")
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
     return parser.parse_args()
@@ -73,16 +71,16 @@ def main(arguments: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def round_weights(module: torch.nn.Module) -> None:
-    """Rounds every floating-point tensor to half precision, in place; its type stays."""
+    """Every floating tensor to the nearest half-precision value, kept in its own type."""
     for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and tensor.numel() > 1:  # scalars, such as an average error, stay exact
+        if tensor.is_floating_point() and tensor.numel() > 1:  # single numbers, an error's average say, stay exact
             if tensor.abs().max() > HALF_LARGEST:
                 raise InputError(f"{name}: expected values up to {HALF_LARGEST}, found {tensor.abs().max():.3g}")
             tensor.copy_(tensor.half())
 
 
 def write_stage(folder: Path, stage: TrainedStage) -> None:
-    """Writes configuration, state and rounded weights, as one checkpoint that `best` names."""
+    """Configuration, state and rounded weights, as one checkpoint that `best` names."""
     checkpoint = folder / "checkpoints" / stage.step_folder.name
     checkpoint.mkdir(parents=True)
     weights = {name: tensor.half() if tensor.is_floating_point() and tensor.numel() > 1 else tensor
@@ -90,7 +88,7 @@ def write_stage(folder: Path, stage: TrainedStage) -> None:
     write_parts(checkpoint, stage.state, weights)
     write_atomically(folder / "checkpoints" / "best", f"{checkpoint.name}\n".encode())
     config = dict(stage.saved)  # in its own format, and so with its own hash
-    if "data" in config:  # paths of this machine do not belong in a published run
+    if "data" in config:  # where they lie on this machine is nobody's business
         config["data"] = {key: value for key, value in config["data"].items() if key not in ("root", "cache", "run")}
     write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
 
