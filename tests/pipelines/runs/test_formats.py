@@ -21,12 +21,12 @@ from pipelines.files.formats import CONFIG, FORMAT, STATE, STEPS, migrated
 from pipelines.runs.chain import load_run
 from pipelines.runs.config import read_config
 from pipelines.runs.figures import read_figures
+from pipelines.runs.find import PRETRAINED, run_names
 from pipelines.runs.store import Run, load_stage1, load_stage2, logical_names, stage1_hash
 from pipelines.training.checkpoint import find_checkpoint, read_state
 from pipelines.training.log import read_metrics
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
-ROOT = GOLDEN.parents[1]
 EXPECTED = json.loads((GOLDEN / "format1.json").read_text())
 CPU = torch.device("cpu")
 SCRIPTS = ("train_stage1", "extract_codes", "train_stage2")
@@ -209,7 +209,9 @@ def test_moving_a_module_changes_no_hash():
 
 
 def test_the_pretrained_runs_are_of_the_present_format():
-    for run in map(Run, sorted((ROOT / "pretrained").iterdir())):
+    names = run_names(PRETRAINED)
+    assert {"mnist", "cifar10_compact", "imagenet128", "fsdd"} <= set(names)
+    for run in (Run(PRETRAINED / name) for name in names):
         for stage in (load_stage1(run, CPU), load_stage2(run, CPU)):
             assert stage.saved["format"] == FORMAT and stage.state.checksums is not None, run.root
         assert json.loads((run.root / "metrics.json").read_text())["format"] == FORMAT
