@@ -108,17 +108,21 @@ class CodeSpec:
                 "length_counts": None if self.length_counts is None else [list(row) for row in self.length_counts]}
 
 
+# Facts that items of these kinds of data cannot be used without; a kind of the user's own has what it saved.
+NEEDED = {"audio": {"sample_rate_hz"}, "video": {"action_names"}, "codes": {"parent"}}
+
+
 def _check_facts(path: Path, kind: str, facts: Any) -> None:
-    """The facts of this project's own kinds of data; those of a kind of the user's own are the user's to check."""
     expect(path, "example.facts", facts, isinstance(facts, dict), "a mapping")
-    if kind == "audio":
-        rate = facts.get("sample_rate_hz")
+    expect_keys(path, "example.facts", facts, NEEDED.get(kind, set()), optional=facts.keys())
+    if "sample_rate_hz" in facts:
+        rate = facts["sample_rate_hz"]
         expect(path, "example.facts.sample_rate_hz", rate, is_integer(rate, 1), "a positive integer")
-    elif kind == "video":
-        names = facts.get("action_names")
+    if "action_names" in facts:
+        names = facts["action_names"]
         expect(path, "example.facts.action_names", names, is_names(names), "a list of different names")
-    elif kind == "codes":
-        parent = facts.get("parent")
+    if "parent" in facts:
+        parent = facts["parent"]
         expect_keys(path, "example.facts.parent", parent, {"stage1_hash", "extraction"})
         for key, value in parent.items():
             expect(path, f"example.facts.parent.{key}", value, is_hash(value), "64 hexadecimal digits")

@@ -17,10 +17,10 @@ def find_run(name: Path | str, runs_dir: Path) -> Run:
     for folder in (Path(name), runs_dir / name, PRETRAINED / name):
         if is_run(folder):
             return Run(folder)
-    there = [f"{kind}: {', '.join(names)}" for kind, names in (
-        (f"in {runs_dir}", run_names(runs_dir)), ("pretrained", run_names(PRETRAINED))) if names]
-    raise InputError(f"run: expected the folder of a run or the name of one ({'; '.join(there) or 'there are none yet'}), "
-                     f"found {str(name)!r}; to train one: make stage1, make extract-codes, make stage2")
+    places = {f"in {runs_dir}": run_names(runs_dir), "pretrained": run_names(PRETRAINED)}
+    there = "; ".join(f"{place}: {', '.join(names)}" for place, names in places.items() if names)
+    raise InputError(f"run: expected the folder of a run or the name of one ({there or 'there are none yet'}), found "
+                     f"{str(name)!r}; to train one: make stage1, make extract-codes, make stage2")
 
 
 def chosen_run(name: Path | str | None, runs_dir: Path) -> Run:
