@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace) -> None:
     check_flags(arguments)
     with naming_flags(arguments):
         run = load(arguments.run, arguments.device, arguments.runs_dir)
-        written = run.convert_files(arguments.input, arguments.out or run.folder / "conversions", arguments.label,
+        written = run.convert_files(arguments.input, arguments.out or run.outputs / "conversions", arguments.label,
                                     arguments.speaker, seed=arguments.seed, batch_size=arguments.batch_size)
     print(f"{written.count} conversions to {arguments.speaker} with {run.folder}: {written.picture}")
 

@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace) -> None:
     check_flags(arguments)
     with naming_flags(arguments):
         run = load(arguments.run, arguments.device, arguments.runs_dir)
-        figures = run.plot_latents(arguments.out or run.folder / "figures", data_root=arguments.data_root,
+        figures = run.plot_latents(arguments.out or run.outputs / "figures", data_root=arguments.data_root,
                                    split=arguments.split, example=arguments.example, seed=arguments.seed,
                                    batch_size=arguments.batch_size)
     print("\n".join(f"{title:<34}{path}" for title, path in figures.items()))

@@ -43,7 +43,7 @@ def main(arguments: argparse.Namespace) -> None:
     with naming_flags(arguments):
         run = load(arguments.run, arguments.device, arguments.runs_dir)
         written = run.predict_clips(
-            arguments.out or run.folder / "predictions", arguments.n, arguments.context, arguments.frames, arguments.actions,
+            arguments.out or run.outputs / "predictions", arguments.n, arguments.context, arguments.frames, arguments.actions,
             data_root=arguments.data_root, seed=arguments.seed, batch_size=arguments.batch_size, **truncation(arguments))
     print(f"{written.count} clips, {written.figure}, with {run.folder}: {written.picture}")
 

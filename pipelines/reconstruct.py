@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
     check_flags(arguments)
     with naming_flags(arguments):
         run = load(arguments.run, arguments.device, arguments.runs_dir)
-        written = run.reconstruct_files(arguments.input, arguments.out or run.folder / "reconstructions",
+        written = run.reconstruct_files(arguments.input, arguments.out or run.outputs / "reconstructions",
                                         labels=arguments.label, seed=arguments.seed, batch_size=arguments.batch_size)
     print(f"{written.count} reconstructions with {run.folder}, {written.figure}: {written.picture}")
 

@@ -43,7 +43,7 @@ def main(arguments: argparse.Namespace) -> None:
         flags = {name: getattr(arguments, name) for kind in all_kinds().values() for name in kind.sample_flags}
         samples = run.sample(arguments.n, seed=arguments.seed, batch_size=arguments.batch_size, labels=arguments.label,
                              **truncation(arguments), **flags)
-        picture = samples.save(arguments.out or run.folder / "samples")
+        picture = samples.save(arguments.out or run.outputs / "samples")
     print(f"{arguments.n} samples in {time.monotonic() - start:.1f} s: {picture}")
 
 
