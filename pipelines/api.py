@@ -11,7 +11,6 @@ Items are given as tensors, NumPy arrays, Pillow images, paths or lists of these
 tensors on the CPU, one item for one item. Errors are `InputError`, a ValueError that names what was expected and found.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,8 @@ from pipelines.generation.scores import Scores, score
 from pipelines.kinds import kind_of
 from pipelines.kinds.base import Written
 from pipelines.runs.chain import LoadedRun, load_run
-from pipelines.runs.store import find_run
+from pipelines.runs.figures import read_figures
+from pipelines.runs.find import chosen_run
 from pipelines.splits.noise import generator
 from pipelines.training.distributed import choose_device
 from stage1_vqvae.bottlenecks.base import Quantizer
@@ -42,7 +42,7 @@ def load(run: str | Path | None = None, device: str = "auto", runs_dir: str | Pa
     run whose stage 2 was trained last. device: "auto", "cpu", "cuda", "cuda:1", ...
 
     Raises InputError for a run that does not exist, has no trained stage 1, or whose files are damaged."""
-    return TrainedRun(load_run(find_run(run, Path(runs_dir)), choose_device(device)))
+    return TrainedRun(load_run(chosen_run(run, Path(runs_dir)), choose_device(device)))
 
 
 class TrainedRun:
@@ -96,10 +96,7 @@ class TrainedRun:
     @property
     def figures(self) -> dict[str, Any]:
         """metrics.json as evaluate.py wrote it. Raises InputError for a run that was not evaluated."""
-        path = self.folder / "metrics.json"
-        if not path.is_file():
-            raise InputError(f"{path}: expected the figures of an evaluated run, found none; measure it: make evaluate")
-        return json.loads(path.read_text())
+        return read_figures(self._loaded.run)
 
     @property
     def stage1(self) -> nn.Module:
@@ -115,9 +112,9 @@ class TrainedRun:
         """Kind, sizes and training steps in one line."""
         loaded = self._loaded
         codes = "" if self.num_codes is None else f", K = {self.num_codes}"
-        prior = "no prior" if loaded.stage2 is None else f"prior of step {loaded.stage2.state['step']}"
+        prior = "no prior" if loaded.stage2 is None else f"prior of step {loaded.stage2.state.step}"
         return (f"{self.kind} {'x'.join(map(str, self.shape))} -> {'x'.join(map(str, self.grid))}{codes}, "
-                f"stage 1 of step {loaded.stage1.state['step']}, {prior}")
+                f"stage 1 of step {loaded.stage1.state.step}, {prior}")
 
     # --- arrays in, arrays out -----------------------------------------------------------------------------------------
 

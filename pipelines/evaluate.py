@@ -31,6 +31,7 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.evaluation.table import rounded, table
     from pipelines.files.atomic import write_atomically
     from pipelines.files.errors import InputError
+    from pipelines.files.formats import FORMAT
     from pipelines.kinds import kind_of
 
     start = time.monotonic()
@@ -43,9 +44,9 @@ def main(cfg: "DictConfig") -> None:
     kind.check(subject)
     measured, figures = measure_shared(subject)
     figures |= kind.figures(measured, subject, figures)
-    result = {"run": cfg.run, "data": subject.data.name, "split": subject.split_name, "items": len(subject.split),
-              "stage1_step": stage1.state["step"], "stage2_step": stage2 and stage2.state["step"],
-              "training_seconds": {"stage1": stage1.state["seconds"], "stage2": stage2 and stage2.state["seconds"]},
+    result = {"format": FORMAT, "run": cfg.run, "data": subject.data.name, "split": subject.split_name, "items": len(subject.split),
+              "stage1_step": stage1.state.step, "stage2_step": stage2 and stage2.state.step,
+              "training_seconds": {"stage1": stage1.state.seconds, "stage2": stage2 and stage2.state.seconds},
               **figures}
     write_atomically(run.root / "metrics.json", (json.dumps(rounded(result), indent=1) + "\n").encode())
     paths = kind.draw(measured, subject, result) | draw_training(measured, subject)

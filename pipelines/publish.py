@@ -16,11 +16,13 @@ from pathlib import Path
 
 import torch
 import yaml
-from safetensors.torch import save
 
 from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError, one_line_errors
+from pipelines.files.formats import FORMAT
+from pipelines.runs.figures import read_figures
 from pipelines.runs.store import Run, TrainedStage, load_parents, load_stage1, load_stage2, stage1_hash
+from pipelines.training.checkpoint import write_parts
 
 HALF_LARGEST = torch.finfo(torch.float16).max
 
@@ -57,7 +59,7 @@ def main(arguments: argparse.Namespace) -> None:
         round_weights(stage2.module)
         write_stage(target.stage2, stage2)
         if (source.root / "metrics.json").exists():
-            figures = json.loads((source.root / "metrics.json").read_text()) | {"run": target.root.name}
+            figures = {"format": FORMAT} | read_figures(source) | {"run": target.root.name}
             write_atomically(target.root / "metrics.json", (json.dumps(figures, indent=1) + "\n").encode())
         print(f"published with both stages: {target.root}")
     else:
@@ -83,8 +85,7 @@ def write_stage(folder: Path, stage: TrainedStage) -> None:
     checkpoint.mkdir(parents=True)
     weights = {name: tensor.half() if tensor.is_floating_point() and tensor.numel() > 1 else tensor
                for name, tensor in stage.module.state_dict().items()}
-    write_atomically(checkpoint / "model.safetensors", save({name: t.contiguous() for name, t in weights.items()}))
-    write_atomically(checkpoint / "state.json", (json.dumps(stage.state, indent=1) + "\n").encode())
+    write_parts(checkpoint, stage.state, weights)
     write_atomically(folder / "checkpoints" / "best", f"{checkpoint.name}\n".encode())
     config = dict(stage.saved)  # in its own format, and so with its own hash
     if "data" in config:  # where they lie on this machine is nobody's business

@@ -56,7 +56,7 @@ def main(cfg: "DictConfig") -> None:
         distributed.barrier()
         state = train(task, splits, settings, run.stage1, cfg.seed, device, facts={})
     if distributed.rank() == 0:
-        print(f"stage 1 is trained: {run.stage1}, step {state['step']}; {describe_best(state, task.criterion)}")
+        print(f"stage 1 is trained: {run.stage1}, step {state.step}; {describe_best(state, task.criterion)}")
 
 
 if __name__ == "__main__":

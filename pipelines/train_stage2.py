@@ -62,7 +62,7 @@ def main(cfg: "DictConfig") -> None:
             claim_folder(run.stage2, config)
         distributed.barrier()
         newest = find_checkpoint(run.stage2)
-        if newest is not None and read_state(newest)["stage1_hash"] != codes.stage1_hash:
+        if newest is not None and read_state(newest).stage1_hash != codes.stage1_hash:
             raise InputError(f"{run.codes}: expected the codes that this prior was trained on so far, found those of "
                              f"another stage 1; remove {run.stage2} or give the run another name")
         torch.manual_seed(cfg.seed)
@@ -75,8 +75,8 @@ def main(cfg: "DictConfig") -> None:
         task = PriorTask(prior, columns, means, with_length)
         state = train(task, splits, settings, run.stage2, cfg.seed, device, facts)
     if distributed.rank() == 0:
-        early = ", stopped early" if state["stopped_early"] else ""
-        print(f"stage 2 is trained: {run.stage2}, step {state['step']}{early}; {describe_best(state, 'bits per code')}")
+        early = ", stopped early" if state.stopped_early else ""
+        print(f"stage 2 is trained: {run.stage2}, step {state.step}{early}; {describe_best(state, 'bits per code')}")
 
 
 if __name__ == "__main__":

@@ -27,12 +27,16 @@ from safetensors.numpy import load, save
 from torch import Tensor
 from tqdm import tqdm
 
-from pipelines.data.manifest import MANIFEST, VERSION, Manifest, Shard, brief, expect, read_manifest
+from pipelines.data.manifest import MANIFEST, Manifest, Shard, read_manifest
 from pipelines.files.atomic import write_atomically
+from pipelines.files.checks import brief, expect
 from pipelines.files.errors import InputError
 from pipelines.splits.base import Batch, Data, Split
 
 Encode = Callable[[Batch], dict[str, Tensor]]
+
+# Counts in `extraction` for how shards are written. As long as it stays, one that began in an earlier format goes on.
+SHARDS = 1
 
 
 def write_codes(
@@ -167,7 +171,7 @@ def _plan(data: Data, splits: dict[str, Split], encode: Encode, num_codes: int, 
         "parent_hash": parent_hash,
     }
     counts = {name: len(split) for name, split in splits.items()}
-    settings = {"version": VERSION, "counts": counts, "seed": seed, "shard_size": shard_size}
+    settings = {"version": SHARDS, "counts": counts, "seed": seed, "shard_size": shard_size}
     extraction = hashlib.sha256(json.dumps(facts | settings, sort_keys=True).encode()).hexdigest()
     return Manifest(**facts, extraction=extraction, splits={})
 

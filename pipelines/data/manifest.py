@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.files.checks import expect, expect_classes, expect_counts, expect_keys, is_hash, is_integer, is_sizes
 from pipelines.files.errors import InputError
+from pipelines.files.formats import CODES, FORMAT, migrated
 
-VERSION = 1
 MANIFEST = "manifest.json"
 LARGEST = 64 * 2**20  # bytes of a manifest: some 400,000 shards
 SPLIT_NAME = re.compile(r"[a-z][a-z0-9_]*")
-HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a code data set is. Stage 2 and sampling take their sizes from here."""
+    """What a code data set is. Stage 2 takes its sizes from here, never from a configuration."""
 
     num_codes: int
     num_codebooks: int
@@ -51,11 +51,11 @@ class Manifest:
 
     @property
     def dtype(self) -> np.dtype:
-        """In which codes are stored."""
+        """The type in which codes are stored."""
         return np.dtype(np.uint8 if self.num_codes <= 256 else np.uint16)
 
     def to_json(self) -> bytes:
-        return (json.dumps({"version": VERSION} | asdict(self), indent=1) + "\n").encode()
+        return (json.dumps({"version": FORMAT} | asdict(self), indent=1) + "\n").encode()
 
 
 def read_manifest(folder: Path | str) -> Manifest:
@@ -71,12 +71,11 @@ def read_manifest(folder: Path | str) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected JSON, found {error}") from error
     expect(path, "manifest", content, isinstance(content, dict), "an object")
-    expect(path, "version", content.get("version"), content.get("version") == VERSION, str(VERSION))
-    names = {"version"} | {field.name for field in fields(Manifest)}
-    expect(path, "keys", sorted(content), content.keys() == names, f"exactly {', '.join(sorted(names))}")
-    del content["version"]
+    content = migrated(content, path, CODES)
+    expect_keys(path, "keys", content, {field.name for field in fields(Manifest)})
     _check_model(path, content)
-    _check_labels(path, content)
+    expect_classes(path, "", content["label_names"], content["classes"])
+    expect_counts(path, "", content["classes"], content["label_counts"])
     _check_splits(path, content["splits"])
     return Manifest(**content | {
         "grid": tuple(content["grid"]),
@@ -88,42 +87,20 @@ def read_manifest(folder: Path | str) -> Manifest:
     })
 
 
-def expect(path: Path, key: str, found: Any, accepted: Any, expected: str) -> None:
-    """Raises InputError that names file and key, unless `accepted`; what was found is cut where it is long."""
-    if not accepted:
-        raise InputError(f"{path}: {key}: expected {expected}, found {brief(found)}")
-
-
-def brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def _check_model(path: Path, content: dict[str, Any]) -> None:
     for key, lowest, highest in (("num_codes", 2, 2**16), ("num_codebooks", 1, 2**16), ("views", 1, 2**31)):
         found = content[key]
-        expect(path, key, found, _integer(found, lowest, highest), f"an integer from {lowest} to {highest}")
-    expect(path, "grid", content["grid"], _sizes(content["grid"]), "a list of positive integers")
+        expect(path, key, found, is_integer(found, lowest, highest), f"an integer from {lowest} to {highest}")
+    expect(path, "grid", content["grid"], is_sizes(content["grid"]), "a list of positive integers")
     data = content["data"]
     expect(path, "data", data, isinstance(data, dict) and data.keys() == {"name", "kind", "shape"},
            "an object with name, kind and shape")
     for key in ("name", "kind"):
         expect(path, f"data.{key}", data[key], isinstance(data[key], str), "a name")
-    expect(path, "data.shape", data["shape"], _sizes(data["shape"]), "a list of positive integers")
+    expect(path, "data.shape", data["shape"], is_sizes(data["shape"]), "a list of positive integers")
     for key in ("stage1_hash", "parent_hash", "extraction"):
         found = content[key]
-        expect(path, key, found, _hash(found) or (key == "parent_hash" and found is None), "64 hexadecimal digits")
-
-
-def _check_labels(path: Path, content: dict[str, Any]) -> None:
-    names, classes, counts = (content[key] for key in ("label_names", "classes", "label_counts"))
-    expect(path, "label_names", names, _names(names), "a list of different names")
-    for key, value in (("classes", classes), ("label_counts", counts)):
-        expect(path, key, value, isinstance(value, list) and len(value) == len(names), f"a list for each of {names}")
-    for number, (own, own_counts) in enumerate(zip(classes, counts, strict=True)):
-        expect(path, f"classes[{number}]", own, _names(own) and own and own == sorted(own), "a sorted list of names")
-        accepted = isinstance(own_counts, list) and len(own_counts) == len(own) and all(map(_integer, own_counts))
-        expect(path, f"label_counts[{number}]", own_counts, accepted, f"{len(own)} counts")
+        expect(path, key, found, is_hash(found) or (key == "parent_hash" and found is None), "64 hexadecimal digits")
 
 
 def _check_splits(path: Path, splits: Any) -> None:
@@ -137,22 +114,6 @@ def _check_splits(path: Path, splits: Any) -> None:
             expect(path, key, shard, isinstance(shard, dict) and shard.keys() == keys, f"exactly {sorted(keys)}")
             file = f"{name}-{number:05d}.safetensors"
             expect(path, f"{key}.file", shard["file"], shard["file"] == file, file)
-            expect(path, f"{key}.count", shard["count"], _integer(shard["count"], 1), "a positive integer")
-            expect(path, f"{key}.bytes", shard["bytes"], _integer(shard["bytes"]), "an integer from 0")
-            expect(path, f"{key}.sha256", shard["sha256"], _hash(shard["sha256"]), "64 hexadecimal digits")
-
-
-def _integer(value: Any, lowest: int = 0, highest: int = 2**62) -> bool:
-    return type(value) is int and lowest <= value <= highest  # a bool is no integer here
-
-
-def _sizes(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(_integer(size, 1) for size in value)
-
-
-def _names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value) and len(set(value)) == len(value)
-
-
-def _hash(value: Any) -> bool:
-    return isinstance(value, str) and HASH.fullmatch(value) is not None
+            expect(path, f"{key}.count", shard["count"], is_integer(shard["count"], 1), "a positive integer")
+            expect(path, f"{key}.bytes", shard["bytes"], is_integer(shard["bytes"]), "an integer >= 0")
+            expect(path, f"{key}.sha256", shard["sha256"], is_hash(shard["sha256"]), "64 hexadecimal digits")

@@ -54,22 +54,27 @@ def read_picture(path: Path | str, shape: tuple[int, int, int]) -> np.ndarray:
     Reduced with antialiasing; a picture of h x w pixels keeps them as they are. Raises what Pillow raises, and
     ValueError for more than `MAX_PIXELS` and for pixels without a defined range.
     """
+    with Image.open(path) as picture:
+        return fit_picture(picture, shape)
+
+
+def fit_picture(picture: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+    """As `read_picture`, of an image that Pillow has opened or made."""
     channels, height, width = shape
     mode = {1: "L", 3: "RGB"}[channels]
-    with Image.open(path) as picture:
-        if picture.width * picture.height > MAX_PIXELS:
-            raise ValueError(f"{picture.width}x{picture.height} are more than {MAX_PIXELS} pixels")
-        turned = 2 * max(height, width)  # EXIF may exchange the axes
-        picture.draft(mode, (turned, turned))  # of a large JPEG only the low frequencies are decoded
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode.startswith("I;16"):
-            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-        elif picture.mode in ("I", "F"):
-            raise ValueError(f"pixels of type {picture.mode} (32 bits) have no defined range")
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        picture = ImageOps.fit(picture.convert(mode), (width, height), Image.Resampling.BICUBIC)
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ValueError(f"{picture.width}x{picture.height} are more than {MAX_PIXELS} pixels")
+    turned = 2 * max(height, width)  # EXIF may exchange the axes
+    picture.draft(mode, (turned, turned))  # of a large JPEG only the low frequencies are decoded
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        raise ValueError(f"pixels of type {picture.mode} (32 bits) have no defined range")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    picture = ImageOps.fit(picture.convert(mode), (width, height), Image.Resampling.BICUBIC)
     return np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
 
 

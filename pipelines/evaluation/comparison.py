@@ -2,7 +2,6 @@
 picture and one plot."""
 
 import itertools
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pipelines.files.errors import InputError
 from pipelines.files.places import configs
 from pipelines.media.images import image_rows, write_image
 from pipelines.runs.config import composed, find_target, read_config, resolved
+from pipelines.runs.figures import read_figures
 from pipelines.runs.store import Run, load_stage1
 from pipelines.splits.base import Data
 from pipelines.splits.noise import draws, generator
@@ -109,11 +109,6 @@ def in_words(choices: dict[str, str | float]) -> str:
 def has_codes(system: System) -> bool:
     """Whether a system's bottleneck has codes, so that a prior can be trained on them."""
     return issubclass(find_target(system.config["autoencoder"]["bottleneck"]["_target_"], True), Quantizer)
-
-
-def read_figures(run: Run) -> dict:
-    """The metrics.json of a run that was measured."""
-    return json.loads((run.root / "metrics.json").read_text())
 
 
 def row(system: System, published: float | None) -> dict[str, Any]:

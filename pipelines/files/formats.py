@@ -48,20 +48,22 @@ def from_1_to_2(content: dict, file: str) -> dict:
     """Components are named where they are defined; every stage says what it is conditioned on; facts that only some
     kinds of data have are apart from the rest; states have checksums."""
     if file == STATE:
-        return {"checksums": {}} | content
+        return with_defaults(content, {"stage1_hash": None, "parent_hash": None, "trained_at": None, "checksums": None})
     if file == CONFIG:
         content = _components(content)
-        content["condition_on"] = content.get("condition_on", [])
+        content = with_defaults(content, {"condition_on": []})
         if isinstance(content.get("train"), dict):
-            content["train"] = {"decay_share": 1.0} | content["train"]
+            content["train"] = with_defaults(content["train"], {"decay_share": 1.0})
         if isinstance(example := content.get("example"), dict):
             common = ("data", "kind", "shape", "label_names", "classes")
             facts = {key: value for key, value in example.items() if key not in common}
             content["example"] = {key: example[key] for key in common if key in example} | {"facts": facts}
         if "prior" in content:
-            content["condition_on_length"] = content.get("condition_on_length", False)
+            content = with_defaults(content, {"condition_on_length": False})
             if isinstance(content.get("codes"), dict):
-                content["codes"] = {"length_counts": None, "extraction": None} | content["codes"]
+                content["codes"] = with_defaults(content["codes"], {"length_counts": None, "extraction": None})
+    if file == FIGURES:
+        content = _renamed(content, FIGURE_NAMES)
     return content
 
 
@@ -74,6 +76,14 @@ RENAMED = {  # format 1 -> 2
         "bernoulli": ["Bernoulli"], "categorical": ["Categorical"], "codes": ["Codes"], "gaussian": ["Gaussian"],
         "logistic": ["Logistic", "LogisticMixture"], "logit_laplace": ["LogitLaplace"], "mu_law": ["MuLaw"],
     }.items() for name in names
+}
+FIGURE_NAMES = {  # keys of metrics.json, format 1 -> 2
+    "judge": "classifier", "samples_judged": "num_samples", "sound": "audio", "probes": "classifiers",
+    "probe": "classifiers", "bits_a_symbol": "bits_per_symbol", "code_bits_a_second_uniform": "code_bits_per_second_uniform",
+    "code_bits_a_second_prior": "code_bits_per_second_prior", "mu_law_bits_a_second": "mu_law_bits_per_second",
+    "codes_an_example": "codes_per_example", "nats_gained": "nats_saved", "own_over_others": "own_against_shuffled",
+    "own_over_unconditional": "own_against_unconditional", "unconditional_over_others": "unconditional_against_shuffled",
+    "others": "shuffled",
 }
 QUANTIZER = {"rate_weight": 0.0, "rate_warmup_steps": 0, "distance": "euclidean", "gradient": "straight_through"}
 GAINED = {  # while files were of format 1, in which runs from before lack them
@@ -88,6 +98,18 @@ GAINED = {  # while files were of format 1, in which runs from before lack them
 }
 
 
+def with_defaults(content: dict, defaults: dict) -> dict:
+    """`content` and, after it, those of the defaults that it lacks."""
+    return content | {key: value for key, value in defaults.items() if key not in content}
+
+
+def _renamed(tree: Any, names: dict[str, str]) -> Any:
+    """Keys renamed at any depth."""
+    if isinstance(tree, list):
+        return [_renamed(item, names) for item in tree]
+    return {names.get(key, key): _renamed(value, names) for key, value in tree.items()} if isinstance(tree, dict) else tree
+
+
 def _components(tree: Any) -> Any:
     """Renames and completes the components in a configuration of format 1, at any depth."""
     if isinstance(tree, list):
@@ -97,5 +119,5 @@ def _components(tree: Any) -> Any:
     tree = {key: _components(value) for key, value in tree.items()}
     if isinstance(target := tree.get("_target_"), str):
         target = RENAMED.get(target, target)
-        tree = {"_target_": target} | GAINED.get(target, {}) | tree | {"_target_": target}
+        tree = with_defaults(tree, GAINED.get(target, {})) | {"_target_": target}
     return tree

@@ -141,7 +141,10 @@ def read_images(x: Any, shape: tuple[int, ...]) -> Items:
         path = Path(x)
         return Items(load_pictures(find_pictures(path), shape)[1], single=not path.is_dir())
     if isinstance(x, Pillow.Image):
-        return Items(torch.from_numpy(fit_picture(x, shape))[None], single=True)
+        try:
+            return Items(torch.from_numpy(fit_picture(x, shape).copy())[None], single=True)
+        except ValueError as error:
+            raise InputError(f"images: expected an image that can be converted, found {error}") from None
     if not isinstance(x, (np.ndarray, torch.Tensor)):
         raise InputError("images: expected a path, a Pillow image, a NumPy array, a tensor or a list of these, found "
                          f"{type(x).__name__}")

@@ -25,8 +25,8 @@ class LoadedRun:
         if not (self.run.stage2 / "checkpoints").is_dir():
             return None
         stage2 = load_stage2(self.run, self.device)
-        check_same_stage1(stage2.state.get("stage1_hash", "none"), self.stage1, self.run.stage2)
-        expected, found = stage2.state.get("parent_hash"), self.stage1.example.facts.get("parent", {}).get("stage1_hash")
+        check_same_stage1(stage2.state.stage1_hash, self.stage1, self.run.stage2)
+        expected, found = stage2.state.parent_hash, self.stage1.example.facts.get("parent", {}).get("stage1_hash")
         if expected != found:
             raise InputError(f"{self.run.stage2}: parent_hash: expected {self.run.stage1} to be trained on codes of "
                              f"{expected}, found {found}")

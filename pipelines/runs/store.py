@@ -3,9 +3,9 @@
     runs/NAME/stage1/   config.yaml metrics.jsonl checkpoints/ tensorboard/
     runs/NAME/codes/    the code data set (pipelines/data/codes.py)
     runs/NAME/stage2/   as stage1
-    runs/NAME/samples/  pictures of sample.py
+    runs/NAME/samples/  what sample.py draws
     runs/NAME/metrics.json, figures/   evaluate.py
-    runs/NAME/parent/   of a published run on codes: the run that made those
+    runs/NAME/parent/   of a published run on codes: the run that made them
 
 A run on codes (data=codes) is tied to its parent by the hash of the parent's stage 1, which its configuration, its own
 codes and its prior hold: every link is checked where it is used.
@@ -13,6 +13,7 @@ codes and its prior hold: every link is checked where it is used.
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,23 @@ from pipelines.files.atomic import write_atomically
 from pipelines.files.checks import expect, is_names
 from pipelines.files.errors import InputError
 from pipelines.files.formats import CONFIG, FORMAT, format_of, migrated
-from pipelines.files.places import pretrained
 from pipelines.runs.config import build, read_config
 from pipelines.runs.example import CodeSpec, Example, example_of
 from pipelines.splits.base import Data
-from pipelines.training.checkpoint import find_checkpoint, load_weights, read_state, read_weights
+from pipelines.training.checkpoint import (
+    EMA,
+    MODEL,
+    State,
+    find_checkpoint,
+    has_part,
+    load_weights,
+    read_state,
+    read_weights,
+)
 from pipelines.training.loop import RESUMABLE
 
 # What may differ from before in the configuration of a run that goes on.
 MAY_CHANGE = {"train": RESUMABLE, "data": {"root", "download", "workers", "cache", "run"}}
-PRETRAINED = pretrained()
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class TrainedStage:
     module: torch.nn.Module
     config: dict  # in the present format
     saved: dict  # the same as config.yaml has it, in the format that it states
-    state: dict
+    state: State
     step_folder: Path
     example: Example | None  # what stage 1 knows of its data
     codes: CodeSpec | None  # what stage 2 knows of its data
@@ -142,10 +150,14 @@ def load_stage2(run: Run, device: torch.device, which: str = "best") -> TrainedS
 
 
 def _load(folder: Path, component: str, title: str, which: str, device: torch.device) -> TrainedStage:
-    step_folder = find_checkpoint(folder, which) or find_checkpoint(folder, "latest")  # stopped before a validation
-    if step_folder is None:
-        raise InputError(f"{folder}: expected a trained {title}, found no checkpoint; train it first: "
-                         f"make {title.replace(' ', '')}")
+    step_folder = find_checkpoint(folder, which)
+    if step_folder is None:  # training stopped before a validation that counts
+        step_folder = find_checkpoint(folder, "latest")
+        if step_folder is None:
+            raise InputError(f"{folder}: expected a trained {title}, found no checkpoint; train it first: "
+                             f"make {title.replace(' ', '')}")
+        print(f"note: {folder}: no validation counts yet, so the latest checkpoint is used, {step_folder.name}",
+              file=sys.stderr)
     path = folder / "config.yaml"
     saved = read_config(path)
     config = migrated(saved, path, CONFIG)
@@ -159,11 +171,11 @@ def _load(folder: Path, component: str, title: str, which: str, device: torch.de
     length = config.get("condition_on_length", False)
     expect(path, "condition_on_length", length, isinstance(length, bool), "true or false")
     module = build(config[component], trusted_only=True)
-    averaged = step_folder / "ema.safetensors"
-    weights = averaged if averaged.exists() else step_folder / "model.safetensors"
-    load_weights(module, read_weights(weights), weights)
-    return TrainedStage(module.to(device).eval().requires_grad_(False), config, saved, read_state(step_folder),
-                        step_folder, example, codes, tuple(condition_on), length)
+    state = read_state(step_folder)
+    name = EMA if has_part(step_folder, state, EMA) else MODEL
+    load_weights(module, read_weights(step_folder, state, name), step_folder / name)
+    return TrainedStage(module.to(device).eval().requires_grad_(False), config, saved, state, step_folder, example,
+                        codes, tuple(condition_on), length)
 
 
 def stage1_hash(stage: TrainedStage) -> str:
@@ -192,11 +204,11 @@ def logical_names(tree: Any, role: str) -> Any:
             for key, value in tree.items()}
 
 
-def check_same_stage1(expected: str, stage1: TrainedStage, what: Path) -> None:
+def check_same_stage1(expected: str | None, stage1: TrainedStage, what: Path) -> None:
     """Raises InputError unless `what` (codes, a prior) was made with this very stage 1."""
     found = stage1_hash(stage1)
     if expected != found:
-        raise InputError(f"{what}: expected to be used with the stage 1 it was made with ({expected[:12]}), found "
+        raise InputError(f"{what}: expected to be used with the stage 1 it was made with ({str(expected)[:12]}), found "
                          f"{stage1.step_folder} ({found[:12]}); extract the codes and train stage 2 again")
 
 
@@ -212,7 +224,7 @@ def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dic
 
 
 def parent_of(run: Run, stage1: TrainedStage) -> Run | None:
-    """The run whose codes a run was trained on, where it was then; None for a run on pictures or sounds."""
+    """The run whose codes a run was trained on, where it was then; None for a run that is not on codes."""
     if "parent" not in stage1.example.facts:
         return None
     if run.published_parent.is_dir():
@@ -225,10 +237,10 @@ def parent_of(run: Run, stage1: TrainedStage) -> Run | None:
 
 
 def load_parents(run: Run, stage1: TrainedStage, device: torch.device, parent: Run | None = None) -> list[TrainedStage]:
-    """The stages 1 between a run on codes and pixels: of its parent, of that one's parent, ...; [] for any other run.
+    """Stage 1 of the parent of a run on codes, of the parent's parent, ..., down to the data; [] for any other run.
 
-    `parent`: where that is, if not where it was in training. Raises InputError where a stage is not the one that the
-    run above it was trained on."""
+    `parent`: where the parent is, if not where it was in training. Raises InputError where a stage is not the one that
+    the run above it was trained on."""
     stages, parent = [], parent or parent_of(run, stage1)
     while parent is not None:
         below = load_stage1(parent, device)
@@ -240,23 +252,3 @@ def load_parents(run: Run, stage1: TrainedStage, device: torch.device, parent: R
         stages.append(below)
         run, stage1, parent = parent, below, parent_of(parent, below)
     return stages
-
-
-def find_run(named: str | Path | None, runs_dir: Path) -> Run:
-    """A folder, a name under `runs_dir` or the name of a pretrained run, in this order; None: the run whose stage 2 was
-    trained last, as its state says, else the pretrained run `mnist`."""
-    if named is not None:
-        for folder in (Path(named), runs_dir / named, PRETRAINED / named):
-            if (folder / "stage1").is_dir():
-                return Run(folder)
-        known = sorted({path.parent.name for root in (runs_dir, PRETRAINED) for path in root.glob("*/stage1")})
-        raise InputError(f"run: expected a run's folder or one of {', '.join(known)}, found {str(named)!r}")
-    trained = []
-    for pointer in sorted(runs_dir.glob("*/stage2/checkpoints/best")):
-        step_folder = find_checkpoint(pointer.parent.parent, "best")
-        trained.append((read_state(step_folder).get("trained_at", ""), pointer.parents[2]))
-    if trained:
-        return Run(max(trained)[1])
-    if (PRETRAINED / "mnist").is_dir():
-        return Run(PRETRAINED / "mnist")
-    raise InputError(f"run: expected a run, found no trained stage 2 in {runs_dir}; train one: make demo")

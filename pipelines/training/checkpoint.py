@@ -3,49 +3,70 @@
     checkpoints/step-0001000/model.safetensors   raw weights and buffers (codebook statistics among them)
                              ema.safetensors     the average of the weights, where one is kept
                              optimizer.pt        the optimiser's state, read with weights_only=True
-                             state.json          step, best score, patience: plain figures
+                             state.json          `State`: step, best score, patience, and the SHA-256 of the other parts
     checkpoints/latest, best                     one line each: the name of a folder beside it
 
-Each is written under a temporary name, forced to the disk and renamed; a pointer moves only afterwards.
+Each is written under a temporary name, forced to the disk and renamed; a pointer moves only afterwards. A part is read
+once: the bytes that are compared with their checksum are those that are used.
 """
 
+import hashlib
 import io
 import json
+import math
 import os
 import shutil
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from pipelines.files.atomic import _sync_folder, write_atomically
+from pipelines.files.checks import expect, expect_keys, is_hash, is_integer
 from pipelines.files.errors import InputError
+from pipelines.files.formats import FORMAT, STATE, migrated
+
+MODEL, EMA, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.pt"
+
+
+@dataclass
+class State:
+    """What a checkpoint knows of its training besides tensors: state.json."""
+
+    step: int = 0
+    best_step: int | None = None  # of the best validation so far; None before the first that counts
+    best_score: float | None = None  # its value of the task's criterion: lower is better
+    bad_validations: int = 0  # since the best one
+    stopped_early: bool = False
+    seconds: float = 0.0  # of training so far, over all its sessions
+    stage1_hash: str | None = None  # of stage 2: the stage 1 whose codes it models
+    parent_hash: str | None = None  # of stage 2 of a run on codes: the stage 1 that made the codes that stage 1 encodes
+    trained_at: str | None = None  # of stage 2: when it was last trained, ISO 8601
+    checksums: dict[str, str] | None = None  # SHA-256 of each other part; None: written in format 1, which had none
+
+    def to_json(self) -> bytes:
+        return (json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n").encode()
 
 
 def step_name(step: int) -> str:
     return f"step-{step:07d}"
 
 
-def save_checkpoint(folder: Path, step: int, weights: dict, ema: dict | None, optimizer: dict | None, state: dict):
+def save_checkpoint(folder: Path, state: State, weights: dict, ema: dict | None, optimizer: dict | None) -> None:
     """Writes checkpoints/step-NNNNNNN under `folder`, points `latest` (and `best`, if it is the best) to it, and
-    removes those that neither names. `state` holds at least `step` and `best_step`."""
+    removes those that neither names."""
     root = folder / "checkpoints"
     root.mkdir(parents=True, exist_ok=True)
     for leftover in root.glob(".step-*"):
         shutil.rmtree(leftover)
-    target, temporary = root / step_name(step), root / f".{step_name(step)}"
+    target, temporary = root / step_name(state.step), root / f".{step_name(state.step)}"
     temporary.mkdir()
     try:
-        parts = {"model.safetensors": save(_plain(weights)), "state.json": (json.dumps(state, indent=1) + "\n").encode()}
-        if ema is not None:
-            parts["ema.safetensors"] = save(_plain(ema))
-        if optimizer is not None:
-            buffer = io.BytesIO()
-            torch.save(optimizer, buffer)
-            parts["optimizer.pt"] = buffer.getbuffer()
-        for name, content in parts.items():
-            write_atomically(temporary / name, content)
+        write_parts(temporary, state, weights, ema, optimizer)
     except BaseException:  # a full disk, say: what was there before stays as it was
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -53,17 +74,33 @@ def save_checkpoint(folder: Path, step: int, weights: dict, ema: dict | None, op
         shutil.rmtree(target)
     os.rename(temporary, target)
     _sync_folder(root)
-    write_atomically(root / "latest", f"{step_name(step)}\n".encode())
+    write_atomically(root / "latest", f"{step_name(state.step)}\n".encode())
     settle_pointers(folder, state)
 
 
-def settle_pointers(folder: Path, state: dict) -> None:
+def write_parts(folder: Path, state: State, weights: dict, ema: dict | None = None,
+                optimizer: dict | None = None) -> None:
+    """Writes a checkpoint's files into `folder`, last of all the state with the checksums of the others."""
+    parts = {MODEL: save(_plain(weights))}
+    if ema is not None:
+        parts[EMA] = save(_plain(ema))
+    if optimizer is not None:
+        buffer = io.BytesIO()
+        torch.save(optimizer, buffer)
+        parts[OPTIMIZER] = buffer.getbuffer()
+    for name, content in parts.items():
+        write_atomically(folder / name, content)
+    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    write_atomically(folder / "state.json", replace(state, checksums=checksums).to_json())
+
+
+def settle_pointers(folder: Path, state: State) -> None:
     """Makes `best` agree with the state of `latest`, and removes checkpoints that neither names."""
     root = folder / "checkpoints"
-    keep = {step_name(state["step"])}
-    if state.get("best_step") is not None:
-        keep.add(step_name(state["best_step"]))
-        write_atomically(root / "best", f"{step_name(state['best_step'])}\n".encode())
+    keep = {step_name(state.step)}
+    if state.best_step is not None:
+        keep.add(step_name(state.best_step))
+        write_atomically(root / "best", f"{step_name(state.best_step)}\n".encode())
     for path in root.glob("step-*"):
         if path.name not in keep:
             shutil.rmtree(path)
@@ -81,50 +118,153 @@ def find_checkpoint(folder: Path, which: str = "latest") -> Path | None:
     return path
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file. Raises InputError where it is missing, truncated or something else."""
-    if not path.is_file():
-        raise InputError(f"{path}: expected a weights file, found none")
+def restore(step_folder: Path, state: State, model: torch.nn.Module, average: torch.nn.Module | None,
+            optimizer: torch.optim.Optimizer | None, device: torch.device) -> None:
+    """Makes model, average and a fresh optimiser those of a checkpoint; all parts are read and checked before any is
+    used. Raises InputError for one that is damaged or does not fit."""
+    modules = {MODEL: model} | ({EMA: average} if average is not None else {})
+    weights = {name: read_weights(step_folder, state, name) for name in modules}
+    for name, module in modules.items():
+        check_weights(module, weights[name], step_folder / name)
+    if optimizer is not None:
+        moments = read_optimizer(step_folder, state, device)
+        check_optimizer(optimizer, moments, step_folder / OPTIMIZER)
+        optimizer.load_state_dict(moments)
+    for name, module in modules.items():
+        module.load_state_dict(weights[name])
+
+
+def read_state(step_folder: Path) -> State:
+    """A checkpoint's state.json, every value checked. Raises InputError that names file and key."""
+    path = step_folder / "state.json"
     try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path}: expected a whole safetensors file, found one that cannot be read ({error})") from None
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
+        raise InputError(f"{path}: expected a checkpoint's state, found none that can be read ({reason})") from None
+    expect(path, "state", content, isinstance(content, dict), "an object")
+    content = migrated(content, path, STATE)
+    expect_keys(path, "keys", content, {field.name for field in fields(State)})
+    state = State(**content)
+    for key, found in (("step", state.step), ("bad_validations", state.bad_validations)):
+        expect(path, key, found, is_integer(found), "an integer >= 0")
+    expect(path, "step", state.step, step_name(state.step) == step_folder.name, f"that of {step_folder.name}")
+    best = state.best_step
+    expect(path, "best_step", best, best is None or is_integer(best, 1, state.step), f"1 to {state.step}, or null")
+    for key, found, accepted in (("best_score", state.best_score, best is None or _is_number(state.best_score)),
+                                 ("seconds", state.seconds, _is_number(state.seconds) and state.seconds >= 0)):
+        expect(path, key, found, accepted, "a finite number")
+    expect(path, "stopped_early", state.stopped_early, isinstance(state.stopped_early, bool), "true or false")
+    for key, found in (("stage1_hash", state.stage1_hash), ("parent_hash", state.parent_hash)):
+        expect(path, key, found, found is None or is_hash(found), "64 hexadecimal digits, or null")
+    expect(path, "trained_at", state.trained_at, state.trained_at is None or _is_time(state.trained_at), "a time")
+    if state.checksums is not None:
+        expect_keys(path, "checksums", state.checksums, {MODEL}, {EMA, OPTIMIZER})
+        for name, found in state.checksums.items():
+            expect(path, f"checksums.{name}", found, is_hash(found), "64 hexadecimal digits")
+    return state
 
 
-def read_state(path: Path) -> dict:
-    """A checkpoint's state.json."""
+def has_part(step_folder: Path, state: State, name: str) -> bool:
+    """Whether a checkpoint has this part, as its state says; in format 1 its folder does."""
+    return (step_folder / name).exists() if state.checksums is None else name in state.checksums
+
+
+def read_part(step_folder: Path, state: State, name: str) -> bytes:
+    """A part's bytes. Raises InputError where it is missing, or is another than the checkpoint was written with."""
+    path = step_folder / name
+    if not has_part(step_folder, state, name) or not path.is_file():
+        raise InputError(f"{path}: expected a part of this checkpoint, found none")
+    content = path.read_bytes()
+    if state.checksums is not None and (found := hashlib.sha256(content).hexdigest()) != state.checksums[name]:
+        raise InputError(f"{path}: expected the checksum {state.checksums[name][:12]}... that state.json has, found "
+                         f"{found[:12]}...: it is damaged, or of another checkpoint")
+    return content
+
+
+def read_weights(step_folder: Path, state: State, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of model.safetensors or ema.safetensors. Raises InputError where it cannot be read."""
+    content = read_part(step_folder, state, name)
     try:
-        state = json.loads((path / "state.json").read_text())
-        assert isinstance(state["step"], int)
-        return state
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
-        raise InputError(f"{path / 'state.json'}: expected a checkpoint's state (JSON with a step), found none") from None
+        return load(content)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{step_folder / name}: expected a whole safetensors file, found one that cannot be read "
+                         f"({error})") from None
 
 
-def load_weights(module: torch.nn.Module, weights: dict, source: Path) -> None:
-    """Copies weights into a module, cast to its dtypes; names and shapes must be exactly the module's."""
+def check_weights(module: torch.nn.Module, weights: dict, source: Path) -> None:
+    """Raises InputError unless names, shapes and types are the module's (floating-point ones of any width) and every
+    value is finite."""
     own = module.state_dict()
     for problem, names in (("missing", own.keys() - weights.keys()), ("unknown", weights.keys() - own.keys())):
         if names:
             raise InputError(f"{source}: expected the tensors of this model, found {min(names)!r} {problem}")
     for name, tensor in own.items():
-        if tensor.shape != weights[name].shape:
-            raise InputError(
-                f"{source}: {name}: expected shape {tuple(tensor.shape)}, found {tuple(weights[name].shape)}"
-            )
+        found = weights[name]
+        expect(source, name, tuple(found.shape), tensor.shape == found.shape, f"shape {tuple(tensor.shape)}")
+        same = found.is_floating_point() if tensor.is_floating_point() else found.dtype == tensor.dtype
+        expect(source, name, found.dtype, same, str(tensor.dtype))
+        finite = not found.is_floating_point() or found.isfinite().all()
+        expect(source, name, "NaN or infinity", finite, "finite values")
+
+
+def load_weights(module: torch.nn.Module, weights: dict, source: Path) -> None:
+    """Copies weights into a module, cast to its dtypes, once `check_weights` has found nothing."""
+    check_weights(module, weights, source)
     module.load_state_dict(weights)
 
 
-def read_optimizer(path: Path, device: torch.device) -> dict:
+def read_optimizer(step_folder: Path, state: State, device: torch.device) -> dict:
     """An optimiser's state, without ever unpickling an object."""
+    content = read_part(step_folder, state, OPTIMIZER)
     try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected the optimiser's state to go on training, found none") from None
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except Exception as error:  # zip, pickle and torch errors alike: a truncated or foreign file
-        reason = str(error).splitlines()[0][:120]
-        raise InputError(f"{path}: expected a whole optimiser state, found one that cannot be read ({reason})") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise InputError(f"{step_folder / OPTIMIZER}: expected a whole optimiser state, found one that cannot be read "
+                         f"({reason})") from None
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, found: Any, source: Path) -> None:
+    """Raises InputError unless `found` could be the later state of this fresh AdamW: the same groups with the same
+    options, and for each parameter that was ever updated a step and two moments of its shape and type.
+
+    Options that only one of the two has are those of another version of torch, which fills them in."""
+    fresh = optimizer.state_dict()["param_groups"]
+    expect_keys(source, "keys", found, {"state", "param_groups"})
+    groups, moments = found["param_groups"], found["state"]
+    accepted = isinstance(groups, list) and [type(group) for group in groups] == [dict] * len(fresh)
+    expect(source, "param_groups", groups, accepted, f"{len(fresh)} groups of parameters")
+    for number, (group, expected) in enumerate(zip(groups, fresh, strict=True)):
+        needed = {"params", "lr", "betas", "eps", "weight_decay"}
+        expect(source, f"param_groups[{number}]", sorted(map(str, group)), needed <= group.keys(), f"{sorted(needed)}")
+        expect(source, f"param_groups[{number}].lr", group["lr"], _is_number(group["lr"]), "a finite number")
+        for key in expected.keys() & group.keys() - {"lr"}:  # the schedule sets lr at every step
+            expect(source, f"param_groups[{number}].{key}", group[key], group[key] == expected[key], f"{expected[key]}")
+    parameters = dict(enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]))
+    expect(source, "state", moments, isinstance(moments, dict) and moments.keys() <= parameters.keys(),
+           f"{len(parameters)} parameters' moments")
+    for index, values in moments.items():
+        expect_keys(source, f"state[{index}]", values, {"step", "exp_avg", "exp_avg_sq"})
+        for name, value in values.items():
+            like = torch.zeros(()) if name == "step" else parameters[index]
+            form = (like.dtype, tuple(like.shape))
+            expect(source, f"state[{index}].{name}", type(value), isinstance(value, torch.Tensor), "a tensor")
+            expect(source, f"state[{index}].{name}", (value.dtype, tuple(value.shape)),
+                   (value.dtype, tuple(value.shape)) == form, f"{form}")
+            expect(source, f"state[{index}].{name}", "NaN or infinity", value.isfinite().all(), "finite values")
 
 
 def _plain(weights: dict) -> dict:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return bool(datetime.fromisoformat(value))
+    except (TypeError, ValueError):
+        return False

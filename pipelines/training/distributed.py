@@ -12,7 +12,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipelines.files.errors import InputError
-from pipelines.training.memory import keep_freed_memory
 
 
 @contextmanager
@@ -90,6 +89,4 @@ def choose_device(name: str) -> torch.device:
         if not torch.cuda.is_available() or device.index >= torch.cuda.device_count():
             raise InputError(f"device: expected one of {torch.cuda.device_count()} CUDA devices here, found {name!r}")
         torch.cuda.set_device(device)
-    else:
-        keep_freed_memory()
     return device

@@ -12,6 +12,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from pipelines.files.errors import InputError
 from pipelines.splits.base import Batch, Split
 from pipelines.splits.order import step_items, step_seed
 from pipelines.training import checkpoint, distributed
+from pipelines.training.checkpoint import State
 from pipelines.training.log import RunLog
+from pipelines.training.memory import keep_freed_memory
 from pipelines.training.settings import Settings
 
 RESUMABLE = {"steps", "device", "log_every", "checkpoint_every"}
@@ -61,13 +64,15 @@ class Task(ABC):
 
 
 def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path, seed: int, device: torch.device,
-          facts: dict) -> dict:
+          facts: dict) -> State:
     """Trains `task.model` on splits["train"] up to `settings.steps`, going on from the newest checkpoint in `folder`.
 
-    `facts` are copied into each checkpoint's state (hashes, counts: plain JSON). Returns the last state.
+    `facts` are the fields of `State` that stand in every checkpoint: hashes, the time. Returns the last state.
     Raises InputError for a loss that is no number (the last good checkpoint stays) and `Interrupted` after SIGINT or
     SIGTERM, once the present step is saved.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     precision = choose_precision(settings.precision, device)
     model = task.model.to(device)
     for parameter in model.parameters():
@@ -80,8 +85,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
     validation = splits["validation"].to(device)
     optimizer = make_optimizer(model, settings)
     average = copy.deepcopy(model).eval().requires_grad_(False) if settings.ema_decay else None
-    state = {"step": 0, "best_step": None, "best_score": None, "bad_validations": 0, "stopped_early": False,
-             "seconds": 0.0} | facts
+    state = State(**facts)
 
     def batch_of(step: int) -> Batch:
         indices, epochs = step_items(seed, step, settings.batch_size, len(train_split))
@@ -89,15 +93,14 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
 
     newest = checkpoint.find_checkpoint(folder)
     if newest is not None:
-        state = checkpoint.read_state(newest) | facts
-        checkpoint.load_weights(model, checkpoint.read_weights(newest / "model.safetensors"), newest)
-        if average is not None:
-            checkpoint.load_weights(average, checkpoint.read_weights(newest / "ema.safetensors"), newest)
-        if distributed.rank() == 0:
+        state = checkpoint.read_state(newest)
+        finished = state.step >= settings.steps or state.stopped_early
+        checkpoint.restore(newest, state, model, average, None if finished else optimizer, device)
+        if distributed.rank() == 0:  # nothing is removed before all has loaded
             checkpoint.settle_pointers(folder, state)
-        if state["step"] >= settings.steps or state["stopped_early"]:
+        state = replace(state, **facts)
+        if finished:
             return state
-        optimizer.load_state_dict(checkpoint.read_optimizer(newest / "optimizer.pt", device))
     else:
         with autocast(device, precision):
             torch.manual_seed(step_seed(seed, 0))
@@ -108,10 +111,10 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
     network = model
     if distributed.world_size() > 1:
         network = DistributedDataParallel(model, broadcast_buffers=False)
-    first_step = state["step"]
+    first_step = state.step
     log = RunLog(folder, first_step, settings.steps, task.title, active=distributed.rank() == 0)
     first_bad = torch.zeros((), dtype=torch.int64, device=device)  # the first step whose loss is no number
-    start, last_shown, shown_step = time.monotonic() - state["seconds"], time.monotonic(), first_step
+    start, last_shown, shown_step = time.monotonic() - state.seconds, time.monotonic(), first_step
     shown: dict[str, float] = {}
 
     with stop_signals() as stop, _closing(log):
@@ -131,7 +134,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
             task.after_step(optimizer)
             if average is not None:
                 update_average(average, model, settings.ema_decay, step)
-            state["step"] = step
+            state.step = step
 
             last = step == settings.steps
             if step % settings.log_every == 0 or last:
@@ -154,36 +157,36 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
                 score = values[task.criterion]
                 shown = shown | {f"val {task.criterion}": score}
                 refuse_bad_loss(torch.where(torch.tensor(math.isfinite(score)), 0, step).to(device), folder)
-                improved = step >= task.settled_from and (state["best_score"] is None or score < state["best_score"])
+                improved = step >= task.settled_from and (state.best_score is None or score < state.best_score)
                 if improved:
-                    state.update(best_step=step, best_score=score, bad_validations=0)
+                    state.best_step, state.best_score, state.bad_validations = step, score, 0
                 elif step >= task.settled_from:
-                    state["bad_validations"] += 1
-                state["stopped_early"] = bool(settings.patience) and state["bad_validations"] >= settings.patience
+                    state.bad_validations += 1
+                state.stopped_early = bool(settings.patience) and state.bad_validations >= settings.patience
 
             # ranks may see the signal a step apart: they agree where they meet anyway
             stopping = distributed.any_rank(stop.is_set(), device) if step % 10 == 0 or last else (
                 stop.is_set() and distributed.world_size() == 1)
-            if improved or last or stopping or state["stopped_early"] or step % settings.checkpoint_every == 0:
+            if improved or last or stopping or state.stopped_early or step % settings.checkpoint_every == 0:
                 refuse_bad_loss(torch.where(all_finite(model) | (first_bad > 0), first_bad, step), folder)
-                state["seconds"] = round(time.monotonic() - start, 3)
+                state.seconds = round(time.monotonic() - start, 3)
                 if distributed.rank() == 0:
-                    checkpoint.save_checkpoint(folder, step, model.state_dict(),
+                    checkpoint.save_checkpoint(folder, state, model.state_dict(),
                                                average.state_dict() if average is not None else None,
-                                               optimizer.state_dict(), state)
+                                               optimizer.state_dict())
                 distributed.barrier()
-            if state["stopped_early"]:
+            if state.stopped_early:
                 break
             if stopping and not last:
                 raise Interrupted(stop.number, step)
     return state
 
 
-def describe_best(state: dict, figure: str) -> str:
+def describe_best(state: State, figure: str) -> str:
     """The best validation of a training's state, in words."""
-    if state["best_step"] is None:
+    if state.best_step is None:
         return "not validated yet"
-    return f"best validation {figure} {state['best_score']:.4f} at step {state['best_step']}"
+    return f"best validation {figure} {state.best_score:.4f} at step {state.best_step}"
 
 
 def validate(task: Task, model: nn.Module, split: Split, settings: Settings, device, precision) -> dict[str, float]:

@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from pipelines import evaluate, extract_codes, publish, reconstruct, sample, train_stage1, train_stage2
 from pipelines.data.codes import CodeData, write_codes
@@ -26,7 +26,7 @@ from pipelines.files.errors import InputError
 from pipelines.runs.config import CONFIGS
 from pipelines.runs.facts import complete
 from pipelines.runs.store import Run, load_parents, load_stage1, load_stage2, stage1_hash
-from pipelines.training.checkpoint import find_checkpoint
+from pipelines.training.checkpoint import find_checkpoint, read_state, write_parts
 
 CPU = torch.device("cpu")
 ROOM = {"episodes": 8, "frames": 12, "size": 24}
@@ -99,7 +99,7 @@ def retrain(run: Path) -> None:
         path = find_checkpoint(run / "stage1", which) / "model.safetensors"
         weights = load_file(path)
         weights["decoder.layers.0.bias"] = weights["decoder.layers.0.bias"] + 1
-        save_file(weights, path)
+        write_parts(path.parent, read_state(path.parent), weights)
 
 
 def test_codes_of_a_run_are_data_with_what_is_known_of_its_frames(chain):
@@ -143,7 +143,7 @@ def test_every_stage_holds_the_hash_of_the_parent(chain):
     assert (manifest.stage1_hash, manifest.parent_hash) == (own, parent)
     assert read_manifest(chain / "bottom" / "codes").parent_hash is None
     state = load_stage2(Run(chain / "top"), CPU).state
-    assert (state["stage1_hash"], state["parent_hash"]) == (own, parent)
+    assert (state.stage1_hash, state.parent_hash) == (own, parent)
     assert load_stage1(Run(chain / "top"), CPU).example.facts["parent"]["stage1_hash"] == parent
 
 
@@ -295,8 +295,9 @@ def test_a_published_run_brings_its_parent_along(copied):
 def test_codes_that_are_no_pictures_or_of_a_decoder_that_is_told_labels_are_refused(copied):
     config = copied / "bottom" / "stage1" / "config.yaml"
     plain = config.read_text()
-    config.write_text(plain.replace("condition_on: []", "condition_on: [place]"))
-    with pytest.raises(InputError, match="^data.run: expected a run whose decoder is not conditioned on labels, found .*place"):
+    config.write_text(plain.replace("condition_on: []", "condition_on: [place]")
+                      .replace("label_names: []", "label_names: [place]").replace("classes: []", "classes: [[here]]"))
+    with pytest.raises(InputError, match="^data.run: expected a run whose decoder is not conditioned .* found .*place"):
         RunCodes(str(copied / "bottom"))
     config.write_text(plain)
     own = stage1_hash(load_stage1(Run(copied / "bottom"), CPU))

@@ -34,7 +34,7 @@ def test_the_code_data_set_is_what_the_encoder_says(tiny_run):
 
 def test_stage2_leaves_stage1_as_it_was(tiny_run):
     """Its hash in the manifest was taken before stage 2 was trained."""
-    assert load_stage2(Run(tiny_run), CPU).state["stage1_hash"] == stage1_hash(load_stage1(Run(tiny_run), CPU))
+    assert load_stage2(Run(tiny_run), CPU).state.stage1_hash == stage1_hash(load_stage1(Run(tiny_run), CPU))
 
 
 def test_extracting_twice_gives_the_same_bytes(tiny, tiny_run, tmp_path, command):

@@ -334,7 +334,8 @@ def test_a_link_out_of_the_folder(folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("key", "value"), [
-    ("version", 2), ("version", None), ("num_codes", 1), ("num_codes", 65537), ("views", True),
+    ("version", 3), ("version", 0), ("version", "2"), ("version", None),
+    ("num_codes", 1), ("num_codes", 65537), ("views", True),
     ("num_codes", 256.0), ("num_codebooks", 0), ("grid", []), ("grid", [2, 0]), ("grid", [2, -3]), ("grid", "23"),
     ("grid", [2, 3.0]), ("data", []), ("data", {"name": "x"}), ("classes", [["a"]]),
     ("label_names", ["kind", "kind"]),
