@@ -10,12 +10,12 @@ originals above conversions.
 import argparse
 from pathlib import Path
 
-from pipelines.commands.flags import add_run_flags, check_flags, naming_flags
+from pipelines.commands.flags import VerbParser, add_run_flags, check_flags, naming_flags
 from pipelines.files.errors import one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Decodes recordings with the voice of another speaker.")
+    parser = VerbParser(__doc__)
     parser.add_argument("--input", type=Path, required=True, metavar="FILE_OR_FOLDER")
     parser.add_argument("--speaker", required=True, help="one of the speakers that the run was trained on")
     parser.add_argument("--label", default="speaker", help="the label that is changed (default: speaker)")

@@ -7,11 +7,12 @@ import argparse
 import os
 from pathlib import Path
 
+from pipelines.commands.flags import VerbParser
 from pipelines.files.errors import one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Frames, actions, depth and poses of walks through two places of Doom.")
+    parser = VerbParser(__doc__)
     parser.add_argument("--folder", type=Path, default=Path(os.environ.get("DATA_ROOT", "data")) / "doom",
                         help="folder of the data set (default: $DATA_ROOT/doom, else data/doom)")
     parser.add_argument("--episodes", type=int, default=128, help="number of walks, half of them in each place (default: 128)")

@@ -13,6 +13,7 @@ one picture. Clip i depends on --seed, i and its context alone.
 import argparse
 
 from pipelines.commands.flags import (
+    VerbParser,
     add_data_flag,
     add_run_flags,
     add_truncation_flags,
@@ -24,7 +25,7 @@ from pipelines.files.errors import one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Continues held-out clips with a trained run, conditioned on actions.")
+    parser = VerbParser(__doc__)
     add_data_flag(parser)
     parser.add_argument("--n", type=int, default=8, help="number of clips, spread over the held-out episodes (default: 8)")
     parser.add_argument("--context", type=int, default=6, help="frames that are given (default: 6)")

@@ -12,12 +12,12 @@ of the same codes.
 import argparse
 from pathlib import Path
 
-from pipelines.commands.flags import add_run_flags, check_flags, naming_flags
+from pipelines.commands.flags import VerbParser, add_run_flags, check_flags, naming_flags
 from pipelines.files.errors import one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Encodes images or audio with a trained run and decodes the codes.")
+    parser = VerbParser(__doc__)
     parser.add_argument("--input", type=Path, required=True, metavar="FILE_OR_FOLDER")
     parser.add_argument("--label", action="append", default=[], metavar="NAME=CLASS",
                         help="a class for each label that the decoder is conditioned on")
