@@ -5,19 +5,16 @@ the exit status of its process. Nothing that one script does reaches another.
 """
 
 import gc
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import runpy
 import signal
 import sys
 
-import pipelines.compare
-import pipelines.convert_speaker
-import pipelines.evaluate
-import pipelines.extract_codes
-import pipelines.predict_video
-import pipelines.train_stage2  # noqa: F401
+import pipelines
 
 TIMEOUT_S = 300
 
@@ -37,6 +34,8 @@ def begin(order: dict) -> None:
     runpy.run_path(order["script"], run_name="__main__")
 
 
+for module in pkgutil.walk_packages(pipelines.__path__, "pipelines."):
+    importlib.import_module(module.name)  # verbs import what they need only when they run
 gc.freeze()  # else every fork goes through all modules once more as it ends
 while line := sys.stdin.readline():
     child = os.fork()
