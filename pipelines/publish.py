@@ -1,13 +1,14 @@
-"""A run made small enough to ship: weights rounded to half precision, without optimiser, codes and logs.
+"""Makes a run small enough to ship: weights in half precision, without optimiser, codes and logs.
 
     python pipelines/publish.py --run runs/mnist --out runs/mnist_half         # stage 1 alone: its codes change
     make extract-codes stage2 evaluate EXPERIMENT=mnist ARGS="run=mnist_half"
-    python pipelines/publish.py --run runs/mnist_half --out pretrained/mnist   # stage 1 is as before: stage 2 comes along
+    python pipelines/publish.py --run runs/mnist_half --out pretrained/mnist   # both stages: nothing changes now
 
-A stage 1 is rounded before its codes are extracted, so that codes, prior and decoder belong together. The prior's best
-(averaged) weights are rounded last; metrics.json is that of the run before. To measure the published run itself, extract
-its codes (they are the same), evaluate it, and remove its codes again. Of a run on the codes of another one, that
-parent's stage 1 comes along as parent/: it has to be rounded already, or its codes would not be those the run knows.
+Stage 1 is rounded before its codes are extracted, so that codes, prior and decoder belong together. The prior's best
+(averaged) weights are rounded last, and metrics.json is copied from the run before that. To measure the published run
+itself, extract its codes (they are the same), evaluate it, and remove its codes again. If the run was trained on the
+codes of another run, that parent's stage 1 is copied to parent/; it must have been rounded before, since otherwise its
+codes would change. Configurations keep the format in which they were saved, and stages their hashes.
 """
 
 import argparse

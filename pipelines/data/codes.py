@@ -1,10 +1,10 @@
-"""The code data set: what stage 1 makes of a data set and stage 2 learns from. Writer and reader side by side.
+"""The code data set: what stage 1 encodes a data set to and stage 2 is trained on. Writer and reader side by side.
 
 One folder:
 
     train-00000.safetensors ...   codes (n, *grid[, g]), uint8 up to 256 codes, else uint16; labels (n, L) int64; and
                                   what the encoder adds: lengths (n,) int64, local fields (n, c, *grid) by other names,
-                                  with 1 for an axis along which nothing changes: actions (n, c, t, 1, 1), say
+                                  with size 1 on an axis along which nothing changes, as in actions (n, c, t, 1, 1)
     manifest.json                 sizes, labels, hash of the stage 1 that made it, checksum of each shard; written last
 
 Shards hold `shard_size` items each, whatever the size of the batches, and appear whole or not at all. So an extraction
@@ -35,7 +35,8 @@ from pipelines.splits.base import Batch, Data, Split
 
 Encode = Callable[[Batch], dict[str, Tensor]]
 
-# Counts in `extraction` for how shards are written. As long as it stays, one that began in an earlier format goes on.
+# The layout of shards, as it enters the hash `extraction`. While it stays, an extraction that an earlier format of the
+# manifest began can go on.
 SHARDS = 1
 
 
@@ -55,12 +56,11 @@ def write_codes(
     shard_size: int = 8192,
     overwrite: bool = False,
 ) -> "CodeData":
-    """Encodes every split of `data` into `folder`, or what of it is still missing there, and reads it back.
+    """Encodes every split of `data` into `folder`, apart from shards that are already there, and reads it back.
 
-    `encode` maps a batch on `device` to "codes" (b, *grid[, g]) int64 and what else is to be stored with them:
-    "lengths" (b,), local fields (b, c, *grid), or 1 in the place of a size. With `views` > 1 the training split is
-    written so many times over, plain first and then augmented as the data set does in its epochs 0, 1, ... with `seed`:
-    item v * n + i is view v of i.
+    `encode` maps a batch on `device` to "codes" (b, *grid[, g]) int64 and anything to store beside them: "lengths"
+    (b,), local fields (b, c, *grid), each size of the grid or 1. With `views` > 1 the training split is written that
+    many times, first without augmentation, then as in epochs 0, 1, ... with `seed`: item v * n + i is view v of item i.
 
     Raises InputError where the folder holds codes of another model or other settings, unless `overwrite` removes them.
     """
@@ -95,12 +95,12 @@ def write_codes(
 
 @dataclass(frozen=True, kw_only=True)
 class CodeSplit(Split):
-    """Codes, int64 in a batch. Stored in their 8 or 16 bits: torch indexes no uint16, so these lie in an int16."""
+    """Codes, int64 in a batch, 8 or 16 bits in memory: uint16 is kept as int16, since torch cannot index uint16."""
 
     num_codebooks: int
 
     def batch(self, indices: Tensor, seed: int = 0, epoch: int | Tensor | None = None) -> Batch:
-        """The codes at `indices`. There is nothing random about them: augmented views are items of their own."""
+        """The codes at `indices`. Nothing about them is random: augmented views are items of their own."""
         batch = self._take(indices)
         x, local = batch.x.long(), batch.local
         local = None if local is None else local.expand(-1, -1, *x.shape[1 : local.ndim - 1])
@@ -108,7 +108,7 @@ class CodeSplit(Split):
 
 
 def to_channels(codes: Tensor, num_codebooks: int) -> Tensor:
-    """Codes (b, *grid[, g]) as a model gives them -> (b, g, *grid), as the data of another model: g = 1 is an axis."""
+    """Codes (b, *grid[, g]) of a model -> (b, g, *grid), the layout of data: an axis of codebooks even where g = 1."""
     return codes[:, None] if num_codebooks == 1 else codes.movedim(-1, 1)
 
 
@@ -118,9 +118,9 @@ def from_channels(x: Tensor) -> Tensor:
 
 
 class CodeData(Data):
-    """A code data set, read into memory and found whole: the checksum of each shard, its types, sizes and ranges.
+    """A code data set, read into memory and checked: each shard's checksum, types, sizes and ranges.
 
-    It is a data set like any other, of items (*grid[, g]); `manifest` tells where the codes come from.
+    It is a data set like any other, with items (*grid[, g]); `manifest` says where the codes come from.
     Raises InputError that names file and key, what was expected and what was found.
     """
 
@@ -138,7 +138,7 @@ class CodeData(Data):
         self._parts = {name: _read_split(folder, shards, self.manifest) for name, shards in parts}
         counts = _label_counts(self, 1)
         expect(folder / MANIFEST, "label_counts", self.label_counts, self.label_counts == counts,
-               f"those of the training shards, {brief(counts)}")
+               f"the counts of the training shards, {brief(counts)}")
 
     num_codes = property(lambda self: self.manifest.num_codes)
     num_codebooks = property(lambda self: self.manifest.num_codebooks)
@@ -152,7 +152,7 @@ class CodeData(Data):
 
 def _plan(data: Data, splits: dict[str, Split], encode: Encode, num_codes: int, num_codebooks: int, stage1_hash: str,
           parent_hash: str | None, views: int, seed: int, shard_size: int) -> Manifest:
-    """The manifest without its shards; one item is encoded to learn the grid."""
+    """The manifest without its shards; one item is encoded to find out the grid."""
     with torch.inference_mode():
         grid = tuple(encode(splits["train"].batch(torch.arange(1)))["codes"].shape[1:])
     if num_codebooks > 1:
@@ -177,12 +177,12 @@ def _plan(data: Data, splits: dict[str, Split], encode: Encode, num_codes: int, 
 
 
 def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> None:
-    """Leaves nothing in the folder but files of this very extraction. Raises InputError for those of another one and
+    """Makes sure that the folder holds files of this extraction only. Raises InputError for files of another one and
     for damaged ones, or removes them if `overwrite`."""
     for leftover in folder.glob(".*.tmp"):  # of a killed process
         leftover.unlink()
     for path in [*folder.glob(MANIFEST), *sorted(folder.glob("*-[0-9][0-9][0-9][0-9][0-9].safetensors"))]:
-        if overwrite:  # the manifest first: what is left if this is interrupted is no data set
+        if overwrite:  # the manifest first: if this is interrupted, what is left does not look like a data set
             path.unlink()
             continue
         try:
@@ -192,8 +192,8 @@ def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> None:
                 with safe_open(path, "np") as shard:
                     found = (shard.metadata() or {}).get("extraction")
         except SafetensorError as error:
-            raise InputError(f"{path}: expected a whole shard, found a damaged one ({error}); extract.overwrite=true "
-                             "extracts all codes anew") from error
+            raise InputError(f"{path}: expected a complete shard, found a damaged one ({error}); "
+                             "extract.overwrite=true extracts all codes again") from error
         if found != manifest.extraction:
             raise InputError(f"{path}: expected codes of this stage 1 ({manifest.stage1_hash[:12]}) with these "
                              "settings, found another extraction's; extract.overwrite=true removes them")
@@ -201,7 +201,7 @@ def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> None:
 
 def _encode(split: Split, start: int, stop: int, batch_size: int, seed: int, encode: Encode,
             manifest: Manifest) -> dict[str, np.ndarray]:
-    """Items [start, stop) of the views of a split, one view after the other, in the types in which they are stored."""
+    """Items [start, stop) of a split's views, one view after the other, in the types in which they are stored."""
     parts = []
     for items in torch.arange(start, stop).split(batch_size):
         batch = split.batch(items % len(split), seed, epoch=items // len(split) - 1)  # view 0: epoch -1, not augmented
@@ -217,14 +217,15 @@ def _encode(split: Split, start: int, stop: int, batch_size: int, seed: int, enc
 
 
 def _label_counts(data: Data, views: int) -> tuple[tuple[int, ...], ...]:
-    """For each label, how many training items of each class there are."""
+    """The number of training items of each class, for each label."""
     columns = data.split("train").labels.unbind(1)
     return tuple(tuple((torch.bincount(column, minlength=count) * views).tolist())
                  for column, count in zip(columns, data.num_classes, strict=True))
 
 
 def _check_sizes(folder: Path, manifest: Manifest) -> None:
-    """Each shard is there, as large as the manifest says and large enough for its items; memory can hold them all."""
+    """Raises InputError unless each shard exists, has the size that the manifest states, which is enough for its items,
+    and all fit into memory."""
     total = 0
     for name, shards in manifest.splits.items():
         for shard in shards:
@@ -244,7 +245,7 @@ def _check_sizes(folder: Path, manifest: Manifest) -> None:
 
 
 def _read_split(folder: Path, shards: tuple[Shard, ...], manifest: Manifest) -> CodeSplit:
-    """The shards of a split, each checked, joined into one array a field."""
+    """The shards of a split, each checked, joined into one array per field."""
     count, start, joined = sum(shard.count for shard in shards), 0, {}
     for shard in shards:
         part = _read_shard(folder / shard.file, shard, manifest)
@@ -270,16 +271,16 @@ def _read_split(folder: Path, shards: tuple[Shard, ...], manifest: Manifest) -> 
 
 
 def _read_shard(path: Path, shard: Shard, manifest: Manifest) -> dict[str, np.ndarray]:
-    """The arrays of a shard; types, shapes and ranges are those that the manifest tells."""
+    """The arrays of a shard, whose types, shapes and ranges are those that the manifest states."""
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != shard.sha256:
         raise InputError(f"{path}: expected the checksum {shard.sha256[:12]}..., found {found[:12]}...: it is damaged; "
-                         "extract.overwrite=true extracts all codes anew")
+                         "extract.overwrite=true extracts all codes again")
     try:
         arrays = load(content)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: expected a safetensors file, found none that can be read ({error})") from error
+        raise InputError(f"{path}: expected a safetensors file, found one that cannot be read ({error})") from error
     int64 = np.dtype(np.int64)
     forms = {"codes": (manifest.dtype, manifest.item_shape), "labels": (int64, (len(manifest.classes),)),
              **({"lengths": (int64, ())} if "lengths" in arrays else {})}
@@ -296,7 +297,8 @@ def _read_shard(path: Path, shard: Shard, manifest: Manifest) -> dict[str, np.nd
         shape = arrays[name].shape
         fits = len(shape) == 2 + len(manifest.grid) and shape[0] == shard.count and all(
             size in (1, own) for size, own in zip(shape[2:], manifest.grid))
-        expect(path, name, shape, fits, f"a local field of shape ({shard.count}, c, *{manifest.grid}), or 1 for a size")
+        expect(path, name, shape, fits,
+               f"a local field of shape ({shard.count}, c, *{manifest.grid}), any size of the grid replaced by 1")
     return arrays
 
 

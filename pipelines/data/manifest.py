@@ -1,4 +1,4 @@
-"""manifest.json of a code data set: what it says, and how it is read without trusting it."""
+"""manifest.json of a code data set: its content, and a reader that does not trust it."""
 
 import json
 import re
@@ -38,15 +38,15 @@ class Manifest:
     label_names: tuple[str, ...]
     classes: tuple[tuple[str, ...], ...]  # sorted names of each label's classes
     label_counts: tuple[tuple[int, ...], ...]  # items of the training split in each class
-    views: int  # passes over the training split: one plain, the others augmented
+    views: int  # passes over the training split: one without augmentation, the others with it
     stage1_hash: str
-    parent_hash: str | None  # where the data were codes themselves: the hash of the stage 1 that made those
-    extraction: str  # hash of all that the shards depend on: the same for an extraction that is resumed
+    parent_hash: str | None  # where the encoded data are codes themselves: the hash of the stage 1 that made them
+    extraction: str  # hash of everything that the shards depend on, so that an extraction can be resumed
     splits: dict[str, tuple[Shard, ...]]
 
     @property
     def item_shape(self) -> tuple[int, ...]:
-        """Of the codes of one item: (*grid) or, with g > 1 codebooks, (*grid, g)."""
+        """Shape of one item's codes: (*grid) or, with g > 1 codebooks, (*grid, g)."""
         return self.grid if self.num_codebooks == 1 else (*self.grid, self.num_codebooks)
 
     @property

@@ -1,4 +1,4 @@
-"""The codes of a run as the data of another one: the second level of a hierarchy.
+"""The codes of one run as the data of another: the second level of a hierarchy.
 
 Axes: n items of a split, b items of a batch, g codebooks of the parent run, h rows, w columns.
 """
@@ -28,10 +28,10 @@ class RunCodeSplit(CodeSplit):
 
 
 class RunCodes(Data):
-    """int64 (g, h, w) below `num_codes`: the extracted codes of a run on pictures, or on the codes of such a run.
+    """int64 (g, h, w) below `num_codes`: the extracted codes of a run on images, or on the codes of such a run.
 
-    Splits, labels and what was recorded are those of the parent's own data. Raises InputError where the parent's codes
-    are not those of its stage 1, lie on no grid of two axes, or where its decoder is told labels.
+    Splits, labels and recorded fields are those of the parent's own data. Raises InputError where the parent's codes
+    are not those of its stage 1, where their grid has not two axes, or where its decoder is conditioned on labels.
     """
 
     kind = "codes"
@@ -43,7 +43,7 @@ class RunCodes(Data):
         check_same_stage1(self._codes.stage1_hash, self._stage1, self.parent.codes)
         manifest = self._codes.manifest
         if len(manifest.grid) != 2:
-            raise InputError(f"data.run: expected codes of pictures, found {run} with codes on a grid {manifest.grid}")
+            raise InputError(f"data.run: expected codes of images, found {run} with codes on a grid {manifest.grid}")
         if labels := self._stage1.condition_on:
             raise InputError(f"data.run: expected a run whose decoder is not conditioned on labels, found {run}, whose "
                              f"decoder is conditioned on {', '.join(labels)}")
@@ -64,7 +64,7 @@ class RunCodes(Data):
 
     @cached_property
     def parent_data(self) -> Data:
-        """What the codes were made of."""
+        """The data set that was encoded."""
         return load_data(self.parent, self._stage1, None)
 
     @property

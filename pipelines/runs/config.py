@@ -31,7 +31,7 @@ CONFIGS = str(configs())
 # Types of the loop's settings, so that Hydra itself refuses `train.lr=abc`.
 ConfigStore.instance().store(group="train", name="settings", node=Settings)
 
-# What a configuration that was read from a run may name, besides what the two stage packages define.
+# What a configuration that was read from a run may name, besides classes and functions of the two stage packages.
 TRUSTED_PACKAGES = ("stage1_vqvae", "stage2_prior")
 TRUSTED_MODULES = {"torch.nn.Identity", "torch.nn.ReLU", "torch.nn.GELU", "torch.nn.SiLU"}
 
@@ -103,9 +103,9 @@ def plain(cfg: Any) -> Any:
 def build(cfg: Any, trusted_only: bool = False, **extra: Any) -> Any:
     """Makes the object that `_target_` names, depth first; `_partial_: true` gives a function that makes it.
 
-    With `trusted_only`, for configurations that lie in a run's folder, it may name only classes and functions that the
-    stage packages define, and a handful of torch.nn modules: nothing is imported because a file says so.
-    Raises InputError for another name, for a misspelt or mistyped argument, and for a value that the class refuses."""
+    With `trusted_only`, for configurations read from a run's folder, `_target_` may name only classes and functions
+    that the stage packages define, and a few torch.nn modules: nothing is imported because a file says so.
+    Raises InputError for other names, for a misspelt or mistyped argument, and for a value that the class refuses."""
     if isinstance(cfg, DictConfig):
         cfg = plain(cfg)
     if isinstance(cfg, list):
@@ -155,7 +155,7 @@ def _is_trusted(name: str) -> bool:
 
 
 def check_arguments(name: str, target: Callable, arguments: dict[str, Any]) -> None:
-    """Refuses arguments that the signature lacks, and scalars of another type than it says."""
+    """Raises InputError for an argument that the signature lacks, and for a scalar of another type than it states."""
     parameters = inspect.signature(target).parameters
     for key, value in arguments.items():
         if key not in parameters:
@@ -167,11 +167,11 @@ def check_arguments(name: str, target: Callable, arguments: dict[str, Any]) -> N
 
 
 def read_config(path: Path) -> dict:
-    """A run's config.yaml, as plain data."""
+    """A YAML file as plain data: of a run's config.yaml what it says, in whatever format."""
     try:
         config = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise InputError(f"{path}: expected a trained stage's configuration, found no such file") from None
+        raise InputError(f"{path}: expected the configuration of a trained stage, found no such file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected YAML, found {str(error).splitlines()[0]}") from None
     if not isinstance(config, dict):

@@ -12,10 +12,10 @@ from pipelines.splits.base import Data
 
 
 def load_data(run: Run, stage1: TrainedStage, root: Path | None) -> Data:
-    """The data that a run was trained on, as its configuration has them; `root`: where they lie, if not where they did.
+    """The data set that a run was trained on, as its configuration states it. `root`: its folder, if it has moved.
 
-    Nothing is fetched, nothing is imported because a file says so: the data set is one of this project's. Raises
-    InputError for another, and where what is found is not what the run was trained on."""
+    Nothing is downloaded, and nothing is imported because a file says so: only data sets of this project are built.
+    Raises InputError for any other, and where what is found is not what the run was trained on."""
     path, cfg = run.stage1 / "config.yaml", dict(stage1.config["data"])
     name, home = cfg.pop("_target_", None), os.environ.get("DATA_ROOT", "data")
     if not (str(name).startswith("pipelines.data.") or plugins.is_trusted(str(name))):

@@ -53,16 +53,16 @@ def publish(source: Run, target: Run) -> str:
 
 @torch.no_grad()
 def round_weights(module: torch.nn.Module) -> None:
-    """Every floating tensor to the nearest half-precision value, kept in its own type."""
+    """Rounds every floating-point tensor to half precision, in place; its type stays."""
     for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and tensor.numel() > 1:  # single numbers, an error's average say, stay exact
+        if tensor.is_floating_point() and tensor.numel() > 1:  # scalars, such as an average error, stay exact
             if tensor.abs().max() > HALF_LARGEST:
                 raise InputError(f"{name}: expected values up to {HALF_LARGEST}, found {tensor.abs().max():.3g}")
             tensor.copy_(tensor.half())
 
 
 def write_stage(folder: Path, stage: TrainedStage) -> None:
-    """Configuration, state and rounded weights, as one checkpoint that `best` names."""
+    """Writes configuration, state and rounded weights, as one checkpoint that `best` names."""
     checkpoint = folder / "checkpoints" / stage.step_folder.name
     checkpoint.mkdir(parents=True)
     weights = {name: tensor.half() if tensor.is_floating_point() and tensor.numel() > 1 else tensor
@@ -70,6 +70,6 @@ def write_stage(folder: Path, stage: TrainedStage) -> None:
     write_parts(checkpoint, stage.state, weights)
     write_atomically(folder / "checkpoints" / "best", f"{checkpoint.name}\n".encode())
     config = dict(stage.saved)  # in its own format, and so with its own hash
-    if "data" in config:  # paths of the machine that trained
+    if "data" in config:  # paths of this machine do not belong in a published run
         config["data"] = {key: value for key, value in config["data"].items() if key not in ("root", "cache", "run")}
     write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())

@@ -1,4 +1,4 @@
-"""A run: one folder that holds all of an experiment, and how its trained stages are read back.
+"""A run, which is one folder for all of an experiment, and how its trained stages are read back.
 
     runs/NAME/stage1/   config.yaml metrics.jsonl checkpoints/ tensorboard/
     runs/NAME/codes/    the code data set (pipelines/data/codes.py)
@@ -161,14 +161,14 @@ def _load(folder: Path, component: str, title: str, which: str, device: torch.de
     path = folder / "config.yaml"
     saved = read_config(path)
     config = migrated(saved, path, CONFIG)
-    if component not in config:
-        raise InputError(f"{path}: expected the key {component!r}, found none")
     example = Example.from_config(config, path) if component == "autoencoder" else None
     codes = CodeSpec.from_config(config, path) if component == "prior" else None
-    known, condition_on = (example or codes).label_names, config["condition_on"]
+    for key in (component, "train", *(("data",) if example else ())):
+        expect(path, key, config.get(key), isinstance(config.get(key), dict), "a mapping")
+    known, condition_on = (example or codes).label_names, config.get("condition_on")
     expect(path, "condition_on", condition_on, is_names(condition_on) and set(condition_on) <= set(known),
            f"names among {list(known)}")
-    length = config.get("condition_on_length", False)
+    length = config.get("condition_on_length") if codes else False
     expect(path, "condition_on_length", length, isinstance(length, bool), "true or false")
     module = build(config[component], trusted_only=True)
     state = read_state(step_folder)
@@ -216,8 +216,8 @@ def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dic
     """Raises InputError where the run was trained on other data, or another split of them, than those given now."""
     there, here = ({"data": example.data, "shape": list(example.shape), "classes": list(map(list, example.classes)),
                     **example.facts} for example in (stage1.example, example_of(data)))
-    difference = first_difference({"data": stage1.config["data"]}, {"data": data_config}) or first_difference(there, here)
-    if difference:
+    difference = first_difference({"data": stage1.config["data"]}, {"data": data_config})
+    if difference := difference or first_difference(there, here):
         key, then, now = difference
         raise InputError(f"{run.stage1 / 'config.yaml'}: {key}: expected {str(then)[:80]} as in training, found "
                          f"{str(now)[:80]} now")

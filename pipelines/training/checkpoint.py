@@ -95,12 +95,17 @@ def write_parts(folder: Path, state: State, weights: dict, ema: dict | None = No
 
 
 def settle_pointers(folder: Path, state: State) -> None:
-    """Makes `best` agree with the state of `latest`, and removes checkpoints that neither names."""
+    """Makes `best` agree with the state of `latest`, and removes checkpoints that neither names.
+
+    Raises InputError where the best one is not there, and removes nothing."""
     root = folder / "checkpoints"
     keep = {step_name(state.step)}
     if state.best_step is not None:
-        keep.add(step_name(state.best_step))
-        write_atomically(root / "best", f"{step_name(state.best_step)}\n".encode())
+        best = step_name(state.best_step)
+        if not (root / best).is_dir():
+            raise InputError(f"{root}: expected {best}, the best checkpoint, found none")
+        keep.add(best)
+        write_atomically(root / "best", f"{best}\n".encode())
     for path in root.glob("step-*"):
         if path.name not in keep:
             shutil.rmtree(path)
@@ -151,9 +156,10 @@ def read_state(step_folder: Path) -> State:
     expect(path, "step", state.step, step_name(state.step) == step_folder.name, f"that of {step_folder.name}")
     best = state.best_step
     expect(path, "best_step", best, best is None or is_integer(best, 1, state.step), f"1 to {state.step}, or null")
-    for key, found, accepted in (("best_score", state.best_score, best is None or _is_number(state.best_score)),
-                                 ("seconds", state.seconds, _is_number(state.seconds) and state.seconds >= 0)):
-        expect(path, key, found, accepted, "a finite number")
+    score, seconds = state.best_score, state.seconds
+    scored = score is None if best is None else _is_number(score)
+    expect(path, "best_score", score, scored, "a number, or null where best_step is")
+    expect(path, "seconds", seconds, _is_number(seconds) and seconds >= 0, "a number >= 0")
     expect(path, "stopped_early", state.stopped_early, isinstance(state.stopped_early, bool), "true or false")
     for key, found in (("stage1_hash", state.stage1_hash), ("parent_hash", state.parent_hash)):
         expect(path, key, found, found is None or is_hash(found), "64 hexadecimal digits, or null")

@@ -64,6 +64,7 @@ def test_weights_of_another_model(run, command, tiny):
 @pytest.mark.parametrize("name", ["optimizer.pt", "state.json", "model.safetensors"])
 def test_a_damaged_checkpoint_is_not_trained_on(name, run, command, tiny):
     path = newest(run, "stage1") / name
+    shutil.copytree(path.parent, path.parent.with_name("step-0000005"))  # that a kill left, say
     damage(path, "truncated")
     before = sorted(inner.name for inner in run.rglob("*"))
     result = command("train_stage1", *tiny, f"runs_dir={run.parent}", "train.steps=40", check=False)
@@ -136,7 +137,8 @@ def test_another_configuration_for_the_same_run(run, command, tiny):
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(command, tiny, tmp_path):
-    result = command("train_stage1", *tiny, f"runs_dir={tmp_path}", "train.lr=1e30", "train.checkpoint_every=1", check=False)
+    result = command("train_stage1", *tiny, f"runs_dir={tmp_path}", "train.lr=1e30", "train.checkpoint_every=1",
+                     check=False)
     assert_one_line(result, "loss", "step")
     checkpoints = tmp_path / "tiny" / "stage1" / "checkpoints"
     if (checkpoints / "latest").exists():

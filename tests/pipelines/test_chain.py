@@ -303,7 +303,7 @@ def test_codes_that_are_no_pictures_or_of_a_decoder_that_is_told_labels_are_refu
     own = stage1_hash(load_stage1(Run(copied / "bottom"), CPU))
     write_codes(copied / "bottom" / "codes", Room(**ROOM), lambda batch: {"codes": batch.x[:, 0, 0, :4].long()},
                 num_codes=256, num_codebooks=1, stage1_hash=own, overwrite=True)
-    with pytest.raises(InputError, match=r"^data.run: expected codes of pictures, found .* on a grid \(4,\)"):
+    with pytest.raises(InputError, match=r"^data.run: expected codes of images, found .* on a grid \(4,\)"):
         RunCodes(str(copied / "bottom"))
 
 

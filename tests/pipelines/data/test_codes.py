@@ -209,7 +209,7 @@ def test_a_damaged_shard_stops_an_extraction_that_would_go_on(tmp_path):
     (tmp_path / MANIFEST).unlink()
     shard = tmp_path / "train-00001.safetensors"
     shard.write_bytes(shard.read_bytes()[:40])
-    with pytest.raises(InputError, match="expected a whole shard, found a damaged one") as error:
+    with pytest.raises(InputError, match="expected a complete shard, found a damaged one") as error:
         write(tmp_path)
     assert str(shard) in str(error.value)
 
