@@ -158,7 +158,7 @@ def uniforms_for(prior: GatedPixelCNN3d, n: int = N, grid: tuple[int, ...] = GRI
 
 
 def conditions_for(prior: GatedPixelCNN3d, n: int = N, grid: tuple[int, ...] = GRID) -> dict[str, Tensor]:
-    """Labels and local as the prior wants them, another for each sample."""
+    """Labels and local in the shapes that the prior expects, different for each sample."""
     conditions = {}
     if prior.num_classes:
         conditions["labels"] = torch.stack([torch.arange(n) % count for count in prior.num_classes], dim=1)
