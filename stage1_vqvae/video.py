@@ -19,7 +19,7 @@ from stage1_vqvae.image import ResidualBlock, initialise, units_of_halvings
 class CausalConv3d(nn.Conv3d):
     """Size / stride in every axis. Of s = stride[0] input frames an output frame, it sees its own s and earlier ones."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: tuple[int, ...], stride: tuple[int, ...]):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: tuple[int, int, int], stride: tuple[int, int, int]):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding=_padding(kernel_size, stride))
         self.before = kernel_size[0] - stride[0]
 
@@ -30,20 +30,20 @@ class CausalConv3d(nn.Conv3d):
 class CausalConvTranspose3d(nn.ConvTranspose3d):
     """Size * stride in every axis. Of s = stride[0] output frames an input frame, it reaches its own s and later ones."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: tuple[int, ...], stride: tuple[int, ...]):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: tuple[int, int, int], stride: tuple[int, int, int]):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding=_padding(kernel_size, stride))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x)[:, :, : x.shape[2] * self.stride[0]]
 
 
-def _padding(kernel_size: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, int, int]:
+def _padding(kernel_size: tuple[int, int, int], stride: tuple[int, int, int]) -> tuple[int, int, int]:
     """None in time, which is padded before only; height and width to both sides alike."""
     return 0, (kernel_size[1] - stride[1]) // 2, (kernel_size[2] - stride[2]) // 2
 
 
 def _convolution(in_channels: int, out_channels: int, size: int) -> CausalConv3d:
-    return CausalConv3d(in_channels, out_channels, (size,) * 3, (1, 1, 1))
+    return CausalConv3d(in_channels, out_channels, (size, size, size), (1, 1, 1))
 
 
 def _residual_stack(channels: int, hidden: int, num_blocks: int) -> nn.Sequential:
@@ -60,8 +60,8 @@ def _strides(num_downsamplings: int, temporal_stride: int) -> list[tuple[int, in
     return [(1, 2, 2)] * (num_downsamplings - 1) + [(temporal_stride, 2, 2)]
 
 
-def _window(stride: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(2 * step for step in stride)
+def _window(stride: tuple[int, int, int]) -> tuple[int, int, int]:
+    return 2 * stride[0], 2 * stride[1], 2 * stride[2]
 
 
 class VideoEncoder(nn.Module):

@@ -1,6 +1,7 @@
 """Checks of what was read from a file: each refusal names the file, the key, what was expected and what was found."""
 
 import re
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ def expect(path: Path, key: str, found: Any, accepted: Any, expected: str) -> No
         raise InputError(f"{path}: {key}: expected {expected}, found {brief(found)}")
 
 
-def expect_keys(path: Path, key: str, found: Any, names: set[str], optional: set[str] = frozenset()) -> None:
+def expect_keys(path: Path, key: str, found: Any, names: Set[str], optional: Set[str] = frozenset()) -> None:
     """Raises InputError unless `found` is a mapping with all of `names`, and nothing else but some of `optional`."""
     accepted = isinstance(found, dict) and names <= found.keys() <= names | optional
     shown = sorted(map(str, found)) if isinstance(found, dict) else found

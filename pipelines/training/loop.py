@@ -306,8 +306,8 @@ def stop_signals():
     if threading.current_thread() is not threading.main_thread():  # handlers can only be set there
         yield stop
         return
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, handle)
+    for caught in (signal.SIGINT, signal.SIGTERM):
+        previous[caught] = signal.signal(caught, handle)
     try:
         yield stop
     finally:

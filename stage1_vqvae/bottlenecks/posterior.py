@@ -7,14 +7,14 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from stage1_vqvae.bounds import Distribution
+from stage1_vqvae.bounds import Density
 
 
 class Posterior(ABC):
     """Of the latents of b examples, independent of each other, in float64."""
 
     noise: tuple[int, ...]  # one uniform for each latent
-    prior: Distribution  # that of training
+    prior: Density  # that of training
 
     @abstractmethod
     def icdf(self, value: Tensor) -> Tensor:
