@@ -38,8 +38,8 @@ from stage1_vqvae.bottlenecks.base import Quantizer
 
 
 def load(run: str | Path | None = None, device: str = "auto", runs_dir: str | Path = "runs") -> "TrainedRun":
-    """A trained run: a folder, a name under `runs_dir`, or the name of a pretrained run, looked up in this order; None: the
-    run whose stage 2 was trained last. device: "auto", "cpu", "cuda", "cuda:1", ...
+    """A trained run: a folder, a name under `runs_dir`, or the name of a pretrained run, looked up in this order; None:
+    the run whose stage 2 was trained last. device: "auto", "cpu", "cuda", "cuda:1", ...
 
     Raises InputError for a run that does not exist, has no trained stage 1, or whose files are damaged."""
     return TrainedRun(load_run(chosen_run(run, Path(runs_dir)), choose_device(device)))
@@ -55,7 +55,7 @@ class TrainedRun:
     def __repr__(self) -> str:
         return f"<run {self.folder}: {self.describe()}>"
 
-    # --- what it is ----------------------------------------------------------------------------------------------------
+    # --- what it is -----------------------------------------------------------------------------------------
 
     @property
     def folder(self) -> Path:
@@ -116,7 +116,7 @@ class TrainedRun:
         return (f"{self.kind} {'x'.join(map(str, self.shape))} -> {'x'.join(map(str, self.grid))}{codes}, "
                 f"stage 1 of step {loaded.stage1.state.step}, {prior}")
 
-    # --- arrays in, arrays out -----------------------------------------------------------------------------------------
+    # --- arrays in, arrays out ------------------------------------------------------------------------------
 
     @torch.no_grad()
     def encode(self, x: Any, batch_size: int = 64) -> Tensor:
@@ -127,8 +127,8 @@ class TrainedRun:
         return codes[0] if items.single else codes
 
     def decode(self, codes: Any, seed: int = 0, batch_size: int = 64, **labels: str) -> Tensor:
-        """Codes int64 (n, *grid[, g]), or those of one item -> data units (n, *shape), or one item: uint8 images and video,
-        float32 waveforms.
+        """Codes int64 (n, *grid[, g]), or those of one item -> data units (n, *shape), or one item: uint8 images and
+        video, float32 waveforms.
 
         labels: a class for each label that the decoder is conditioned on, `speaker="theo"`. An autoregressive decoder
         samples; item i is then a function of its codes, `seed` and i."""
@@ -155,13 +155,14 @@ class TrainedRun:
             return made[0] if items.lengths is None else made[0, ..., : int(items.lengths[0])]
         return made
 
-    def sample(self, n: int, seed: int = 0, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
-               batch_size: int = 64, labels: Mapping[str, str] | Sequence[str] = (), **named: Any) -> "SampledItems":
+    def sample(self, n: int, seed: int = 0, temperature: float = 1.0, top_k: int | None = None,
+               top_p: float | None = None, batch_size: int = 64, labels: Mapping[str, str] | Sequence[str] = (),
+               **named: Any) -> "SampledItems":
         """n samples. Sample i depends on the options, `seed` and i alone.
 
-        Labels are given by name, `digit="7"` (or `labels=["digit=7"]`); those not given are drawn as often as in training.
-        Other names are options of the kind of data: `complete=IMAGE, keep=0.5` of images, `seconds=0.5` of audio,
-        `actions="forward"` of video."""
+        Labels are given by name, `digit="7"` (or `labels=["digit=7"]`); those not given are drawn as often as in
+        training. Other names are options of the kind of data: `complete=IMAGE, keep=0.5` of images, `seconds=0.5` of
+        audio, `actions="forward"` of video."""
         if n < 1:
             raise InputError(f"n: expected a number >= 1, found {n}")
         loaded, names = self._loaded, self._sampling_labels
@@ -190,7 +191,7 @@ class TrainedRun:
         """The extracted codes of a split, a torch Dataset of (codes, labels). Raises InputError before extraction."""
         return CodeItems(CodeData(self._loaded.run.codes).split(split))
 
-    # --- files in, files out -------------------------------------------------------------------------------------------
+    # --- files in, files out --------------------------------------------------------------------------------
 
     def reconstruct_files(self, source: str | Path, out: str | Path, labels: Mapping[str, str] | Sequence[str] = (),
                           seed: int = 0, batch_size: int = 64) -> Written:
@@ -216,7 +217,7 @@ class TrainedRun:
         """Writes figures of what the latents mean; returns their paths, or why one was left out, by title."""
         return self._kind.plot_latents(self._loaded, data_root, _folder(out), split, example, seed, batch_size)
 
-    # --- checks --------------------------------------------------------------------------------------------------------
+    # --- checks ---------------------------------------------------------------------------------------------
 
     @property
     def _device(self) -> torch.device:
@@ -254,7 +255,8 @@ class TrainedRun:
         codes = torch.as_tensor(codes)
         books = self.stage1.bottleneck.num_codebooks
         item = len(self.grid) + (books > 1)
-        if codes.is_floating_point() or codes.dtype == torch.bool or codes.ndim not in (item, item + 1) or not codes.numel():
+        integers = not codes.is_floating_point() and codes.dtype != torch.bool
+        if not integers or codes.ndim not in (item, item + 1) or not codes.numel():
             shape = ", ".join([*map(str, self.grid), *([str(books)] if books > 1 else [])])
             raise InputError(f"codes: expected integers of shape ({shape}) or (n, {shape}), found {codes.dtype} "
                              f"{tuple(codes.shape)}")

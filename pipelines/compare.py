@@ -45,8 +45,8 @@ def main(arguments: argparse.Namespace) -> None:
         prior = ("extract_codes", "train_stage2") if with_prior and comparison.has_codes(system) else ()
         for verb in ("train_stage1", *prior, "evaluate"):
             if status := run_verb(verb, system.overrides):
-                raise InputError(f"{system.name}: expected {verb} to succeed, found exit status {status}; its message is "
-                                 "above")
+                raise InputError(f"{system.name}: expected {verb} to succeed, found exit status {status}; its message "
+                                 "is above")
         write_atomically(done, yaml.safe_dump(system.config, sort_keys=False).encode())
 
     out = arguments.out or Path("runs") / f"compare_{arguments.set}"

@@ -64,7 +64,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = VerbParser(__doc__)
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--audio", dest="tour", action="store_const", const=AUDIO, help="spoken words instead of images")
-    kind.add_argument("--video", dest="tour", action="store_const", const=VIDEO, help="video of a room instead of images")
+    kind.add_argument("--video", dest="tour", action="store_const", const=VIDEO,
+                      help="video of a room instead of images")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train_stage1.py: stage1.steps=200")
     parser.set_defaults(tour=IMAGES)
     return parser.parse_intermixed_args()

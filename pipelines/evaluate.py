@@ -3,12 +3,12 @@ recognise its reconstructions and samples.
 
     python pipelines/evaluate.py experiment=mnist evaluate.split=test
 
-Writes metrics.json and figures/*.png in the run's folder, and prints the table. Requires stage 1; figures of stage 2 are
-null where it was not trained.
+Writes metrics.json and figures/*.png in the run's folder, and prints the table. Requires stage 1; figures of stage 2
+are null where it was not trained.
 
-For codes the bound is log p(x) >= log p(x | z_q(x)) + log p(z_q(x)) (arXiv 1711.00937, section 3.2), its two terms in bits
-per data dimension: `distortion`, and `rate` under the uniform prior of training or under the learned prior. For a VAE it
-is the ELBO: the distortion of posterior samples, and `rate_normal`, the KL to N(0, I). An AE has none. Where the
+For codes the bound is log p(x) >= log p(x | z_q(x)) + log p(z_q(x)) (arXiv 1711.00937, section 3.2), its two terms in
+bits per data dimension: `distortion`, and `rate` under the uniform prior of training or under the learned prior. For a
+VAE it is the ELBO: the distortion of posterior samples, and `rate_normal`, the KL to N(0, I). An AE has none. Where the
 posterior has spread, also over codes, `bounds` adds the ELBO and the bound of several samples. For codes of another run
 (data=codes) `frame_nats` says how many nats per frame the codes save, and `classifiers` what can be read from them.
 """
@@ -44,7 +44,8 @@ def main(cfg: "DictConfig") -> None:
     kind.check(subject)
     measured, figures = measure_shared(subject)
     figures |= kind.figures(measured, subject, figures)
-    result = {"format": FORMAT, "run": cfg.run, "data": subject.data.name, "split": subject.split_name, "items": len(subject.split),
+    result = {"format": FORMAT, "run": cfg.run, "data": subject.data.name, "split": subject.split_name,
+              "items": len(subject.split),
               "stage1_step": stage1.state.step, "stage2_step": stage2 and stage2.state.step,
               "training_seconds": {"stage1": stage1.state.seconds, "stage2": stage2 and stage2.state.seconds},
               **figures}

@@ -15,7 +15,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = VerbParser(__doc__)
     parser.add_argument("--folder", type=Path, default=Path(os.environ.get("DATA_ROOT", "data")) / "doom",
                         help="folder of the data set (default: $DATA_ROOT/doom, else data/doom)")
-    parser.add_argument("--episodes", type=int, default=128, help="number of walks, half of them in each place (default: 128)")
+    parser.add_argument("--episodes", type=int, default=128,
+                        help="number of walks, half of them in each place (default: 128)")
     parser.add_argument("--frames", type=int, default=512, help="frames per episode, 8.75 per second (default: 512)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     return parser.parse_args()

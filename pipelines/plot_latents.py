@@ -4,9 +4,9 @@
     python pipelines/plot_latents.py --run mnist --data-root FOLDER
 
 Where an image has two latent dimensions: the split as points coloured by class, and a plane of decodings over the
-rectangle that holds most points. An AE's plane has gaps, a VAE's has none (Kingma and Welling, arXiv 1312.6114, figure 4).
-Traversals vary one latent of a real example, or one of its codes. The codebook: each code decoded on its own, on a grid
-of one position, above the same code in the middle of a real example.
+rectangle that holds most points. An AE's plane has gaps, a VAE's has none (Kingma and Welling, arXiv 1312.6114, figure
+4). Traversals vary one latent of a real example, or one of its codes. The codebook: each code decoded on its own, on a
+grid of one position, above the same code in the middle of a real example.
 """
 
 import argparse
@@ -19,7 +19,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = VerbParser(__doc__)
     add_data_flag(parser)
     parser.add_argument("--split", help="split of the data (default: test where the data have one, else validation)")
-    parser.add_argument("--example", type=int, default=0, help="number of the example whose latents are varied (default: 0)")
+    parser.add_argument("--example", type=int, default=0,
+                        help="number of the example whose latents are varied (default: 0)")
     add_run_flags(parser, "RUN/figures")
     return parser.parse_args()
 

@@ -6,8 +6,8 @@
 The frames of the context are encoded; the prior draws the codes of the frames that follow, conditioned on the recorded
 actions, on one action throughout, or on those in a file, one name per line; the decoder turns the codes into frames.
 
-Writes a GIF and a strip of frames for each clip, one row for each of --actions below the recorded clip, and all strips in
-one picture. Clip i depends on --seed, i and its context alone.
+Writes a GIF and a strip of frames for each clip, one row for each of --actions below the recorded clip, and all strips
+in one picture. Clip i depends on --seed, i and its context alone.
 """
 
 import argparse
@@ -27,11 +27,12 @@ from pipelines.files.errors import one_line_errors
 def parse_arguments() -> argparse.Namespace:
     parser = VerbParser(__doc__)
     add_data_flag(parser)
-    parser.add_argument("--n", type=int, default=8, help="number of clips, spread over the held-out episodes (default: 8)")
+    parser.add_argument("--n", type=int, default=8,
+                        help="number of clips, spread over the held-out episodes (default: 8)")
     parser.add_argument("--context", type=int, default=6, help="frames that are given (default: 6)")
     parser.add_argument("--frames", type=int, default=10, help="frames that are predicted (default: 10)")
     parser.add_argument("--actions", nargs="+", default=["recorded"], metavar="NAME_OR_FILE", help="for the predicted "
-                        "frames: one action throughout, a file with one name per line, or 'recorded' (default: recorded)")
+                        "frames: one action, a file with one name per line, or 'recorded' (default: recorded)")
     add_truncation_flags(parser)
     add_run_flags(parser, "RUN/predictions")
     return parser.parse_args()
@@ -44,8 +45,9 @@ def main(arguments: argparse.Namespace) -> None:
     with naming_flags(arguments):
         run = load(arguments.run, arguments.device, arguments.runs_dir)
         written = run.predict_clips(
-            arguments.out or run.outputs / "predictions", arguments.n, arguments.context, arguments.frames, arguments.actions,
-            data_root=arguments.data_root, seed=arguments.seed, batch_size=arguments.batch_size, **truncation(arguments))
+            arguments.out or run.outputs / "predictions", arguments.n, arguments.context, arguments.frames,
+            arguments.actions, data_root=arguments.data_root, seed=arguments.seed, batch_size=arguments.batch_size,
+            **truncation(arguments))
     print(f"{written.count} clips, {written.figure}, with {run.folder}: {written.picture}")
 
 

@@ -6,9 +6,9 @@
     python pipelines/sample.py --run fsdd --label digit=7 --label speaker=theo --seconds 0.5
     python pipelines/sample.py --run room_video --n 8 --actions forward
 
-Writes one file per sample (PNG, WAV or GIF) and one picture of all. Sample i depends on --seed and i alone, not on --n or
---batch-size. A VAE needs no prior: its latents come from N(0, I), their standard deviation times --temperature. A run on
-codes goes on through the decoder of the run that made the codes.
+Writes one file per sample (PNG, WAV or GIF) and one picture of all. Sample i depends on --seed and i alone, not on --n
+or --batch-size. A VAE needs no prior: its latents come from N(0, I), their standard deviation times --temperature. A
+run on codes goes on through the decoder of the run that made the codes.
 """
 
 import argparse

@@ -36,7 +36,8 @@ def add_run_flags(parser: argparse.ArgumentParser, out: str, batch_size: int = 6
     parser.add_argument("--run", help="a run's folder, a name under runs/, or a pretrained run (default: the run whose "
                         "stage 2 was trained last)")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
-    parser.add_argument("--seed", type=int, default=0, help="random seed; item i depends on the seed and i alone (default: 0)")
+    parser.add_argument("--seed", type=int, default=0,
+                        help="random seed; item i depends on the seed and i alone (default: 0)")
     parser.add_argument("--out", type=Path, help=f"folder for the files (default: {out})")
     parser.add_argument("--batch-size", type=int, default=batch_size, help=f"items per batch (default: {batch_size})")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")

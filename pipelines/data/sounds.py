@@ -1,4 +1,5 @@
-"""Sound files to 16-bit samples at one rate: any rate, stereo, 8 to 32 bits and floats, thousands with several processes.
+"""Sound files to 16-bit samples at one rate: any rate, stereo, 8 to 32 bits and floats, thousands with several
+processes.
 
 All sounds of a data set lie one after another in one file of raw samples that is mapped into memory, beside notes in
 JSON on where each begins and on those that could not be read.
@@ -146,7 +147,8 @@ def decoded_sounds(
 
 
 def _decode(root: Path, files: list[str], target: Path, sample_rate_hz: int, peak: float, workers: int) -> dict:
-    """Decodes into a file that appears when it is whole. Returns the notes: lengths, and the unreadable with reasons."""
+    """Decodes into a file that appears when it is whole. Returns the notes: lengths, and the unreadable with
+    reasons."""
     temporary = target.with_suffix(".tmp")
     lengths: list[int] = []
     unreadable: dict[str, str] = {}

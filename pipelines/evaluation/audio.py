@@ -1,4 +1,5 @@
-"""What `evaluate.py` measures of audio: bit rates of the codes, spectra, intelligibility, and accuracies of classifiers.
+"""What `evaluate.py` measures of audio: bit rates of the codes, spectra, intelligibility, and accuracies of
+classifiers.
 
 Classifiers, one for each label, are trained on real recordings alone. They are applied to real held-out clips, to their
 reconstructions, to conversions (the words stay, another speaker is asked for), and to samples of the prior.
@@ -57,13 +58,14 @@ def figures(measured: Measured, subject: Subject, shared: dict) -> dict:
 
 def phonemes(measured: Measured, data: SpokenWords, split: str, hop_length: int, num_codes: int) -> PhonemeAccuracy:
     """The paper's experiment (section 4.3): how well single codes name the phonemes that are spoken."""
-    counts = measured.real.sum(1).tolist()
-    labels = [frame_labels(spoken, count, hop_length) for spoken, count in zip(data.phonemes(split), counts, strict=True)]
+    clips = zip(data.phonemes(split), measured.real.sum(1).tolist(), strict=True)
+    labels = [frame_labels(spoken, count, hop_length) for spoken, count in clips]
     return phoneme_accuracy(measured.codes[..., 0], labels, num_codes)
 
 
 def classifiers(measured: Measured, subject: Subject) -> dict:
-    """For each label the accuracy of its classifier, on conversions and samples against the class that was asked for."""
+    """For each label the accuracy of its classifier, on conversions and samples against the class that was asked
+    for."""
     stage1, stage2, data, split = subject.loaded.stage1, subject.loaded.stage2, subject.data, subject.split
     options, seed, device = subject.options, subject.seed, subject.device
     rate, lengths = data.sample_rate_hz, measured.sizes
@@ -123,7 +125,8 @@ def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
         clips["conversion"] = convert(stage1, measured.codes[chosen], asked[:, stage1.decoder_columns], lengths, 0,
                                       len(chosen))
         captions["conversion"] = [_words(example.classes, row) for row in asked.tolist()]
-    waves = {name: [wave[0, :length] for wave, length in zip(x, lengths.tolist(), strict=True)] for name, x in clips.items()}
+    waves = {name: [wave[0, :length] for wave, length in zip(x, lengths.tolist(), strict=True)]
+             for name, x in clips.items()}
     path = run.figures / "spectrograms.png"
     comparison(path, waves, captions, subject.data.sample_rate_hz)
     return {"spectrograms": path}

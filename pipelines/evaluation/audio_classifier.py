@@ -68,7 +68,7 @@ class AudioClassifier(nn.Module):
 
 
 def train_audio_classifier(split: Split, column: int, num_classes: int, sample_rate_hz: int, device: torch.device,
-                seed: int = 0) -> nn.Module:
+                           seed: int = 0) -> nn.Module:
     """A classifier of audio into the classes of one column of the labels, trained on whole clips of `split`.
 
     Its weights are a function of the split and `seed`."""

@@ -53,8 +53,8 @@ def sample_posterior(stage1: TrainedStage, split: Split, samples: int, batch_siz
 
 
 def bounds(sampled: Sampled, sizes: Tensor, samples: int) -> dict:
-    """Upper bounds of -log2 p(x) per data dimension, and the KL of q to the training prior in bits per example, which is
-    the rate that the ELBO pays. sizes (n,): data dimensions of each item."""
+    """Upper bounds of -log2 p(x) per data dimension, and the KL of q to the training prior in bits per example, which
+    is the rate that the ELBO pays. sizes (n,): data dimensions of each item."""
     figures = {"kl_bits": float((-sampled.nll_nats - sampled.elbo).mean()) / math.log(2)}
     for name in ("elbo", "multi_sample"):
         value, error = mean_and_standard_error(-getattr(sampled, name) / (sizes * math.log(2)))
@@ -90,8 +90,8 @@ def shuffled(measured: Measured) -> dict | None:
 
 
 def saved(without: Tensor, given: Tensor) -> dict:
-    """Nats of each item (n,) without and with some information -> the mean number of nats that it saves, and the standard
-    error of the paired difference."""
+    """Nats of each item (n,) without and with some information -> the mean number of nats that it saves, and the
+    standard error of the paired difference."""
     nats, error = mean_and_standard_error(without - given)
     return {"nats_saved": float(nats), "standard_error": float(error)}
 

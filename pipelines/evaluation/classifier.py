@@ -11,8 +11,10 @@ from pipelines.splits.base import Batch, Split
 from pipelines.splits.order import step_items, step_seed
 
 
-def train_classifier(make: Callable[[], nn.Module], logits: Callable[[nn.Module, Batch], Tensor], split: Split, column: int,
-                     *, steps: int, batch_size: int, lr: float, seed: int, device: torch.device, title: str) -> nn.Module:
+def train_classifier(
+    make: Callable[[], nn.Module], logits: Callable[[nn.Module, Batch], Tensor], split: Split, column: int, *,
+    steps: int, batch_size: int, lr: float, seed: int, device: torch.device, title: str,
+) -> nn.Module:
     """A classifier into the classes of one column of the labels, in eval mode: AdamW, one cycle of the learning rate.
 
     make: () -> the untrained model. logits: (model, batch) -> (b, num_classes), augmentation included. Whatever they

@@ -1,8 +1,8 @@
-"""How well position, heading and labels of a frame can be read from its few codes: linear classifiers of the codes, beside
-always guessing the commonest class.
+"""How well position, heading and labels of a frame can be read from its few codes: linear classifiers of the codes,
+beside always guessing the commonest class.
 
-A classifier reads one-hot codes, so it is a table of logits for each codebook and position, summed. It is trained on the
-codes of the training split and measured on a split that shares no walk with it.
+A classifier reads one-hot codes, so it is a table of logits for each codebook and position, summed. It is trained on
+the codes of the training split and measured on a split that shares no walk with it.
 
 Axes: n items, m codes of an item, k codes of a codebook, L targets.
 """
@@ -46,8 +46,8 @@ class LinearClassifier(nn.Module):
 
 
 def targets(data: Data, split: str) -> list[Target]:
-    """The labels of a data set; where poses are recorded also the position (a cell of its place) and the heading (an eighth
-    of a turn). Places are the classes of the first label, if there is one."""
+    """The labels of a data set; where poses are recorded also the position (a cell of its place) and the heading (an
+    eighth of a turn). Places are the classes of the first label, if there is one."""
     labels = [data.split(name).labels for name in ("train", split)]
     found = [Target(name, labels[0][:, column], labels[1][:, column], len(data.classes[column]))
              for column, name in enumerate(data.label_names)]
@@ -89,7 +89,8 @@ def classify(model: nn.Module, codes: Tensor) -> Tensor:
     return torch.cat([model(part.to(device)).argmax(1).cpu() for part in codes.split(4096)])
 
 
-def code_classifiers(train: Tensor, held_out: Tensor, num_codes: int, wanted: list[Target], device: torch.device) -> dict:
+def code_classifiers(train: Tensor, held_out: Tensor, num_codes: int, wanted: list[Target],
+                     device: torch.device) -> dict:
     """Codes (n, m) of both splits -> for each target the accuracy on the held-out split, that of always guessing the
     commonest training class, and (accuracy - guess) / (1 - guess): 0 for the guess, 1 if all are right."""
     found = {}

@@ -51,7 +51,8 @@ def frame_nats(measured: Measured, subject: Subject) -> dict:
     independent, which neighbouring frames of a walk are not quite.
 
     m codes of K classes save at most m log K nats for a decoder that models everything. More can be saved where the
-    unconditional decoder sees too little context, or was trained too short, to infer at every position what they say."""
+    unconditional decoder sees too little context, or was trained too short, to infer at every position what they
+    say."""
     own, others = measured.nll_nats, measured.others_nats
     found = {"own": float(own.mean()), "shuffled": None, "unconditional": None}
     if others is not None:
@@ -97,7 +98,8 @@ def rows(result: dict) -> list[tuple[str, float | None, str]]:
     table = [(title, nats[name], ".2f") for name, title in TITLES.items()]
     for name, title in SAVED.items():
         if name in nats:
-            table += [(title, nats[name]["nats_saved"], ".2f"), ("  standard error", nats[name]["standard_error"], ".2f")]
+            table += [(title, nats[name]["nats_saved"], ".2f"),
+                      ("  standard error", nats[name]["standard_error"], ".2f")]
     for name, found in result["classifiers"].items():
         table += [(f"{name} accuracy from the codes", found["accuracy"], ".1%"),
                   (f"{name} accuracy: commonest class", found["guess"], ".1%")]

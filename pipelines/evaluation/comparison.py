@@ -44,8 +44,8 @@ COLUMNS = {  # keys of table.json: their titles in table.md, and how a row is pr
     "seconds_per_step": ("s/step", "{seconds_per_step:.3f}"),
 }
 LEGEND = (
-    "Bounds in bits/dim: under the training prior (for discrete systems with their likeliest codes), under the learned\n"
-    "prior, and with one or several posterior samples. Bits per example of the latents: under the training prior (for\n"
+    "Bounds in bits/dim: under the training prior (for discrete systems with their likeliest codes), under the\n"
+    "learned prior, and with one or several posterior samples. Bits per example of the latents: under the training prior (for\n"
     "sampled latents the KL, which is the rate that those bounds pay), by the codes' frequencies (unigram), under the\n"
     "learned prior. Decoder evaluations are those of training."
 )
@@ -179,8 +179,8 @@ def draw_reconstructions(path: Path, systems: list[System], data: Data, split: s
 
 
 def panel(systems: list[System], rows: list[dict], x: str, y: str) -> tuple[str, str, dict[str, list[tuple]]]:
-    """Labels of both axes, and points: figure y over each system's steps, or column y over the axis x with one line for each
-    choice on the other axes."""
+    """Labels of both axes, and points: figure y over each system's steps, or column y over the axis x with one line for
+    each choice on the other axes."""
     lines: dict[str, list[tuple]] = {}
     for system, own in zip(systems, rows, strict=True):
         if x == "step":

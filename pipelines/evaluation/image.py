@@ -1,4 +1,5 @@
-"""What `evaluate.py` measures of images: errors of reconstructions, and a classifier's accuracy on them and on samples."""
+"""What `evaluate.py` measures of images: errors of reconstructions, and a classifier's accuracy on them and on
+samples."""
 
 from pathlib import Path
 
@@ -29,8 +30,8 @@ def classifier(measured: Measured, subject: Subject) -> dict:
     """Accuracy of a classifier on real held-out images, on their reconstructions and on class-conditional samples."""
     data, stage2, options, column = subject.data, subject.loaded.stage2, subject.options, 0
     name, labels = data.label_names[column], subject.split.labels[:, column].cpu()
-    model = train_image_classifier(data.split("train").to(subject.device), column, len(data.classes[column]), data.shape,
-                                   subject.device)
+    train = data.split("train").to(subject.device)
+    model = train_image_classifier(train, column, len(data.classes[column]), data.shape, subject.device)
     real = torch.cat([classify(model, batch.x) for batch in subject.split.evaluation_batches()])
     found = {"label": name, "real": accuracy(real, labels),
              "reconstructions": accuracy(classify(model, measured.reconstructions), labels), "samples": None}

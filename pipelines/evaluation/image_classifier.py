@@ -1,7 +1,7 @@
 """A small classifier of labelled images, trained on real ones, independent of both stages.
 
-Its accuracy on real held-out images says how far it can be trusted; on reconstructions, how much of the content the codes
-keep; on class-conditional samples, how many are recognisably of the class they are conditioned on.
+Its accuracy on real held-out images says how far it can be trusted; on reconstructions, how much of the content the
+codes keep; on class-conditional samples, how many are recognisably of the class they are conditioned on.
 """
 
 import torch
@@ -14,8 +14,8 @@ from pipelines.splits.base import Batch, Split
 STEPS, BATCH, LR = 1500, 128, 2e-3  # three and a half epochs of MNIST
 
 
-def train_image_classifier(split: Split, column: int, num_classes: int, shape: tuple[int, int, int], device: torch.device,
-                seed: int = 0) -> nn.Module:
+def train_image_classifier(split: Split, column: int, num_classes: int, shape: tuple[int, int, int],
+                           device: torch.device, seed: int = 0) -> nn.Module:
     """A convolutional classifier of uint8 images (b, *shape) -> logits (b, num_classes), trained on `split`.
 
     Images are shifted by up to an eighth of their size while training, so that it reads shapes, not positions."""

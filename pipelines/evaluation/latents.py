@@ -102,8 +102,8 @@ def draw_plane(painter: Painter, latents: Tensor, labels: Tensor | None, names: 
 
 
 def draw_traversals(painter: Painter, latents: Tensor, example: int, out: Path) -> Path:
-    """One row for each of the latents that vary most over the split: the example with that latent at its usual values, all
-    else unchanged. Dimensions go from low to high; codes are the most used ones of the codebook."""
+    """One row for each of the latents that vary most over the split: the example with that latent at its usual values,
+    all else unchanged. Dimensions go from low to high; codes are the most used ones of the codebook."""
     flat = latents.flatten(1)
     rows = min(ROWS, flat.shape[1])
     if painter.has_codes:
@@ -125,8 +125,8 @@ def draw_traversals(painter: Painter, latents: Tensor, example: int, out: Path) 
 
 
 def draw_codebooks(painter: Painter, codes: Tensor, example: int, out: Path) -> dict[str, Path]:
-    """The codes of each codebook, the most used first: decoded on their own above decoded in context. The other codebooks
-    keep the codes that the example has in its middle."""
+    """The codes of each codebook, the most used first: decoded on their own above decoded in context. The other
+    codebooks keep the codes that the example has in its middle."""
     paths, books = {}, codes.shape[-1]
     middle = tuple(size // 2 for size in painter.grid)
     for book in range(books):

@@ -39,7 +39,7 @@ class Measured:
 
     nll_nats: Tensor  # (n,) float64, -log p(x | z_q)
     rate_nats: Tensor  # (n,) float64, under the prior of training
-    norms: Tensor  # (n, t) float64, |z_e| at t positions of a grid in raster order; for Gaussian latents the norm of the mean
+    norms: Tensor  # (n, t) float64, |z_e| at t positions in raster order; for Gaussian latents the norm of the mean
     codes: Tensor | None  # (n, t, g) int64; None where there are none
     real: Tensor  # (n, t) bool: which positions are not padding
     reconstructions: Tensor  # (n, *shape) in data units

@@ -26,7 +26,8 @@ def metrics_of(kind: str) -> list[Metric]:
 
 def reconstruction_figures(measured: Measured, subject: Subject, variance: float | None,
                            facts: Mapping[str, Any]) -> dict[str, float | None]:
-    """The figures of all metrics of the subject's kind of data over its whole split; variance and facts as in `Pairs`."""
+    """The figures of all metrics of the subject's kind of data over its whole split; variance and facts as in
+    `Pairs`."""
     metrics = metrics_of(subject.data.kind)
     parts: list[dict[str, list[Tensor]]] = [{} for _ in metrics]
     for start, batch in batches(subject.split, subject.options.batch_size, "metrics"):

@@ -26,7 +26,8 @@ def measure_shared(subject: Subject) -> tuple[Measured, dict]:
     """The figures that every kind of data has, under the keys of metrics.json."""
     stage1, split, options, seed = subject.loaded.stage1, subject.split, subject.options, subject.seed
     bottleneck, batch_size = stage1.module.bottleneck, options.batch_size
-    measured = replace(measure(stage1, split, batch_size, seed), others_nats=others_nats(stage1, split, batch_size, seed))
+    shuffled_nats = others_nats(stage1, split, batch_size, seed)
+    measured = replace(measure(stage1, split, batch_size, seed), others_nats=shuffled_nats)
     gaussian = isinstance(bottleneck, Gaussian)
     samples = max(options.bound_samples, 1) if gaussian else options.bound_samples
     sampled = sample_posterior(stage1, split, samples, batch_size, seed)
@@ -41,7 +42,8 @@ def measure_shared(subject: Subject) -> tuple[Measured, dict]:
 
 
 def own_figures(measured: Measured, bottleneck: Bottleneck) -> dict:
-    """Distortion and rate in bits per data dimension, use of latents and codebooks; the prior's figures are still None."""
+    """Distortion and rate in bits per data dimension, use of latents and codebooks; the prior's figures are still
+    None."""
     bits, normal = float(measured.sizes.sum()) * math.log(2), isinstance(bottleneck, Gaussian)
     distortion, rate = float(measured.nll_nats.sum()) / bits, float(measured.rate_nats.sum()) / bits
     uniform, codes = measured.codes is not None, None
@@ -69,7 +71,8 @@ def own_figures(measured: Measured, bottleneck: Bottleneck) -> dict:
 
 
 def add_prior(figures: dict, measured: Measured, subject: Subject) -> None:
-    """The prior's bits per code on the split and on as many training items, beside unigram and bigram bits, and the rate."""
+    """The prior's bits per code on the split and on as many training items, beside unigram and bigram bits, and the
+    rate."""
     data, num_codes = CodeData(subject.run.codes), figures["codes"]["num_codes"]
     splits = [data.split(own) for own in ("train", subject.split_name)]
     codes, real = zip(*(all_codes(split) for split in splits))

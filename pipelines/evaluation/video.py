@@ -40,8 +40,8 @@ def check(subject: Subject) -> None:
         raise InputError(f"evaluate.predictions: expected 0 or more, found {options.predictions}")
     for name in options.actions or ():
         if name not in data.action_names:
-            raise InputError(f"evaluate.actions: expected names among {', '.join(data.action_names)}, or null for all of "
-                             f"them, found {name!r}")
+            raise InputError(f"evaluate.actions: expected names among {', '.join(data.action_names)}, or null for "
+                             f"all of them, found {name!r}")
 
 
 def figures(measured: Measured, subject: Subject, shared: dict) -> dict:
@@ -59,8 +59,8 @@ def predictions(measured: Measured, subject: Subject) -> dict:
     batch = split.batch(items)
 
     def continued(actions: Tensor) -> Tensor:
-        return predict(subject.loaded.stage1, subject.loaded.stage2, batch.x[:, :, :context], actions, batch.labels, subject.seed,
-                       options.batch_size)
+        return predict(subject.loaded.stage1, subject.loaded.stage2, batch.x[:, :, :context], actions, batch.labels,
+                       subject.seed, options.batch_size)
 
     last_frame = batch.x[:, :, context - 1 : context].expand_as(batch.x)
     clips = {"prediction": continued(batch.actions), "last_frame": last_frame,

@@ -79,10 +79,12 @@ RENAMED = {  # format 1 -> 2
 }
 FIGURE_NAMES = {  # keys of metrics.json, format 1 -> 2
     "judge": "classifier", "samples_judged": "num_samples", "sound": "audio", "probes": "classifiers",
-    "probe": "classifiers", "bits_a_symbol": "bits_per_symbol", "code_bits_a_second_uniform": "code_bits_per_second_uniform",
+    "probe": "classifiers", "bits_a_symbol": "bits_per_symbol",
+    "code_bits_a_second_uniform": "code_bits_per_second_uniform",
     "code_bits_a_second_prior": "code_bits_per_second_prior", "mu_law_bits_a_second": "mu_law_bits_per_second",
     "codes_an_example": "codes_per_example", "nats_gained": "nats_saved", "own_over_others": "own_against_shuffled",
-    "own_over_unconditional": "own_against_unconditional", "unconditional_over_others": "unconditional_against_shuffled",
+    "own_over_unconditional": "own_against_unconditional",
+    "unconditional_over_others": "unconditional_against_shuffled",
     "others": "shuffled",
 }
 QUANTIZER = {"rate_weight": 0.0, "rate_warmup_steps": 0, "distance": "euclidean", "gradient": "straight_through"}
@@ -107,7 +109,9 @@ def _renamed(tree: Any, names: dict[str, str]) -> Any:
     """Keys renamed at any depth."""
     if isinstance(tree, list):
         return [_renamed(item, names) for item in tree]
-    return {names.get(key, key): _renamed(value, names) for key, value in tree.items()} if isinstance(tree, dict) else tree
+    if isinstance(tree, dict):
+        return {names.get(key, key): _renamed(value, names) for key, value in tree.items()}
+    return tree
 
 
 def _components(tree: Any) -> Any:

@@ -48,7 +48,7 @@ class Sampler:
     loaded: LoadedRun
     seed: int = 0
     batch_size: int = 64
-    labels: Mapping[str, str] = field(default_factory=dict)  # classes by name; others are drawn from the training counts
+    labels: Mapping[str, str] = field(default_factory=dict)  # classes by name; others follow the training counts
     temperature: float = 1.0  # 0: always the likeliest code
     top_k: int | None = None
     top_p: float | None = None

@@ -42,8 +42,8 @@ class Scores:
 def score(loaded: LoadedRun, x: Tensor, lengths: Tensor | None, labels: Mapping[str, str], batch_size: int) -> Scores:
     """x (n, *shape) in data units, lengths (n,) where items are padded -> their scores.
 
-    Labels of the prior that are not given are marginalised over, with their frequencies in training. Raises InputError for
-    a run without a prior, for a prior with local conditions (actions), and for labels that do not fit."""
+    Labels of the prior that are not given are marginalised over, with their frequencies in training. Raises InputError
+    for a run without a prior, for a prior with local conditions (actions), and for labels that do not fit."""
     stage1, stage2 = loaded.stage1, loaded.stage2
     if stage2 is None:
         raise InputError(f"{loaded.run.stage2}: expected a trained stage 2, found none; train it first: "
@@ -65,8 +65,10 @@ def score(loaded: LoadedRun, x: Tensor, lengths: Tensor | None, labels: Mapping[
         if prior.local_channels != (0 if local is None else local.shape[1]):
             raise InputError(f"{loaded.run.root}: expected a prior without local conditions, found one conditioned on "
                              "actions, which a single item does not have")
-        joint = [prior.log_prob(codes, combination.to(device).expand(len(rows), -1) if len(combination) else None, local,
-                                positions).double().cpu() for combination in combinations]
+        joint = []
+        for combination in combinations:
+            own_labels = combination.to(device).expand(len(rows), -1) if len(combination) else None
+            joint.append(prior.log_prob(codes, own_labels, local, positions).double().cpu())
         code_bits.append(-torch.logsumexp(torch.stack(joint) + log_weights[:, None], 0) / math.log(2))
         data_bits.append(result.nll_nats.cpu() / math.log(2))
     dimensions = torch.full((len(x),), x[0].numel()) if lengths is None else lengths
@@ -74,8 +76,8 @@ def score(loaded: LoadedRun, x: Tensor, lengths: Tensor | None, labels: Mapping[
 
 
 def prior_labels(stage2: TrainedStage, labels: Mapping[str, str]) -> tuple[Tensor, Tensor]:
-    """All combinations (m, L) int64 of the prior's labels that are not given, and the log of their weights (m,) float64:
-    products of training frequencies. Without labels one empty row of weight 1."""
+    """All combinations (m, L) int64 of the prior's labels that are not given, and the log of their weights (m,)
+    float64: products of training frequencies. Without labels one empty row of weight 1."""
     choices = []
     for name in stage2.condition_on:
         column = stage2.codes.label_names.index(name)
@@ -86,5 +88,6 @@ def prior_labels(stage2: TrainedStage, labels: Mapping[str, str]) -> tuple[Tenso
             seen = counts.nonzero().flatten().tolist()
             choices.append([(number, float((counts[number] / counts.sum()).log())) for number in seen])
     rows = list(itertools.product(*choices))
-    classes = torch.tensor([[number for number, _ in row] for row in rows], dtype=torch.int64).view(len(rows), len(choices))
-    return classes, torch.tensor([math.fsum(weight for _, weight in row) for row in rows], dtype=torch.float64)
+    classes = torch.tensor([[number for number, _ in row] for row in rows], dtype=torch.int64)
+    weights = torch.tensor([math.fsum(weight for _, weight in row) for row in rows], dtype=torch.float64)
+    return classes.view(len(rows), len(choices)), weights

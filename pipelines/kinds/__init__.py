@@ -1,4 +1,5 @@
-"""One object for each kind of data: image, audio, video, codes. Verbs and the Python API ask it; lower rooms are handed it.
+"""One object for each kind of data: image, audio, video, codes. Verbs and the Python API ask it; lower rooms are handed
+it.
 
 A new kind is one file here, or in `kinds/` of a folder that NDR_PLUGINS names: it defines one subclass of `Kind`. Files
 are found by looking, and import torch only where they use it, since verbs ask for flags before they compute.

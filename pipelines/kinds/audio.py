@@ -29,7 +29,8 @@ class Audio(Kind):
     name = "audio"
     sample_flags = ("seconds",)
 
-    def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog, step: int) -> None:
+    def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog,
+             step: int) -> None:
         import torch
 
         from pipelines.splits.noise import generator
@@ -59,7 +60,8 @@ class Audio(Kind):
         spec, rate = loaded.stage2.codes, loaded.stage1.example.facts["sample_rate_hz"]
         hop = spec.shape[-1] // spec.grid[0]
         longest = spec.grid[0] * hop / rate
-        if not (0 < seconds <= longest + 0.5 * hop / rate) or not 1 <= (length := round(seconds * rate / hop)) <= spec.grid[0]:
+        length = round(seconds * rate / hop) if 0 < seconds < 2 * longest else 0  # not of NaN, nor of infinity
+        if not 1 <= length <= spec.grid[0]:
             raise InputError(f"seconds: expected more than 0, at most {longest:.3g}, found {seconds}")
         return {"length": length}
 
@@ -96,7 +98,8 @@ class Audio(Kind):
             parts = [self.read(loaded, one) for one in x]
             return Items(torch.cat([part.x for part in parts]), False, torch.cat([part.lengths for part in parts]))
         if not isinstance(x, (np.ndarray, torch.Tensor)):
-            raise InputError(f"audio: expected a path, a NumPy array, a tensor or a list of these, found {type(x).__name__}")
+            raise InputError("audio: expected a path, a NumPy array, a tensor or a list of these, found "
+                             f"{type(x).__name__}")
         x = torch.as_tensor(x)
         if not x.is_floating_point():
             raise InputError(f"audio: expected floating-point samples in [-1, 1] at {rate} Hz, found {x.dtype}")
@@ -149,8 +152,8 @@ class Audio(Kind):
         found = read_recordings(stage1, source)
         if found.cut:
             seconds = stage1.example.shape[-1] / stage1.example.facts["sample_rate_hz"]
-            print(f"note: {len(found.cut)} of {len(found.names)} recordings are cut off after {seconds:.2f} s, the longest "
-                  f"item of the run: {found.cut[0]}" + (", ..." if len(found.cut) > 1 else ""))
+            print(f"note: {len(found.cut)} of {len(found.names)} recordings are cut off after {seconds:.2f} s, the "
+                  f"longest item of the run: {found.cut[0]}" + (", ..." if len(found.cut) > 1 else ""))
         codes = encode_recordings(stage1, found, batch_size)
         made = convert(stage1, codes, decoder_labels(stage1, labels, len(codes)), found.lengths, seed, batch_size)
         return found.names, found.x, made, found.lengths
@@ -172,5 +175,5 @@ class Audio(Kind):
     @staticmethod
     def _refuse_long(cut: Sequence[str], size: int, rate: int) -> None:
         if cut:
-            raise InputError(f"audio: expected at most {size} samples ({size / rate:.2f} s at {rate} Hz), the longest item "
-                             f"of the run, found more in {cut[0]}")
+            raise InputError(f"audio: expected at most {size} samples ({size / rate:.2f} s at {rate} Hz), the longest "
+                             f"item of the run, found more in {cut[0]}")

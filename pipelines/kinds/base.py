@@ -50,10 +50,11 @@ class Kind(ABC):
     name: str
     sample_flags: tuple[str, ...] = ()  # names of the flags that `add_sample_flags` adds
 
-    # --- training and extraction ---------------------------------------------------------------------------------------
+    # --- training and extraction ----------------------------------------------------------------------------
 
     @abstractmethod
-    def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog, step: int) -> None:
+    def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog,
+             step: int) -> None:
         """Originals and reconstructions of some validation items, to TensorBoard."""
 
     def check_views(self, views: int) -> None:
@@ -63,7 +64,7 @@ class Kind(ABC):
         """What a code data set stores beside codes: lengths, local fields."""
         return {}
 
-    # --- sampling ------------------------------------------------------------------------------------------------------
+    # --- sampling -------------------------------------------------------------------------------------------
 
     def add_sample_flags(self, parser: argparse._ArgumentGroup) -> None:
         """Flags of sample.py that only this kind has, with the names in `sample_flags`."""
@@ -76,11 +77,12 @@ class Kind(ABC):
     def write_samples(self, folder: Path, samples: Samples, example: Example) -> Path:
         """One file per sample, and one picture of all, whose path is returned."""
 
-    # --- one's own data ------------------------------------------------------------------------------------------------
+    # --- one's own data -------------------------------------------------------------------------------------
 
     @abstractmethod
     def read(self, loaded: LoadedRun, x: Any) -> Items:
-        """Arrays, tensors, files or a list of these -> items. Raises InputError that says what was expected and found."""
+        """Arrays, tensors, files or a list of these -> items. Raises InputError that says what was expected and
+        found."""
 
     def data_shape(self, loaded: LoadedRun) -> tuple[int, ...]:
         """The shape of one item that `read` returns."""
@@ -101,18 +103,18 @@ class Kind(ABC):
         """Held-out clips, continued."""
         self._refuse(loaded, "predict_video")
 
-    def plot_latents(self, loaded: LoadedRun, data_root: Path | None, out: Path, split: str | None, example: int, seed: int,
-                     batch_size: int) -> dict[str, Path | str]:
+    def plot_latents(self, loaded: LoadedRun, data_root: Path | None, out: Path, split: str | None, example: int,
+                     seed: int, batch_size: int) -> dict[str, Path | str]:
         """Pictures of what the latents mean: their paths, or why they were left out, by title."""
         self._refuse(loaded, "plot_latents")
 
-    # --- evaluation ----------------------------------------------------------------------------------------------------
+    # --- evaluation -----------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def evaluation(self) -> ModuleType:
-        """check(subject), figures(measured, subject, shared figures), rows(result) of the table, draw(measured, subject,
-        result): what evaluate.py measures of this kind of data alone."""
+        """check(subject), figures(measured, subject, shared figures), rows(result) of the table, draw(measured,
+        subject, result): what evaluate.py measures of this kind of data alone."""
 
     def _refuse(self, loaded: LoadedRun, verb: str) -> NoReturn:
         able = _kinds_with(verb)

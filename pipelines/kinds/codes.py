@@ -1,4 +1,5 @@
-"""Codes of another run: int64 (g, h, w). Files and samples are images, through the encoders and decoders of the runs below."""
+"""Codes of another run: int64 (g, h, w). Files and samples are images, through the encoders and decoders of the runs
+below."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 class Codes(Kind):
     name = "codes"
 
-    def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog, step: int) -> None:
+    def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog,
+             step: int) -> None:
         """Nothing: codes are not an image, and training does not load the decoders below."""
 
     def write_samples(self, folder: Path, samples: Samples, example: Example) -> Path:

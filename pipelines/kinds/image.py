@@ -28,14 +28,16 @@ class Image(Kind):
     name = "image"
     sample_flags = ("complete", "keep")
 
-    def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog, step: int) -> None:
+    def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog,
+             step: int) -> None:
         from pipelines.media.images import image_pairs
 
         made = reconstructions(model, batch, labels)
         log.image(step, "validation", image_pairs(batch.x.cpu(), made.cpu()))
 
     def add_sample_flags(self, parser: argparse._ArgumentGroup) -> None:
-        parser.add_argument("--complete", type=Path, metavar="IMAGE", help="keep the upper rows of an image, sample the rest")
+        parser.add_argument("--complete", type=Path, metavar="IMAGE",
+                            help="keep the upper rows of an image, sample the rest")
         parser.add_argument("--keep", type=float, metavar="SHARE",
                             help="with --complete: the share of rows to keep (default: 0.5)")
 
@@ -72,8 +74,8 @@ class Image(Kind):
         write_image(out / "comparison.png", image_pairs(originals[:SHOWN], made[:SHOWN]))
         return Written(len(made), out / "comparison.png", figure)
 
-    def plot_latents(self, loaded: LoadedRun, data_root: Path | None, out: Path, split: str | None, example: int, seed: int,
-                     batch_size: int) -> dict[str, Path | str]:
+    def plot_latents(self, loaded: LoadedRun, data_root: Path | None, out: Path, split: str | None, example: int,
+                     seed: int, batch_size: int) -> dict[str, Path | str]:
         from pipelines.evaluation.latents import plot_latents
         from pipelines.runs.data import load_data
 
@@ -103,8 +105,8 @@ def reconstructions(model: nn.Module, batch: Batch, labels: Tensor | None) -> Te
 
 def reconstruct_files(kind: Kind, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                       batch_size: int) -> tuple[Tensor, Tensor, str]:
-    """Writes the reconstruction of each image file. Returns originals and reconstructions, uint8 (n, c, h, w), and their
-    PSNR in words."""
+    """Writes the reconstruction of each image file. Returns originals and reconstructions, uint8 (n, c, h, w), and
+    their PSNR in words."""
     from pipelines.data.pictures import find_pictures, load_pictures
     from pipelines.generation.labels import decoder_labels
     from pipelines.generation.reconstruction import reconstruct
@@ -156,7 +158,7 @@ def read_images(x: Any, shape: tuple[int, ...]) -> Items:
         x = torch.from_numpy(np.ascontiguousarray(x))
         if tuple(x.shape[-3:]) != shape and tuple(x.shape[-3:]) == (height, width, channels):
             x = x.movedim(-1, -3)
-        elif channels == 1 and tuple(x.shape[-2:]) == (height, width) and x.ndim in (2, 3) and tuple(x.shape[-3:]) != shape:
+        elif channels == 1 and tuple(x.shape[-2:]) == (height, width) and x.ndim <= 3 and tuple(x.shape[-3:]) != shape:
             x = x.unsqueeze(-3)
     if tuple(x.shape[-3:]) != shape or x.ndim not in (3, 4) or not len(x):
         raise InputError(f"images: expected {expected}, found shape {tuple(x.shape)}")

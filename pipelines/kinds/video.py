@@ -27,7 +27,8 @@ class Video(Kind):
     name = "video"
     sample_flags = ("actions",)
 
-    def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog, step: int) -> None:
+    def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog,
+             step: int) -> None:
         from pipelines.kinds.image import reconstructions
         from pipelines.media.images import clip_frames, image_pairs
 
@@ -42,8 +43,8 @@ class Video(Kind):
         return {"actions": local_actions(batch.actions, len(data.action_names), codes.shape[1])}
 
     def add_sample_flags(self, parser: argparse._ArgumentGroup) -> None:
-        parser.add_argument("--actions", metavar="NAME_OR_FILE", help="one action for all frames, or a file with one action "
-                            "name per line (default: actions of training clips)")
+        parser.add_argument("--actions", metavar="NAME_OR_FILE", help="one action for all frames, or a file with one "
+                            "action name per line (default: actions of training clips)")
 
     def sampler_options(self, loaded: LoadedRun, **flags: Any) -> dict[str, Any]:
         from pipelines.data.codes import CodeData
@@ -55,7 +56,8 @@ class Video(Kind):
             actions = wanted_actions(wanted, names, spec.shape[1])
             return {"local": local_actions(actions[None], len(names), spec.grid[0])}
         if not (loaded.run.codes / MANIFEST).exists():
-            raise InputError(f"actions: expected NAME or FILE for a run without its codes ({loaded.run.codes}), found none")
+            raise InputError(f"actions: expected NAME or FILE for a run without its codes, {loaded.run.codes}, found "
+                             "none")
         return {"local": CodeData(loaded.run.codes).split("train").local}
 
     def write_samples(self, folder: Path, samples: Samples, example: Example) -> Path:
@@ -82,9 +84,10 @@ class Video(Kind):
             try:
                 x = np.load(x, allow_pickle=False)
             except (ValueError, EOFError):
-                raise InputError(f"{x}: expected a .npy file of frames (t, h, w, c), found one that cannot be read") from None
+                raise InputError(f"{x}: expected frames (t, h, w, c) in a .npy file, found none") from None
         if not isinstance(x, (np.ndarray, torch.Tensor)):
-            raise InputError(f"video: expected a path, a NumPy array, a tensor or a list of these, found {type(x).__name__}")
+            raise InputError("video: expected a path, a NumPy array, a tensor or a list of these, found "
+                             f"{type(x).__name__}")
         if str(x.dtype).removeprefix("torch.") != "uint8":
             raise InputError(f"video: expected uint8 values from 0 to 255, found {x.dtype}")
         expected = f"shape {shape} or (n, {', '.join(map(str, shape))})"

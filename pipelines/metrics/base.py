@@ -1,5 +1,5 @@
-"""What a metric of reconstructions is. Files of this folder, and of `metrics/` in folders that NDR_PLUGINS names, are found
-by looking: each class that derives from `Metric` is measured on the kinds of data that it names.
+"""What a metric of reconstructions is. Files of this folder, and of `metrics/` in folders that NDR_PLUGINS names, are
+found by looking: each class that derives from `Metric` is measured on the kinds of data that it names.
 
 Axes: n items of a batch.
 """

@@ -1,5 +1,5 @@
-"""Structural similarity (Wang et al., 2004) as torchmetrics computes it, averaged over images; a clip's is the mean over
-its frames."""
+"""Structural similarity (Wang et al., 2004) as torchmetrics computes it, averaged over images; a clip's is the mean
+over its frames."""
 
 import torch
 from torch import Tensor

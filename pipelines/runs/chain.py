@@ -20,8 +20,8 @@ class LoadedRun:
 
     @cached_property
     def stage2(self) -> TrainedStage | None:
-        """The prior, read when it is first asked for; None where none was trained. Raises InputError where it was fitted to
-        the codes of another stage 1 or, for a run on codes, to those of another parent."""
+        """The prior, read when it is first asked for; None where none was trained. Raises InputError where it was
+        fitted to the codes of another stage 1 or, for a run on codes, to those of another parent."""
         if not (self.run.stage2 / "checkpoints").is_dir():
             return None
         stage2 = load_stage2(self.run, self.device)

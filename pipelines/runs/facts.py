@@ -31,7 +31,8 @@ def complete(cfg: DictConfig, data: Data) -> dict:
     out_channels     in_channels times the parameters per value of the chosen likelihood
     encoded_grid     positions of the output of autoencoder.encoder.encoder
 
-    and the data set's own (`Data.facts`): sample_rate_hz of audio, num_codes of codes. Raises InputError for another name.
+    and the data set's own (`Data.facts`): sample_rate_hz of audio, num_codes of codes. Raises InputError for another
+    name.
     """
     columns = label_columns("decoder_condition_on", plain(cfg.decoder_condition_on), data.label_names)
     makers: Makers = {
