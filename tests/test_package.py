@@ -84,8 +84,9 @@ def test_a_misspelt_verb_is_refused_with_the_nearest_one():
 
 
 @pytest.mark.parametrize("given, expected", [
-    (("--experiment", "mnist"), "experiment=mnist"), (("--run=mine",), "run=mine"), (("--steps", "10"), "train.steps=10"),
-    (("--train.lr", "1e-3"), "train.lr=1e-3"), (("--bottleneck", "fsq"), "autoencoder/bottleneck=fsq"),
+    (("--experiment", "mnist"), "experiment=mnist"), (("--run=mine",), "run=mine"),
+    (("--steps", "10"), "train.steps=10"), (("--train.lr", "1e-3"), "train.lr=1e-3"),
+    (("--bottleneck", "fsq"), "autoencoder/bottleneck=fsq"),
     (("--experimnt", "mnist"), "experiment=mnist"), (("--runs-dir", "here"), "runs_dir=here"),
     (("--xyz",), "KEY=VALUE"),
     (("train.lrr=1",), "train.lr,"), (("datta=mnist",), "expected data,"), (("experiment=mnst",), "expected mnist,"),
@@ -133,7 +134,10 @@ def test_a_checkout_and_an_installed_package_find_their_own_files(tmp_path):
 def test_the_wheel_trains_and_samples_from_any_folder(tmp_path):
     """Built without an index, unpacked as pip installs it, used from a folder that is not the checkout."""
     source, packages, here = tmp_path / "source", tmp_path / "packages", tmp_path / "here"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "runs", "data", "build", "*.egg-info", "samples"))
+    for name in ("pipelines", "stage1_vqvae", "stage2_prior", "configs", "pretrained"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "samples"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     here.mkdir()
     subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
                     "--wheel-dir", tmp_path, source], check=True)

@@ -16,7 +16,7 @@ def pretrained() -> Path:
 
 
 def outputs(run: Path) -> Path:
-    """Where verbs write what they make of a run: its own folder, or runs/NAME here for a run of the installed package."""
+    """Where verbs write what they make of a run: its folder; runs/NAME here for a run of the installed package."""
     return Path("runs") / run.name if PACKAGE in run.resolve().parents else run
 
 

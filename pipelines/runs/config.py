@@ -44,7 +44,8 @@ def composed(overrides: list[str]) -> DictConfig:
         with initialize_config_dir(CONFIGS, version_base="1.3"):
             cfg = compose("main", overrides=[*plugins.config_search_path(), *overrides], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(f"configuration: expected overrides that fit it, found: {str(error).splitlines()[0]}") from None
+        found = str(error).splitlines()[0]
+        raise InputError(f"configuration: expected overrides that fit it, found: {found}") from None
     HydraConfig.instance().set_config(cfg)  # main.yaml asks for the chosen experiment's name
     hydra = cfg.hydra
     with open_dict(cfg):

@@ -19,7 +19,8 @@ def find_run(name: Path | str, runs_dir: Path) -> Run:
             return Run(folder)
     there = [f"{kind}: {', '.join(names)}" for kind, names in (
         (f"in {runs_dir}", run_names(runs_dir)), ("pretrained", run_names(PRETRAINED))) if names]
-    raise InputError(f"run: expected the folder of a run or the name of one ({'; '.join(there) or 'there are none yet'}), "
+    names = "; ".join(there) or "there are none yet"
+    raise InputError(f"run: expected the folder of a run or the name of one ({names}), "
                      f"found {str(name)!r}; to train one: make stage1, make extract-codes, make stage2")
 
 

@@ -1,7 +1,7 @@
 """Clips have lengths: how a prior is told them, and how the length of a new clip is chosen.
 
-A clip's codes end where its sound ends; nothing is learned of the padding after that. So that a word fits the time it is
-given, the prior may be told, at every position, how much has passed and how much is left.
+A clip's codes end where its audio ends; nothing is learned from the padding after that. So that a word fits its clip,
+the prior can be conditioned, at every position, on how much of the clip has passed and how much is left.
 """
 
 import numpy as np
@@ -36,8 +36,8 @@ def length_counts(labels: Tensor, lengths: Tensor) -> list[list[int]]:
 def draw_lengths(table: list[list[int]], labels: Tensor, draws: Tensor) -> Tensor:
     """Lengths (n,) int64 drawn from those of the training clips with the same labels (n, L); draws: float64 (n,).
 
-    Where none has all of a clip's labels, those count that share the first of them, and of these the next: a word that a
-    speaker never said is as long as others say it."""
+    Where none has all of a clip's labels, those count that share the first of them, and of these the next: a word that
+    a speaker never said is as long as others say it."""
     rows = np.asarray(table, dtype=np.int64)
     found = []
     for wanted, draw in zip(labels.numpy(), draws.tolist(), strict=True):

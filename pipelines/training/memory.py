@@ -14,8 +14,8 @@ MOST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """From now on this process gives no freed memory back before it ends: it holds the most that it ever needed at once,
-    and some between the blocks.
+    """From now on this process gives no freed memory back before it ends: it holds the most that it ever needed at
+    once, and some between the blocks.
 
     False where the C library has no such setting (macOS, musl), and nothing was changed."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

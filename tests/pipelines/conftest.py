@@ -54,7 +54,8 @@ def command(tmp_path_factory):
     """command("train_stage1", *arguments) -> CompletedProcess of the script, on one thread, in `cwd`.
 
     With `file_size` that many bytes are the most that a file of it may have, as on a disk that is full. `signal_at` and
-    `child_signal_at` send a signal at a moment of the script, or of the processes that it starts: hooks/sitecustomize.py.
+    `child_signal_at` send a signal at a moment of the script, or of the processes that it starts:
+    hooks/sitecustomize.py.
     """
     outputs = [tmp_path_factory.mktemp("command") / name for name in ("stdout", "stderr")]
     server = subprocess.Popen([sys.executable, Path(__file__).parent / "forked.py"], cwd=ROOT, text=True, env=hooked(),

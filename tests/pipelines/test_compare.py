@@ -94,7 +94,7 @@ def test_another_training_does_not_go_into_the_same_folder(compared, command):
 
 
 def test_a_signal_stops_the_training_too(tmp_path, command):
-    """The system in training saves its step; nothing of it goes on alone. The signal comes with its first checkpoint."""
+    """The system in training saves its step; nothing of it goes on alone. The signal comes at its first checkpoint."""
     stopped = command("compare", "mnist", "--only", "AE", *TINY, "stage1.steps=1000000", "--out", str(tmp_path),
                       check=False, child_signal_at="os.rename latest 1 SIGTERM parent")
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr[-2000:]
