@@ -3,8 +3,9 @@
     python benchmarks/memory.py             # one thread
     python benchmarks/memory.py --threads 2
 
-Sizes are those of `cifar10_dvae` and `cifar10_vqvae_softmax`: batches of 32, 8x8 positions of 10 codebooks of 512 codes,
-32x32 pixels of 3 values of 256 levels. Each way has processes of its own, in turn; shown are medians over processes.
+Sizes are those of `cifar10_dvae` and `cifar10_vqvae_softmax`: batches of 32, 8x8 positions of 10 codebooks of 512
+codes, 32x32 pixels of 3 values of 256 levels. Each way has processes of its own, in turn; shown are medians over
+processes.
 """
 
 import argparse

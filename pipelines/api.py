@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pipelines.data.codes import CodeData
 from pipelines.files.errors import InputError
+from pipelines.files.places import outputs
 from pipelines.generation.decoding import decode, descend
 from pipelines.generation.labels import conditioning_labels, decoder_labels, parse_labels
 from pipelines.generation.reconstruction import reconstruct
@@ -60,6 +61,11 @@ class TrainedRun:
     def folder(self) -> Path:
         """The run's folder."""
         return self._loaded.run.root
+
+    @property
+    def outputs(self) -> Path:
+        """The folder below which the verbs write: the run's, unless that is part of the installed package."""
+        return outputs(self.folder)
 
     @property
     def kind(self) -> str:

@@ -19,7 +19,7 @@ from pipelines.files.places import config_names
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Trains a set of systems and writes one table and one figure of them.")
-    parser.add_argument("set", help=f"one of {', '.join(config_names("compare"))}")
+    parser.add_argument("set", help=f"one of {', '.join(config_names('compare'))}")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of all systems, as for the verbs")
     parser.add_argument("--only", action="append", default=[], metavar="SYSTEM", help="only this system (repeatable)")
     parser.add_argument("--out", type=Path, help="folder of the runs and the table (default: runs/compare_SET)")

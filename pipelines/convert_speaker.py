@@ -10,12 +10,12 @@ originals above conversions.
 import argparse
 from pathlib import Path
 
-from pipelines.commands.flags import add_run_flags, check_flags, naming_flags
+from pipelines.commands.flags import VerbParser, add_run_flags, check_flags, naming_flags
 from pipelines.files.errors import one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Decodes recordings with the voice of another speaker.")
+    parser = VerbParser(__doc__)
     parser.add_argument("--input", type=Path, required=True, metavar="FILE_OR_FOLDER")
     parser.add_argument("--speaker", required=True, help="one of the speakers that the run was trained on")
     parser.add_argument("--label", default="speaker", help="the label that is changed (default: speaker)")
@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace) -> None:
     check_flags(arguments)
     with naming_flags(arguments):
         run = load(arguments.run, arguments.device, arguments.runs_dir)
-        written = run.convert_files(arguments.input, arguments.out or run.folder / "conversions", arguments.label,
+        written = run.convert_files(arguments.input, arguments.out or run.outputs / "conversions", arguments.label,
                                     arguments.speaker, seed=arguments.seed, batch_size=arguments.batch_size)
     print(f"{written.count} conversions to {arguments.speaker} with {run.folder}: {written.picture}")
 

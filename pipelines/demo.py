@@ -12,6 +12,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.commands.flags import VerbParser
 from pipelines.commands.processes import run_verb
 from pipelines.files.errors import one_line_errors
 
@@ -60,7 +61,7 @@ VIDEO = Tour(("experiment=room_video",), "room_video", (
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Both stages, samples and evaluation on data that need no download.")
+    parser = VerbParser(__doc__)
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--audio", dest="tour", action="store_const", const=AUDIO, help="spoken words instead of images")
     kind.add_argument("--video", dest="tour", action="store_const", const=VIDEO,

@@ -11,12 +11,12 @@ grid of one position, above the same code in the middle of a real example.
 
 import argparse
 
-from pipelines.commands.flags import add_data_flag, add_run_flags, check_flags, naming_flags
+from pipelines.commands.flags import VerbParser, add_data_flag, add_run_flags, check_flags, naming_flags
 from pipelines.files.errors import one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Plots what the latents of a trained stage 1 mean.")
+    parser = VerbParser(__doc__)
     add_data_flag(parser)
     parser.add_argument("--split", help="split of the data (default: test where the data have one, else validation)")
     parser.add_argument("--example", type=int, default=0,
@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
     check_flags(arguments)
     with naming_flags(arguments):
         run = load(arguments.run, arguments.device, arguments.runs_dir)
-        figures = run.plot_latents(arguments.out or run.folder / "figures", data_root=arguments.data_root,
+        figures = run.plot_latents(arguments.out or run.outputs / "figures", data_root=arguments.data_root,
                                    split=arguments.split, example=arguments.example, seed=arguments.seed,
                                    batch_size=arguments.batch_size)
     print("\n".join(f"{title:<34}{path}" for title, path in figures.items()))

@@ -13,6 +13,7 @@ in one picture. Clip i depends on --seed, i and its context alone.
 import argparse
 
 from pipelines.commands.flags import (
+    VerbParser,
     add_data_flag,
     add_run_flags,
     add_truncation_flags,
@@ -24,7 +25,7 @@ from pipelines.files.errors import one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Continues held-out clips with a trained run, conditioned on actions.")
+    parser = VerbParser(__doc__)
     add_data_flag(parser)
     parser.add_argument("--n", type=int, default=8,
                         help="number of clips, spread over the held-out episodes (default: 8)")
@@ -44,7 +45,7 @@ def main(arguments: argparse.Namespace) -> None:
     with naming_flags(arguments):
         run = load(arguments.run, arguments.device, arguments.runs_dir)
         written = run.predict_clips(
-            arguments.out or run.folder / "predictions", arguments.n, arguments.context, arguments.frames,
+            arguments.out or run.outputs / "predictions", arguments.n, arguments.context, arguments.frames,
             arguments.actions, data_root=arguments.data_root, seed=arguments.seed, batch_size=arguments.batch_size,
             **truncation(arguments))
     print(f"{written.count} clips, {written.figure}, with {run.folder}: {written.picture}")

@@ -12,12 +12,12 @@ of the same codes.
 import argparse
 from pathlib import Path
 
-from pipelines.commands.flags import add_run_flags, check_flags, naming_flags
+from pipelines.commands.flags import VerbParser, add_run_flags, check_flags, naming_flags
 from pipelines.files.errors import one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Encodes images or audio with a trained run and decodes the codes.")
+    parser = VerbParser(__doc__)
     parser.add_argument("--input", type=Path, required=True, metavar="FILE_OR_FOLDER")
     parser.add_argument("--label", action="append", default=[], metavar="NAME=CLASS",
                         help="a class for each label that the decoder is conditioned on")
@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
     check_flags(arguments)
     with naming_flags(arguments):
         run = load(arguments.run, arguments.device, arguments.runs_dir)
-        written = run.reconstruct_files(arguments.input, arguments.out or run.folder / "reconstructions",
+        written = run.reconstruct_files(arguments.input, arguments.out or run.outputs / "reconstructions",
                                         labels=arguments.label, seed=arguments.seed, batch_size=arguments.batch_size)
     print(f"{written.count} reconstructions with {run.folder}, {written.figure}: {written.picture}")
 

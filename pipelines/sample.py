@@ -14,13 +14,20 @@ run on codes goes on through the decoder of the run that made the codes.
 import argparse
 import time
 
-from pipelines.commands.flags import add_run_flags, add_truncation_flags, check_flags, naming_flags, truncation
+from pipelines.commands.flags import (
+    VerbParser,
+    add_run_flags,
+    add_truncation_flags,
+    check_flags,
+    naming_flags,
+    truncation,
+)
 from pipelines.files.errors import one_line_errors
 from pipelines.kinds import all_kinds
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Draws new images, audio or video from a trained run.")
+    parser = VerbParser(__doc__)
     parser.add_argument("--n", type=int, default=64, help="number of samples (default: 64)")
     parser.add_argument("--label", action="append", default=[], metavar="NAME=CLASS", help="condition on a class "
                         "(repeatable); other labels are drawn as often as in the training data")
@@ -43,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
         flags = {name: getattr(arguments, name) for kind in all_kinds().values() for name in kind.sample_flags}
         samples = run.sample(arguments.n, seed=arguments.seed, batch_size=arguments.batch_size, labels=arguments.label,
                              **truncation(arguments), **flags)
-        picture = samples.save(arguments.out or run.folder / "samples")
+        picture = samples.save(arguments.out or run.outputs / "samples")
     print(f"{arguments.n} samples in {time.monotonic() - start:.1f} s: {picture}")
 
 

@@ -6,7 +6,7 @@
 Sizes (codes, codebooks, classes) come from the code data set's manifest, never from a configuration.
 """
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipelines.commands.hydra import hydra_main
@@ -70,7 +70,7 @@ def main(cfg: "DictConfig") -> None:
         check_prior(prior, sizes)
         splits = {name: codes.split(name) for name in ("train", "validation")}
         facts = {"stage1_hash": codes.stage1_hash, "parent_hash": codes.manifest.parent_hash,
-                 "trained_at": datetime.now(timezone.utc).isoformat()}
+                 "trained_at": datetime.now(UTC).isoformat()}
         means = {name: mean_codes(split) for name, split in splits.items()}
         task = PriorTask(prior, columns, means, with_length)
         state = train(task, splits, settings, run.stage2, cfg.seed, device, facts)

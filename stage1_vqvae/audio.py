@@ -114,6 +114,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
         hidden = self.wide(F.relu(x))
         for column, table in enumerate(self.tables):
+            assert labels is not None
             hidden = hidden + rearrange(table(labels[:, column]), "b c -> b c 1")
         return x + self.narrow(F.relu(hidden))
 
@@ -136,6 +137,8 @@ class SpectralGuide(nn.Module):
         window_length: int | None = None,
     ):
         super().__init__()
+        self.window: Tensor
+        self.bands: Tensor
         self.hop_length = hop_length
         self.weight = weight
         self.out = nn.Linear(in_channels, num_bands)
@@ -188,7 +191,8 @@ def _initialise(network: nn.Module) -> None:
                 taps //= module.stride[0]  # each output sees one in `stride` taps of its kernel
             last = module is getattr(network, "out", None)
             nn.init.normal_(module.weight, std=(1.0 if last else math.sqrt(2)) / math.sqrt(taps))
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.3)
     for block in network.modules():

@@ -88,7 +88,8 @@ class Autoencoder(nn.Module):
         latent = self.bottleneck(z_e, step, uniforms)
         samples = len(latent.z_q) // len(x)
         if samples > 1:
-            x, labels = (part if part is None else part.repeat_interleave(samples, 0) for part in (x, labels))
+            x = x.repeat_interleave(samples, 0)
+            labels = None if labels is None else labels.repeat_interleave(samples, 0)
         prediction = self._predict(latent.z_q, x, labels)
         dimensions = x[0].numel() if lengths is None else lengths * x[0, :, 0].numel()
         objective = self.likelihood.objective(prediction.params, x, lengths) / dimensions
@@ -98,7 +99,7 @@ class Autoencoder(nn.Module):
         objective = objective.view(-1, samples).mean(1)
         return Output(bound.mean() + auxiliary, objective, bound, auxiliary, z_e, latent, prediction.params)
 
-    def _beta(self, step: Tensor | int | None) -> float:
+    def _beta(self, step: Tensor | int | None) -> Tensor | float:
         if step is None or not self.beta_warmup_steps:
             return self.beta
         return self.beta * min(1.0, step / self.beta_warmup_steps)

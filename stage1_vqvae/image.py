@@ -33,10 +33,11 @@ def initialise(network: nn.Module, output_gain: float, initial_scale: float) -> 
             taps //= math.prod(convolution.stride)  # each output pixel sees one in stride^2 taps of its kernel
         gain = output_gain if convolution is convolutions[-1] else math.sqrt(2) * initial_scale
         nn.init.normal_(convolution.weight, std=gain / math.sqrt(taps))
-        nn.init.zeros_(convolution.bias)
+        if convolution.bias is not None:
+            nn.init.zeros_(convolution.bias)
     for block in network.modules():
         if isinstance(block, ResidualBlock):
-            nn.init.zeros_(block.branch[-1].weight)
+            nn.init.zeros_(block.branch[-1].get_parameter("weight"))
 
 
 class ResidualBlock(nn.Module):

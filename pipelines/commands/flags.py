@@ -1,13 +1,33 @@
 """The flags that several verbs share, each with one meaning and one check."""
 
 import argparse
+import difflib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from pipelines.files.errors import InputError
 
 LEAST = {"n": 1, "context": 1, "frames": 1, "batch_size": 1, "seed": 0, "example": 0}
+
+
+class VerbParser(argparse.ArgumentParser):
+    """--help shows the verb's docstring; what it refuses takes one line, with the nearest flag, and exit status 2."""
+
+    def __init__(self, docstring: str | None):
+        super().__init__(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        flags = list(self._option_string_actions)
+        for argument in sys.argv[1:]:
+            flag = argument.partition("=")[0]
+            if flag.startswith("--") and not any(known.startswith(flag) for known in flags):
+                nearest = difflib.get_close_matches(flag, flags, n=1, cutoff=0.7) or ["one of those that --help lists"]
+                message = f"{flag}: expected {nearest[0]}, found an unknown flag"
+                break
+        self.exit(2, f"error: {message}\n")
 
 
 def add_run_flags(parser: argparse.ArgumentParser, out: str, batch_size: int = 64) -> None:

@@ -246,7 +246,8 @@ def _check_sizes(folder: Path, manifest: Manifest) -> None:
 
 def _read_split(folder: Path, shards: tuple[Shard, ...], manifest: Manifest) -> CodeSplit:
     """The shards of a split, each checked, joined into one array per field."""
-    count, start, joined = sum(shard.count for shard in shards), 0, {}
+    count, start = sum(shard.count for shard in shards), 0
+    joined: dict[str, np.ndarray] = {}
     for shard in shards:
         part = _read_shard(folder / shard.file, shard, manifest)
         if not joined:
@@ -286,8 +287,8 @@ def _read_shard(path: Path, shard: Shard, manifest: Manifest) -> dict[str, np.nd
              **({"lengths": (int64, ())} if "lengths" in arrays else {})}
     for name, (dtype, shape) in forms.items():
         array, form = arrays.get(name), (str(dtype), (shard.count, *shape))
-        found = None if array is None else (str(array.dtype), array.shape)
-        expect(path, name, found, found == form, str(form))
+        stored = None if array is None else (str(array.dtype), array.shape)
+        expect(path, name, stored, stored == form, str(form))
     _check_range(path, "codes", arrays["codes"], 0, manifest.num_codes - 1)
     if "lengths" in arrays:
         _check_range(path, "lengths", arrays["lengths"], 1, manifest.grid[0])

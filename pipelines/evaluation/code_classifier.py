@@ -49,14 +49,15 @@ def targets(data: Data, split: str) -> list[Target]:
     """The labels of a data set; where poses are recorded also the position (a cell of its place) and the heading (an
     eighth of a turn). Places are the classes of the first label, if there is one."""
     labels = [data.split(name).labels for name in ("train", split)]
-    found = [Target(name, *(own[:, column] for own in labels), len(data.classes[column]))
+    found = [Target(name, labels[0][:, column], labels[1][:, column], len(data.classes[column]))
              for column, name in enumerate(data.label_names)]
     if "pose" in data.recorded_names:
         poses = [data.recorded("pose", name).double() for name in ("train", split)]
         places = [own[:, 0] if data.label_names else torch.zeros(len(own), dtype=torch.int64) for own in labels]
         number = len(data.classes[0]) if data.label_names else 1
         cells = position_cells([pose[:, :2] for pose in poses], places, number)
-        found += [Target("position", *cells, number * CELLS**2), Target("heading", *map(octants, poses), OCTANTS)]
+        found += [Target("position", cells[0], cells[1], number * CELLS**2),
+                  Target("heading", octants(poses[0]), octants(poses[1]), OCTANTS)]
     return found
 
 

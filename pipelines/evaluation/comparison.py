@@ -45,9 +45,9 @@ COLUMNS = {  # keys of table.json: their titles in table.md, and how a row is pr
 }
 LEGEND = (
     "Bounds in bits/dim: under the training prior (for discrete systems with their likeliest codes), under the\n"
-    "learned prior, and with one or several posterior samples. Bits per example of the latents: under the training prior (for\n"
-    "sampled latents the KL, which is the rate that those bounds pay), by the codes' frequencies (unigram), under the\n"
-    "learned prior. Decoder evaluations are those of training."
+    "learned prior, and with one or several posterior samples. Bits per example of the latents: under the training\n"
+    "prior (for sampled latents the KL, which is the rate that those bounds pay), by the codes' frequencies (unigram),\n"
+    "under the learned prior. Decoder evaluations are those of training."
 )
 
 
@@ -65,7 +65,7 @@ class System:
 def read_set(name: str) -> dict:
     """A set's yaml. Raises InputError for an unknown one."""
     if name not in config_names("compare"):
-        raise InputError(f"set: expected one of {', '.join(config_names("compare"))}, found {name!r}")
+        raise InputError(f"set: expected one of {', '.join(config_names('compare'))}, found {name!r}")
     return read_config(configs() / "compare" / f"{name}.yaml")
 
 

@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import pipelines.metrics
 from pipelines.evaluation.measured import Measured, Subject, batches
@@ -28,7 +29,7 @@ def reconstruction_figures(measured: Measured, subject: Subject, variance: float
     """The figures of all metrics of the subject's kind of data over its whole split; variance and facts as in
     `Pairs`."""
     metrics = metrics_of(subject.data.kind)
-    parts = [{} for _ in metrics]
+    parts: list[dict[str, list[Tensor]]] = [{} for _ in metrics]
     for start, batch in batches(subject.split, subject.options.batch_size, "metrics"):
         stop = start + len(batch.x)
         lengths = measured.sizes[start:stop] if batch.lengths is None else batch.lengths.cpu()
@@ -36,7 +37,7 @@ def reconstruction_figures(measured: Measured, subject: Subject, variance: float
         for metric, found in zip(metrics, parts, strict=True):
             for key, values in metric.measure(pairs).items():
                 found.setdefault(key, []).append(values.double().cpu())
-    figures = {}
+    figures: dict[str, float | None] = {}
     for metric, found in zip(metrics, parts, strict=True):
         figures |= metric.summary({key: torch.cat(values) for key, values in found.items()})
     return figures

@@ -79,8 +79,8 @@ def add_prior(figures: dict, measured: Measured, subject: Subject) -> None:
     trained, held_out = (prior_bits(subject.loaded.stage2, split.to(subject.device), spread(len(splits[1]), len(split)),
                                     subject.options.batch_size) for split in splits)
     figures["codes"] |= {
-        "unigram_bits": each(unigram_bits(*codes, num_codes, real)),
-        "bigram_bits": each(bigram_bits(*codes, num_codes, real)),
+        "unigram_bits": each(unigram_bits(codes[0], codes[1], num_codes, real)),
+        "bigram_bits": each(bigram_bits(codes[0], codes[1], num_codes, real)),
         "prior_bits": each(held_out),
         "prior_bits_train": each(trained),
     }

@@ -101,7 +101,8 @@ def shifts(clips: Tensor, context: int) -> dict[str, float]:
 def recorded_shifts(batch: Batch, context: int, names: tuple[str, ...]) -> dict[str, dict | None]:
     """The same for the recorded frames, by action: the estimate for turns that took place."""
     found = horizontal_shifts(clip_frames(batch.x[:, :, context - 1 : -1]), clip_frames(batch.x[:, :, context:]))
-    actions, figures = batch.actions[:, context:].flatten(), {}
+    actions = batch.actions[:, context:].flatten()
+    figures: dict[str, dict | None] = {}
     for number, name in enumerate(names):
         own = found[actions == number].double()
         figures[name] = None

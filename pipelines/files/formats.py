@@ -88,7 +88,7 @@ FIGURE_NAMES = {  # keys of metrics.json, format 1 -> 2
     "others": "shuffled",
 }
 QUANTIZER = {"rate_weight": 0.0, "rate_warmup_steps": 0, "distance": "euclidean", "gradient": "straight_through"}
-GAINED = {  # while files were of format 1, in which runs from before lack them
+GAINED: dict[str, dict[str, Any]] = {  # while files were of format 1, in which runs from before lack them
     "stage1_vqvae.autoencoder.Autoencoder": {"beta_warmup_steps": 0},
     "stage1_vqvae.audio.SpectralGuide": {"window_length": None},
     "stage1_vqvae.bottlenecks.fsq.FSQ": {"num_codebooks": 1},

@@ -20,6 +20,11 @@ def pretrained() -> Path:
     return _place("pretrained")
 
 
+def outputs(run: Path) -> Path:
+    """Where verbs write what they make of a run: its folder; runs/NAME here for a run of the installed package."""
+    return Path("runs") / run.name if PACKAGE in run.resolve().parents else run
+
+
 def _place(name: str) -> Path:
     """A checkout, editable installs included, is known by its pyproject.toml; setup.py installs the copies."""
     checkout = PACKAGE.parent

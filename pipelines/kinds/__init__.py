@@ -16,7 +16,7 @@ from pipelines.runs import plugins
 @cache
 def all_kinds() -> dict[str, Kind]:
     """Every kind by its name, the project's own first."""
-    found = plugins.subclasses(plugins.found_modules(sys.modules[__name__], "kinds"), Kind)
+    found: list[type[Kind]] = plugins.subclasses(plugins.found_modules(sys.modules[__name__], "kinds"), Kind)
     return {kind.name: kind() for kind in found}
 
 

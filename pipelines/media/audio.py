@@ -86,6 +86,7 @@ def _draw(path: Path, rows: list[tuple[str, list[tuple[Tensor, str]]]], sample_r
             below.set(xlabel="seconds" if last else "", ylabel="kHz" if column == 0 else "")
         if title:
             upper[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=11)
+    assert shown is not None
     figure.colorbar(shown, ax=grid, shrink=0.6, aspect=30, pad=0.01).set_label("dB of a full-scale sine")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)

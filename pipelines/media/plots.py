@@ -90,7 +90,8 @@ def plot_plane(path: Path, points: Tensor, box: Tensor, labels: Tensor | None = 
     axis = figure.subplots()
     for number, name in enumerate(names if labels is not None else ("",)):
         of_class = points if labels is None else points[labels == number]
-        axis.scatter(*of_class.T.numpy(), s=4, color=f"C{number}", label=name, linewidths=0)
+        horizontal, vertical = of_class.T.numpy()
+        axis.scatter(horizontal, vertical, s=4, color=f"C{number}", label=name, linewidths=0)
     (left, bottom), (right, top) = box.tolist()
     axis.plot([left, right, right, left, left], [bottom, bottom, top, top, bottom], color=str(INK / 255), linewidth=1)
     axis.set(xlabel="latent 1", ylabel="latent 2")

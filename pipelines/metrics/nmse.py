@@ -11,4 +11,5 @@ class NMSE(Metric):
     rows = (("nmse", "NMSE", ".4f"),)
 
     def measure(self, pairs: Pairs) -> dict[str, Tensor]:
+        assert pairs.variance is not None
         return {"nmse": squared_errors(pairs.made, pairs.real) / pairs.variance}

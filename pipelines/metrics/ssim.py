@@ -25,4 +25,6 @@ def ssim(made: Tensor, real: Tensor) -> Tensor:
 
     if min(real.shape[-2:]) < WINDOW:
         return torch.full((len(real),), torch.nan, dtype=torch.float64)
-    return structural_similarity_index_measure(made.float(), real.float(), data_range=255.0, reduction="none").double()
+    found = structural_similarity_index_measure(made.float(), real.float(), data_range=255.0, reduction="none")
+    assert isinstance(found, Tensor)
+    return found.double()

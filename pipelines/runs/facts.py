@@ -75,7 +75,10 @@ def encoded_grid(encoder: dict, likelihood: Likelihood, shape: tuple[int, ...]) 
 
 
 def _given(facts: dict[str, Any]) -> Makers:
-    return {name: lambda tree, value=value: value for name, value in facts.items()}
+    def maker(value: Any) -> Callable[[DictConfig], Any]:
+        return lambda tree: value
+
+    return {name: maker(value) for name, value in facts.items()}
 
 
 def _resolve(key: str, node: DictConfig, makers: Makers) -> dict:

@@ -11,6 +11,7 @@ from pipelines.splits.noise import generator
 from pipelines.training import distributed
 from pipelines.training.log import RunLog
 from pipelines.training.loop import Task
+from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.bottlenecks.base import Latent
 
 Show = Callable[..., None]  # (model, batch, labels, log=, step=): validation items to TensorBoard
@@ -22,8 +23,8 @@ class AutoencoderTask(Task):
 
     title = "stage 1"
 
-    def __init__(self, autoencoder: nn.Module, columns: list[int], show: Show):
-        self.model = autoencoder
+    def __init__(self, autoencoder: Autoencoder, columns: list[int], show: Show):
+        self.model: Autoencoder = autoencoder
         self.columns = columns  # of the labels, those that the decoder is conditioned on
         self._show = show
         bottleneck = autoencoder.bottleneck
@@ -42,6 +43,7 @@ class AutoencoderTask(Task):
         return output.loss, figures
 
     def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        assert isinstance(model, Autoencoder)
         uniforms = self.validation_noise(model, batch.x)
         output = model(batch.x, labels=self.labels(batch), uniforms=uniforms, lengths=batch.lengths)
         counts = self.use(output.latent, batch)
@@ -50,7 +52,7 @@ class AutoencoderTask(Task):
         return {"objective": output.objective, "bound": output.bound}
 
     @staticmethod
-    def validation_noise(model: nn.Module, x: Tensor) -> Tensor | None:
+    def validation_noise(model: Autoencoder, x: Tensor) -> Tensor | None:
         """The same for every batch; None where the bottleneck needs none."""
         draws = model.bottleneck.validation_draws
         if not draws:
@@ -77,11 +79,12 @@ class AutoencoderTask(Task):
         bottleneck = self.model.bottleneck
         if not bottleneck.needs_initialisation:
             return
-        wanted, encodings = bottleneck.encodings_to_initialise, []
-        while len(encodings) < FEWEST_BATCHES or sum(map(len, encodings)) < wanted:
+        wanted = bottleneck.encodings_to_initialise
+        parts: list[Tensor] = []
+        while len(parts) < FEWEST_BATCHES or sum(map(len, parts)) < wanted:
             z = self.model.embed(next(batches).x)
-            encodings.append(distributed.gather_rows(z.movedim(1, -1).flatten(0, -2)))
-        encodings = torch.cat(encodings)
+            parts.append(distributed.gather_rows(z.movedim(1, -1).flatten(0, -2)))
+        encodings = torch.cat(parts)
         bottleneck.initialise(encodings[torch.randperm(len(encodings))[:wanted]])
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:

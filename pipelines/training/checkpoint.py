@@ -81,7 +81,7 @@ def save_checkpoint(folder: Path, state: State, weights: dict, ema: dict | None,
 def write_parts(folder: Path, state: State, weights: dict, ema: dict | None = None,
                 optimizer: dict | None = None) -> None:
     """Writes a checkpoint's files into `folder`, last of all the state with the checksums of the others."""
-    parts = {MODEL: save(_plain(weights))}
+    parts: dict[str, bytes | memoryview] = {MODEL: save(_plain(weights))}
     if ema is not None:
         parts[EMA] = save(_plain(ema))
     if optimizer is not None:
@@ -163,13 +163,13 @@ def read_state(step_folder: Path) -> State:
     expect(path, "best_score", score, scored, "a number, or null where best_step is")
     expect(path, "seconds", seconds, _is_number(seconds) and seconds >= 0, "a number >= 0")
     expect(path, "stopped_early", state.stopped_early, isinstance(state.stopped_early, bool), "true or false")
-    for key, found in (("stage1_hash", state.stage1_hash), ("parent_hash", state.parent_hash)):
-        expect(path, key, found, found is None or is_hash(found), "64 hexadecimal digits, or null")
+    for key, own in (("stage1_hash", state.stage1_hash), ("parent_hash", state.parent_hash)):
+        expect(path, key, own, own is None or is_hash(own), "64 hexadecimal digits, or null")
     expect(path, "trained_at", state.trained_at, state.trained_at is None or _is_time(state.trained_at), "a time")
     if state.checksums is not None:
         expect_keys(path, "checksums", state.checksums, {MODEL}, {EMA, OPTIMIZER})
-        for name, found in state.checksums.items():
-            expect(path, f"checksums.{name}", found, is_hash(found), "64 hexadecimal digits")
+        for name, checksum in state.checksums.items():
+            expect(path, f"checksums.{name}", checksum, is_hash(checksum), "64 hexadecimal digits")
     return state
 
 

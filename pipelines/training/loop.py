@@ -224,7 +224,8 @@ def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimize
     """Adam with decoupled weight decay."""
     decayed = {name for name, parameter in model.named_parameters() if parameter.ndim > 1 and "codebook" not in name}
     groups = [
-        {"params": [p for name, p in model.named_parameters() if name in decayed], "weight_decay": settings.weight_decay},
+        {"params": [p for name, p in model.named_parameters() if name in decayed],
+         "weight_decay": settings.weight_decay},
         {"params": [p for name, p in model.named_parameters() if name not in decayed], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr,
@@ -276,8 +277,8 @@ def refuse_bad_loss(first_bad: Tensor, folder: Path) -> None:
     steps = distributed.gather_rows(first_bad[None])
     if steps.any():
         good = checkpoint.find_checkpoint(folder)
-        raise InputError(f"loss: expected a number, found NaN or infinity at step {int(steps[steps > 0].min())}; the last "
-                         f"good checkpoint is {good.name if good else 'none'}: try a lower lr or grad_clip=1")
+        raise InputError(f"loss: expected a number, found NaN or infinity at step {int(steps[steps > 0].min())}; the "
+                         f"last good checkpoint is {good.name if good else 'none'}: try a lower lr or grad_clip=1")
 
 
 class Interrupted(Exception):
@@ -306,8 +307,8 @@ def stop_signals():
     if threading.current_thread() is not threading.main_thread():  # handlers can only be set there
         yield stop
         return
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, handle)
+    for caught in (signal.SIGINT, signal.SIGTERM):
+        previous[caught] = signal.signal(caught, handle)
     try:
         yield stop
     finally:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pipelines.splits.base import Batch, Split
 from pipelines.splits.lengths import conditioning
 from pipelines.training.loop import Task
+from stage2_prior.prior import Prior
 
 
 class PriorTask(Task):
@@ -34,6 +35,7 @@ class PriorTask(Task):
         return loss, {"bits": loss.detach() / math.log(2)}
 
     def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        assert isinstance(model, Prior)
         log_prob = model.log_prob(batch.x, self.labels(batch), self.local(batch), batch.lengths)
         return {"bits": -log_prob / (self.mean_codes["validation"] * math.log(2))}
 

@@ -133,7 +133,7 @@ class Quantizer(Bottleneck, ABC):
         rate = codes.numel() // batch * math.log(self.num_codes)
         return Latent(
             z_q=self._to_grid(vectors, batch, grid),
-            codes=codes.unflatten(0, (batch, *grid)) if self.num_codebooks > 1 else codes.view(batch, *grid),
+            codes=codes.view(batch, *grid, -1) if self.num_codebooks > 1 else codes.view(batch, *grid),
             rate_nats=torch.full((batch,), rate, dtype=vectors.dtype, device=vectors.device),
             loss=loss,
         )

@@ -38,7 +38,8 @@ class CategoricalQuantizer(CodebookQuantizer, ABC):
         return self._latent(self._entries(codes), codes, batch, grid, loss=logits.new_zeros(()))
 
     def posterior(self, z: Tensor) -> "CategoricalPosterior":
-        logits = self._logits(z).unflatten(0, (len(z), *z.shape[2:]))
+        logits = self._logits(z)
+        logits = logits.view(len(z), *z.shape[2:], *logits.shape[1:])
         return CategoricalPosterior(logits, self.lookup)
 
 

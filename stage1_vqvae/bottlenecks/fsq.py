@@ -8,6 +8,7 @@ Axes: b batch, n vectors (positions of all examples), g codebooks, l rounded dim
 """
 
 import math
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -21,12 +22,12 @@ class _Round(torch.autograd.Function):
     """Rounds, with the gradient of the identity (straight-through)."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.round()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient
 
 
@@ -39,6 +40,9 @@ class FSQ(Quantizer):
 
     A code is the l numbers of its codebook in mixed radix, the first fastest: digit_i = integer_i + floor(L_i / 2).
     """
+
+    sizes: Tensor  # (l,) int64
+    basis: Tensor  # (l,) int64
 
     def __init__(self, levels: list[int], dim: int = 64, num_codebooks: int = 1):
         if not levels or min(levels) < 2:
@@ -59,7 +63,7 @@ class FSQ(Quantizer):
         with torch.autocast(z.device.type, enabled=False):
             rows = rearrange(z.to(self.inwards.weight.dtype), "b d ... -> (b ...) d")
             numbers = rearrange(self.inwards(self.norm(rows)), "n (g l) -> n g l", g=self.num_codebooks)
-            integers = _Round.apply(self._bounded(numbers))
+            integers = _Round.apply(self._bounded(numbers))  # type: ignore[no-untyped-call]
             codes = ((integers.detach().long() + self.sizes // 2) * self.basis).sum(-1)
             return self._latent(self._vectors(integers), codes, len(z), z.shape[2:], loss=integers.new_zeros(()))
 

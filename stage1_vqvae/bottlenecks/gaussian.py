@@ -68,7 +68,7 @@ class GaussianPosterior(Posterior):
         return self.mean + self.deviation * normal(value)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return Normal(self.mean, self.deviation).log_prob(value)
+        return Normal(self.mean, self.deviation).log_prob(value)  # type: ignore[no-untyped-call]
 
     def z_q(self, value: Tensor) -> Tensor:
         return value.to(self.dtype)

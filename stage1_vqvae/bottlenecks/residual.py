@@ -3,6 +3,8 @@
 Zeghidour et al., "SoundStream" (arXiv 2107.03312), section III-C, algorithm 1.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -29,7 +31,7 @@ class Residual(Quantizer):
         initialise_from_data: bool = True,
     ):
         super().__init__(num_codes, dim, num_codebooks)
-        self.levels = nn.ModuleList(
+        self.levels: Sequence[EMAQuantizer] = nn.ModuleList(  # type: ignore[assignment]
             EMAQuantizer(
                 num_codes,
                 dim,

@@ -26,7 +26,7 @@ class MultiSample(Latent):
 
     log_q: Tensor  # (b, s)
 
-    def bound(self, costs: Tensor, dimensions: int) -> Tensor:
+    def bound(self, costs: Tensor, dimensions: Tensor | int) -> Tensor:
         """costs (b s) -> (b,): minus log mean_s f_s, f_s = p(x, z_s) / q(z_s | x), with VIMCO's gradient (equation 7).
 
         Through f it is the gradient of the samples, weighted by f_s / sum f; through the choice of sample j it is the

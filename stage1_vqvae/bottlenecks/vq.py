@@ -13,7 +13,7 @@ Axes: b batch, n vectors (positions of all examples), g codebooks, k codes, d di
 
 from abc import abstractmethod
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ class _Quantise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, z: Tensor, e: Tensor, rotate: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, z: Tensor, e: Tensor, rotate: bool) -> tuple[Tensor, Tensor, Tensor]:
         difference = z - e
         ctx.save_for_backward(difference, *((z, e) if rotate else ()))
         distance = difference.square().mean()
@@ -46,7 +46,9 @@ class _Quantise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, straight: Tensor, commitment: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(
+        ctx: Any, straight: Tensor, commitment: Tensor, codebook: Tensor
+    ) -> tuple[Tensor, Tensor | None, None]:
         difference, *both = ctx.saved_tensors
         if both:
             straight = rotated_back(straight, *both)
@@ -112,6 +114,10 @@ class VectorQuantizer(CodebookQuantizer):
         self.cosine = self.distance == "cosine"
         self.rotate = self.gradient == "rotation"
         shape = self.num_codebooks, self.num_codes
+        self.counts: Tensor
+        self.rate_now: Tensor
+        self.error: Tensor
+        self.initialised: Tensor
         self.register_buffer("counts", torch.zeros(shape))  # moving counts of uses per batch; 0: new
         self.register_buffer("rate_now", torch.tensor(0.0 if self.rate_warmup_steps else self.rate_weight))
         self.register_buffer("error", torch.zeros(self.num_codebooks))  # moving mean of |z - e|^2; 0: none seen
@@ -156,7 +162,9 @@ class VectorQuantizer(CodebookQuantizer):
             if self.training and self.rate_warmup_steps and step is not None:
                 self.rate_now.fill_(self.rate_weight * min(1.0, step / self.rate_warmup_steps))
             codes = nearest_codes(vectors.detach(), self.vectors().detach(), self._costs())
-            z_q, commitment, distance = _Quantise.apply(vectors, self._entries(codes), self.rotate)
+            z_q, commitment, distance = _Quantise.apply(  # type: ignore[no-untyped-call]
+                vectors, self._entries(codes), self.rotate
+            )
             loss = self.commitment_weight * commitment + self._codebook_loss(distance)
             if self.training:
                 self._observe(vectors.detach(), codes)
@@ -195,7 +203,7 @@ class VectorQuantizer(CodebookQuantizer):
         parts = [count, total.flatten(), candidates.flatten()]
         if self.rate_weight:
             parts.append((z - self._entries(codes)).square().sum((0, 2)))
-        count, total, candidates, *error = all_sum(torch.cat(parts)).split([part.numel() for part in parts])
+        count, total, candidates, *error = torch.split(all_sum(torch.cat(parts)), [part.numel() for part in parts])
         if self.rate_weight:
             mean = error[0] / (n * world)
             self.error.copy_(torch.where(self.error == 0, mean, torch.lerp(self.error, mean, 1 - self.decay)))
@@ -260,6 +268,7 @@ class EMAQuantizer(VectorQuantizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.register_buffer("codebook", self._start())
+        self.sums: Tensor
         self.register_buffer("sums", torch.zeros_like(self.codebook))
 
     def _codebook_loss(self, distance: Tensor) -> float:

@@ -16,8 +16,9 @@ class Likelihood(nn.Module, ABC):
     """p(x | decoder output). `params_per_value` decoder channels describe each channel of the data."""
 
     params_per_value: int
+    scale: Tensor  # ()
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("scale", torch.tensor(1.0 / (LEVELS - 1)), persistent=False)  # carries the module's dtype
 

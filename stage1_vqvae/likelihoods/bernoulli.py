@@ -26,7 +26,8 @@ class Bernoulli(ExactMass):
 
     def log_mass(self, params: Tensor, x: Tensor) -> Tensor:
         t = params / (LEVELS - 1)
-        return sum(F.logsigmoid(torch.where((x >> i) & 1 == 1, t, -t) * 2**i) for i in range(BITS))
+        bits = (F.logsigmoid(torch.where((x >> i) & 1 == 1, t, -t) * 2**i) for i in range(BITS))
+        return sum(bits, start=torch.zeros_like(t))
 
     def expectation(self, params: Tensor) -> Tensor:
         t = params / (LEVELS - 1)

@@ -38,7 +38,8 @@ class Binned(ExactMass):
         where a is -inf or b is inf."""
 
     def log_mass(self, params: Tensor, x: Tensor) -> Tensor:
-        return self._log_bin(*rearrange(params, "b (c n) ... -> n b c ...", n=2), x)
+        location, log_scale = rearrange(params, "b (c n) ... -> n b c ...", n=2)
+        return self._log_bin(location, log_scale, x)
 
     def expectation(self, params: Tensor) -> Tensor:
         return self._expected_level(*rearrange(params, "b (c n) ... -> n b c ...", n=2))
@@ -56,7 +57,7 @@ class Binned(ExactMass):
         """E x = sum over k < 255 of P(x > k), one after another: 255 values at once may not fit into memory."""
         scale = _scale(log_scale)
         edges = self.coordinate(torch.arange(LEVELS - 1, dtype=location.dtype, device=location.device) + 0.5)
-        return sum(self.cdf((location - edge) / scale) for edge in edges)
+        return sum((self.cdf((location - edge) / scale) for edge in edges), start=torch.zeros_like(location))
 
 
 def _scale(log_scale: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ class Gaussian(Likelihood):
     """
 
     params_per_value = 1
+    mse_average: Tensor  # (), as long as sigma is not learned
+    mse_weight: Tensor  # ()
 
     def __init__(
         self, variance: float, sigma: Literal["training_mse", "learned"] = "training_mse", decay: float = 0.99

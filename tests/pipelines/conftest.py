@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+HOOKS = Path(__file__).resolve().parent / "hooks"
 
 # Both stages in a few seconds: 4x4 codes of the embedded digits, 30 steps each, a checkpoint every 10.
 TINY = [
@@ -21,23 +23,58 @@ TINY = [
 ]
 
 
+LIMIT_S = 300  # of a process that a test starts; the slowest takes 20 s alone on a core
+
+
+def hooked(**more: str) -> dict[str, str]:
+    """The environment of processes that load hooks/sitecustomize.py, on one thread."""
+    path = os.pathsep.join(filter(None, (str(HOOKS), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | more
+
+
+@pytest.fixture(scope="session")
+def limited():
+    """limited(*command) -> CompletedProcess, of a command whose Python processes, children too, end in time."""
+
+    def run(*command: str) -> subprocess.CompletedProcess:
+        with subprocess.Popen(command, cwd=ROOT, env=hooked(NDR_TEST_LIMIT_S=str(LIMIT_S)), text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+            try:
+                stdout, stderr = process.communicate(timeout=LIMIT_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                pytest.fail(f"{command}: not done in {LIMIT_S} s\n{process.communicate()[1][-3000:]}")
+        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def command(tmp_path_factory):
     """command("train_stage1", *arguments) -> CompletedProcess of the script, on one thread, in `cwd`.
 
-    With `file_size` that many bytes are the most that a file of it may have, as on a disk that is full."""
+    With `file_size` that many bytes are the most that a file of it may have, as on a disk that is full. `signal_at` and
+    `child_signal_at` send a signal at a moment of the script, or of the processes that it starts:
+    hooks/sitecustomize.py.
+    """
     outputs = [tmp_path_factory.mktemp("command") / name for name in ("stdout", "stderr")]
-    server = subprocess.Popen([sys.executable, Path(__file__).parent / "forked.py"], cwd=ROOT, text=True,
-                              env=os.environ | {"OMP_NUM_THREADS": "1"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    server = subprocess.Popen([sys.executable, Path(__file__).parent / "forked.py"], cwd=ROOT, text=True, env=hooked(),
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def run(script: str, *arguments: str, cwd: Path = ROOT, check: bool = True, file_size: int | None = None):
+    def run(script: str, *arguments: str, cwd: Path = ROOT, check: bool = True, file_size: int | None = None,
+            signal_at: str | None = None, child_signal_at: str | None = None):
         stdout, stderr = map(str, outputs)
+        environment = {"NDR_TEST_LIMIT_S": str(LIMIT_S)}
+        if child_signal_at is not None:
+            environment["NDR_TEST_SIGNAL"] = child_signal_at
         order = {"script": str(ROOT / "pipelines" / f"{script}.py"), "arguments": arguments, "cwd": str(cwd),
-                 "stdout": stdout, "stderr": stderr, "file_size": file_size}
+                 "stdout": stdout, "stderr": stderr, "file_size": file_size, "environment": environment,
+                 "signal": signal_at}
         server.stdin.write(json.dumps(order) + "\n")
         server.stdin.flush()
         status = int(server.stdout.readline())
         result = subprocess.CompletedProcess([script, *arguments], status, *(path.read_text() for path in outputs))
+        assert status != -signal.SIGALRM, f"{script}: not done in {LIMIT_S} s\n{result.stderr[-3000:]}"
         assert not check or status == 0, result.stderr[-3000:]
         return result
 

@@ -1,7 +1,7 @@
 """Runs scripts in forks of a process that has imported everything: importing takes most of the time of a small command.
 
-Takes an order a line on stdin, {"script", "arguments", "cwd", "stdout", "stderr", "file_size"}, and answers each with
-the exit status of its process. Nothing that one script does reaches another.
+Reads one order per line on stdin, {"script", "arguments", "cwd", "stdout", "stderr", "file_size", "environment",
+"signal"}, and answers each with the exit status of its process. Nothing that one script does reaches another.
 """
 
 import gc
@@ -14,9 +14,9 @@ import runpy
 import signal
 import sys
 
-import pipelines
+import sitecustomize  # tests/pipelines/hooks: conftest.py puts it on PYTHONPATH
 
-TIMEOUT_S = 300
+import pipelines
 
 
 def begin(order: dict) -> None:
@@ -27,15 +27,18 @@ def begin(order: dict) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
     if order["file_size"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_size"],) * 2)
-    signal.alarm(TIMEOUT_S)
+    os.environ.update(order["environment"])
+    signal.alarm(int(os.environ["NDR_TEST_LIMIT_S"]))
+    if order["signal"]:
+        sitecustomize.install(order["signal"])
     os.chdir(order["cwd"])
     sys.argv = [order["script"], *order["arguments"]]
     sys.path[0] = os.path.dirname(order["script"])
     runpy.run_path(order["script"], run_name="__main__")
 
 
-for module in pkgutil.walk_packages(pipelines.__path__, "pipelines."):  # verbs import what they need when they run
-    importlib.import_module(module.name)
+for module in pkgutil.walk_packages(pipelines.__path__, "pipelines."):
+    importlib.import_module(module.name)  # verbs import what they need only when they run
 gc.freeze()  # else every fork goes through all modules once more as it ends
 while line := sys.stdin.readline():
     child = os.fork()

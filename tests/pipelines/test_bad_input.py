@@ -203,10 +203,12 @@ def test_wrong_values_in_the_configuration(override, words, command, tiny, tmp_p
     assert_one_line(command("train_stage1", *tiny, f"runs_dir={tmp_path}", override, check=False), *words)
 
 
-@pytest.mark.parametrize("override", ["train.lr=abc", "train.lrate=1", "datta=mnist", "experiment=nosuch"])
-def test_hydra_refuses_misspelt_and_mistyped_keys_itself(override, command, tiny, tmp_path):
-    result = command("train_stage1", *tiny, f"runs_dir={tmp_path}", override, check=False)
-    assert result.returncode == 1 and override.split("=")[0].split(".")[-1] in result.stderr
+@pytest.mark.parametrize("override, words", [
+    ("train.lr=abc", ("train.lr", "abc")), ("train.lrate=1", ("train.lrate", "expected train.lr,")),
+    ("datta=mnist", ("datta", "expected data,")), ("experiment=nosuch", ("experiment", "digits", "nosuch")),
+])
+def test_misspelt_and_mistyped_keys_are_refused(override, words, command, tiny, tmp_path):
+    assert_one_line(command("train_stage1", *tiny, f"runs_dir={tmp_path}", override, check=False), *words)
     assert not list(tmp_path.iterdir())
 
 

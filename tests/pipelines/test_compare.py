@@ -1,11 +1,7 @@
 """A comparison end to end on a tiny scale: its table, its picture, and that it goes on where it was."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +11,6 @@ from PIL import Image
 from pipelines.compare import COLUMNS, SETS, make_systems, panel, read_set, row, set_names
 from pipelines.files.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
 ONLY = ["--only", "VAE", "--only", "VQ-VAE"]
 TINY = [
     "data=digits", "autoencoder.encoder.hidden=16", "autoencoder.encoder.outer_hidden=16",
@@ -98,21 +93,13 @@ def test_another_training_does_not_go_into_the_same_folder(compared, command):
     assert times(out) == before
 
 
-def test_a_signal_stops_the_training_too(tmp_path):
-    """The system in training saves its step; nothing of it goes on alone."""
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "pipelines" / "compare.py"), "mnist", "--only", "AE", *TINY, "stage1.steps=1000000",
-         "--out", str(tmp_path)], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True)
-    latest = tmp_path / "ae" / "stage1" / "checkpoints" / "latest"
-    while not latest.exists():
-        assert process.poll() is None, process.communicate()[1][-2000:]
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM, errors[-2000:]
-    stopped = int(errors.split("stopped at step ")[1].split(",")[0])
-    assert latest.read_text().strip() == f"step-{stopped:07d}"
+def test_a_signal_stops_the_training_too(tmp_path, command):
+    """The system in training saves its step; nothing of it goes on alone. The signal comes at its first checkpoint."""
+    stopped = command("compare", "mnist", "--only", "AE", *TINY, "stage1.steps=1000000", "--out", str(tmp_path),
+                      check=False, child_signal_at="os.rename latest 1 SIGTERM parent")
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr[-2000:]
+    step = int(stopped.stderr.split("stopped at step ")[1].split(",")[0])
+    assert (tmp_path / "ae" / "stage1" / "checkpoints" / "latest").read_text().strip() == f"step-{step:07d}"
 
 
 @pytest.mark.parametrize("arguments, words", [

@@ -1,7 +1,6 @@
 """Two processes with half of the batch each are one process with the whole batch: both stages, 50 steps."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +11,18 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def train_on_two_ranks(script: str, *arguments: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         str(ROOT / "pipelines" / f"{script}.py"), *arguments],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def on_two_ranks(limited):
+    """on_two_ranks("train_stage1", *arguments) -> CompletedProcess of torchrun."""
+    def run(script: str, *arguments: str) -> subprocess.CompletedProcess:
+        return limited(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+                       str(ROOT / "pipelines" / f"{script}.py"), *arguments)
+
+    return run
+
+
+def train(on_two_ranks, script: str, *arguments: str) -> None:
+    result = on_two_ranks(script, *arguments)
     assert result.returncode == 0, result.stderr[-3000:]
 
 
@@ -39,32 +45,29 @@ def assert_close(one: Path, two: Path, limit: float) -> None:
 
 
 @pytest.mark.parametrize("bottleneck", ["ema", "gradient"])
-def test_stage1(bottleneck, tiny, tmp_path, command):
+def test_stage1(bottleneck, tiny, tmp_path, command, on_two_ranks):
     """Data-driven initialisation and revival included: the threshold is set so high that codes are revived often.
 
-    In float64, since Adam turns rounding in gradients near zero into steps of its full size, and a code on the border of
-    two cells then goes the other way: that float32 run differs from itself on another number of threads too."""
+    In float64, since Adam turns rounding in gradients near zero into steps of its full size, and a code on the border
+    of two cells then goes the other way: that float32 run differs from itself on another number of threads too."""
     arguments = [*tiny, f"autoencoder/bottleneck={bottleneck}", "autoencoder.bottleneck.revive_threshold=0.3",
                  "stage1.precision=float64", "stage1.steps=50"]
     command("train_stage1", *arguments, f"runs_dir={tmp_path / 'one'}")
-    train_on_two_ranks("train_stage1", *arguments, f"runs_dir={tmp_path / 'two'}")
+    train(on_two_ranks, "train_stage1", *arguments, f"runs_dir={tmp_path / 'two'}")
     assert_close(tmp_path / "one/tiny/stage1", tmp_path / "two/tiny/stage1", 1e-6)
 
 
-def test_stage2_with_dropout(tiny, tiny_run, tmp_path, command):
+def test_stage2_with_dropout(tiny, tiny_run, tmp_path, command, on_two_ranks):
     arguments = [*tiny, "stage2.precision=float64", "stage2.steps=50", "prior.dropout=0.5"]
     for name in ("one", "two"):
         (tmp_path / name / "tiny").mkdir(parents=True)
         (tmp_path / name / "tiny" / "codes").symlink_to(tiny_run / "codes")
     command("train_stage2", *arguments, f"runs_dir={tmp_path / 'one'}")
-    train_on_two_ranks("train_stage2", *arguments, f"runs_dir={tmp_path / 'two'}")
+    train(on_two_ranks, "train_stage2", *arguments, f"runs_dir={tmp_path / 'two'}")
     assert_close(tmp_path / "one/tiny/stage2", tmp_path / "two/tiny/stage2", 1e-6)
 
 
-def test_a_batch_that_the_ranks_cannot_share_is_refused(tiny, tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         str(ROOT / "pipelines" / "train_stage1.py"), *tiny, "stage1.batch_size=15", f"runs_dir={tmp_path}"],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+def test_a_batch_that_the_ranks_cannot_share_is_refused(tiny, tmp_path, on_two_ranks):
+    result = on_two_ranks("train_stage1", *tiny, "stage1.batch_size=15", f"runs_dir={tmp_path}")
     assert result.returncode != 0
     assert "batch_size: expected a multiple of the 2 processes, found 15" in result.stderr

@@ -193,7 +193,8 @@ def test_evaluation_measures_predictions_and_motion(runs, tmp_path, command, nam
 
 @pytest.mark.parametrize(("override", "message"), [
     ("evaluate.context=8", "evaluate.context: expected 1 to 7, of clips of 8 frames, found 8"),
-    ("evaluate.actions=[up]", "evaluate.actions: expected names among forward, left, right, or null for all of them, found 'up'"),
+    ("evaluate.actions=[up]",
+     "evaluate.actions: expected names among forward, left, right, or null for all of them, found 'up'"),
     ("evaluate.predictions=-1", "evaluate.predictions: expected 0 or more, found -1"),
     ("evaluate.samples=-1", "evaluate.samples: expected 0 or more, found -1"),
     ("evaluate.batch_size=0", "evaluate.batch_size: expected 1 or more, found 0"),

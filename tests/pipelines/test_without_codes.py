@@ -16,7 +16,8 @@ def runs(tmp_path_factory, command):
     """Two runs: vae and ae."""
     folder = tmp_path_factory.mktemp("runs")
     for name, bottleneck in (("vae", "gaussian"), ("ae", "identity")):
-        trained = command("train_stage1", *TINY, f"autoencoder/bottleneck={bottleneck}", f"runs_dir={folder}", f"run={name}")
+        trained = command("train_stage1", *TINY, f"autoencoder/bottleneck={bottleneck}", f"runs_dir={folder}",
+                          f"run={name}")
         assert f"best validation {'bound' if name == 'vae' else 'objective'}" in trained.stdout
     return folder
 

@@ -187,7 +187,7 @@ def test_a_dead_code_is_revived_for_good(kind):
     if kind is EMAQuantizer:
         module.sums[0, [3, 7]] = 1e3 * average
     z = encodings(seed=1)
-    for step in range(5):  # 0.5^4 > 0.05 > 0.5^5
+    for _ in range(5):  # 0.5^4 > 0.05 > 0.5^5
         assert (module.codebook.data[0, [3, 7]] > 500).all()
         train_step(module, optimizer, z)
     codebook = module.codebook.data[0].clone()

@@ -37,7 +37,7 @@ def uniforms_for(prior: GatedPixelCNN, n: int = N, grid: tuple[int, int] = GRID,
 
 
 def conditions_for(prior: GatedPixelCNN, n: int = N, grid: tuple[int, int] = GRID) -> dict[str, Tensor]:
-    """Labels and local as the prior wants them, another for each sample."""
+    """Labels and local in the shapes that the prior expects, different for each sample."""
     generator = torch.Generator().manual_seed(2)
     conditions = {}
     if prior.num_classes:
@@ -355,7 +355,7 @@ def test_broken_weights_are_an_error(tiny, stepped, function, temperature):
     prior.__class__ = SteppedPixelCNN if stepped else GatedPixelCNN
     with torch.no_grad():
         prior.heads[0][3].bias[2] = torch.nan
-    with pytest.raises(ValueError, match="expected numbers, found NaN"):
+    with pytest.raises(ValueError, match="expected finite numbers, found NaN"):
         function(prior, uniforms_for(prior), temperature=temperature)
 
 

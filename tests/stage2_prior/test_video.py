@@ -1,4 +1,4 @@
-"""The prior of video: what a position sees, that it is normalised, that it learns, and that cached sampling is exact."""
+"""The prior of video: what a position sees; that it is normalised and learns, and that cached sampling is exact."""
 
 import itertools
 import math
@@ -158,7 +158,7 @@ def uniforms_for(prior: GatedPixelCNN3d, n: int = N, grid: tuple[int, ...] = GRI
 
 
 def conditions_for(prior: GatedPixelCNN3d, n: int = N, grid: tuple[int, ...] = GRID) -> dict[str, Tensor]:
-    """Labels and local as the prior wants them, another for each sample."""
+    """Labels and local in the shapes that the prior expects, different for each sample."""
     conditions = {}
     if prior.num_classes:
         conditions["labels"] = torch.stack([torch.arange(n) % count for count in prior.num_classes], dim=1)
@@ -305,5 +305,6 @@ def test_input_is_checked(tiny_video):
         prior(codes[:, 0], labels, local)
     with pytest.raises(ValueError, match=r"labels: expected shape \(2, 1\), found none"):
         prior(codes, None, local)
-    with pytest.raises(ValueError, match=r"local: expected floats \(2, 5, 3, 4, 5\), found torch.float64 \(2, 5, 4, 5\)"):
+    message = r"local: expected floats \(2, 5, 3, 4, 5\), found torch.float64 \(2, 5, 4, 5\)"
+    with pytest.raises(ValueError, match=message):
         prior(codes, labels, local[:, :, 0])

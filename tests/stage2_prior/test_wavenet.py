@@ -36,7 +36,7 @@ def uniforms_for(prior: WaveNet, n: int = N, length: int = LENGTH) -> Tensor:
 
 
 def conditions_for(prior: WaveNet, n: int = N, length: int = LENGTH) -> dict[str, Tensor]:
-    """Labels and local as the prior wants them, another for each sample."""
+    """Labels and local in the shapes that the prior expects, different for each sample."""
     generator = torch.Generator().manual_seed(2)
     conditions = {}
     if prior.num_classes:
@@ -349,7 +349,7 @@ def test_broken_weights_are_an_error(tiny_wavenet, kind, function, temperature):
     prior.__class__ = kind
     with torch.no_grad():
         prior.layers[2].dilated.bias[3] = torch.nan
-    with pytest.raises(ValueError, match="expected numbers, found NaN"):
+    with pytest.raises(ValueError, match="expected finite numbers, found NaN"):
         function(prior, uniforms_for(prior, length=4), temperature=temperature)
 
 

@@ -81,7 +81,8 @@ def test_training_repeats(monkeypatch):
     monkeypatch.setattr(probing, "STEPS", 3)
     monkeypatch.setattr(probing, "BATCH", 4)
     split = tones(10, 4)
-    first, again, other = (probing.train_audio_classifier(split, 1, 2, RATE, CPU, seed).state_dict() for seed in (5, 5, 6))
+    first, again, other = (
+        probing.train_audio_classifier(split, 1, 2, RATE, CPU, seed).state_dict() for seed in (5, 5, 6))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["output.weight"], other["output.weight"])
 

@@ -16,7 +16,8 @@ def test_unigram_of_known_counts():
 
 def test_each_codebook_is_counted_on_its_own():
     generator = torch.Generator().manual_seed(0)
-    train = torch.stack([torch.randint(0, 8, (200, 16), generator=generator), torch.zeros(200, 16, dtype=torch.int64)], -1)
+    drawn = torch.randint(0, 8, (200, 16), generator=generator)
+    train = torch.stack([drawn, torch.zeros_like(drawn)], -1)
     bits = unigram_bits(train, train, 8)
     assert abs(bits[0] - 3) < 0.01 and bits[1] < 0.01
 

@@ -17,9 +17,11 @@ def test_train_is_short_for_the_stage():
     assert expand_train("data.root=train.x", "stage1") == "data.root=train.x"
 
 
-@pytest.mark.parametrize("target", ["os.system", "torch.load", "torch.hub.load", "builtins.eval", "pipelines.data.mnist",
-                                    "torch.nn.Linear", "stage1_vqvae.autoencoder.torch.load", "subprocess.Popen",
-                                    "stage1_vqvae.likelihoods.gaussian.math.sqrt", "stage2_prior.sampling.torch", "Linear", 7])
+@pytest.mark.parametrize("target", [
+    "os.system", "torch.load", "torch.hub.load", "builtins.eval", "pipelines.data.mnist", "torch.nn.Linear",
+    "stage1_vqvae.autoencoder.torch.load", "subprocess.Popen", "stage1_vqvae.likelihoods.gaussian.math.sqrt",
+    "stage2_prior.sampling.torch", "Linear", 7,
+])
 def test_a_run_may_name_only_what_the_stages_define(target):
     with pytest.raises(InputError, match="_target_"):
         build({"_target_": target}, trusted_only=True)
