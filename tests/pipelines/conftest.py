@@ -34,11 +34,14 @@ def hooked(**more: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def limited():
-    """limited(*command) -> CompletedProcess, of a command whose Python processes, children too, end in time."""
+    """limited(*command) -> CompletedProcess, of a command whose Python processes, children too, end in time.
 
-    def run(*command: str) -> subprocess.CompletedProcess:
-        with subprocess.Popen(command, cwd=ROOT, env=hooked(NDR_TEST_LIMIT_S=str(LIMIT_S)), text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+    `signal_at` sends a signal at a moment of any of them: hooks/sitecustomize.py."""
+
+    def run(*command: str, signal_at: str | None = None) -> subprocess.CompletedProcess:
+        environment = {"NDR_TEST_LIMIT_S": str(LIMIT_S)} | ({"NDR_TEST_SIGNAL": signal_at} if signal_at else {})
+        with subprocess.Popen(command, cwd=ROOT, env=hooked(**environment), text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, start_new_session=True) as process:
             try:
                 stdout, stderr = process.communicate(timeout=LIMIT_S)
             except subprocess.TimeoutExpired:

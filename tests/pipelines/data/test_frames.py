@@ -451,5 +451,5 @@ def test_settings_of_a_generation_out_of_range_are_named(tmp_path, key, value):
 
 def test_the_command_ends_in_one_line_where_it_cannot(tmp_path):
     command = [sys.executable, str(ROOT / "pipelines" / "make_doom_data.py"), "--folder", str(tmp_path / "x")]
-    result = subprocess.run([*command, "--episodes", "0"], capture_output=True, text=True, cwd=ROOT)
+    result = subprocess.run([*command, "--episodes", "0"], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert result.returncode == 2 and result.stderr == "error: --episodes: expected 2 to 10000, found 0\n"
