@@ -56,8 +56,8 @@ def limited():
 def command(tmp_path_factory):
     """command("train_stage1", *arguments) -> CompletedProcess of the script, on one thread, in `cwd`.
 
-    With `file_size` that many bytes are the most that a file of it may have, as on a disk that is full. `signal_at` and
-    `child_signal_at` send a signal at a moment of the script, or of the processes that it starts: hooks/sitecustomize.py.
+    `file_size`: the largest file in bytes that it may write, a stand-in for a full disk. `signal_at` and
+    `child_signal_at` send a signal at a moment of the script, or of a process that it starts: hooks/sitecustomize.py.
     """
     outputs = [tmp_path_factory.mktemp("command") / name for name in ("stdout", "stderr")]
     server = subprocess.Popen([sys.executable, Path(__file__).parent / "forked.py"], cwd=ROOT, text=True, env=hooked(),

@@ -52,7 +52,8 @@ def test_damaged_weights(how, run, command):
 
 
 def test_weights_of_another_model(run, command, tiny):
-    (path := best(run, "stage1") / "model.safetensors").write_bytes((best(run, "stage2") / "model.safetensors").read_bytes())
+    path = best(run, "stage1") / "model.safetensors"
+    path.write_bytes((best(run, "stage2") / "model.safetensors").read_bytes())
     assert_one_line(command("sample", "--run", str(run), *SAMPLE, check=False), str(path), "tensors of this model")
 
 
@@ -131,7 +132,8 @@ def test_another_configuration_for_the_same_run(run, command, tiny):
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(command, tiny, tmp_path):
-    result = command("train_stage1", *tiny, f"runs_dir={tmp_path}", "train.lr=1e30", "train.checkpoint_every=1", check=False)
+    result = command("train_stage1", *tiny, f"runs_dir={tmp_path}", "train.lr=1e30", "train.checkpoint_every=1",
+                     check=False)
     assert_one_line(result, "loss", "step")
     good = newest(tmp_path / "tiny", "stage1")
     assert good.name in result.stderr

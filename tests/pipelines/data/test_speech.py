@@ -1,4 +1,4 @@
-"""Synthetic speech: bytes that repeat, phonemes that fit the sound, and what bad settings and files get."""
+"""Synthetic speech: bytes that repeat, phonemes that fit the audio, and the errors for bad settings and files."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""The probe of sounds: learns what differs, and hears neither padding nor loudness."""
+"""The audio classifier: it learns the classes, and ignores padding and loudness."""
 
 import math
 
@@ -120,8 +120,8 @@ def test_one_run_of_real_frames_is_blanked():
     x = torch.where(probing.mask(frames, 60), torch.rand(200, 40, 60), 0)
     blanked = probing.blanked(x, frames)
     changed = (blanked != x).any(1)
-    # A run of u * 0.15 * 20 to 60 frames, u uniform, covers no whole one with a probability of 1 / (0.15 * frames) / 2 at
-    # most, 0.09 on average: fewer than 0.7 of 200 clips would be 10 deviations of sqrt(0.09 * 0.91 / 200) = 0.02 away.
+    # A run of u * m frames, u uniform and m = 0.15 * (20 to 60), covers no frame with probability 1 / (2 m), on average
+    # 0.09. Fewer than 0.7 of 200 clips would be 10 deviations of sqrt(0.09 * 0.91 / 200) = 0.02 away.
     assert (changed.sum(1) <= 0.15 * frames + 1).all() and changed.any(1).float().mean() > 0.7
     assert (changed.int().diff(dim=1).abs().sum(1) <= 2).all()  # in one piece
     assert not changed[~probing.mask(frames, 60)[:, 0]].any()

@@ -1,4 +1,4 @@
-"""Shifts from frame to frame, on pictures that were shifted by a known number of columns."""
+"""Shifts from frame to frame, on images that were shifted by a known number of columns."""
 
 import pytest
 import torch

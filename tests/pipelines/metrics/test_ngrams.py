@@ -17,7 +17,8 @@ def test_unigram_of_known_counts():
 
 def test_each_codebook_is_counted_on_its_own():
     generator = torch.Generator().manual_seed(0)
-    train = torch.stack([torch.randint(0, 8, (200, 16), generator=generator), torch.zeros(200, 16, dtype=torch.int64)], -1)
+    random = torch.randint(0, 8, (200, 16), generator=generator)
+    train = torch.stack([random, torch.zeros_like(random)], -1)
     bits = unigram_bits(train, train, 8)
     # 3,200 codes of 8 by their own frequencies, about as often as each other: 3 bits less about 7 / (2 * 3,200 log 2) =
     # 0.0016 on average, with a deviation of 0.5 of that. A constant code: log2(3,208 / 3,201) = 0.0032 by add-one.
@@ -38,8 +39,8 @@ def test_a_deterministic_chain_costs_its_first_code_only():
 def test_independent_codes_gain_nothing_from_their_neighbour():
     codes = torch.randint(0, 64, (400, 16, 1), generator=torch.Generator().manual_seed(0))
     unigram, bigram = (float(bits(codes[:300], codes[300:], 64)) for bits in (unigram_bits, bigram_bits))
-    # The weight is chosen among 1, 4, ..., 16,384 on a tenth of the grids. With the largest, 75 counts of each code change
-    # the unigram by 75 / 16,384 = 0.5 %, at most 0.007 bits; the next smaller ones cost up to four times as much.
+    # The weight is chosen among 1, 4, ..., 16,384 on a tenth of the grids. With the largest, 75 counts per code change
+    # the unigram by 75 / 16,384 = 0.5 %, at most 0.007 bits; with the next smaller one by up to four times as much.
     assert abs(bigram - unigram) < 0.03
     assert 6 < unigram < 6.03  # log2 64, and 63 / (2 * 4,800 log 2) = 0.0095 for the counts' own chance
 

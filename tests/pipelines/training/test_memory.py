@@ -14,7 +14,7 @@ SCRIPT = """
 import ctypes, json, torch
 from pipelines.training.memory import keep_freed_memory
 
-class Information(ctypes.Structure):  # struct mallinfo2 of malloc.h: bytes of the heap, of blocks mapped one by one, free
+class Information(ctypes.Structure):  # struct mallinfo2 of malloc.h, in bytes
     _fields_ = [(name, ctypes.c_size_t) for name in (
         "heap", "ordblks", "smblks", "hblks", "mapped", "usmblks", "fsmblks", "used", "free", "keepcost")]
 
@@ -32,7 +32,7 @@ print(json.dumps([kept, mapped, mallinfo().free]))
 
 
 def measured(call: str, root) -> tuple[bool, int, int]:
-    """What `call` returned, the bytes mapped one by one beside a tensor of SIZE, and the free bytes kept after it."""
+    """The result of `call`, bytes mapped one by one while a tensor of SIZE exists, and free bytes kept after it."""
     script = SCRIPT.format(call=call, size=SIZE)
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
