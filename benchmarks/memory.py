@@ -1,11 +1,11 @@
-"""Time of the bottlenecks and likelihoods whose tensors are large, with freed memory given back and with it kept.
+"""Time of training steps with large tensors, freed memory kept; the floor is the same steps with memory given back.
 
     python benchmarks/memory.py             # one thread
     python benchmarks/memory.py --threads 2
 
-Sizes are those of `cifar10_dvae` and `cifar10_vqvae_softmax`: batches of 32, 8x8 positions of 10 codebooks of 512
-codes, 32x32 pixels of 3 values of 256 levels. Each way has processes of its own, in turn; shown are medians over
-processes.
+The sizes are those of `cifar10_dvae` and `cifar10_vqvae_softmax`: batches of 32, 8x8 positions of 10 codebooks of 512
+codes, 32x32 pixels of 3 values of 256 levels. Both settings run in turn, each time in a new process; medians over
+processes are printed.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def softmax() -> Callable[[], None]:
 
 
 def measure(kept: bool, threads: int) -> None:
-    """Prints {name: seconds a step, "MiB": the most that the process held}."""
+    """Prints {name: seconds per step, "MiB": peak memory of the process}."""
     torch.set_num_threads(threads)
     if kept and not keep_freed_memory():
         raise SystemExit("this C library has no such setting")
@@ -66,7 +66,7 @@ def measure(kept: bool, threads: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time with and without freed memory kept.")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3, help="processes each way")
+    parser.add_argument("--repeats", type=int, default=3, help="processes per setting")
     parser.add_argument("--measure", choices=("given back", "kept"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:

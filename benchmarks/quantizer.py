@@ -1,11 +1,12 @@
-"""Time of the vector quantisers, forward and backward in training mode, beside the bare matrix product of their sizes.
+"""Time of a vector quantiser's training step; the floor is the bare matrix product of its sizes.
 
     python benchmarks/quantizer.py                      # 32,768 vectors of 64 dimensions, 512 codes, two threads
     python benchmarks/quantizer.py --codes 8192 --device cuda
 
-The bare product z @ e.T writes all n x K scores: once into new memory, as the expression does, once into memory that
-is kept. The quantisers include their statistics, the update of the codebook and the revival of dead codes. All are run
-in turn, `--repeats` times, so that a busy moment of the machine meets each; shown are medians and fastest runs.
+The bare product z @ e.T writes all n x K scores: into newly allocated memory, as the expression does, and into memory
+that is reused. A quantiser's step is forward and backward in training mode, with its statistics, the update of the
+codebook and the revival of dead codes. All contenders run in turn, --repeats times, so that each meets the same load of
+the machine; medians and fastest runs are printed.
 """
 
 import argparse
@@ -23,7 +24,7 @@ POSITIONS = 64  # 8x8 latents
 
 
 def ours(quantizer: VectorQuantizer, maps: Tensor, upstream: Tensor) -> Callable[[], None]:
-    """One training step of the bottleneck alone, on maps (b, d, h, w) as a convolution yields them."""
+    """One training step of the bottleneck alone, on maps (b, d, h, w), the output of a convolution."""
     vectors = maps.movedim(1, -1).flatten(0, -2)
     quantizer.initialise(vectors[: 8 * quantizer.num_codes])
     maps = maps.clone(memory_format=torch.preserve_format).requires_grad_()
@@ -40,7 +41,7 @@ def ours(quantizer: VectorQuantizer, maps: Tensor, upstream: Tensor) -> Callable
 
 
 def theirs(module: nn.Module, vectors: Tensor, upstream: Tensor) -> Callable[[], None]:
-    """The same of vector-quantize-pytorch, on vectors (b, n, d), the layout that it is fastest with."""
+    """The same with vector-quantize-pytorch, on vectors (b, n, d), its fastest layout."""
     vectors = vectors.clone().requires_grad_()
 
     def step() -> None:
@@ -52,7 +53,7 @@ def theirs(module: nn.Module, vectors: Tensor, upstream: Tensor) -> Callable[[],
 
 
 def contenders(n: int, d: int, k: int, device: str) -> dict[str, Callable[[], object]]:
-    """By name, a forward and backward pass of each over the same n vectors of dimension d and k codes."""
+    """By name, a training step of each contender on the same n vectors of dimension d and k codes."""
     maps = torch.randn(n // POSITIONS, d, 8, 8, device=device)
     upstream = torch.randn_like(maps)
     channels_last = maps.to(memory_format=torch.channels_last), upstream.to(memory_format=torch.channels_last)
@@ -61,7 +62,7 @@ def contenders(n: int, d: int, k: int, device: str) -> dict[str, Callable[[], ob
     module = VectorQuantize(d, k, decay=0.99, commitment_weight=0.25, kmeans_init=True, threshold_ema_dead_code=2)
     return {
         "bare product, new memory": lambda: z @ e.T,
-        "bare product, kept memory": lambda: torch.mm(z, e.T, out=scores),
+        "bare product, reused memory": lambda: torch.mm(z, e.T, out=scores),
         "EMAQuantizer, channels last": ours(EMAQuantizer(k, d).to(device), *channels_last),
         "EMAQuantizer": ours(EMAQuantizer(k, d).to(device), maps, upstream),
         "GradientQuantizer, channels last": ours(GradientQuantizer(k, d).to(device), *channels_last),
@@ -71,7 +72,7 @@ def contenders(n: int, d: int, k: int, device: str) -> dict[str, Callable[[], ob
 
 
 def measure(runs: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, list[float]]:
-    """Milliseconds of each run, in turn; the first two rounds only warm up."""
+    """Milliseconds of each run; they take turns, and the first two rounds are warm-up."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats + 2):
         for name, run in runs.items():
@@ -98,13 +99,13 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     times = measure(contenders(args.vectors, args.dim, args.codes, args.device), args.repeats, args.device)
-    bare, kept = (statistics.median(times[f"bare product, {memory} memory"]) for memory in ("new", "kept"))
+    bare, reused = (statistics.median(times[f"bare product, {memory} memory"]) for memory in ("new", "reused"))
     size = f"{args.vectors} vectors, D={args.dim}, K={args.codes}"
     print(f"{size}, {args.device}, {args.threads} threads, torch {torch.__version__}")
-    print(f"{'':34}{'median ms':>10}{'fastest':>10}{'/ new':>8}{'/ kept':>8}")
+    print(f"{'':34}{'median ms':>10}{'fastest':>10}{'/ new':>8}{'/ reused':>9}")
     for name, values in times.items():
         median = statistics.median(values)
-        print(f"{name:34}{median:10.2f}{min(values):10.2f}{median / bare:8.2f}{median / kept:8.2f}")
+        print(f"{name:34}{median:10.2f}{min(values):10.2f}{median / bare:8.2f}{median / reused:9.2f}")
 
 
 if __name__ == "__main__":

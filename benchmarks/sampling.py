@@ -1,9 +1,10 @@
-"""Cached sampling beside a forward pass and beside naive sampling (one forward pass a code).
+"""Time of cached PixelCNN sampling; the floor is one forward pass over all positions.
 
     python benchmarks/sampling.py               # in full: 64 grids of 32 x 32, 15 layers of 64 channels, K = 512
     python benchmarks/sampling.py --grid 8 8 --steps
 
-Prints seconds, the best of --repeats, and how many codes of a small float32 check differ from naive sampling's.
+Prints seconds, the best of --repeats, an estimate for naive sampling (one forward pass per code), and how many codes of
+a small float32 check differ from naive sampling.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from stage2_prior.sampling import sample, sample_naive
 
 
 class SteppedPixelCNN(GatedPixelCNN):
-    """Without the compiled loop: what a GPU runs."""
+    """Without the compiled loop, as on a GPU."""
 
     def compiled_loop(self) -> None:
         return None
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--num-codes", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", action="store_true", help="also time the sampler that goes step by step in PyTorch")
+    parser.add_argument("--steps", action="store_true", help="also time the stepper in PyTorch")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -56,7 +57,7 @@ def main() -> None:
         prior.__class__ = SteppedPixelCNN
         stepped = _seconds(lambda: sample(prior, uniforms), 1)
         prior.__class__ = GatedPixelCNN
-        print(f"{'sample, step by step in PyTorch':<44}{stepped:>10.3f} s{stepped / forward:>10.2f} forward passes")
+        print(f"{'sample, stepper in PyTorch':<44}{stepped:>10.3f} s{stepped / forward:>10.2f} forward passes")
     naive = forward * codes[0].numel()
     print(f"{'sample_naive, estimated':<44}{naive:>10.0f} s{naive / sampled:>10.0f} times sample")
     check = uniforms[:8, :8, :8]
@@ -65,7 +66,7 @@ def main() -> None:
 
 
 def _sharpened(prior: GatedPixelCNN) -> GatedPixelCNN:
-    """Logits with a deviation near 2, as those of a trained prior: an untrained one is close to uniform."""
+    """Logits with a standard deviation near 2, as in a trained prior; an untrained one is close to uniform."""
     with torch.no_grad():
         for head in prior.heads:
             head[3].weight *= 20

@@ -1,11 +1,11 @@
-"""Cached sampling of video beside a forward pass: new frames that follow a given context.
+"""Time of cached video sampling after a given context; the floor is one forward pass over all frames.
 
-    python benchmarks/video.py                       # 10 frames of 21 x 21 after 6, K = 512, as configs/prior says
+    python benchmarks/video.py                       # 10 frames of 21 x 21 after 6, K = 512, the sizes of configs/prior
     python benchmarks/video.py --frames 2 --n 1 --steps
     python benchmarks/video.py --device cuda
 
-Prints seconds, the best of --repeats: of a forward pass over all frames, of sampling with the context given and from
-nothing, and how many codes of a small float32 check differ from naive sampling's.
+Prints seconds, the best of --repeats, for a forward pass and for sampling with and without the context, and how many
+codes of a small float32 check differ from naive sampling (one forward pass per code).
 """
 
 import argparse
@@ -22,7 +22,7 @@ ACTIONS = 4  # channels of local
 
 
 class SteppedPixelCNN3d(GatedPixelCNN3d):
-    """Without the compiled loop: what a GPU runs."""
+    """Without the compiled loop, as on a GPU."""
 
     def compiled_loop(self) -> None:
         return None
@@ -33,10 +33,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=8)
     parser.add_argument("--context", type=int, default=6)
-    parser.add_argument("--frames", type=int, default=10, help="to be drawn after the context")
+    parser.add_argument("--frames", type=int, default=10, help="sampled after the context")
     parser.add_argument("--grid", type=int, nargs=2, default=(21, 21))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", action="store_true", help="also time the sampler that goes step by step in PyTorch")
+    parser.add_argument("--steps", action="store_true", help="also time the stepper in PyTorch")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.manual_seed(0)
@@ -57,12 +57,12 @@ def main() -> None:
     _report("one forward pass, all frames", forward, forward)
     _report("sample, context given", _seconds(lambda: sample(prior, uniforms, None, local, known=known),
                                               arguments.repeats), forward)
-    _report("sample, from nothing", _seconds(lambda: sample(prior, uniforms, None, local), arguments.repeats), forward)
+    _report("sample, no context", _seconds(lambda: sample(prior, uniforms, None, local), arguments.repeats), forward)
     if arguments.steps:
         prior.__class__ = SteppedPixelCNN3d
         stepped = _seconds(lambda: sample(prior, uniforms, None, local, known=known), 1)
         prior.__class__ = GatedPixelCNN3d
-        _report("sample, context given, step by step", stepped, forward)
+        _report("sample, context given, stepper", stepped, forward)
     _report("sample_naive, context given, estimated", forward * codes[0, arguments.context :].numel(), forward)
     check, conditions = uniforms[:4, :3, :5, :6], local[:4, :, :3, :5, :6]
     differing = sample(prior, check, local=conditions) != sample_naive(prior, check, local=conditions)
@@ -74,7 +74,7 @@ def _report(name: str, seconds: float, forward: float) -> None:
 
 
 def _sharpened(prior: GatedPixelCNN3d) -> GatedPixelCNN3d:
-    """Logits with a deviation near 2, as those of a trained prior: an untrained one is close to uniform."""
+    """Logits with a standard deviation near 2, as in a trained prior; an untrained one is close to uniform."""
     with torch.no_grad():
         for head in prior.frame.heads:
             head[3].weight *= 20

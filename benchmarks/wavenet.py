@@ -1,11 +1,11 @@
-"""Compiled WaveNet sampling beside a cached step in PyTorch, one sample on one core, and many samples on all cores.
+"""Speed of compiled WaveNet sampling; the floor is the speed of the cached step in PyTorch.
 
     python benchmarks/wavenet.py                # 40 layers of 32 / 64 / 256 channels, K = 256
     python benchmarks/wavenet.py --length 16384 --batch 64 --local-channels 64
 
-Speeds are the best and the median of --repeats, in positions (codes) a second, summed over samples; the two ways of one
-sample take turns, so that both meet the same machine. Then how many codes of a short float32 check differ from naive
-sampling's, and whether those in float64 are the same.
+Speeds are the best and the median of --repeats, in positions (codes) per second, summed over samples; the compiled loop
+and the PyTorch step take turns, so that both meet the same load of the machine. Then how many codes of a short float32
+check differ from naive sampling, and of one in float64, where none may.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from stage2_prior.wavenet import WaveNet
 
 
 class SteppedWaveNet(WaveNet):
-    """Without the compiled loop: a few hundred PyTorch operations a position."""
+    """Without the compiled loop: a few hundred PyTorch operations per position."""
 
     def compiled_loop(self) -> None:
         return None
@@ -31,7 +31,7 @@ def main() -> None:
     """Times the PyTorch step and the compiled loop, and compares codes with naive sampling."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--length", type=int, default=4096)
-    parser.add_argument("--stepped-length", type=int, default=256, help="positions that the PyTorch step is timed over")
+    parser.add_argument("--stepped-length", type=int, default=256, help="positions to time the PyTorch step")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--layers", type=int, default=40)
     parser.add_argument("--local-channels", type=int, default=0)
@@ -42,7 +42,7 @@ def main() -> None:
     prior = _sharpened(WaveNet(num_layers=arguments.layers, local_channels=arguments.local_channels)).eval()
     size = sum(parameter.numel() for parameter in prior.parameters()) - prior.embeddings[0].weight.numel()
     print(f"{arguments.layers} layers, K={prior.num_codes}, {prior.local_channels} local channels, float32: "
-          f"{size * 4e-6:.2f} MB of weights a position; {cores} threads, load {_load()}")
+          f"{size * 4e-6:.2f} MB of weights per position; {cores} threads, load {_load()}")
     _speed(prior, 1, 300)  # compiles
 
     torch.set_num_threads(1)
@@ -54,7 +54,7 @@ def main() -> None:
         prior.__class__ = WaveNet
     torch.set_num_threads(cores)
     many = [_speed(prior, arguments.batch, arguments.length) for _ in range(arguments.repeats)]
-    _report("1 sample, 1 thread, a PyTorch step each", stepped)
+    _report("1 sample, 1 thread, PyTorch step", stepped)
     _report("1 sample, 1 thread, compiled", compiled)
     best, median = (f(compiled) / f(stepped) for f in (max, statistics.median))
     print(f"{'  times the PyTorch step':<44}{best:>12.1f}{median:>12.1f}")
@@ -75,7 +75,7 @@ def _inputs(prior: WaveNet, n: int, length: int) -> tuple[Tensor, dict[str, Tens
 
 
 def _speed(prior: WaveNet, n: int, length: int) -> float:
-    """Positions a second, all samples together."""
+    """Positions per second, summed over samples."""
     uniforms, conditions = _inputs(prior, n, length)
     start = time.perf_counter()
     sample(prior, uniforms, **conditions)
@@ -91,7 +91,7 @@ def _load() -> str:
 
 
 def _sharpened(prior: WaveNet) -> WaveNet:
-    """Logits with a deviation near 2, as those of a trained prior: an untrained one is close to uniform."""
+    """Logits with a standard deviation near 2, as in a trained prior; an untrained one is close to uniform."""
     with torch.no_grad():
         for head in prior.heads:
             head[3].weight *= 20

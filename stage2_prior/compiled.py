@@ -5,7 +5,9 @@ One thread draws a block of samples from the first position to the last. A Pixel
 a column is an offset; a WaveNet's as (sample, feature). A sample's sums run in the same order wherever it stands in a
 block, so its codes do not depend on its batchmates, in float32 either.
 
-Import it through `compiler`, which survives its failure and lists the versions of numba that it was tested with.
+It relies on numba's extension interface and on LLVM's vector types, which change between versions. Tested with numba
+0.61.2, 0.64.0 and 0.68.1 (llvmlite 0.44, 0.46 and 0.50). Import it through `compiler`: where another version fails, the
+steppers take over.
 
 Axes: s samples of a block (for a PixelCNN padded to a multiple of ROWS), w columns, t positions, p gated features,
 r residual channels, n outputs (padded to whole panels).

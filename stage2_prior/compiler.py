@@ -1,8 +1,7 @@
 """Whether machine code can be made here: `compiled`, or None where numba does not import. Then the steppers draw.
 
-`compiled` uses numba's extension interface and LLVM's vector types, which change between versions. It was tested with
-numba 0.61.2, 0.64.0 and 0.68.1 (llvmlite 0.44, 0.46 and 0.50). With other versions a failure to import or to compile
-costs speed only: the steppers draw the same codes, several times slower. NUMBA_DISABLE_JIT=1 chooses them.
+A numba that is missing, or fails to import or to compile, costs speed only: the steppers draw the same codes,
+several times slower. NUMBA_DISABLE_JIT=1 chooses them.
 """
 
 import logging

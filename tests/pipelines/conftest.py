@@ -34,11 +34,14 @@ def hooked(**more: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def limited():
-    """limited(*command) -> CompletedProcess, of a command whose Python processes, children too, end in time."""
+    """limited(*command) -> CompletedProcess, of a command whose Python processes, children too, end in time.
 
-    def run(*command: str) -> subprocess.CompletedProcess:
-        with subprocess.Popen(command, cwd=ROOT, env=hooked(NDR_TEST_LIMIT_S=str(LIMIT_S)), text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+    `signal_at` sends a signal at a moment of any of them: hooks/sitecustomize.py."""
+
+    def run(*command: str, signal_at: str | None = None) -> subprocess.CompletedProcess:
+        environment = {"NDR_TEST_LIMIT_S": str(LIMIT_S)} | ({"NDR_TEST_SIGNAL": signal_at} if signal_at else {})
+        with subprocess.Popen(command, cwd=ROOT, env=hooked(**environment), text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, start_new_session=True) as process:
             try:
                 stdout, stderr = process.communicate(timeout=LIMIT_S)
             except subprocess.TimeoutExpired:
@@ -53,9 +56,8 @@ def limited():
 def command(tmp_path_factory):
     """command("train_stage1", *arguments) -> CompletedProcess of the script, on one thread, in `cwd`.
 
-    With `file_size` that many bytes are the most that a file of it may have, as on a disk that is full. `signal_at` and
-    `child_signal_at` send a signal at a moment of the script, or of the processes that it starts:
-    hooks/sitecustomize.py.
+    `file_size`: the largest file in bytes that it may write, a stand-in for a full disk. `signal_at` and
+    `child_signal_at` send a signal at a moment of the script, or of a process that it starts: hooks/sitecustomize.py.
     """
     outputs = [tmp_path_factory.mktemp("command") / name for name in ("stdout", "stderr")]
     server = subprocess.Popen([sys.executable, Path(__file__).parent / "forked.py"], cwd=ROOT, text=True, env=hooked(),

@@ -131,7 +131,6 @@ def test_publishing_twice_keeps_codes_and_samples(tiny, tiny_run, tmp_path, comm
 def test_sample_takes_the_run_that_was_trained_last(tiny, tiny_run, tmp_path, command):
     shutil.copytree(tiny_run, tmp_path / "a")
     shutil.copytree(tiny_run, tmp_path / "b")
-    state = next((tmp_path / "a" / "stage2" / "checkpoints").glob("step-*/state.json"))
     for state in (tmp_path / "a" / "stage2" / "checkpoints").glob("step-*/state.json"):
         state.write_text(json.dumps(json.loads(state.read_text()) | {"trained_at": "9999-01-01T00:00:00+00:00"}))
     result = command("sample", "--runs-dir", str(tmp_path), "--n", "1")
@@ -139,7 +138,7 @@ def test_sample_takes_the_run_that_was_trained_last(tiny, tiny_run, tmp_path, co
 
 
 def test_make_alone_lists_the_targets():
-    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
     for target in ("demo", "stage1", "extract-codes", "stage2", "sample", "evaluate", "test", "test-all"):
         assert re.search(rf"^{target}\s{{2,}}\S", listed, re.MULTILINE), target
 

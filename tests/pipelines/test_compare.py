@@ -1,4 +1,4 @@
-"""A comparison end to end on a tiny scale: its table, its picture, and that it goes on where it was."""
+"""A comparison end to end at tiny size: its table, its images, and that it resumes where it stopped."""
 
 import json
 import signal
@@ -94,7 +94,7 @@ def test_another_training_does_not_go_into_the_same_folder(compared, command):
 
 
 def test_a_signal_stops_the_training_too(tmp_path, command):
-    """The system in training saves its step; nothing of it goes on alone. The signal comes at its first checkpoint."""
+    """It comes with the first checkpoint; the system in training saves its step, and no process is left behind."""
     stopped = command("compare", "mnist", "--only", "AE", *TINY, "stage1.steps=1000000", "--out", str(tmp_path),
                       check=False, child_signal_at="os.rename latest 1 SIGTERM parent")
     assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr[-2000:]

@@ -48,8 +48,8 @@ def assert_close(one: Path, two: Path, limit: float) -> None:
 def test_stage1(bottleneck, tiny, tmp_path, command, on_two_ranks):
     """Data-driven initialisation and revival included: the threshold is set so high that codes are revived often.
 
-    In float64, since Adam turns rounding in gradients near zero into steps of its full size, and a code on the border
-    of two cells then goes the other way: that float32 run differs from itself on another number of threads too."""
+    In float64: Adam turns rounding errors of gradients near zero into steps of full size, which moves encodings across
+    the border of two cells. In float32 a run differs from itself, too, with another number of threads."""
     arguments = [*tiny, f"autoencoder/bottleneck={bottleneck}", "autoencoder.bottleneck.revive_threshold=0.3",
                  "stage1.precision=float64", "stage1.steps=50"]
     command("train_stage1", *arguments, f"runs_dir={tmp_path / 'one'}")

@@ -12,7 +12,7 @@ SCRIPTS = ("train_stage1", "extract_codes", "train_stage2")
 
 
 def final_bits(run: Path) -> dict[str, bytes]:
-    """All of a run that must be the same: weights, averages, optimiser, codes, manifest, state and log less timings."""
+    """All of a run that has to be equal: weights, averages, optimiser, codes, manifest; state and log without times."""
     bits = {}
     for path in sorted(run.rglob("*")):
         name = str(path.relative_to(run))

@@ -1,4 +1,4 @@
-"""The Gated PixelCNN as a density: what a position sees, that it is normalised, and that it learns."""
+"""The Gated PixelCNN as a density: receptive field, normalisation, and learning."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 from stage2_prior.pixelcnn import GatedPixelCNN
 from stage2_prior.prior import Prior
 
-HEIGHT, WIDTH = 7, 11  # not square, and larger than what a position sees, so that its edges are tested too
+HEIGHT, WIDTH = 7, 11  # not square, and larger than the receptive field, so that its edges are tested too
 REACH = 2 + 2 * 1  # first_kernel_size // 2 + (num_layers - 1) * (kernel_size // 2) of `tiny`
 
 
@@ -31,9 +31,9 @@ def test_gradient_reaches_every_earlier_position_in_the_neighbourhood_and_no_oth
             table.register_forward_hook(lambda module, inputs, output, outputs=outputs: outputs.append(output))
     logits = prior(torch.randint(7, shape))
     logits = logits if num_codebooks > 1 else logits[..., None]
-    probe = torch.randn(7, dtype=torch.float64)  # not a plain sum: that of a softmax-like head could cancel
+    direction = torch.randn(7, dtype=torch.float64)  # not a plain sum: that of a softmax-like head could cancel
     for row, column, j in itertools.product(range(HEIGHT), range(WIDTH), range(num_codebooks)):
-        output = probe @ logits[0, :, row, column, j]
+        output = direction @ logits[0, :, row, column, j]
         gradients = torch.autograd.grad(output, embedded + within, retain_graph=True, materialize_grads=True)
         reached = [gradient[0].abs().amax(-1) > 0 for gradient in gradients]
         for table in reached[:num_codebooks]:

@@ -1,4 +1,4 @@
-"""Sampling: cached equals naive, samples do not depend on one another, and draws are what the rule says."""
+"""Sampling: cached equals naive, samples do not depend on one another, and draws follow the rule."""
 
 import itertools
 from collections.abc import Callable
@@ -20,7 +20,7 @@ N, GRID = 5, (3, 5)
 
 
 class SteppedPixelCNN(GatedPixelCNN):
-    """Without the compiled loop: what every other device than a CPU runs."""
+    """Without the compiled loop, as on a GPU."""
 
     def compiled_loop(self) -> None:
         return None
@@ -249,7 +249,7 @@ def test_a_prior_may_have_any_number_of_axes_and_no_compiled_loop(shape, num_cod
         sample(prior, uniforms[0])
 
 
-# What follows holds for both forms of `draw`: for tensors, and compiled for one sample.
+# Both forms of `draw`: for tensors, and compiled for one sample.
 
 
 def draw_compiled(logits: Tensor, uniforms: Tensor, rule: Rule) -> Tensor:
@@ -280,7 +280,7 @@ BELOW_ONE = 1 - 2**-53  # the largest uniform number
         ([1, 1, 1, 1], 0.25 - 2**-54, 0),
         ([1, 1, 1, 1], 0.75, 3),
         ([1, 1, 1, 1], BELOW_ONE, 3),
-        ([0, 0, 1, 1], 0.0, 2),  # what has no mass is never drawn, at neither end
+        ([0, 0, 1, 1], 0.0, 2),  # a code without mass is never drawn, at neither end
         ([1, 1, 0, 0], BELOW_ONE, 1),
         ([1, 0, 1, 0], 0.5, 2),
         ([0, 0, 1, 0], 0.7, 2),

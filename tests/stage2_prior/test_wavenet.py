@@ -1,4 +1,4 @@
-"""WaveNet: as a density (what a position sees, that it is normalised), and sampled from in all three ways."""
+"""WaveNet as a density (receptive field, normalisation), and its three ways of sampling."""
 
 import itertools
 import math
@@ -15,11 +15,11 @@ from stage2_prior.rule import Rule
 from stage2_prior.sampling import ReplayableStepper, sample, sample_naive
 from stage2_prior.wavenet import WaveNet
 
-N, LENGTH = 5, 23  # longer than what a position sees (11), and no multiple of anything
+N, LENGTH = 5, 23  # longer than the receptive field (11), and no multiple of anything
 
 
 class SteppedWaveNet(WaveNet):
-    """Without the compiled loop: what every other device than a CPU runs."""
+    """Without the compiled loop, as on a GPU."""
 
     def compiled_loop(self) -> None:
         return None
@@ -47,7 +47,7 @@ def conditions_for(prior: WaveNet, n: int = N, length: int = LENGTH) -> dict[str
     return conditions
 
 
-# What a position sees.
+# The receptive field.
 
 
 @pytest.mark.parametrize(("num_codebooks", "kernel_size", "length"), [(1, 2, 23), (3, 2, 16), (1, 3, 31), (2, 3, 25)])
@@ -61,11 +61,11 @@ def test_gradient_reaches_every_earlier_position_in_the_receptive_field_and_no_o
             table.register_forward_hook(lambda module, inputs, output, outputs=outputs: outputs.append(output))
     logits = prior(torch.randint(7, (1, length, num_codebooks) if num_codebooks > 1 else (1, length)))
     logits = logits if num_codebooks > 1 else logits[..., None]
-    probe = torch.randn(7, dtype=torch.float64)
+    direction = torch.randn(7, dtype=torch.float64)
     positions = torch.arange(length)
     for t, j in itertools.product(range(length), range(num_codebooks)):
         gradients = torch.autograd.grad(
-            probe @ logits[0, :, t, j], embedded + within, retain_graph=True, materialize_grads=True
+            direction @ logits[0, :, t, j], embedded + within, retain_graph=True, materialize_grads=True
         )
         reached = [gradient[0].abs().amax(-1) > 0 for gradient in gradients]
         visible = (positions < t) & (positions >= t - prior.receptive_field)
@@ -131,7 +131,7 @@ def test_a_layer_is_equation_2_and_so_is_its_gradient(kernel_size, dilation, loc
     torch.testing.assert_close(with_gradients(layer(x, labels, h)), expected, rtol=1e-10, atol=1e-9)
 
 
-# What the density is.
+# The density.
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_broken_weights_are_an_error(tiny_wavenet, kind, function, temperature):
 
 
 def test_a_step_recorded_once_is_right_for_every_position(tiny_wavenet):
-    """What CUDA does with launches, done here with PyTorch's operations: nothing of the position may be baked in."""
+    """As a CUDA graph replays kernels, here PyTorch operations are replayed: no position may be recorded in them."""
     prior = tiny_wavenet(**PRIORS["all"]).eval()
     uniforms, conditions = uniforms_for(prior), conditions_for(prior)
     known = torch.full(uniforms.shape, -1)
@@ -392,7 +392,7 @@ def test_replayed_on_cuda_equals_naive(tiny_wavenet, options, length):
         assert torch.equal(sample(prior, uniforms, **conditions, **rule, known=given), expected)
 
 
-# What is refused.
+# Refused input.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The audio classifier learns differences of sound, and depends neither on padding nor on loudness."""
+"""The audio classifier: it learns the classes, and ignores padding and loudness."""
 
 import math
 
@@ -96,6 +96,7 @@ def test_a_clip_is_moved_and_made_louder_whole(monkeypatch):
     assert moved.shape == (50, 1, 300 + 2 * 400) and (longer - lengths <= 800).all()
     loud = moved[:, 0].abs() > 0.5
     starts = loud.int().argmax(1)
+    # 50 draws of 401 starts: about 3 pairs are equal; 20 such pairs have a probability below 1e-10
     assert starts.unique().numel() > 30 and starts.max() <= 400
     for wave, length, result, start, end in zip(waves, lengths, moved, starts, longer, strict=True):
         torch.testing.assert_close(result[0, start : start + length], 10 * wave[0, :length])
@@ -120,7 +121,9 @@ def test_one_run_of_real_frames_is_blanked():
     x = torch.where(probing.mask(frames, 60), torch.rand(200, 40, 60), 0)
     blanked = probing.blanked(x, frames)
     changed = (blanked != x).any(1)
-    assert (changed.sum(1) <= 0.15 * frames + 1).all() and changed.any(1).float().mean() > 0.9
+    # A run of u * m frames, u uniform and m = 0.15 * (20 to 60), covers no frame with probability 1 / (2 m), on average
+    # 0.09. Fewer than 0.7 of 200 clips would be 10 deviations of sqrt(0.09 * 0.91 / 200) = 0.02 away.
+    assert (changed.sum(1) <= 0.15 * frames + 1).all() and changed.any(1).float().mean() > 0.7
     assert (changed.int().diff(dim=1).abs().sum(1) <= 2).all()  # in one piece
     assert not changed[~probing.mask(frames, 60)[:, 0]].any()
     place = changed.any(1).nonzero()[0, 0]

@@ -1,4 +1,4 @@
-"""Bits that pictures take as files, by the files' own sizes."""
+"""Bits per dimension of image files, by the files' own sizes."""
 
 import io
 
@@ -14,7 +14,7 @@ from pipelines.evaluation import file_rates
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures of 8x8 pixels in train/ and test/, and how to read them."""
+    """Images of 8x8 pixels in train/ and test/, and the arguments to read them with."""
     noise = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
     for number, pixels in enumerate(noise):
         part = tmp_path / "pictures" / ("train" if number < 4 else "test")

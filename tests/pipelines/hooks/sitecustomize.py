@@ -4,8 +4,9 @@
     NDR_TEST_SIGNAL="os.rename latest 2 SIGKILL self"         before it renames something to `latest` for the 2nd time
     NDR_TEST_SIGNAL="shutil.rmtree step-* 1 SIGTERM parent"   to its parent, before it first removes such a folder
 
-The events are Python's audit events of one path or, for os.rename (os.replace too), of its target; the pattern is that
-of the path's last part. So a test decides by itself when a process is killed, instead of watching its files.
+The events are Python's audit events, such as open, os.rename (os.replace too) and shutil.rmtree; the pattern is matched
+with the last part of their path, of os.rename the target's. So a test fixes the moment at which a process is killed,
+instead of watching its files.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Pictures of results: every pixel in its place, files whole or absent, figures that say what they should."""
+"""Images and plots of results: every pixel in its place, files whole or absent, the right curves and titles."""
 
 import math
 import os
@@ -20,7 +20,7 @@ def read(path) -> torch.Tensor:
 
 @pytest.fixture
 def titles(monkeypatch):
-    """What the axes of a figure are given to say."""
+    """The calls that draw or title the axes of a plot."""
     said = []
     for name in ("set_title", "set_ylabel", "set_yscale", "plot", "axhline", "stairs"):
         method = getattr(Axes, name)

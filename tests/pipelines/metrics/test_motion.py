@@ -1,4 +1,4 @@
-"""Shifts from frame to frame, on pictures that were shifted by a known number of columns."""
+"""Shifts from frame to frame, on images that were shifted by a known number of columns."""
 
 import pytest
 import torch
@@ -36,6 +36,8 @@ def test_turning_right_in_the_room_moves_the_picture_to_the_left():
     frames, actions = batch.x.movedim(2, 1), batch.actions
     found = horizontal_shifts(frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1)).reshape(8, 19).double()
     mean = {name: found[actions[:, 1:] == number] for number, name in enumerate(data.action_names)}
-    # a flat wall, or one with stripes just so far apart, deceives it now and then
-    assert (mean["right"] == -8).double().mean() > 0.8 and (mean["left"] == 8).double().mean() > 0.8
-    assert mean["forward"].mean().abs() < 2
+    # Room is drawn from its seed: here all 99 turns are found, and walking ahead shifts by -0.4 on average. Flat walls,
+    # or stripes one shift apart, may deceive a few of them in a room that is drawn in another way.
+    assert len(mean["right"]) + len(mean["left"]) > 90
+    assert (mean["right"] == -8).double().mean() > 0.9 and (mean["left"] == 8).double().mean() > 0.9
+    assert mean["forward"].mean().abs() < 1  # an eighth of a turn

@@ -1,4 +1,4 @@
-"""What codes know of phonemes: codes of which the answer is known."""
+"""How well codes predict phonemes: codes with a known answer."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_codes_that_are_the_phonemes_are_always_right():
 
 
 def test_random_codes_are_as_good_as_the_guess():
-    """In each half 8,000 frames, so of each of 4 codes about 2,000, of which the most frequent phoneme has about 1,000
+    """Each half has 8,000 frames, about 2,000 per code, of which the most frequent phoneme has about 1,000
     and the next 500, the difference deviating by sqrt(2,000 * (0.75 - 0.25^2)) = 37. A code is mapped to another than
     the most frequent phoneme if 500, 13 deviations, become 0: with a probability of 10^-39. Else it is the guess."""
     numbers, labels = clips(20, 800, 1, shares=(0.25, 0.5, 0.25, 0))

@@ -1,4 +1,4 @@
-"""Figures of sounds: values that can be worked out by hand, and none that padding changes."""
+"""Audio metrics: values worked out by hand, and independence of padding."""
 
 import math
 import warnings
@@ -94,7 +94,7 @@ def test_a_clip_is_intelligible_as_itself_and_less_so_in_noise(rate):
     made = waves + noise(2, 12_000, 5)
     noisy, _ = figures.stoi(waves, made, rate, full(waves))
     assert (noisy < 0.9).all() and (noisy > 0.2).all()
-    # which is the real one matters: its silence is left out, and what exceeds it by 15 dB cut off
+    # the order of arguments matters: silence of the first is left out, and the second clipped 15 dB above it
     assert noisy[0].item() == pytest.approx(stoi_of_arrays(waves[0, 0].numpy(), made[0, 0].numpy(), rate), rel=1e-4)
     silent, measured = figures.stoi(waves, torch.zeros_like(waves), rate, full(waves))
     assert measured.all() and silent.tolist() == pytest.approx([0, 0], abs=1e-6)  # nothing is understood: a figure

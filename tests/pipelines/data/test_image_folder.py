@@ -1,4 +1,4 @@
-"""Folders of pictures: layouts, formats, what cannot be read, and that pictures are decoded once."""
+"""Folders of images: layouts, formats, unreadable files, and that images are decoded once."""
 
 import io
 import os
@@ -28,7 +28,7 @@ def save(path: Path, color=RED, size=(8, 8), **options) -> Path:
 
 @pytest.fixture
 def folder(tmp_path):
-    """folder("a/0.png", ...) -> root: pictures 8x8, the n-th of grey level n."""
+    """folder("a/0.png", ...) -> root: images 8x8, the n-th of grey level n."""
 
     def make(*paths: str, root: Path = tmp_path / "pictures") -> Path:
         for number, path in enumerate(paths):
@@ -40,7 +40,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def load(tmp_path):
-    """load(root, ...) -> ImageFolder of 8x8 pictures with a cache of its own."""
+    """load(root, ...) -> ImageFolder of 8x8 images with a cache of its own."""
     defaults = {"cache": str(tmp_path / "cache"), "size": 8, "workers": 2}
     return lambda root, **options: ImageFolder(str(root), **defaults | options)
 
@@ -141,10 +141,10 @@ def test_transparent_parts_are_white(tmp_path):
 
 
 def test_exif_orientation_and_axes(tmp_path):
-    """A wide picture, red above blue, stored lying on its side, in a frame that is not square."""
+    """A wide image, red above blue, stored turned by 90 degrees, not square."""
     upright = Image.new("RGB", (12, 6), BLUE)
     upright.paste(RED, (0, 0, 12, 3))
-    turned = upright.transpose(Image.Transpose.ROTATE_90)  # what the tag undoes
+    turned = upright.transpose(Image.Transpose.ROTATE_90)  # the tag undoes it
     pixels = pixels_of(turned, "turned.png", tmp_path, shape=(3, 6, 12), exif=exif_turned())
     assert (pixels[0, :3] == RED[0]).all() and (pixels[0, 3:] == BLUE[0]).all()
 

@@ -1,4 +1,4 @@
-"""Data sets of sound: layouts, formats, what cannot be read, windows and items, and that sounds are decoded once.
+"""Audio data sets: layouts, formats, unreadable files, windows and items, and that files are decoded once.
 
 In most tests a recording is a *track*: pairs of samples (v, -v) of which each v occurs once in all tracks, so that a
 sample tells which recording it is of, and when it sounds there; and its mean is 0, so that it passes unchanged.
@@ -408,7 +408,7 @@ def test_a_split_moves(folder, load):
     assert len(split.resident("cpu").x) == 3 * 600 < len(split.x)
 
 
-# What a file becomes
+# Decoding of a file
 
 
 @pytest.mark.parametrize(("suffix", "options", "tolerance"), [
@@ -495,7 +495,7 @@ def test_a_peak_is_reached_but_a_hiss_stays_one(tmp_path):
     assert read_sound(save(tmp_path / "1.wav", sine(440, RATE, 0.1, 3.0), subtype="FLOAT"), RATE).max() == 1.0
 
 
-# What cannot be read
+# Unreadable files
 
 
 def content(sound: np.ndarray, suffix: str, **options) -> bytes:
@@ -513,7 +513,7 @@ def endless_flac() -> bytes:
 
 
 def damaged() -> dict[str, bytes]:
-    """Names and contents; what is said of each stands in `REASONS`."""
+    """Names and contents; the message for each is in `REASONS`."""
     noise = np.random.default_rng(0).uniform(-1, 1, 4000)
     wav, flac = content(noise, "wav"), content(noise, "flac")
     nan = content(np.where(np.arange(4000) == 7, np.nan, noise), "wav", subtype="FLOAT")
@@ -645,10 +645,10 @@ def test_sounds_are_decoded_once(folder, load, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(sounds, "_decode", None)
         again = load(root, validation_fraction=0.34)
-        for changed in ({"sample_rate_hz": 8000}, {"peak": 0.5}):  # of which the samples depend
+        for changed in ({"sample_rate_hz": 8000}, {"peak": 0.5}):  # the samples depend on these
             with pytest.raises(TypeError, match="not callable"):
                 load(root, validation_fraction=0.34, **changed)
-        load(root, validation_fraction=0.67, seed=1, crop=10, length=20)  # of which they do not
+        load(root, validation_fraction=0.67, seed=1, crop=10, length=20)  # and not on these
     assert torch.equal(everything(first, "train").x, everything(again, "train").x)
     save(root / "01.wav", track(9, 100))
     os.utime(root / "01.wav", ns=(0, 0))  # a change within the clock's resolution is a change

@@ -36,7 +36,7 @@ def actions_of(episode: int, length: int) -> list[int]:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Four episodes of 4x6 pixels; actions as integers, as text, as a comma-separated file and as pictures' text."""
+    """Four episodes of 4x6 pixels; actions as integers, as text, as a comma-separated file and as text in images."""
     root = tmp_path / "walks"
     for episode, length in enumerate(LENGTHS):
         own = root / f"episode_{episode}"
@@ -321,7 +321,7 @@ def test_wrong_settings_of_a_room_are_named(options, message):
         Room(**options)
 
 
-# Doom. What walks is tested without the engine; what is drawn needs the extra.
+# Doom. The walks are tested without the engine; rendering requires the extra.
 
 
 def walk_of(depth: np.ndarray, steps: int = 40, seed: int = 0) -> list[str]:
@@ -451,5 +451,5 @@ def test_settings_of_a_generation_out_of_range_are_named(tmp_path, key, value):
 
 def test_the_command_ends_in_one_line_where_it_cannot(tmp_path):
     command = [sys.executable, str(ROOT / "pipelines" / "make_doom_data.py"), "--folder", str(tmp_path / "x")]
-    result = subprocess.run([*command, "--episodes", "0"], capture_output=True, text=True, cwd=ROOT)
+    result = subprocess.run([*command, "--episodes", "0"], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert result.returncode == 2 and result.stderr == "error: --episodes: expected 2 to 10000, found 0\n"

@@ -1,4 +1,4 @@
-"""Splits of images: what augmentation may depend on, what a window is, and that no split sees another's items."""
+"""Splits of images: augmentation by counters alone, windows, and no item in two splits."""
 
 import dataclasses
 
@@ -169,7 +169,7 @@ def test_wrong_settings_are_named(make, message):
 
 
 def test_a_data_set_is_complete():
-    """What the attributes promise holds for the batches."""
+    """Batches have the shapes, dtypes and classes that the attributes declare."""
     data: Data = Digits()
     assert len(data.label_names) == len(data.classes) == 1 and data.num_classes == (10,)
     assert all(list(names) == sorted(names) for names in data.classes)
