@@ -27,7 +27,7 @@ from pipelines.generation.labels import conditioning_labels, decoder_labels, par
 from pipelines.generation.reconstruction import reconstruct
 from pipelines.generation.samples import Sampler, Samples
 from pipelines.generation.scores import Scores, score
-from pipelines.kinds import kind_of
+from pipelines.kinds import all_kinds, check_able, kind_of
 from pipelines.kinds.base import Written
 from pipelines.runs.chain import LoadedRun, load_run
 from pipelines.runs.figures import read_figures
@@ -198,23 +198,27 @@ class TrainedRun:
         """Writes a reconstruction of a file, or of each file of a folder, and a picture of all."""
         names = self._loaded.stage1.condition_on
         wanted = dict(labels) if isinstance(labels, Mapping) else parse_labels(labels, names)
+        check_able(self._kind, "reconstruct", self.folder)
         return self._kind.reconstruct(self._loaded, Path(source), _folder(out), wanted, seed, batch_size)
 
     def convert_files(self, source: str | Path, out: str | Path, label: str, target: str, seed: int = 0,
                       batch_size: int = 16) -> Written:
         """Writes each recording decoded with the class `target` of a label, such as another speaker."""
+        check_able(self._kind, "convert", self.folder)
         return self._kind.convert(self._loaded, Path(source), _folder(out), label, target, seed, batch_size)
 
     def predict_clips(self, out: str | Path, n: int = 8, context: int = 6, frames: int = 10,
                       actions: Sequence[str] = ("recorded",), data_root: Path | None = None, seed: int = 0,
                       batch_size: int = 64, **truncation: Any) -> Written:
         """Writes held-out clips, continued after `context` frames, conditioned on actions."""
+        check_able(self._kind, "predict", self.folder)
         return self._kind.predict(self._loaded, data_root, _folder(out), n, context, frames, actions, seed, batch_size,
                                   **truncation)
 
     def plot_latents(self, out: str | Path, data_root: Path | None = None, split: str | None = None, example: int = 0,
                      seed: int = 0, batch_size: int = 64) -> dict[str, Path | str]:
         """Writes figures of what the latents mean; returns their paths, or why one was left out, by title."""
+        check_able(self._kind, "plot_latents", self.folder)
         return self._kind.plot_latents(self._loaded, data_root, _folder(out), split, example, seed, batch_size)
 
     # --- checks ---------------------------------------------------------------------------------------------
@@ -235,8 +239,6 @@ class TrainedRun:
 
     def _check_options(self, options: Mapping[str, Any]) -> None:
         """Refuses options of other kinds of data, labels this run is not conditioned on, and misspelt names."""
-        from pipelines.kinds import all_kinds
-
         for name in options:
             able = [kind.name for kind in all_kinds().values() if name in kind.sample_flags]
             if self.kind in able:

@@ -26,6 +26,7 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.runs.facts import complete
     from pipelines.runs.store import claim_folder, run_of
     from pipelines.splits.base import label_columns
+    from pipelines.splits.noise import seed_weights
     from pipelines.training import distributed
     from pipelines.training.autoencoder import AutoencoderTask, check_fit
     from pipelines.training.loop import describe_best, train
@@ -44,7 +45,7 @@ def main(cfg: "DictConfig") -> None:
             "train": plain(cfg.stage1),
             "example": example.to_config(),
         }
-        torch.manual_seed(cfg.seed)
+        seed_weights(cfg.seed)
         autoencoder = build(config["autoencoder"])
         splits = {name: data.split(name) for name in ("train", "validation")}
         columns = label_columns("decoder_condition_on", config["condition_on"], data.label_names)

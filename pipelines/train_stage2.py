@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 @hydra_main("stage2", "prior", "condition_on", "condition_on_length", "train")
 def main(cfg: "DictConfig") -> None:
-    import torch
 
     from pipelines.data.codes import CodeData
     from pipelines.files.errors import InputError
@@ -27,6 +26,7 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.runs.store import claim_folder, run_of
     from pipelines.splits.base import label_columns
     from pipelines.splits.lengths import CLOCK_CHANNELS, length_counts
+    from pipelines.splits.noise import seed_weights
     from pipelines.training import distributed
     from pipelines.training.checkpoint import find_checkpoint, read_state
     from pipelines.training.loop import describe_best, train
@@ -65,7 +65,7 @@ def main(cfg: "DictConfig") -> None:
         if newest is not None and read_state(newest).stage1_hash != codes.stage1_hash:
             raise InputError(f"{run.codes}: expected the codes that this prior was trained on so far, found those of "
                              f"another stage 1; remove {run.stage2} or give the run another name")
-        torch.manual_seed(cfg.seed)
+        seed_weights(cfg.seed)
         prior = build(prior_config)
         check_prior(prior, sizes)
         splits = {name: codes.split(name) for name in ("train", "validation")}

@@ -67,7 +67,7 @@ def check_flags(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def naming_flags(arguments: argparse.Namespace) -> Iterator[None]:
-    """An error about an argument, `keep: expected ...` or `label digit: expected ...`, names the flag: `--keep: ...`."""
+    """An error about an argument, `keep: ...` or `label digit: ...`, names its flag, `--keep` or `--label digit`."""
     try:
         yield
     except InputError as error:

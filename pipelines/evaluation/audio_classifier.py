@@ -18,6 +18,7 @@ from torchaudio.transforms import MelSpectrogram
 
 from pipelines.evaluation.classifier import train_classifier
 from pipelines.splits.base import Batch, Split
+from pipelines.splits.noise import step_integers, step_normals, step_uniforms
 
 STEPS, BATCH, LR = 400, 64, 3e-3  # 11 epochs of the 2,290 spoken digits
 BANDS, UNITS = 40, 96
@@ -103,7 +104,7 @@ def augmented(waves: Tensor, lengths: Tensor, sample_rate_hz: int) -> tuple[Tens
     a random ratio to the clip's own power. Returns waves (b, 1, t + 2 s) and their lengths; drawn on the CPU."""
     lengths, number, most = lengths.cpu(), len(waves), round(SHIFT_S * sample_rate_hz)
     waves = torch.where(mask(lengths, waves.shape[-1]), waves.cpu(), 0)
-    before, after = torch.randint(0, most + 1, (2, number)).unbind()
+    before, after = step_integers(most + 1, 2, number).unbind()
     power = waves.square().sum(-1, keepdim=True) / lengths[:, None, None]
     shape = (number, 1, 1)
     gain = 10 ** (torch.empty(shape).uniform_(*GAIN_DB) / 20)
@@ -112,13 +113,13 @@ def augmented(waves: Tensor, lengths: Tensor, sample_rate_hz: int) -> tuple[Tens
     inside = (places >= 0) & (places < waves.shape[-1])
     moved = torch.where(inside, waves.gather(-1, places.clamp(0, waves.shape[-1] - 1)), 0)
     lengths = before + lengths + after
-    noisy = gain * (moved + level * torch.randn(moved.shape))
+    noisy = gain * (moved + level * step_normals(*moved.shape))
     return torch.where(mask(lengths, noisy.shape[-1]), noisy, 0), lengths
 
 
 def blanked(x: Tensor, frames: Tensor) -> Tensor:
     """Log-mel (b, m, f) with one run of up to MASK_SHARE of its frames at the mean of the clip."""
-    start, share = torch.rand(2, len(x)).to(x.device).unbind()
+    start, share = step_uniforms(2, len(x)).to(x.device).unbind()
     size = share * MASK_SHARE * frames
     start = start * (frames - size)
     places = torch.arange(x.shape[-1], device=x.device)

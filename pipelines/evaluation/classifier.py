@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipelines.splits.base import Batch, Split
-from pipelines.splits.order import step_items, step_seed
+from pipelines.splits.noise import seed_step
+from pipelines.splits.order import step_items
 
 
 def train_classifier(
@@ -19,12 +20,12 @@ def train_classifier(
 
     make: () -> the untrained model. logits: (model, batch) -> (b, num_classes), augmentation included. Whatever they
     draw from torch's global generator, the weights are a function of the split and `seed`."""
-    torch.manual_seed(step_seed(seed, 0))
+    seed_step(seed, 0)
     model = make().to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
     for step in tqdm(range(1, steps + 1), desc=title, leave=False, dynamic_ncols=True):
-        torch.manual_seed(step_seed(seed, step))
+        seed_step(seed, step)
         indices, _ = step_items(seed, step, batch_size, len(split))
         batch = split.batch(torch.from_numpy(indices))
         loss = F.cross_entropy(logits(model, batch), batch.labels[:, column].to(device))

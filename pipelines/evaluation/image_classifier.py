@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipelines.evaluation.classifier import train_classifier
 from pipelines.splits.base import Batch, Split
+from pipelines.splits.noise import step_integers
 
 STEPS, BATCH, LR = 1500, 128, 2e-3  # three and a half epochs of MNIST
 
@@ -53,5 +54,5 @@ def _scaled(images: Tensor) -> Tensor:
 def _shifted(images: Tensor, most: int) -> Tensor:
     """The batch moved by one random offset of up to `most` pixels each way; what comes in repeats the edge."""
     height, width = images.shape[-2:]
-    top, left = torch.randint(0, 2 * most + 1, (2,)).tolist()
+    top, left = step_integers(2 * most + 1, 2).tolist()
     return F.pad(images, (most, most, most, most), mode="replicate")[..., top : top + height, left : left + width]

@@ -32,8 +32,8 @@ def choose_labels(spec: CodeSpec, names: list[str], wanted: Mapping[str, str], d
         if name in wanted:
             chosen = class_number(f"label {name}", wanted[name], classes)
             if counts[chosen] == 0:
-                raise InputError(f"label {name}: expected a class that the prior was trained on, found {wanted[name]!r}, "
-                                 "which had no training examples")
+                raise InputError(f"label {name}: expected a class that the prior was trained on, found "
+                                 f"{wanted[name]!r}, which had no training examples")
             columns.append(torch.full((len(draws),), chosen))
         else:
             edges = np.cumsum(counts)

@@ -7,6 +7,7 @@ are found by looking, and import torch only where they use it, since verbs ask f
 
 import sys
 from functools import cache
+from pathlib import Path
 
 from pipelines.files.errors import InputError
 from pipelines.kinds.base import Kind
@@ -25,3 +26,10 @@ def kind_of(name: str) -> Kind:
     if name not in all_kinds():
         raise InputError(f"kind: expected one of {', '.join(all_kinds())}, found {name!r}")
     return all_kinds()[name]
+
+
+def check_able(kind: Kind, method: str, run: Path) -> None:
+    """Raises InputError where a kind leaves out a method, and names the kinds that have it."""
+    able = [name for name, other in all_kinds().items() if getattr(type(other), method) is not getattr(Kind, method)]
+    if kind.name not in able:
+        raise InputError(f"{run}: expected a run on {' or '.join(able)}, found one on {kind.name}")

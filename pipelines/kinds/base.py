@@ -1,6 +1,7 @@
 """What a kind of data has of its own, from the configuration to the evaluation.
 
-Methods import what they need: a kind is asked for its flags before torch is imported.
+Methods import what they need: a kind is asked for its flags before torch is imported. A kind leaves out the methods of
+verbs that it does not have: `pipelines.kinds.check_able` refuses them.
 """
 
 from __future__ import annotations
@@ -9,9 +10,7 @@ import argparse
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
-
-from pipelines.files.errors import InputError
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +44,7 @@ class Written:
 
 
 class Kind(ABC):
-    """A kind of data. A method that a kind does not have refuses in one line."""
+    """A kind of data."""
 
     name: str
     sample_flags: tuple[str, ...] = ()  # names of the flags that `add_sample_flags` adds
@@ -91,22 +90,22 @@ class Kind(ABC):
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                     batch_size: int) -> Written:
         """A file or a folder of files -> a reconstruction of each, and a picture of originals and reconstructions."""
-        self._refuse(loaded, "reconstruct")
+        raise NotImplementedError(self.name)
 
     def convert(self, loaded: LoadedRun, source: Path, out: Path, label: str, target: str, seed: int,
                 batch_size: int) -> Written:
         """A file or a folder of files -> each decoded with another class of one label."""
-        self._refuse(loaded, "convert_speaker")
+        raise NotImplementedError(self.name)
 
     def predict(self, loaded: LoadedRun, data_root: Path | None, out: Path, count: int, context: int, frames: int,
                 actions: Sequence[str], seed: int, batch_size: int, **truncation: Any) -> Written:
         """Held-out clips, continued."""
-        self._refuse(loaded, "predict_video")
+        raise NotImplementedError(self.name)
 
     def plot_latents(self, loaded: LoadedRun, data_root: Path | None, out: Path, split: str | None, example: int,
                      seed: int, batch_size: int) -> dict[str, Path | str]:
         """Pictures of what the latents mean: their paths, or why they were left out, by title."""
-        self._refuse(loaded, "plot_latents")
+        raise NotImplementedError(self.name)
 
     # --- evaluation -----------------------------------------------------------------------------------------
 
@@ -115,19 +114,3 @@ class Kind(ABC):
     def evaluation(self) -> ModuleType:
         """check(subject), figures(measured, subject, shared figures), rows(result) of the table, draw(measured,
         subject, result): what evaluate.py measures of this kind of data alone."""
-
-    def _refuse(self, loaded: LoadedRun, verb: str) -> NoReturn:
-        able = _kinds_with(verb)
-        raise InputError(f"{loaded.run.root}: expected a run on {' or '.join(able)}, found one on {self.name}")
-
-
-VERBS = {"reconstruct": "reconstruct", "convert_speaker": "convert", "predict_video": "predict",
-         "plot_latents": "plot_latents"}
-
-
-def _kinds_with(verb: str) -> list[str]:
-    """Names of the kinds that have a verb's method."""
-    from pipelines.kinds import all_kinds
-
-    method = VERBS[verb]
-    return [name for name, kind in all_kinds().items() if getattr(type(kind), method) is not getattr(Kind, method)]

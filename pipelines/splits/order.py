@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_ORDER, _STEP = 1, 2  # separate random streams for the two uses
+ORDER_STREAM, STEP_STREAM = 1, 2  # keeps the random numbers of the two uses apart
 
 
 @lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, num_items: int) -> np.ndarray:
     """The order of the items in epoch `epoch`, a permutation of `range(num_items)`: int64 (num_items,)."""
-    return np.random.default_rng([_ORDER, seed, epoch]).permutation(num_items)
+    return np.random.default_rng([ORDER_STREAM, seed, epoch]).permutation(num_items)
 
 
 def step_items(seed: int, step: int, batch_size: int, num_items: int) -> tuple[np.ndarray, np.ndarray]:
@@ -34,11 +34,6 @@ def step_items(seed: int, step: int, batch_size: int, num_items: int) -> tuple[n
         chosen = epochs == epoch
         indices[chosen] = epoch_order(seed, int(epoch), num_items)[offsets[chosen]]
     return indices, epochs
-
-
-def step_seed(seed: int, step: int) -> int:
-    """Seed of torch's global generator for one training step: a 63-bit mix of both numbers."""
-    return int(np.random.SeedSequence([_STEP, seed, step]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def spread(number: int, total: int) -> Tensor:

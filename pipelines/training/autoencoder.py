@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pipelines.files.errors import InputError
 from pipelines.splits.base import Batch, real_codes
-from pipelines.splits.noise import generator
+from pipelines.splits.noise import generator, step_permutation
 from pipelines.training import distributed
 from pipelines.training.log import RunLog
 from pipelines.training.loop import Task
@@ -85,7 +85,7 @@ class AutoencoderTask(Task):
             z = self.model.embed(next(batches).x)
             parts.append(distributed.gather_rows(z.movedim(1, -1).flatten(0, -2)))
         encodings = torch.cat(parts)
-        bottleneck.initialise(encodings[torch.randperm(len(encodings))[:wanted]])
+        bottleneck.initialise(encodings[step_permutation(len(encodings))[:wanted]])
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.model.bottleneck.after_step(optimizer)

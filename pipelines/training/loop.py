@@ -22,7 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.files.errors import InputError
 from pipelines.splits.base import Batch, Split
-from pipelines.splits.order import step_items, step_seed
+from pipelines.splits.noise import seed_step
+from pipelines.splits.order import step_items
 from pipelines.training import checkpoint, distributed
 from pipelines.training.checkpoint import State
 from pipelines.training.log import RunLog
@@ -103,7 +104,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
             return state
     else:
         with autocast(device, precision):
-            torch.manual_seed(step_seed(seed, 0))
+            seed_step(seed, 0)
             task.before_first_step(batch_of(step) for step in range(1, 1 << 62))
         if average is not None:
             average.load_state_dict(model.state_dict())
@@ -119,7 +120,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
 
     with stop_signals() as stop, _closing(log):
         for step in range(first_step + 1, settings.steps + 1):
-            torch.manual_seed(step_seed(seed, step))
+            seed_step(seed, step)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step)
             model.train()

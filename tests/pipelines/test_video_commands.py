@@ -12,7 +12,7 @@ from PIL import Image, ImageSequence
 
 from pipelines.data.codes import CodeData
 from pipelines.data.room import Room
-from pipelines.evaluation.measured import spread
+from pipelines.splits.order import spread
 from pipelines.evaluation.video import fidelity
 from pipelines.files.errors import InputError
 from pipelines.generation.continuation import predict

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from pipelines.splits.order import epoch_order, step_items, step_seed
+from pipelines.splits.noise import step_seed
+from pipelines.splits.order import epoch_order, step_items
 
 
 def test_every_item_comes_once_an_epoch_and_batches_leave_no_gap():
