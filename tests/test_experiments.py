@@ -57,7 +57,7 @@ def test_training_yaml_lists_every_setting(stage):
 class Example:
     """The data set of an experiment without its files: one example of the size that class and configuration tell."""
 
-    variance, sample_rate_hz, num_codes = 4000.0, 8000, 512
+    variance, num_codes, facts = 4000.0, 512, {"sample_rate_hz": 8000, "num_codes": 512}
 
     def __init__(self, cfg):
         data = find_target(cfg.data._target_, trusted_only=False)
@@ -167,9 +167,12 @@ def test_only_facts_that_are_asked_for_are_computed_and_others_are_refused():
         complete_prior(cfg, sizes)
 
 
-def test_facts_of_the_kind_of_data_can_be_handed_in():
+def test_a_data_set_may_have_facts_of_its_own():
+    class Wide(Example):
+        facts = {"width": 24}
+
     cfg = composed(["experiment=mnist", "autoencoder.encoder.hidden=${facts.width}"])
-    assert complete(cfg, Example(cfg), {"width": 24})["decoder"]["hidden"] == 24
+    assert complete(cfg, Wide(cfg))["decoder"]["hidden"] == 24
 
 
 def test_a_prior_of_other_sizes_than_the_codes_is_refused():

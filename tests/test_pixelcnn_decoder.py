@@ -23,7 +23,7 @@ SMALL = [
 
 
 class Pixels:
-    kind, label_names, classes = "image", (), ()
+    kind, label_names, classes, facts = "image", (), (), {}
 
     def __init__(self, channels=1):
         self.shape = (channels, HEIGHT, WIDTH)

@@ -41,7 +41,7 @@ def initialise(module, dtype):
 class Images:
     """The data set that an autoencoder is completed for."""
 
-    kind, label_names, classes, variance, shape = "image", (), (), 4000.0, (1, 8, 12)
+    kind, label_names, classes, variance, shape, facts = "image", (), (), 4000.0, (1, 8, 12), {}
 
     @classmethod
     def batch(cls):

@@ -29,7 +29,7 @@ class Pair:
         cfg = composed(["~experiment", f"autoencoder={name}"])
         if "num_classes" in FACT.findall(OmegaConf.to_yaml(cfg.autoencoder)):
             cfg = composed(["~experiment", f"autoencoder={name}", "decoder_condition_on=[who]"])
-        config = complete(cfg, Examples(shape), Examples.facts)
+        config = complete(cfg, Examples(shape))
         torch.manual_seed(0)
         self.model = build(config).double()
         generator = torch.Generator().manual_seed(1)

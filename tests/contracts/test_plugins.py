@@ -54,7 +54,7 @@ def test_both_stages_run_with_them_and_a_saved_run_names_them(folder, named, tmp
         verb.main.__wrapped__(composed(arguments))
     stage1, stage2 = load_stage1(Run(tmp_path / "toy"), CPU), load_stage2(Run(tmp_path / "toy"), CPU)
     data = load_data(Run(tmp_path / "toy"), stage1, None)
-    assert data.name == "stripes" and stage1.state["step"] == stage2.state["step"] == 4
+    assert data.name == "stripes" and stage1.state.step == stage2.state.step == 4
     labels = torch.tensor([[0], [1], [0]])
     codes = sample(stage2.module, torch.rand(3, *stage2.module.size, dtype=torch.float64), labels)
     assert stage1.module.decode(codes).shape == (3, *data.shape)
@@ -66,12 +66,32 @@ def test_both_stages_run_with_them_and_a_saved_run_names_them(folder, named, tmp
         load_data(Run(tmp_path / "toy"), stage1, None)
 
 
+def test_a_kind_of_data_and_a_metric_are_one_file_each(folder, tmp_path):
+    """Both stages, evaluation and samples of textures, a kind with flags, local features and figures of its own."""
+    arguments = ["~experiment", "data=texture", *CHOICES[2:5], "prior=gated_pixelcnn", "prior.channels=8",
+                 "prior.num_layers=1", *STEPS, f"runs_dir={tmp_path}", "run=texture"]
+    code = (
+        "import sys; from pipelines import evaluate, extract_codes, train_stage1, train_stage2; "
+        "from pipelines.runs.config import composed\n"
+        "for verb in (train_stage1, extract_codes, train_stage2, evaluate):\n"
+        "    verb.main.__wrapped__(composed(sys.argv[1:]))\n"
+        "from pipelines import load\n"
+        f"run = load({str(tmp_path / 'texture')!r}, 'cpu')\n"
+        "print(run.sample(3, columns=1).save('made'), run.figures['contrast'], run.figures['largest_error'])\n")
+    result = run("-c", code, *arguments, folder=folder, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "contrast" in result.stdout and "largest error, levels" in result.stdout
+    assert len(list((tmp_path / "made").glob("0*.txt"))) == 3
+    listed = run(ROOT / "pipelines" / "sample.py", "--help", folder=folder, cwd=tmp_path)
+    assert "--columns COLUMNS" in listed.stdout
+
+
 def test_they_pass_the_contract_tests(folder):
-    selection = ["-k", "toy and not plugins", "-p", "no:cacheprovider"]
+    selection = ["-k", "(toy or texture or LargestError) and not plugins", "-p", "no:cacheprovider"]
     result = run("-m", "pytest", Path(__file__).parent, *selection, folder=folder, cwd=ROOT)
     assert result.returncode == 0, result.stdout[-3000:]
     passed = int(result.stdout.split(" passed")[0].split()[-1])
-    assert passed > 40  # of each of the five groups all tests
+    assert passed > 40  # all tests of each of the seven groups
 
 
 def test_only_what_lies_in_the_named_folders_is_trusted(folder, named, monkeypatch):

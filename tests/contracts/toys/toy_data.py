@@ -32,3 +32,9 @@ class Stripes(Data):
     def _split(self, name: str) -> ImageSplit:
         rows = self.rows[name]
         return ImageSplit(self.images, self.labels[rows], rows, size=self.shape[1:])
+
+
+class Textures(Stripes):
+    """The same stripes as a kind of their own, kinds/texture.py."""
+
+    kind = "texture"

@@ -1,0 +1,77 @@
+"""What every kind of data keeps, the project's and those in the user's folders: found by globbing."""
+
+import argparse
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from pipelines.api import load
+from pipelines.files.errors import InputError
+from pipelines.kinds import all_kinds, check_able, kind_of
+from pipelines.kinds.base import Kind
+
+OPTIONAL = ("reconstruct", "convert", "predict", "plot_latents")
+
+
+def pytest_generate_tests(metafunc):
+    if "kind_name" in metafunc.fixturenames:
+        metafunc.parametrize("kind_name", all_kinds())
+
+
+def test_its_flags_are_those_that_it_names(kind_name):
+    kind, parser = kind_of(kind_name), argparse.ArgumentParser()
+    kind.add_sample_flags(parser.add_argument_group("own"))
+    added = vars(parser.parse_args([]))
+    assert set(added) == set(kind.sample_flags) and all(value is None for value in added.values())
+
+
+def test_no_two_kinds_share_a_flag():
+    flags = [flag for kind in all_kinds().values() for flag in kind.sample_flags]
+    assert len(flags) == len(set(flags)) and {"complete", "seconds", "actions"} <= set(flags)
+
+
+def test_it_measures_by_four_functions(kind_name):
+    evaluation = kind_of(kind_name).evaluation
+    for name, parameters in {"check": 1, "figures": 3, "rows": 1, "draw": 3}.items():
+        assert len(inspect.signature(getattr(evaluation, name)).parameters) == parameters, name
+
+
+def test_what_it_leaves_out_is_refused_and_those_that_have_it_are_named(kind_name, tmp_path):
+    kind = kind_of(kind_name)
+    for method in OPTIONAL:
+        able = [name for name, other in all_kinds().items() if method in vars(type(other))]
+        if kind_name in able:
+            check_able(kind, method, tmp_path)
+            continue
+        with pytest.raises(InputError, match=f"expected a run on {' or '.join(able)}, found one on {kind_name}$"):
+            check_able(kind, method, tmp_path)
+
+
+def test_signatures_are_those_of_the_base(kind_name):
+    """What verbs and the door pass by name arrives: a method of a kind takes the parameters that `Kind` names."""
+    kind = type(kind_of(kind_name))
+    for name in (*OPTIONAL, "show", "code_fields", "sampler_options", "write_samples", "read", "check_views"):
+        base, own = (list(inspect.signature(getattr(cls, name)).parameters) for cls in (Kind, kind))
+        assert own == base, name
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(InputError, match="^kind: expected one of .*image.*, found 'smell'$"):
+        kind_of("smell")
+
+
+def test_flags_are_known_before_torch_is_imported():
+    code = ("import sys; from pipelines.kinds import all_kinds; assert len(all_kinds()) >= 4; "
+            "assert 'torch' not in sys.modules and 'numpy' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fsdd"])
+def test_items_of_another_type_are_refused_in_one_line(name):
+    run = load(name, "cpu")
+    for x in (3, "nowhere.xyz", [], {"a": 1}):
+        with pytest.raises(InputError) as refusal:
+            run.encode(x)
+        assert "expected" in str(refusal.value) and "found" in str(refusal.value) and "\n" not in str(refusal.value)
