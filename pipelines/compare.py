@@ -12,13 +12,14 @@ metrics.json become runs/compare_SET/{table.md, table.json, reconstructions.png,
 import argparse
 from pathlib import Path
 
+from pipelines.commands.flags import VerbParser
 from pipelines.commands.processes import run_verb
 from pipelines.files.errors import InputError, one_line_errors
 from pipelines.files.places import config_names
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Trains a set of systems and writes one table and one figure of them.")
+    parser = VerbParser(__doc__)
     parser.add_argument("set", help=f"one of {', '.join(config_names('compare'))}")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of all systems, as for the verbs")
     parser.add_argument("--only", action="append", default=[], metavar="SYSTEM", help="only this system (repeatable)")

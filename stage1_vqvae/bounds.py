@@ -14,14 +14,18 @@ import torch
 from torch import Tensor
 
 
-class Distribution(Protocol):
-    """The interface of a posterior, e.g. torch.distributions.Normal; a prior needs log_prob only."""
-
-    def icdf(self, value: Tensor) -> Tensor:
-        """Uniforms (b, *latent) -> a sample z of the same shape."""
+class Density(Protocol):
+    """The interface of a prior."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         """z (b, *latent) -> (b, ...), terms to be summed: one per element, or the total (b,)."""
+
+
+class Distribution(Density, Protocol):
+    """The interface of a posterior, e.g. torch.distributions.Normal."""
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """Uniforms (b, *latent) -> a sample z of the same shape."""
 
 
 def elbo(log_px_z: Tensor, log_pz: Tensor, log_qz: Tensor) -> Tensor:
@@ -42,7 +46,7 @@ def iwae(log_w: Tensor) -> Tensor:
 
 @torch.no_grad()
 def log_weights(
-    log_likelihood: Callable[[Tensor], Tensor], posterior: Distribution, prior: Distribution, uniforms: Iterable[Tensor]
+    log_likelihood: Callable[[Tensor], Tensor], posterior: Distribution, prior: Density, uniforms: Iterable[Tensor]
 ) -> Tensor:
     """(k, b) float64: `elbo` of k samples of the posterior, one per element of `uniforms`, each (b, *latent) float64 in
     [0, 1).

@@ -21,11 +21,12 @@ class CodeEncoder(nn.Module):
         self.encoder = encoder
         self.embeddings = nn.ModuleList(nn.Embedding(num_codes, channels) for _ in range(in_channels))
         for table in self.embeddings:
-            nn.init.normal_(table.weight, std=in_channels**-0.5)  # the sum has unit variance
+            nn.init.normal_(table.get_parameter("weight"), std=in_channels**-0.5)  # the sum has unit variance
 
     def forward(self, x: Tensor) -> Tensor:
         embedded = sum(table(codes) for table, codes in zip(self.embeddings, x.unbind(1), strict=True)).movedim(-1, 1)
-        bottom, right = (-size % self.encoder.stride for size in x.shape[2:])
+        stride: int = self.encoder.stride  # type: ignore[assignment]
+        bottom, right = (-size % stride for size in x.shape[2:])
         return self.encoder(F.pad(embedded, (0, right, 0, bottom)))
 
 

@@ -19,7 +19,9 @@ from stage1_vqvae.image import ResidualBlock, initialise, units_of_halvings
 class CausalConv3d(nn.Conv3d):
     """Divides each axis by its stride s. An output frame sees its own s input frames and earlier ones."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: tuple[int, ...], stride: tuple[int, ...]):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: tuple[int, int, int], stride: tuple[int, int, int]
+    ):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding=_padding(kernel_size, stride))
         self.before = kernel_size[0] - stride[0]
 
@@ -30,20 +32,22 @@ class CausalConv3d(nn.Conv3d):
 class CausalConvTranspose3d(nn.ConvTranspose3d):
     """Multiplies each axis by its stride s. An input frame reaches its own s output frames and later ones."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: tuple[int, ...], stride: tuple[int, ...]):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: tuple[int, int, int], stride: tuple[int, int, int]
+    ):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding=_padding(kernel_size, stride))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x)[:, :, : x.shape[2] * self.stride[0]]
 
 
-def _padding(kernel_size: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, int, int]:
+def _padding(kernel_size: tuple[int, int, int], stride: tuple[int, int, int]) -> tuple[int, int, int]:
     """None in time, which `forward` pads on one side; height and width equally on both sides."""
     return 0, (kernel_size[1] - stride[1]) // 2, (kernel_size[2] - stride[2]) // 2
 
 
 def _convolution(in_channels: int, out_channels: int, size: int) -> CausalConv3d:
-    return CausalConv3d(in_channels, out_channels, (size,) * 3, (1, 1, 1))
+    return CausalConv3d(in_channels, out_channels, (size, size, size), (1, 1, 1))
 
 
 def _residual_stack(channels: int, hidden: int, num_blocks: int) -> nn.Sequential:
@@ -60,8 +64,8 @@ def _strides(num_downsamplings: int, temporal_stride: int) -> list[tuple[int, in
     return [(1, 2, 2)] * (num_downsamplings - 1) + [(temporal_stride, 2, 2)]
 
 
-def _window(stride: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(2 * step for step in stride)
+def _window(stride: tuple[int, int, int]) -> tuple[int, int, int]:
+    return 2 * stride[0], 2 * stride[1], 2 * stride[2]
 
 
 class VideoEncoder(nn.Module):

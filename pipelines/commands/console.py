@@ -9,16 +9,18 @@ import runpy
 import sys
 from pathlib import Path
 
+from pipelines.commands.help import columns
+
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def verbs() -> dict[str, str]:
-    """{"train-stage1": the first line of its docstring, ...}, sorted by name; no verb is imported."""
+    """{"train-stage1": the first paragraph of its docstring, ...}, sorted by name; no verb is imported."""
     found = {}
     for path in sorted(PACKAGE.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if any(isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'" for node in tree.body):
-            found[path.stem.replace("_", "-")] = (ast.get_docstring(tree) or "").partition("\n")[0]
+            found[path.stem.replace("_", "-")] = " ".join((ast.get_docstring(tree) or "").partition("\n\n")[0].split())
     return found
 
 
@@ -39,10 +41,8 @@ def main() -> None:
 
 
 def listing(known: dict[str, str]) -> str:
-    width = max(map(len, known))
     return "\n".join([
-        "usage: ndr VERB [...]", "",
-        *(f"  {verb:<{width}}  {summary}" for verb, summary in known.items()), "",
+        "usage: ndr VERB [...]", "", columns(known), "",
         "`ndr VERB --help` says more. Runs are written to runs/, data are read from $DATA_ROOT, else data/.",
     ])
 

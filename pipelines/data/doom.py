@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -120,7 +120,7 @@ def _write(folder: Path, files: dict[str, np.ndarray | str]) -> dict[str, str]:
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
 
 
-def _episodes(episodes: int, frames: int, seed: int) -> Iterator[tuple[str, dict[str, np.ndarray | str]]]:
+def _episodes(episodes: int, frames: int, seed: int) -> Generator[tuple[str, dict[str, np.ndarray | str]], None, None]:
     """The name and the files of each episode, place by place, with one engine per place."""
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):  # the engine leaves _vizdoom* behind
         for place, name in enumerate(PLACES):

@@ -87,9 +87,8 @@ def decode_pictures(
     images are finished. Raises OSError if the disk is too full for the file, and
     `concurrent.futures.process.BrokenProcessPool` if a process was killed.
     """
-    with open(target, "wb") as file:
-        with naming(target):  # a full disk fails now, not after an hour of decoding
-            os.posix_fallocate(file.fileno(), 0, len(paths) * math.prod(shape))
+    with open(target, "wb") as file, naming(target):  # a full disk fails now, not after an hour of decoding
+        os.posix_fallocate(file.fileno(), 0, len(paths) * math.prod(shape))
     tasks = [(target, start, paths[start : start + CHUNK], shape) for start in range(0, len(paths), CHUNK)]
     unreadable: dict[int, str] = {}
     with ProcessPoolExecutor(min(workers, len(tasks))) as pool:

@@ -46,8 +46,8 @@ COLUMNS = {  # keys of table.json: their titles in table.md, and how a row is pr
 LEGEND = (
     "Bounds in bits/dim: under the training prior (for discrete systems with their likeliest codes), under the\n"
     "learned prior, and with one or several posterior samples. Bits per example of the latents: under the training\n"
-    "prior (for sampled latents the KL, which is the rate that those bounds pay), by code frequencies (unigram), under\n"
-    "the learned prior. Decoder evaluations are those of training."
+    "prior (for sampled latents the KL, which is the rate that those bounds pay), by code frequencies (unigram),\n"
+    "under the learned prior. Decoder evaluations are those of training."
 )
 
 

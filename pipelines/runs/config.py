@@ -52,7 +52,7 @@ def composed(overrides: list[str]) -> DictConfig:
     return settle_bottleneck(cfg, hydra)
 
 
-def settle_bottleneck(cfg: DictConfig, hydra: DictConfig) -> DictConfig:
+def settle_bottleneck(cfg: DictConfig, hydra: Any) -> DictConfig:
     """Gives the chosen bottleneck the experiment's settings for it. Raises InputError for a setting that it lacks.
 
     An experiment keeps its settings of bottlenecks apart, by the names of their yaml:

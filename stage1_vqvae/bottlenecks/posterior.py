@@ -7,14 +7,14 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from stage1_vqvae.bounds import Distribution
+from stage1_vqvae.bounds import Density
 
 
 class Posterior(ABC):
     """The distribution of the latents of b examples, independent of each other, in float64."""
 
     noise: tuple[int, ...]  # one uniform per latent
-    prior: Distribution  # the training prior
+    prior: Density  # the training prior
 
     @abstractmethod
     def icdf(self, value: Tensor) -> Tensor:

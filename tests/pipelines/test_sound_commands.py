@@ -87,10 +87,11 @@ def test_samples_have_the_labels_and_the_lengths_that_were_asked_for(run, comman
 
 
 def test_conversion_keeps_codes_and_length_and_changes_the_voice(run, recordings, command, tmp_path):
-    result = command("convert_speaker", "--run", str(run), "--input", str(recordings / "7_ann_0.wav"), "--speaker", "bob",
-                     "--out", str(tmp_path / "bob"))
+    result = command("convert_speaker", "--run", str(run), "--input", str(recordings / "7_ann_0.wav"),
+                     "--speaker", "bob", "--out", str(tmp_path / "bob"))
     assert "1 conversions to bob" in result.stdout
-    command("convert_speaker", "--run", str(run), "--input", str(recordings), "--speaker", "ann", "--out", str(tmp_path / "ann"))
+    command("convert_speaker", "--run", str(run), "--input", str(recordings), "--speaker", "ann",
+            "--out", str(tmp_path / "ann"))
     (one,) = waves(tmp_path / "bob").values()
     original = soundfile.read(recordings / "7_ann_0.wav")[0]
     assert len(one) == len(original) and len(waves(tmp_path / "ann")) == 28
@@ -105,7 +106,8 @@ def test_reconstruct_takes_any_rate_and_needs_the_speaker(run, command, tmp_path
     (wave,) = waves(tmp_path / "out").values()
     assert len(wave) == -(-2000 * 8000 // 44_100)
     refused = command(*base, check=False)
-    assert refused.returncode == 2 and refused.stderr.strip().splitlines()[-1].startswith("error: --label: expected speaker=")
+    assert refused.returncode == 2
+    assert refused.stderr.strip().splitlines()[-1].startswith("error: --label: expected speaker=")
 
 
 def test_evaluation_counts_no_padding(run, arguments, command):
@@ -136,7 +138,8 @@ def test_classifiers_listen_when_they_are_asked(run, arguments, command, monkeyp
     ("sample", ["--label", "digit=5"], "error: --label digit: expected one of 0, 7, found '5'"),
     ("sample", ["--seconds", "9"], "error: --seconds: expected more than 0, at most 0.128, found 9.0"),
     ("sample", ["--complete", "x.png"], "error: --complete: expected a run on image,"),
-    ("convert_speaker", ["--input", ".", "--speaker", "eve"], "error: --speaker: expected one of ann, bob, found 'eve'"),
+    ("convert_speaker", ["--input", ".", "--speaker", "eve"],
+     "error: --speaker: expected one of ann, bob, found 'eve'"),
     ("convert_speaker", ["--input", "nothing", "--speaker", "ann"], "error: nothing: expected an audio file"),
 ])
 def test_bad_requests_are_one_line(run, command, script, flags, message):
@@ -163,7 +166,8 @@ def test_the_speech_that_comes_with_the_project_samples_and_converts(command, tm
     (wave,), (again,) = (waves(tmp_path / name).values() for name in ("one", "two"))
     assert np.array_equal(wave, again) and len(wave) > 1000 and np.abs(wave).max() > 1000
     (path,) = (tmp_path / "one").glob("*.wav")
-    command("convert_speaker", "--run", str(run), "--input", str(path), "--speaker", "theo", "--out", str(tmp_path / "theo"))
+    command("convert_speaker", "--run", str(run), "--input", str(path), "--speaker", "theo",
+            "--out", str(tmp_path / "theo"))
     (converted,) = waves(tmp_path / "theo").values()
     assert len(converted) == len(wave) and not np.array_equal(converted, wave)
 
@@ -172,6 +176,7 @@ def test_sound_without_codes_trains_and_is_heard(arguments, command):
     """An autoencoder of sound: its example for TensorBoard is made of latents, which need not be codes."""
     chosen = ["~experiment", "data=fsdd", "prior=wavenet", "autoencoder=speech", "autoencoder/bottleneck=identity",
               "decoder_condition_on=[speaker]", "stage1.grad_clip=1.0"]
-    kept = [argument for argument in arguments[0] if not argument.startswith(("experiment=", "run=", "autoencoder.bottl"))]
+    own = ("experiment=", "run=", "autoencoder.bottleneck")
+    kept = [argument for argument in arguments[0] if not argument.startswith(own)]
     result = command("train_stage1", *chosen, *kept, "autoencoder.bottleneck.dim=4", "run=ae", "stage1.steps=10")
     assert "stage 1 is trained" in result.stdout

@@ -12,12 +12,12 @@ from PIL import Image, ImageSequence
 
 from pipelines.data.codes import CodeData
 from pipelines.data.room import Room
-from pipelines.splits.order import spread
 from pipelines.evaluation.video import fidelity
 from pipelines.files.errors import InputError
 from pipelines.generation.continuation import predict
 from pipelines.runs.chain import load_run
 from pipelines.runs.store import Run
+from pipelines.splits.order import spread
 
 ROOM = {"episodes": 8, "frames": 16, "size": 12, "clip_length": 8, "validation_fraction": 0.25}
 TINY = [

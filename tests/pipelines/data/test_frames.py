@@ -203,7 +203,8 @@ def replace_text(text, name="episode_1/actions.txt"):
     (replace_text(b"1\n" * 11), "episode_1/actions.txt: expected 12 actions, one for each frame, found 11"),
     (replace_text(b"1\n" * 11 + b"\n"), "actions.txt: expected an action in each line, found none in line 12"),
     (replace_text(b"\xff\xfe" * 12), "actions.txt: expected text, found"),
-    (replace_text(b"", "episode_0/actions.npy"), "actions.npy: expected a NumPy array, found a file that cannot be read"),
+    (replace_text(b"", "episode_0/actions.npy"),
+     "actions.npy: expected a NumPy array, found a file that cannot be read"),
     (lambda root: np.save(root / "episode_0/actions.npy", np.zeros(7)),
      r"actions.npy: expected integers \(frames,\) or \(frames, k\), found float64 \(7,\)"),
     (lambda root: np.save(root / "episode_0/actions.npy", np.zeros(8, int)), "actions.npy: expected 7 actions"),
@@ -313,7 +314,8 @@ def test_a_room_looks_like_one():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"size": 18}, "data.size: expected a multiple of 4, found 18"), ({"frames": 0}, "data.frames: expected a number >= 1"),
+    ({"size": 18}, "data.size: expected a multiple of 4, found 18"),
+    ({"frames": 0}, "data.frames: expected a number >= 1"),
     ({"episodes": 1}, "data.episodes: expected a number >= 2, found 1"), ({"clip_length": 65}, "data.clip_length"),
 ])
 def test_wrong_settings_of_a_room_are_named(options, message):

@@ -173,7 +173,8 @@ def test_librispeech_as_published(folder, load, tmp_path):
     ({"test_subsets": ["test-clean"]}, "data.test_subsets: expected SPEAKER.* in .*test-clean, found none"),
     ({"validation_subsets": ["train-clean-100"]}, "data.validation_subsets: expected each subset once, found train-cl"),
     ({"train_subsets": ["../sounds/train-clean-100"]}, "data.train_subsets: expected a folder"),
-    ({"train_subsets": [], "test_subsets": ["dev-clean"]}, "expected audio files for training, found 1 of other splits"),
+    ({"train_subsets": [], "test_subsets": ["dev-clean"]},
+     "expected audio files for training, found 1 of other splits"),
 ])
 def test_librispeech_subsets_are_checked(options, message, folder, load):
     root = folder({"train-clean-100/1/2/1-2-0000.flac": 100, "dev-clean/3/4/3-4-0000.flac": 100})
@@ -678,14 +679,16 @@ def note(notes: Path, lengths: list) -> None:
 @pytest.mark.parametrize(("damage", "message"), [
     (lambda samples, notes: os.truncate(samples, 100), "i16: expected 400 bytes, found 100; remove it"),
     (lambda samples, notes: samples.unlink(), "i16: expected 400 bytes, found 0; remove it"),
-    (lambda samples, notes: notes.write_bytes(b""), "json: expected lengths of decoded files, found other content; remove it"),
+    (lambda samples, notes: notes.write_bytes(b""),
+     "json: expected lengths of decoded files, found other content; remove it"),
     (lambda samples, notes: notes.write_text("[]"), "json: expected lengths of decoded files, found other content"),
     (lambda samples, notes: notes.write_text("{}"), "json: expected lengths of decoded files, found other content"),
     (lambda samples, notes: note(notes, ["a"]), "json: expected lengths of decoded files, found other content"),
     (lambda samples, notes: note(notes, [200]), "json: expected the lengths of 2 audio files, found others; remove it"),
     (lambda samples, notes: note(notes, [[200, 0]]), "json: expected the lengths of 2 audio files"),
     (lambda samples, notes: note(notes, [300, -100]), "json: expected the lengths of 2 audio files"),
-    (lambda samples, notes: (note(notes, [0, 0]), os.truncate(samples, 0)), "json: expected the lengths of 2 audio files"),
+    (lambda samples, notes: (note(notes, [0, 0]), os.truncate(samples, 0)),
+     "json: expected the lengths of 2 audio files"),
 ], ids=["cut", "gone", "empty notes", "a list", "no keys", "no numbers", "too few", "nested", "negative", "nothing"])
 def test_a_damaged_cache_is_named(damage, message, folder, load, tmp_path):
     root = folder(flat(2))

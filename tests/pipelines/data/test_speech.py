@@ -175,7 +175,8 @@ def test_a_killed_synthesiser_leaves_nothing_that_looks_whole(spoken, tmp_path, 
 
     with monkeypatch.context() as patch:
         patch.setattr(speech.subprocess, "Popen", Killed)
-        with pytest.raises(InputError, match=f"expected {CLIPS} clips, found that the synthesiser ended after .* status -9"):
+        message = f"expected {CLIPS} clips, found that the synthesiser ended after .* status -9"
+        with pytest.raises(InputError, match=message):
             generate_speech(tmp_path, CLIPS, 1, 6, 0, workers=1)
     folder = tmp_path / spoken.name
     assert (folder / "00000.flac").exists() and not (folder / "clips.json").exists()
