@@ -229,9 +229,10 @@ def test_a_parent_that_was_trained_anew_is_refused_everywhere(copied):
         with pytest.raises(InputError, match="bottom/codes: expected to be used with the stage 1 it was made with"):
             call(command, *top(copied))
     call(extract_codes, *BOTTOM, *STEPS, f"runs_dir={copied}", "extract.overwrite=true")
-    for command in (extract_codes, evaluate):
-        with pytest.raises(InputError, match="config.yaml: parent.stage1_hash: expected .* as in training, found"):
-            call(command, *top(copied))
+    with pytest.raises(InputError, match="config.yaml: parent.stage1_hash: expected .* as in training, found"):
+        call(extract_codes, *top(copied))
+    with pytest.raises(InputError, match="parent.stage1_hash: expected .* as in training|was trained anew"):
+        call(evaluate, *top(copied))
     with pytest.raises(InputError, match=r"example.facts.parent.stage1_hash: expected .* as in this run so far, found"):
         call(train_stage1, *top(copied))
 

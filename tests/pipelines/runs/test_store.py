@@ -11,7 +11,7 @@ from pipelines.files.errors import InputError
 from pipelines.runs.chain import load_run
 from pipelines.runs.store import Run, load_stage1, load_stage2, stage1_hash
 from pipelines.training import checkpoint
-from pipelines.training.checkpoint import find_checkpoint, read_state, save_checkpoint
+from pipelines.training.checkpoint import find_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -87,10 +87,9 @@ def test_a_run_is_loaded_with_what_it_has(run):
 
 
 def test_a_prior_of_another_stage_1_is_refused(run):
-    loaded = load_run(run, CPU)
-    loaded.stage1.module.decoder.layers[0].bias.add_(1)
-    state = read_state(loaded.stage1.step_folder)
-    save_checkpoint(run.stage1, state, loaded.stage1.module.state_dict(), None, None)
-    assert stage1_hash(load_stage1(run, CPU)) != loaded.stage2.state.stage1_hash
+    stage1 = load_stage1(run, CPU)
+    stage1.module.decoder.layers[0].bias.add_(1)
+    save_checkpoint(run.stage1, stage1.state, stage1.module.state_dict(), None, None)
+    assert stage1_hash(load_stage1(run, CPU)) != load_stage2(run, CPU).state.stage1_hash
     with pytest.raises(InputError, match="stage2: expected to be used with the stage 1 it was made with"):
         _ = load_run(run, CPU).stage2
