@@ -17,8 +17,8 @@ class Categorical(Likelihood):
     params_per_value = LEVELS
 
     def _nll(self, params: Tensor, x: Tensor) -> Tensor:
-        """-> (b, c, *grid), at least float32. In channels-last memory the logits of a value are contiguous: as rows they
-        are neither copied nor strided, five times faster than along the second axis."""
+        """-> (b, c, *grid), at least float32. In channels-last memory the logits of a value are contiguous: as rows
+        they are neither copied nor strided, five times faster than along the second axis."""
         params, levels = self._precise(params), self.levels(x)
         if params.stride(1) == 1:
             logits = rearrange(params, "b (c k) ... -> (b ... c) k", k=self.params_per_value)
