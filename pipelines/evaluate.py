@@ -50,6 +50,7 @@ def main(cfg: "DictConfig") -> None:
               "training_seconds": {"stage1": stage1.state.seconds, "stage2": stage2 and stage2.state.seconds},
               **figures}
     write_atomically(run.root / "metrics.json", (json.dumps(rounded(result), indent=1) + "\n").encode())
+    run.figures.mkdir(parents=True, exist_ok=True)
     paths = kind.draw(measured, subject, result) | draw_training(measured, subject)
     print(table(result, kind.rows(result)))
     print("\n".join(f"{title:<34}{path}" for title, path in paths.items()))

@@ -114,7 +114,6 @@ def rows(result: dict) -> list[tuple[str, float | None, str]]:
 def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
     """Spectrograms of originals, reconstructions and, where the decoder is conditioned on labels, conversions."""
     run, split, stage1 = subject.run, subject.split, subject.loaded.stage1
-    run.figures.mkdir(parents=True, exist_ok=True)
     example = stage1.example
     chosen = spread(SHOWN, len(split))
     batch, lengths = split.batch(chosen), measured.sizes[chosen]

@@ -109,7 +109,6 @@ def rows(result: dict) -> list[tuple[str, float | None, str]]:
 def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
     """Some items of the split as pixels, at every level."""
     figures, pixels = subject.run.figures, subject.data
-    figures.mkdir(parents=True, exist_ok=True)
     for _ in subject.loaded.parents:
         pixels = pixels.parent_data
     originals = pixels.split(subject.split_name).batch(spread(SHOWN, len(subject.split))).x

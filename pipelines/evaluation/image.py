@@ -55,7 +55,6 @@ def rows(result: dict) -> list[tuple[str, float | None, str]]:
 def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
     """Originals above reconstructions, and where samples are; returns the path of each figure by its title."""
     run, split = subject.run, subject.split
-    run.figures.mkdir(parents=True, exist_ok=True)
     shown = min(SHOWN, len(split))
     originals = split.batch(torch.arange(shown)).x.cpu()
     paths = {"originals above reconstructions": run.figures / "reconstructions.png"}

@@ -130,7 +130,6 @@ def rows(result: dict) -> list[tuple[str, float | list[float] | None, str]]:
 def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
     """The frames of some clips above their reconstructions; PSNR and SSIM over the predicted frames as curves."""
     figures, found = subject.run.figures, result["video"]
-    figures.mkdir(parents=True, exist_ok=True)
     paths, items = {"frames above reconstructions": figures / "reconstructions.png"}, spread(SHOWN, len(subject.split))
     originals = clip_frames(subject.split.batch(items).x.cpu())
     write_image(figures / "reconstructions.png",

@@ -90,6 +90,9 @@ class AutoencoderTask(Task):
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.model.bottleneck.after_step(optimizer)
 
+    def undecayed(self) -> list[nn.Parameter]:
+        return self.model.bottleneck.codebooks()
+
     def show(self, model: nn.Module, batch: Batch, log: RunLog, step: int) -> None:
         self._show(model, batch, self.labels(batch), log=log, step=step)
 

@@ -60,6 +60,10 @@ class Task(ABC):
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Runs after the optimiser's step. Default: nothing."""
 
+    def undecayed(self) -> list[nn.Parameter]:
+        """Matrices that weight decay spares, as it does biases. Default: none."""
+        return []
+
     def show(self, model: nn.Module, batch: Batch, log: RunLog, step: int) -> None:
         """Writes an example of the model's output, an image or audio, to the log. Default: nothing."""
 
@@ -84,7 +88,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
     rows = distributed.rank_rows(settings.batch_size)
     train_split = splits["train"].to(device)
     validation = splits["validation"].to(device)
-    optimizer = make_optimizer(model, settings)
+    optimizer = make_optimizer(model, settings, task.undecayed())
     average = copy.deepcopy(model).eval().requires_grad_(False) if settings.ema_decay else None
     state = State(**facts)
 
@@ -221,14 +225,12 @@ def learning_rate(settings: Settings, step: int) -> float:
     return settings.lr * (1 - fall * (1 - settings.final_lr_fraction))
 
 
-def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay."""
-    decayed = {name for name, parameter in model.named_parameters() if parameter.ndim > 1 and "codebook" not in name}
-    groups = [
-        {"params": [p for name, p in model.named_parameters() if name in decayed],
-         "weight_decay": settings.weight_decay},
-        {"params": [p for name, p in model.named_parameters() if name not in decayed], "weight_decay": 0.0},
-    ]
+def make_optimizer(model: nn.Module, settings: Settings, undecayed: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Adam, with decoupled weight decay of matrices and kernels, except `undecayed`."""
+    spared = {id(parameter) for parameter in undecayed}
+    decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in spared]
+    others = [p for p in model.parameters() if p.ndim <= 1 or id(p) in spared]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr,
                              betas=(0.9, settings.beta2), fused=True)
 

@@ -75,6 +75,10 @@ class Bottleneck(nn.Module, ABC):
         """Fits the bottleneck to encodings (n, dim) gathered before training, the same on every rank."""
         raise ValueError(f"expected a bottleneck that is initialised from data, found {type(self).__name__}")
 
+    def codebooks(self) -> list[nn.Parameter]:
+        """Learned vectors of codes, which weight decay would pull away from the encodings."""
+        return []
+
     def after_step(self, optimizer: Optimizer) -> None:
         """Called after every optimiser's step: the place for changes that the optimiser must not undo."""
 
@@ -164,6 +168,9 @@ class CodebookQuantizer(Quantizer, ABC):
             raise ValueError(
                 f"expected a dim that the number of codebooks divides, found dim={dim}, num_codebooks={num_codebooks}"
             )
+
+    def codebooks(self) -> list[nn.Parameter]:
+        return [self.codebook] if isinstance(self.codebook, nn.Parameter) else []
 
     def _start(self) -> Tensor:
         """(g, k, dim / g) of unit mean length, as Sonnet's initialiser (variance 1 / d)."""

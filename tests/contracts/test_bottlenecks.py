@@ -149,6 +149,7 @@ def test_what_is_logged_is_finite_and_use_adds_up(bottleneck):
         figures |= module.usage_figures(counts)
     assert all(figure.shape == () and figure.isfinite() for figure in figures.values())
     assert isinstance(module.settled_from, int) and module.settled_from >= 0
+    assert {id(codebook) for codebook in module.codebooks()} <= {id(weight) for weight in module.parameters()}
 
 
 def test_autocast_does_not_lower_the_precision(bottleneck):

@@ -99,6 +99,6 @@ def test_the_decoder_reads_the_latents(pairs, autoencoder_name):
         labels = None if pair.labels is None else pair.labels[:1]
         with torch.enable_grad():
             params = pair.model._predict(z_q, pair.x[:1], labels).params
-            probe = torch.randn(params.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-            (params * probe).sum().backward()
+            pull = torch.randn(params.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            (params * pull).sum().backward()
         assert (z_q.grad.abs().amax(1) > 0).all()

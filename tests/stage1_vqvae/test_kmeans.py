@@ -26,6 +26,7 @@ def test_more_iterations_do_not_make_it_worse():
     for iterations in (0, 1, 3, 10):
         torch.manual_seed(0)
         results.append(inertia(z, kmeans(z, 64, iterations)))
+    # seeds are encodings, off the centres of their cells: ten iterations leave 0.78 of their error here
     assert results == sorted(results, reverse=True) and results[-1] < 0.85 * results[0]
 
 

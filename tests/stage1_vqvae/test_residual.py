@@ -29,6 +29,7 @@ def test_each_level_reconstructs_better():
     latent = module.eval()(z)
     parts = [level.lookup(codes) for level, codes in zip(module.levels, latent.codes.unbind(-1))]
     errors = [(z - sum(parts[:used])).square().mean() for used in range(4)]
+    # 4 bits per level over 6 Gaussian dimensions: at best 2^(-2 4/6) = 0.40 of the error is left, without learning all
     assert all(after < 0.8 * before for before, after in zip(errors, errors[1:]))
     torch.testing.assert_close(errors[-1], (z - latent.z_q).square().mean())
 

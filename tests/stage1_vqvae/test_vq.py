@@ -244,6 +244,8 @@ def test_initialisation_from_data_beats_chance(kind, num_codebooks):
     module.initialise(rows(z))
     assert not module.needs_initialisation
     fitted = (z - module(z).z_q).square().mean()
+    # 4 bits over 8 Gaussian dimensions leave 2^-1 of the variance at best; entries that are random vectors or encodings
+    # leave most of it
     assert fitted < 0.8 * (z - picked(z).z_q).square().mean() and fitted < 0.8 * chance
     assert len(module(z).codes.unique()) == 16
 
