@@ -70,7 +70,7 @@ def test_completion_keeps_the_upper_half(tiny_run, tmp_path, command):
     whole = stage1.decode(stage1.encode(picture[None]))[0, 0].numpy()
     completed = [pixels(path) for path in sorted((tmp_path / "out").glob("0*.png"))]
     assert len({image.tobytes() for image in completed}) > 1, "the lower half is drawn"
-    # The decoder sees 3 rows of codes beyond a pixel's own, so the upper rows are not exactly the reconstruction's: they
+    # The decoder sees 3 rows of codes beyond a pixel's own, so the upper rows are not exactly those of `whole`: they
     # are compared with those of four samples that are free to be other digits.
     command("sample", "--run", str(tiny_run), "--n", "4", "--out", str(tmp_path / "free"))
     free = [pixels(path) for path in sorted((tmp_path / "free").glob("0*.png"))]
