@@ -69,9 +69,13 @@ def test_completion_keeps_the_upper_half(tiny_run, tmp_path, command):
     stage1 = load_stage1(Run(tiny_run), CPU).module
     whole = stage1.decode(stage1.encode(picture[None]))[0, 0].numpy()
     completed = [pixels(path) for path in sorted((tmp_path / "out").glob("0*.png"))]
-    # decoding looks 3 rows of codes beyond a pixel's own here, so only the encoder's codes can be compared exactly
     assert len({image.tobytes() for image in completed}) > 1, "the lower half is drawn"
-    assert all(np.abs(image[:2].astype(int) - whole[:2]).mean() < 32 for image in completed)
+    # The decoder sees 3 rows of codes beyond a pixel's own, so the upper rows are not exactly those of `whole`: they
+    # are compared with those of four samples that are free to be other digits.
+    command("sample", "--run", str(tiny_run), "--n", "4", "--out", str(tmp_path / "free"))
+    free = [pixels(path) for path in sorted((tmp_path / "free").glob("0*.png"))]
+    near, far = ([np.abs(image[:2].astype(int) - whole[:2]).mean() for image in images] for images in (completed, free))
+    assert max(near) < 0.5 * np.mean(far), (near, far)
 
 
 def test_evaluation_writes_every_figure_and_prints_the_table(tiny, tiny_run, tmp_path, command):
