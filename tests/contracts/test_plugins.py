@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from pipelines.files.errors import InputError
 from pipelines.runs import plugins
 from pipelines.runs.config import build, composed
 from pipelines.runs.data import load_data
+from pipelines.runs.facts import complete
 from pipelines.runs.store import Run, load_stage1, load_stage2
 from stage2_prior.sampling import sample
 
@@ -38,6 +40,11 @@ def run(*command: object, folder: Path | None, **options) -> subprocess.Complete
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), plugins.VARIABLE: str(folder or "")}
     return subprocess.run([sys.executable, *map(str, command)], env=environment, text=True, capture_output=True,
                           timeout=300, **options)
+
+
+def toy_data():
+    """What completing a configuration asks of a data set of grey images."""
+    return SimpleNamespace(kind="image", label_names=(), classes=(), variance=4000.0, shape=(1, 8, 12))
 
 
 @pytest.fixture
@@ -92,6 +99,37 @@ def test_they_pass_the_contract_tests(folder):
     assert result.returncode == 0, result.stdout[-3000:]
     passed = int(result.stdout.split(" passed")[0].split()[-1])
     assert passed > 40  # all tests of each of the seven groups
+
+
+def test_an_encoder_with_one_argument_more_is_one_file_and_one_yaml(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv(plugins.VARIABLE, str(tmp_path))
+    (tmp_path / "toy_gain.py").write_text("""
+from stage1_vqvae.image import ImageEncoder
+
+
+class GainEncoder(ImageEncoder):
+    def __init__(self, gain: float, in_channels: int, dim: int, hidden: int, outer_hidden: int, residual_hidden: int,
+                 num_residual_blocks: int, num_downsamplings: int, mixing_convolution: bool, initial_scale: float):
+        super().__init__(in_channels, dim, hidden=hidden, outer_hidden=outer_hidden, residual_hidden=residual_hidden,
+                         num_residual_blocks=num_residual_blocks, num_downsamplings=num_downsamplings,
+                         mixing_convolution=mixing_convolution, initial_scale=initial_scale)
+        self.gain = gain
+
+    def forward(self, x):
+        return self.gain * super().forward(x)
+""")
+    (tmp_path / "configs" / "autoencoder" / "encoder").mkdir(parents=True)
+    (tmp_path / "configs" / "autoencoder" / "encoder" / "gain.yaml").write_text("""
+defaults: [image_compact, _self_]
+_target_: toy_gain.GainEncoder
+gain: 2.0
+""")
+    overrides = ["~experiment", "autoencoder/encoder=gain", "autoencoder.encoder.gain=3", "autoencoder.encoder.hidden=8"]
+    model = build(complete(composed(overrides), toy_data()))
+    assert model.encoder.gain == 3.0
+    x = torch.zeros(2, 1, 8, 12, dtype=torch.uint8)
+    assert model.evaluate(x).reconstruction.shape == x.shape
 
 
 def test_only_what_lies_in_the_named_folders_is_trusted(folder, named, monkeypatch):
