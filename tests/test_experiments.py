@@ -120,7 +120,7 @@ def settings_of_bottlenecks(experiment: str) -> dict[str, dict]:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_of_images_takes_every_bottleneck_and_sets_no_other(experiment):
     if Example(composed([f"experiment={experiment}"])).kind != "image":
-        return  # sound's lengths and codes of codes ask for a constant rate
+        return  # lengths of audio, and codes of codes, require a constant rate
     settings = settings_of_bottlenecks(experiment)
     assert set(settings) <= set(BOTTLENECKS)
     for bottleneck in BOTTLENECKS:

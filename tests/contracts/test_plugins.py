@@ -125,8 +125,8 @@ defaults: [image_compact, _self_]
 _target_: toy_gain.GainEncoder
 gain: 2.0
 """)
-    overrides = ["~experiment", "autoencoder/encoder=gain", "autoencoder.encoder.gain=3", "autoencoder.encoder.hidden=8"]
-    model = build(complete(composed(overrides), toy_data()))
+    overrides = ["autoencoder/encoder=gain", "autoencoder.encoder.gain=3", "autoencoder.encoder.hidden=8"]
+    model = build(complete(composed(["~experiment", *overrides]), toy_data()))
     assert model.encoder.gain == 3.0
     x = torch.zeros(2, 1, 8, 12, dtype=torch.uint8)
     assert model.evaluate(x).reconstruction.shape == x.shape
