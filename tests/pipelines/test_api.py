@@ -32,10 +32,9 @@ def digits(tiny_run):
 
 
 def test_importing_the_package_imports_no_torch():
-    code = "import sys, pipelines; assert 'torch' not in sys.modules and 'load' in dir(pipelines) or True; pipelines.load"
+    code = ("import sys, pipelines; assert not {'torch', 'numpy', 'hydra'} & set(sys.modules); "
+            "assert callable(pipelines.load) and 'torch' in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-    code = "import sys, pipelines; assert not {'torch', 'numpy', 'hydra'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_a_run_is_found_by_folder_name_or_pretrained_name(tiny_run, monkeypatch, tmp_path, mnist):
@@ -79,7 +78,7 @@ def test_images_come_in_as_people_have_them(mnist, tmp_path):
 
 @pytest.mark.parametrize("x, words", [
     (torch.zeros(1, 28, 28), "images: expected uint8 values from 0 to 255, found torch.float32"),
-    (torch.zeros(1, 27, 28, dtype=torch.uint8), r"images: expected shape \(1, 28, 28\) or \(n, 1, 28, 28\), found shape"),
+    (torch.zeros(1, 27, 28, dtype=torch.uint8), r"images: expected shape \(1, 28, 28\) or \(n, 1, 28, 28\), found"),
     (np.zeros((28, 28, 3), np.uint8), r"channels last \(..., 28, 28, 1\), found shape \(28, 28, 3\)"),
     (torch.zeros(0, 1, 28, 28, dtype=torch.uint8), r"found shape \(0, 1, 28, 28\)"),
     ("nowhere.png", "nowhere.png: expected an image"), (None, "found NoneType"),
@@ -95,10 +94,7 @@ def test_codes_go_back(mnist):
     assert torch.equal(images, samples.x)
     assert torch.equal(mnist.decode(samples.codes[1].numpy()), samples.x[1])
     for codes, words in ((torch.zeros(4, 7), "codes: expected integers of shape"),
-                         (torch.zeros(7, 6, dtype=torch.int64), None),
                          (torch.full((7, 7), 128), "codes: expected values from 0 to 127, found 128 to 128")):
-        if words is None:
-            continue  # any grid of the right number of axes is decoded
         with pytest.raises(InputError, match=words):
             mnist.decode(codes)
     with pytest.raises(InputError, match="^label: expected one of the labels .* found 'digit'"):
