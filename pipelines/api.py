@@ -199,27 +199,27 @@ class TrainedRun:
         names = self._loaded.stage1.condition_on
         wanted = dict(labels) if isinstance(labels, Mapping) else parse_labels(labels, names)
         check_able(self._kind, "reconstruct", self.folder)
-        return self._kind.reconstruct(self._loaded, Path(source), _folder(out), wanted, seed, batch_size)
+        return self._kind.reconstruct(self._loaded, Path(source), Path(out), wanted, seed, batch_size)
 
     def convert_files(self, source: str | Path, out: str | Path, label: str, target: str, seed: int = 0,
                       batch_size: int = 16) -> Written:
         """Writes each recording decoded with the class `target` of a label, such as another speaker."""
         check_able(self._kind, "convert", self.folder)
-        return self._kind.convert(self._loaded, Path(source), _folder(out), label, target, seed, batch_size)
+        return self._kind.convert(self._loaded, Path(source), Path(out), label, target, seed, batch_size)
 
     def predict_clips(self, out: str | Path, n: int = 8, context: int = 6, frames: int = 10,
                       actions: Sequence[str] = ("recorded",), data_root: Path | None = None, seed: int = 0,
                       batch_size: int = 64, **truncation: Any) -> Written:
         """Writes held-out clips, continued after `context` frames, conditioned on actions."""
         check_able(self._kind, "predict", self.folder)
-        return self._kind.predict(self._loaded, data_root, _folder(out), n, context, frames, actions, seed, batch_size,
+        return self._kind.predict(self._loaded, data_root, Path(out), n, context, frames, actions, seed, batch_size,
                                   **truncation)
 
     def plot_latents(self, out: str | Path, data_root: Path | None = None, split: str | None = None, example: int = 0,
                      seed: int = 0, batch_size: int = 64) -> dict[str, Path | str]:
         """Writes figures of what the latents mean; returns their paths, or why one was left out, by title."""
         check_able(self._kind, "plot_latents", self.folder)
-        return self._kind.plot_latents(self._loaded, data_root, _folder(out), split, example, seed, batch_size)
+        return self._kind.plot_latents(self._loaded, data_root, Path(out), split, example, seed, batch_size)
 
     # --- checks ---------------------------------------------------------------------------------------------
 

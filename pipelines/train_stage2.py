@@ -40,6 +40,7 @@ def main(cfg: "DictConfig") -> None:
     split = codes.split("train")
     local, with_length = split.local, bool(cfg.condition_on_length) and split.lengths is not None
     sizes = {
+        "grid": list(codes.grid),
         "num_codes": codes.num_codes,
         "num_codebooks": codes.num_codebooks,
         "num_classes": [len(codes.classes[column]) for column in columns],

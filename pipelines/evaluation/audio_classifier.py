@@ -18,7 +18,7 @@ from torchaudio.transforms import MelSpectrogram
 
 from pipelines.evaluation.classifier import train_classifier
 from pipelines.splits.base import Batch, Split
-from pipelines.splits.noise import step_integers, step_normals, step_uniforms
+from pipelines.splits.noise import step_integers, step_normals, step_uniforms, step_uniforms_between
 
 STEPS, BATCH, LR = 400, 64, 3e-3  # 11 epochs of the 2,290 spoken digits
 BANDS, UNITS = 40, 96
@@ -107,8 +107,8 @@ def augmented(waves: Tensor, lengths: Tensor, sample_rate_hz: int) -> tuple[Tens
     before, after = step_integers(most + 1, 2, number).unbind()
     power = waves.square().sum(-1, keepdim=True) / lengths[:, None, None]
     shape = (number, 1, 1)
-    gain = 10 ** (torch.empty(shape).uniform_(*GAIN_DB) / 20)
-    level = power.sqrt() * 10 ** (-torch.empty(shape).uniform_(*SNR_DB) / 20)
+    gain = 10 ** (step_uniforms_between(*GAIN_DB, *shape) / 20)
+    level = power.sqrt() * 10 ** (-step_uniforms_between(*SNR_DB, *shape) / 20)
     places = torch.arange(waves.shape[-1] + 2 * most) - before[:, None, None]
     inside = (places >= 0) & (places < waves.shape[-1])
     moved = torch.where(inside, waves.gather(-1, places.clamp(0, waves.shape[-1] - 1)), 0)

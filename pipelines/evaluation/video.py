@@ -37,7 +37,7 @@ def check(subject: Subject) -> None:
         raise InputError(f"evaluate.context: expected 1 to {data.clip_length - 1}, of clips of {data.clip_length} "
                          f"frames, found {options.context}")
     if options.predictions < 0:
-        raise InputError(f"evaluate.predictions: expected 0 or more, found {options.predictions}")
+        raise InputError(f"evaluate.predictions: expected a number >= 0, found {options.predictions}")
     for name in options.actions or ():
         if name not in data.action_names:
             raise InputError(f"evaluate.actions: expected names among {', '.join(data.action_names)}, or null for "

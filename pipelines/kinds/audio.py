@@ -166,6 +166,7 @@ class Audio(Kind):
         rate = loaded.stage1.example.facts["sample_rate_hz"]
         before, after = ([wave[0, :length] for wave, length in zip(x, lengths.tolist(), strict=True)]
                          for x in (originals, made))
+        out.mkdir(parents=True, exist_ok=True)
         for number, (name, wave) in enumerate(zip(names, after, strict=True)):
             write_wav(out / f"{number:05d}-{name}{ending}.wav", wave, rate)
         shown = {"original": before[:SHOWN_PAIRS], title: after[:SHOWN_PAIRS]}

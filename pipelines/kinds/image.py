@@ -117,6 +117,7 @@ def reconstruct_files(kind: Kind, loaded: LoadedRun, source: Path, out: Path, la
     paths, originals = load_pictures(find_pictures(source), kind.data_shape(loaded))
     given = decoder_labels(loaded.stage1, labels, len(paths))
     made = reconstruct(loaded, kind.read(loaded, originals).x, given, seed, batch_size)
+    out.mkdir(parents=True, exist_ok=True)
     for number, (path, image) in enumerate(zip(paths, made, strict=True)):
         write_image(out / f"{number:05d}-{path.stem}.png", image)
     return originals, made, f"PSNR {psnr_db(squared_errors(made, originals)).mean():.2f} dB"

@@ -137,6 +137,7 @@ def write_predictions(out: Path, rows: dict[str, Tensor], context: int) -> Path:
     from pipelines.media.images import frame_strip, write_gif, write_image
 
     strips = []
+    out.mkdir(parents=True, exist_ok=True)
     for number in range(len(rows["recorded"])):
         own = {name: clips[number] for name, clips in rows.items()}
         strips.append(frame_strip(own, context))

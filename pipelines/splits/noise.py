@@ -51,6 +51,11 @@ def step_uniforms(*shape: int) -> Tensor:
     return torch.rand(*shape)
 
 
+def step_uniforms_between(low: float, high: float, *shape: int) -> Tensor:
+    """float32 in [low, high) from the present step's random numbers."""
+    return torch.empty(shape).uniform_(low, high)
+
+
 def step_normals(*shape: int) -> Tensor:
     """float32 from N(0, 1) from the present step's random numbers."""
     return torch.randn(*shape)

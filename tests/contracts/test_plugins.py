@@ -44,7 +44,7 @@ def run(*command: object, folder: Path | None, **options) -> subprocess.Complete
 
 def toy_data():
     """What completing a configuration asks of a data set of grey images."""
-    return SimpleNamespace(kind="image", label_names=(), classes=(), variance=4000.0, shape=(1, 8, 12))
+    return SimpleNamespace(kind="image", label_names=(), classes=(), variance=4000.0, shape=(1, 8, 12), facts={})
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def top(runs: Path, name: str = "top", *overrides: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory) -> Path:
-    """Three runs, never changed by a test: copy them where you must. The decoder of `deaf` is told nothing."""
+    """Three runs, never changed by a test: copy them where you must. The decoder of `deaf` is unconditional."""
     runs = tmp_path_factory.mktemp("chain")
     bottom = [*BOTTOM, *STEPS, *PRIOR, f"runs_dir={runs}"]
     call(train_stage1, *bottom)
@@ -186,7 +186,7 @@ def test_evaluation_says_what_the_codes_are_worth(copied, capsys):
     own, deaf = (load_stage1(Run(copied / name), CPU).module.evaluate(x).nll_nats for name in ("top", "deaf"))
     assert nats["own"] == pytest.approx(float(own.mean()), rel=1e-5)
     assert nats["unconditional"] == pytest.approx(float(deaf.mean()), rel=1e-5)
-    gained = nats["own_over_unconditional"]
+    gained = nats["own_against_unconditional"]
     assert gained["nats_saved"] == pytest.approx(float((deaf - own).mean()), abs=1e-3)
     assert gained["standard_error"] == pytest.approx(float((deaf - own).std()) / len(x) ** 0.5, rel=1e-3)
     assert nats["own_against_shuffled"]["nats_saved"] == pytest.approx(nats["shuffled"] - nats["own"], abs=1e-3)
@@ -197,7 +197,8 @@ def test_evaluation_says_what_the_codes_are_worth(copied, capsys):
     assert stage1.module.bottleneck.num_codebooks == 3 and figures["latents"]["bits"] == pytest.approx(9)
     assert figures["classifiers"].keys() == {"position", "heading"}
     assert all(0 <= known[key] <= 1 for key in ("accuracy", "guess") for known in figures["classifiers"].values())
-    for words in ("nats: own codes", "nats: another's codes", "nats: told nothing", "heading read from the codes"):
+    for words in ("nats per frame: own codes", "nats per frame: shuffled codes", "nats per frame: unconditional decoder",
+                  "heading accuracy from the codes"):
         assert words in table
     for path in re.findall(r"\S+\.png", table):
         assert Path(path).is_file()

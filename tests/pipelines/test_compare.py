@@ -8,8 +8,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipelines.compare import COLUMNS, SETS, make_systems, panel, read_set, row, set_names
+from pipelines.evaluation.comparison import COLUMNS, make_systems, panel, read_set, row
 from pipelines.files.errors import InputError
+from pipelines.files.places import config_names, configs
 
 ONLY = ["--only", "VAE", "--only", "VQ-VAE"]
 TINY = [
@@ -120,9 +121,9 @@ def test_systems_on_different_data_are_refused(tmp_path):
         make_systems({"axes": axes, "overrides": []}, [], [], tmp_path)
 
 
-@pytest.mark.parametrize("name", set_names())
+@pytest.mark.parametrize("name", config_names("compare"))
 def test_every_set_composes_and_says_its_command(name, tmp_path):
-    text = (SETS / f"{name}.yaml").read_text()
+    text = (configs() / "compare" / f"{name}.yaml").read_text()
     assert f"SET={name}" in text or f"STUDY={name}" in text
     spec = yaml.safe_load(text)
     assert spec.keys() == read_set("mnist").keys()

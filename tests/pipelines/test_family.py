@@ -172,17 +172,17 @@ def test_others_latents_cost_what_they_cost(folder, trained):
     trained("pixel_ema")
     stage1, split = load_stage1(Run(folder / "pixel_ema"), CPU), Digits().split("validation")
     found = measure(stage1, split, 100, 0)
-    told = []
+    others_of = []
     original = bounds_evaluation.latents_of
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bounds_evaluation, "told_latents", lambda model, x, numbers, seed: (
-            told.append(torch.from_numpy(numbers)), original(model, x, numbers, seed))[1])
+        patch.setattr(bounds_evaluation, "latents_of", lambda model, x, numbers, seed: (
+            others_of.append(torch.from_numpy(numbers)), original(model, x, numbers, seed))[1])
         others = bounds_evaluation.others_nats(stage1, split, 100, seed=0)
     figures = bounds_evaluation.shuffled(replace(found, others_nats=others))
-    told, own = torch.cat(told), torch.arange(len(split))
-    assert (told != own).all() and torch.equal(told.sort().values, own)
+    other, own = torch.cat(others_of), torch.arange(len(split))
+    assert (other != own).all() and torch.equal(other.sort().values, own)
     x, model = split.batch(own).x, stage1.module
-    expected = model.nll_nats(x, model.bottleneck.lookup(model.encode(x[told])))
+    expected = model.nll_nats(x, model.bottleneck.lookup(model.encode(x[other])))
     assert figures["distortion_shuffled"] == pytest.approx(float(expected.mean()) / 64 / math.log(2), rel=1e-5)
     assert figures["nats_saved"] == pytest.approx(float((expected - found.nll_nats).mean()), abs=1e-3)
     assert abs(figures["nats_saved"]) > 1e-6

@@ -115,12 +115,12 @@ def test_evaluation_counts_no_padding(run, arguments, command):
     figures = json.loads((run / "metrics.json").read_text())
     sound, bits = figures["audio"], figures["bits_per_dim"]
     assert figures["split"] == "test" and figures["items"] == 20
-    assert sound["bits_per_symbol"] == bits["distortion"] and sound["mu_law_bits_a_second"] == 64_000
-    assert sound["code_bits_a_second_uniform"] == 8000 / 64 * 4
-    assert sound["code_bits_a_second_prior"] == pytest.approx(bits["rate_prior"] * 8000, rel=1e-4)
+    assert sound["bits_per_symbol"] == bits["distortion"] and sound["mu_law_bits_per_second"] == 64_000
+    assert sound["code_bits_per_second_uniform"] == 8000 / 64 * 4
+    assert sound["code_bits_per_second_prior"] == pytest.approx(bits["rate_prior"] * 8000, rel=1e-4)
     # a length is rounded up to whole codes, so codes are a little more than one in 64 samples
     assert 500 <= bits["rate_uniform"] * 8000 < 600
-    assert 0 <= sound["stoi_share"] <= 1 and "bits a mu-law symbol" in result.stdout
+    assert 0 <= sound["stoi_share"] <= 1 and "bits per mu-law symbol" in result.stdout
     assert (run / "figures" / "spectrograms.png").exists()
 
 

@@ -60,8 +60,8 @@ def test_codes_come_with_the_actions_of_their_frames(runs, name):
         local, actions = codes.split(split).batch(items).local, room.split(split).batch(items).actions
         assert local.shape == (len(items), 3 * covered, *codes.grid) and local.dtype == torch.float32
         assert (local == local[..., :1, :1]).all()
-        told = local[..., 0, 0].unflatten(1, (covered, 3)).argmax(2)  # (n, covered, t)
-        assert torch.equal(told.movedim(1, 2).flatten(1), actions)
+        one_hot = local[..., 0, 0].unflatten(1, (covered, 3)).argmax(2)  # (n, covered, t)
+        assert torch.equal(one_hot.movedim(1, 2).flatten(1), actions)
     assert len(codes.split("train")) == 2 * len(room.split("train"))
 
 
@@ -121,9 +121,9 @@ def test_predict_video_writes_a_gif_and_a_strip_of_each_clip(runs, tmp_path, com
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--actions", "up"], "--actions: expected one of forward, left, right, or a file of them, found 'up'"),
-    (["--context", "0"], "--context: expected 1 or more, found 0"),
+    (["--context", "0"], "--context: expected a number >= 1, found 0"),
     (["--context", "12"], "clips: expected 1 to 16 frames, the longest validation episode, found 22"),
-    (["--seed", "-1"], "--seed: expected 0 or more, found -1"),
+    (["--seed", "-1"], "--seed: expected a number >= 0, found -1"),
 ])
 def test_predict_video_refuses_bad_input_in_a_line(runs, tmp_path, command, flags, message):
     out = tmp_path / "out"
@@ -162,7 +162,7 @@ def test_a_run_without_its_codes_must_be_told_the_actions(runs, tmp_path, comman
 
 def test_actions_are_refused_for_pictures(tiny_run, command):
     result = command("sample", "--run", str(tiny_run), "--actions", "left", check=False)
-    assert result.returncode == 2 and "--actions: expected a run on video data" in result.stderr
+    assert result.returncode == 2 and "--actions: expected a run on video," in result.stderr
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -186,7 +186,7 @@ def test_evaluation_measures_predictions_and_motion(runs, tmp_path, command, nam
     assert found["last_frame_psnr_db"] == pytest.approx((10 * torch.log10(255**2 / error)).tolist(), rel=1e-4)
     for path in re.findall(r"\S+\.png", table):
         assert Path(path).is_file()
-    for words in ("predicted: PSNR, dB", "last frame repeated: SSIM", "columns to the right a frame, right",
+    for words in ("predicted: PSNR, dB", "last frame repeated: SSIM", "columns per frame to the right: right",
                   "  frame by frame"):
         assert words in table
 
@@ -195,9 +195,9 @@ def test_evaluation_measures_predictions_and_motion(runs, tmp_path, command, nam
     ("evaluate.context=8", "evaluate.context: expected 1 to 7, of clips of 8 frames, found 8"),
     ("evaluate.actions=[up]",
      "evaluate.actions: expected names among forward, left, right, or null for all of them, found 'up'"),
-    ("evaluate.predictions=-1", "evaluate.predictions: expected 0 or more, found -1"),
-    ("evaluate.samples=-1", "evaluate.samples: expected 0 or more, found -1"),
-    ("evaluate.batch_size=0", "evaluate.batch_size: expected 1 or more, found 0"),
+    ("evaluate.predictions=-1", "evaluate.predictions: expected a number >= 0, found -1"),
+    ("evaluate.samples=-1", "evaluate.samples: expected a number >= 0, found -1"),
+    ("evaluate.batch_size=0", "evaluate.batch_size: expected a number >= 1, found 0"),
 ])
 def test_evaluation_refuses_bad_settings_in_a_line(runs, command, override, message):
     result = command("evaluate", *TINY, *PER_FRAME, "run=frames", f"runs_dir={runs}", override, check=False)

@@ -95,7 +95,7 @@ def test_labels_change_the_features_and_must_be_given():
             network(z, wrong)
 
 
-def test_codes_do_not_depend_on_the_speaker_that_the_decoder_is_told():
+def test_codes_do_not_depend_on_the_speaker_that_the_decoder_is_conditioned_on():
     model, x = autoencoder(), torch.rand(2, 1, 40, dtype=torch.float64) - 0.5
     latents = [model(x, torch.full((2, 1), speaker)).latent for speaker in (0, 2)]
     assert torch.equal(latents[0].codes, latents[1].codes)

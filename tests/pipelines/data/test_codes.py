@@ -94,15 +94,15 @@ def test_codebooks_lengths_and_local_fields(tmp_path):
 
 
 def test_local_fields_that_do_not_change_along_an_axis_are_stored_once_and_given_everywhere(tmp_path):
-    def told(batch: Batch) -> dict[str, torch.Tensor]:
+    def conditions(batch: Batch) -> dict[str, torch.Tensor]:
         rows = batch.x[:, 0, ::2, :2].mT[..., None]  # axes that lie in memory in another order
         return encode(batch) | {"actions": rows, "turn": batch.x[:, :, ::2, ::2].float()}
 
-    data, images = write(tmp_path, told), everything(Toy(), "train")
+    data, images = write(tmp_path, conditions), everything(Toy(), "train")
     assert load_file(tmp_path / "train-00000.safetensors")["actions"].shape == (7, 2, 2, 1)
-    expected = torch.cat([told(images)["actions"].float().expand(-1, -1, -1, 3), told(images)["turn"]], 1)
+    expected = torch.cat([conditions(images)["actions"].float().expand(-1, -1, -1, 3), conditions(images)["turn"]], 1)
     assert torch.equal(everything(data, "train").local, expected)
-    alone = write(tmp_path / "alone", lambda batch: encode(batch) | {"actions": told(batch)["actions"]})
+    alone = write(tmp_path / "alone", lambda batch: encode(batch) | {"actions": conditions(batch)["actions"]})
     assert alone.split("train").local.shape == (23, 2, 2, 1)
     assert torch.equal(everything(alone, "train").local, expected[:, :2])
 
@@ -183,7 +183,7 @@ def test_a_finished_extraction_is_not_repeated(tmp_path):
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize("other", [{"stage1_hash": OTHER}, {"views": 2}, {"shard_size": 8}, {"num_codes": 300},
                                    {"parent_hash": OTHER}, {"seed": 1}])
-def test_codes_of_another_extraction_are_kept_unless_told(other, finished, tmp_path):
+def test_codes_of_another_extraction_are_kept_unless_overwritten(other, finished, tmp_path):
     write(tmp_path)
     if not finished:
         (tmp_path / MANIFEST).unlink()

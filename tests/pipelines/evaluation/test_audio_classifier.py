@@ -36,9 +36,9 @@ def few_steps(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def untrained() -> probing.Probe:
+def untrained() -> probing.AudioClassifier:
     torch.manual_seed(0)
-    return probing.Probe(3, RATE).eval()
+    return probing.AudioClassifier(3, RATE).eval()
 
 
 def test_it_tells_two_tones_apart(few_steps):

@@ -1,4 +1,4 @@
-"""Actions of clips: what a prior is told of them, and what `--actions` may say."""
+"""Actions of clips: the prior's local features, and the values of `--actions`."""
 
 from pathlib import Path
 
@@ -59,12 +59,12 @@ def test_a_file_has_an_action_a_line(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (b"left\nright\n", "expected 3 lines, an action for each frame, found 2"),
-    (b"left\nright\nleft\nleft\n", "expected 3 lines, an action for each frame, found 4"),
+    (b"left\nright\n", "expected 3 lines, one action per frame, found 2"),
+    (b"left\nright\nleft\nleft\n", "expected 3 lines, one action per frame, found 4"),
     (b"left\nup\nright\n", "line 2: expected one of forward, left, right, found 'up'"),
     (b"left\n\nright\n", "expected an action in each line, found none in line 2"),
-    (b"", "expected 3 lines, an action for each frame, found 0"),
-    (b"\xff\xfe\x00left", "expected a text, found"),
+    (b"", "expected 3 lines, one action per frame, found 0"),
+    (b"\xff\xfe\x00left", "expected text, found"),
 ])
 def test_files_that_do_not_fit_are_named(content, message, tmp_path):
     path = tmp_path / "walk.txt"
@@ -77,7 +77,7 @@ def test_files_that_do_not_fit_are_named(content, message, tmp_path):
 @pytest.mark.parametrize("wanted", ["up", "", "."])
 def test_what_is_neither_an_action_nor_a_file_is_named(wanted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="--actions: expected one of forward, left, right, or a file of them, found"):
+    with pytest.raises(InputError, match="^actions: expected one of forward, left, right, or a file of them, found"):
         wanted_actions(wanted, NAMES, 3)
     Path("left").write_text("right\n")
     assert wanted_actions("left", NAMES, 1).tolist() == [1]  # a name before a file
