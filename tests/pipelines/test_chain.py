@@ -197,8 +197,8 @@ def test_evaluation_says_what_the_codes_are_worth(copied, capsys):
     assert stage1.module.bottleneck.num_codebooks == 3 and figures["latents"]["bits"] == pytest.approx(9)
     assert figures["classifiers"].keys() == {"position", "heading"}
     assert all(0 <= known[key] <= 1 for key in ("accuracy", "guess") for known in figures["classifiers"].values())
-    for words in ("nats per frame: own codes", "nats per frame: shuffled codes", "nats per frame: unconditional decoder",
-                  "heading accuracy from the codes"):
+    for words in ("nats per frame: own codes", "nats per frame: shuffled codes",
+                  "nats per frame: unconditional decoder", "heading accuracy from the codes"):
         assert words in table
     for path in re.findall(r"\S+\.png", table):
         assert Path(path).is_file()

@@ -45,7 +45,7 @@ def test_the_table_has_a_row_for_each_system(compared):
     for own in (vae, vq):
         rate = own["latent_bits"] / 64
         assert own["bound"] == pytest.approx(own["distortion"] + rate, abs=1e-4)
-        assert own["updates"] == 20 and own["decoder_evaluations"] == 320 and 0 < own["seconds_a_step"] < 10
+        assert own["updates"] == 20 and own["decoder_evaluations"] == 320 and 0 < own["seconds_per_step"] < 10
         assert 0 < own["nmse"] < 10 and own["mean_norm"] > 0 and own["published"] is None
     assert vq["latent_bits"] == 144 and vq["num_codes"] == 512, "4x4 codes of 9 bits"
     assert vq["bound_prior"] == pytest.approx(vq["distortion"] + vq["latent_bits_prior"] / 64, abs=1e-4)
@@ -90,7 +90,7 @@ def test_another_training_does_not_go_into_the_same_folder(compared, command):
     refused = command("compare", "mnist", *ONLY, *TINY, "stage1.lr=0.5", "--out", str(out), check=False)
     assert refused.returncode == 2 and "Traceback" not in refused.stderr
     assert "train.lr: expected 0.001 as in this run so far, found 0.5" in refused.stderr
-    assert "error: VAE: expected train_stage1.py to succeed, found exit status 2" in refused.stderr
+    assert "error: VAE: expected train_stage1 to succeed, found exit status 2" in refused.stderr
     assert times(out) == before
 
 

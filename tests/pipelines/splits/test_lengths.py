@@ -1,4 +1,4 @@
-"""Lengths of clips: the clock that a prior is conditioned on, and lengths of new clips drawn as the training clips' are."""
+"""Lengths of clips: the clock that a prior is conditioned on, and lengths of new clips like those of training clips."""
 
 import torch
 
