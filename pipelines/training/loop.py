@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -225,7 +226,8 @@ def learning_rate(settings: Settings, step: int) -> float:
     return settings.lr * (1 - fall * (1 - settings.final_lr_fraction))
 
 
-def make_optimizer(model: nn.Module, settings: Settings, undecayed: list[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, settings: Settings, undecayed: Sequence[nn.Parameter] = ()
+                   ) -> torch.optim.Optimizer:
     """Adam, with decoupled weight decay of matrices and kernels, except `undecayed`."""
     spared = {id(parameter) for parameter in undecayed}
     decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in spared]

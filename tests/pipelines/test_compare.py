@@ -60,7 +60,7 @@ def test_the_table_has_a_row_for_each_system(compared):
     assert all(len(own) == len(cells[0]) for own in cells) and len(cells) == 5
     assert "published" not in cells[0], "nothing to say there"
     assert cells[2][0] == "VAE" and cells[2][cells[0].index("perplexity")] == ""
-    assert cells[3][cells[0].index("evaluations")] == "320"
+    assert cells[3][cells[0].index("decoder evaluations")] == "320"
 
 
 def test_the_picture_has_a_row_for_each_system(compared):
