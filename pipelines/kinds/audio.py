@@ -113,7 +113,7 @@ class Audio(Kind):
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                     batch_size: int) -> Written:
         from pipelines.generation.labels import decoder_labels
-        from pipelines.metrics.spectra import log_spectral_distance
+        from pipelines.metrics.spectral_distance import log_spectral_distance
 
         decoder_labels(loaded.stage1, labels, 1)  # refused before anything is decoded
         names, originals, made, lengths = self._decoded(loaded, source, labels, seed, batch_size)

@@ -5,7 +5,7 @@ Both are read from the stage's config.yaml and checked here, once; everything el
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from pipelines.files.checks import (
     expect,
@@ -17,6 +17,7 @@ from pipelines.files.checks import (
     is_names,
     is_sizes,
 )
+from pipelines.files.errors import InputError
 from pipelines.splits.base import Data
 
 
@@ -40,9 +41,9 @@ class Example:
             expect(path, f"example.{key}", content[key], isinstance(content[key], str), "a name")
         expect(path, "example.shape", content["shape"], is_sizes(content["shape"]), "a list of positive integers")
         expect_classes(path, "example.", content["label_names"], content["classes"])
-        _check_facts(path, content["kind"], content["facts"])
+        _check_facts(path, content["facts"])
         return cls(content["data"], content["kind"], tuple(content["shape"]), tuple(content["label_names"]),
-                   tuple(map(tuple, content["classes"])), dict(content["facts"]))
+                   tuple(map(tuple, content["classes"])), Facts(content["facts"], path))
 
     def to_config(self) -> dict[str, Any]:
         """The section `example`, as plain lists and dicts."""
@@ -108,13 +109,20 @@ class CodeSpec:
                 "length_counts": None if self.length_counts is None else [list(row) for row in self.length_counts]}
 
 
-# Facts that items of these kinds of data cannot be used without; a kind of the user's own has what it saved.
-NEEDED = {"audio": {"sample_rate_hz"}, "video": {"action_names"}, "codes": {"parent"}}
+class Facts(dict[str, Any]):
+    """Facts of one kind of data, by name, as config.yaml states them. Raises InputError for one that is not there."""
+
+    def __init__(self, facts: dict[str, Any], path: Path):
+        super().__init__(facts)
+        self.path = path
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise InputError(f"{self.path}: example.facts.{name}: expected a value, found none")
 
 
-def _check_facts(path: Path, kind: str, facts: Any) -> None:
+def _check_facts(path: Path, facts: Any) -> None:
+    """Of the facts that are there; a kind of data asks for those that it needs."""
     expect(path, "example.facts", facts, isinstance(facts, dict), "a mapping")
-    expect_keys(path, "example.facts", facts, NEEDED.get(kind, set()), optional=facts.keys())
     if "sample_rate_hz" in facts:
         rate = facts["sample_rate_hz"]
         expect(path, "example.facts.sample_rate_hz", rate, is_integer(rate, 1), "a positive integer")
