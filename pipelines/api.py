@@ -195,7 +195,7 @@ class TrainedRun:
 
     def reconstruct_files(self, source: str | Path, out: str | Path, labels: Mapping[str, str] | Sequence[str] = (),
                           seed: int = 0, batch_size: int = 64) -> Written:
-        """Writes a reconstruction of a file, or of each file of a folder, and a picture of all."""
+        """Writes a reconstruction of a file, or of each file of a folder, and an overview of all."""
         names = self._loaded.stage1.condition_on
         wanted = dict(labels) if isinstance(labels, Mapping) else parse_labels(labels, names)
         check_able(self._kind, "reconstruct", self.folder)
@@ -302,7 +302,7 @@ class SampledItems:
                 for name in self._samples.label_names}
 
     def save(self, folder: str | Path) -> Path:
-        """Writes one file per sample and one picture of all, whose path is returned."""
+        """Writes one file per sample and one overview of all, whose path is returned."""
         return self._run._kind.write_samples(_folder(folder), self._samples, self._run._loaded.stage1.example)
 
 

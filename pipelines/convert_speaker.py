@@ -3,7 +3,7 @@
     python pipelines/convert_speaker.py --run fsdd --input seven.wav --speaker theo
     python pipelines/convert_speaker.py --input FOLDER --speaker theo --out FOLDER
 
-Takes audio files of any rate, bit depth and number of channels; writes WAV files at the run's rate, and one picture of
+Takes audio files of any rate, bit depth and number of channels; writes WAV files at the run's rate, and one overview of
 originals above conversions.
 """
 
@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
         run = load(arguments.run, arguments.device, arguments.runs_dir)
         written = run.convert_files(arguments.input, arguments.out or run.outputs / "conversions", arguments.label,
                                     arguments.speaker, seed=arguments.seed, batch_size=arguments.batch_size)
-    print(f"{written.count} conversions to {arguments.speaker} with {run.folder}: {written.picture}")
+    print(f"{written.count} conversions to {arguments.speaker} with {run.folder}: {written.overview}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ The frames of the context are encoded; the prior draws the codes of the frames t
 actions, on one action throughout, or on those in a file, one name per line; the decoder turns the codes into frames.
 
 Writes a GIF and a strip of frames for each clip, one row for each of --actions below the recorded clip, and all strips
-in one picture. Clip i depends on --seed, i and its context alone.
+in one overview. Clip i depends on --seed, i and its context alone.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main(arguments: argparse.Namespace) -> None:
             arguments.out or run.outputs / "predictions", arguments.n, arguments.context, arguments.frames,
             arguments.actions, data_root=arguments.data_root, seed=arguments.seed, batch_size=arguments.batch_size,
             **truncation(arguments))
-    print(f"{written.count} clips, {written.figure}, with {run.folder}: {written.picture}")
+    print(f"{written.count} clips, {written.figure}, with {run.folder}: {written.overview}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python pipelines/reconstruct.py --run cifar10_compact --input FOLDER --out FOLDER
     python pipelines/reconstruct.py --run fsdd --input word.wav --label speaker=theo
 
-Writes each reconstruction, and one picture of originals and reconstructions. Images are cropped and resized, and audio
+Writes each reconstruction, and one overview of originals and reconstructions. Images are cropped and resized, and audio
 is resampled, to what the run was trained on. A run on the codes of another run shows every level, and several decodings
 of the same codes.
 """
@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> None:
         run = load(arguments.run, arguments.device, arguments.runs_dir)
         written = run.reconstruct_files(arguments.input, arguments.out or run.outputs / "reconstructions",
                                         labels=arguments.label, seed=arguments.seed, batch_size=arguments.batch_size)
-    print(f"{written.count} reconstructions with {run.folder}, {written.figure}: {written.picture}")
+    print(f"{written.count} reconstructions with {run.folder}, {written.figure}: {written.overview}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
     python pipelines/sample.py --run fsdd --label digit=7 --label speaker=theo --seconds 0.5
     python pipelines/sample.py --run room_video --n 8 --actions forward
 
-Writes one file per sample (PNG, WAV or GIF) and one picture of all. Sample i depends on --seed and i alone, not on --n
+Writes one file per sample (PNG, WAV or GIF) and one overview of all. Sample i depends on --seed and i alone, not on --n
 or --batch-size. A VAE needs no prior: its latents come from N(0, I), their standard deviation times --temperature. A
 run on codes goes on through the decoder of the run that made the codes.
 """
@@ -50,8 +50,8 @@ def main(arguments: argparse.Namespace) -> None:
         flags = {name: getattr(arguments, name) for kind in all_kinds().values() for name in kind.sample_flags}
         samples = run.sample(arguments.n, seed=arguments.seed, batch_size=arguments.batch_size, labels=arguments.label,
                              **truncation(arguments), **flags)
-        picture = samples.save(arguments.out or run.outputs / "samples")
-    print(f"{arguments.n} samples in {time.monotonic() - start:.1f} s: {picture}")
+        overview = samples.save(arguments.out or run.outputs / "samples")
+    print(f"{arguments.n} samples in {time.monotonic() - start:.1f} s: {overview}")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
+from pipelines.data.audio import AudioData, Recordings, labels_of
+from pipelines.data.audio_files import SUFFIXES
 from pipelines.data.folders import class_folder, class_names, find_parts
-from pipelines.data.sound import Recordings, SoundData, labels_of
-from pipelines.data.sounds import SUFFIXES
 from pipelines.files.errors import InputError
 
 
-class AudioFolder(SoundData):
+class AudioFolder(AudioData):
     """Label speaker if all training files lie in speaker folders, at least two; files may lie at any depth in these.
 
     Raises InputError for folders of splits without `train`, without audio files, or with a speaker unknown in training.

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from pipelines.data.folders import FoundFile, class_folder, class_names, list_files
 from pipelines.data.frames import EpisodeData
-from pipelines.data.pictures import SUFFIXES, read_picture
+from pipelines.data.image_files import SUFFIXES, read_image
 from pipelines.files.errors import InputError, naming
 
 FRAMES = "frames.npy"
@@ -122,10 +122,10 @@ def frames_shape(episode: Episode) -> tuple[int, int, int, int]:
             raise InputError(f"{first}: expected uint8 (frames, height, width, 1 or 3), found {frames.dtype} "
                              f"{frames.shape}")
         return frames.shape
-    width, height = _picture_size(first)
+    width, height = _image_size(first)
     for file in episode.files[1:]:
         path = episode.folder / Path(file.path).name
-        if (found := _picture_size(path)) != (width, height):
+        if (found := _image_size(path)) != (width, height):
             raise InputError(f"{path}: expected {width}x{height} pixels as in {first}, found {found[0]}x{found[1]}")
     return len(episode.files), height, width, 3
 
@@ -199,7 +199,7 @@ def _pack(
                     if path.name == FRAMES:
                         file.write(np.ascontiguousarray(np.moveaxis(_load(path), 3, 1)))
                     else:
-                        file.write(np.ascontiguousarray(_read_picture(path, (channels, height, width))))
+                        file.write(np.ascontiguousarray(_read_image(path, (channels, height, width))))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -217,17 +217,17 @@ def _load(path: Path) -> np.ndarray:
         raise InputError(f"{path}: expected a NumPy array, found a file that cannot be read ({error})") from None
 
 
-def _picture_size(path: Path) -> tuple[int, int]:
+def _image_size(path: Path) -> tuple[int, int]:
     try:
-        with Image.open(path) as picture:
-            return picture.size
+        with Image.open(path) as image:
+            return image.size
     except Exception as error:  # any error of a decoder means that this image is unreadable
         raise InputError(f"{path}: expected an image, found a file that cannot be read ({error})") from None
 
 
-def _read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def _read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     try:
-        return read_picture(path, shape)
+        return read_image(path, shape)
     except Exception as error:  # as above
         raise InputError(f"{path}: expected an image, found a file that cannot be read ({error})") from None
 

@@ -6,14 +6,14 @@ The published split: indices 0 to 4 of each digit and speaker are test data, all
 import re
 from pathlib import Path
 
+from pipelines.data.audio import AudioData, Recordings, labels_of
 from pipelines.data.folders import list_files
-from pipelines.data.sound import Recordings, SoundData, labels_of
 
 NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<index>\d+)\.(wav|flac)")
 TEST_INDICES = 5
 
 
-class FSDD(SoundData):
+class FSDD(AudioData):
     """Labels digit and speaker. Other files in the folder are ignored."""
 
     name = "fsdd"

@@ -22,8 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipelines.data.folders import FOLDERS, Part, class_folder, class_names, find_parts, warn_unreadable
+from pipelines.data.image_files import SUFFIXES, decode_images
 from pipelines.data.images import ImageSplit
-from pipelines.data.pictures import SUFFIXES, decode_pictures
 from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
 from pipelines.splits.base import Data, checked_hold_out_size, hold_out
@@ -128,7 +128,7 @@ def _decode(paths: list[Path], target: Path, shape: tuple[int, int, int], worker
     temporary = target.with_suffix(".tmp")
     try:
         with tqdm(total=len(paths), desc="decode", unit="image", disable=None, dynamic_ncols=True) as bar:
-            unreadable = decode_pictures(paths, temporary, shape, workers, bar.update)
+            unreadable = decode_images(paths, temporary, shape, workers, bar.update)
         if len(unreadable) == len(paths):
             raise InputError(f"{paths[0]}: expected an image, found {unreadable[0]}; "
                              f"none of {len(paths)} can be read")

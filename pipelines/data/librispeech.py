@@ -9,14 +9,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.data.audio import AudioData, Recordings, labels_of
 from pipelines.data.folders import list_files
-from pipelines.data.sound import Recordings, SoundData, labels_of
 from pipelines.files.errors import InputError
 
 NAME = re.compile(r"(?P<speaker>\d+)/(?P<chapter>\d+)/(?P=speaker)-(?P=chapter)-\d+\.flac")
 
 
-class LibriSpeech(SoundData):
+class LibriSpeech(AudioData):
     """Label speaker: the numbers of the speakers of all subsets, sorted as text.
 
     By default validation is held out of the training recordings, and there is no test split. The speakers of dev-clean

@@ -9,15 +9,15 @@ Files are found here directly: torchaudio's SPEECHCOMMANDS finds the same ones, 
 import re
 from pathlib import Path
 
+from pipelines.data.audio import AudioData, Recordings, labels_of
 from pipelines.data.folders import list_files
-from pipelines.data.sound import Recordings, SoundData, labels_of
 from pipelines.files.errors import InputError
 
 LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 NAME = re.compile(r"(?P<word>[^/]+)/[0-9a-f]+_nohash_\d+\.wav")  # excludes _background_noise_
 
 
-class SpeechCommands(SoundData):
+class SpeechCommands(AudioData):
     """Label word. The published splits; they share no speaker.
 
     Raises InputError for a list that is missing or names no existing recording.

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.data.sound import Recordings, SoundData, labels_of
+from pipelines.data.audio import AudioData, Recordings, labels_of
 from pipelines.data.speech import Clip, Phoneme, generate_speech, read_speech
 from pipelines.files.errors import InputError
 from pipelines.splits.base import checked_hold_out_size
 from pipelines.splits.counters import permutation
 
 
-class SpokenWords(SoundData):
+class SpokenWords(AudioData):
     """Labels word (if a clip is one word) and voice. Clips that do not exist below `root` are generated on first use.
 
     `validation_fraction` and `test_fraction` of the clips are held out; see `place_clips`. `seed` determines them and

@@ -9,8 +9,8 @@ Files are found here directly: torchaudio's VCTK_092 relies on transcripts and t
 import re
 from pathlib import Path
 
+from pipelines.data.audio import AudioData, Recordings, labels_of
 from pipelines.data.folders import list_files
-from pipelines.data.sound import Recordings, SoundData, labels_of
 from pipelines.files.errors import InputError
 
 MICROPHONES = ("mic1", "mic2")
@@ -20,7 +20,7 @@ LAYOUTS = (  # the first layout found is used
 )
 
 
-class VCTK(SoundData):
+class VCTK(AudioData):
     """Label speaker. There is no published split: validation is held out of all recordings, with the same speakers.
 
     `microphone` is mic1 or mic2; p280 has no recordings with mic2. Release 0.80 has one microphone and ignores it.

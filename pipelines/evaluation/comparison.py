@@ -1,5 +1,5 @@
-"""Several systems side by side (compare.py): which ones a set names, and what their metrics.json say in one table, one
-picture and one plot."""
+"""Several systems side by side (compare.py): the systems of a set, and one table, one figure and one plot of their
+metrics.json."""
 
 import itertools
 import re

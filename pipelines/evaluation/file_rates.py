@@ -1,4 +1,4 @@
-"""What pictures take as lossless files, in bits per data dimension: the yardstick beside a bound."""
+"""Sizes of images as lossless files, in bits per data dimension, to compare with a bound."""
 
 import io
 import math
@@ -8,34 +8,35 @@ from einops import rearrange
 from PIL import Image
 
 from pipelines.data.folders import find_parts
+from pipelines.data.image_files import SUFFIXES
 from pipelines.data.image_folder import ImageFolder
-from pipelines.data.pictures import SUFFIXES
 from pipelines.splits.base import Data
 
 
 def webp(data: Data, split: str) -> float:
-    """A lossless WebP file for each picture of a split, grey ones as RGB.
+    """A lossless WebP file for each image of a split, grey ones as RGB.
 
     At 4 of the encoder's efforts up to 6: above that files of 32x32 photographs grow."""
-    total, pictures = 0, data.split(split)
-    for batch in pictures.evaluation_batches():
+    total, images = 0, data.split(split)
+    for batch in images.evaluation_batches():
         for pixels in rearrange(batch.x.expand(-1, 3, -1, -1), "b c h w -> b h w c").contiguous().numpy():
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, format="WEBP", lossless=True, quality=100, method=4)
             total += buffer.tell()
-    return 8 * total / (len(pictures) * math.prod(data.shape))
+    return 8 * total / (len(images) * math.prod(data.shape))
 
 
 def own(data: Data, config: dict, split: str) -> float | None:
-    """The files that the split was read from, of `data` made by `config`. None where the pixels are not exactly theirs:
-    data that are no folder of pictures, a split held out of another, pictures that were cut or resized."""
+    """The size of the files that the split was read from, of `data` made by `config`. None unless the pixels are exactly
+    those of the files: for other data than a folder of images, a held-out split, images that were cropped or resized.
+    """
     if not isinstance(data, ImageFolder):
         return None
-    part = find_parts(Path(config["root"]), SUFFIXES, "pictures").get(split)
+    part = find_parts(Path(config["root"]), SUFFIXES, "images").get(split)
     if part is None or len(part.files) != len(data.split(split)):
         return None
     for file in part.files:
-        with Image.open(part.folder / file.path) as picture:
-            if picture.size != data.shape[:0:-1]:
+        with Image.open(part.folder / file.path) as image:
+            if image.size != data.shape[:0:-1]:
                 return None
     return 8 * sum(file.bytes for file in part.files) / (len(part.files) * math.prod(data.shape))

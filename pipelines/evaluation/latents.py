@@ -134,13 +134,13 @@ def draw_codebooks(painter: Painter, codes: Tensor, example: int, out: Path) -> 
         context = codes[example].repeat(len(shown), *[1] * len(codes.shape[1:]))
         context[(slice(None), *middle, book)] = shown
         alone = context[(slice(None), *(slice(place, place + 1) for place in middle))]
-        pictures, patches = painter.decode(context), painter.decode(alone)
-        factors = [whole // size for whole, size in zip(pictures.shape[2:], patches.shape[2:], strict=True)]
+        images, patches = painter.decode(context), painter.decode(alone)
+        factors = [whole // size for whole, size in zip(images.shape[2:], patches.shape[2:], strict=True)]
         patches = repeat(patches, "n c h w -> n c (h f1) (w f2)", f1=factors[0], f2=factors[1])
         title = "codebook" if books == 1 else f"codebook {book + 1}"
         paths[title] = out / f"{title.replace(' ', '_')}.png"
         captions = ("on its own", "in context")
-        write_image(paths[title], image_pairs(patches, pictures, CODES_PER_ROW, captions))
+        write_image(paths[title], image_pairs(patches, images, CODES_PER_ROW, captions))
     return paths
 
 

@@ -26,7 +26,7 @@ from pipelines.splits.base import Batch
 from pipelines.splits.order import spread
 from stage1_vqvae.bounds import mean_and_standard_error
 
-SHOWN = 2  # clips beside their reconstructions in the picture
+SHOWN = 2  # clips beside their reconstructions in the overview
 WAYS = {"prediction": "predicted", "last_frame": "last frame repeated", "reconstruction": "decoded true codes"}
 
 

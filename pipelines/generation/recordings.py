@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipelines.data.sounds import find_sounds, load_sounds
+from pipelines.data.audio_files import find_audio_files, load_audio_files
 from pipelines.files.errors import InputError
 from pipelines.runs.store import TrainedStage
 from stage1_vqvae.bottlenecks.base import Quantizer
@@ -33,7 +33,7 @@ def read_recordings(stage1: TrainedStage, path: Path) -> Recordings:
 
     Raises InputError where no file can be read."""
     rate = stage1.example.facts["sample_rate_hz"]
-    paths, waves = load_sounds(find_sounds(path), rate, stage1.config["data"].get("peak", 0.0))
+    paths, waves = load_audio_files(find_audio_files(path), rate, stage1.config["data"].get("peak", 0.0))
     return padded([path.stem for path in paths], waves, stage1.example.shape[-1])
 
 

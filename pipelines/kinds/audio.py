@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pipelines.splits.base import Batch, Data
     from pipelines.training.log import RunLog
 
-SHOWN_SAMPLES = 8  # clips in the picture of samples
-SHOWN_PAIRS = 6  # clips in a picture of originals and what became of them
+SHOWN_SAMPLES = 8  # clips in the overview of samples
+SHOWN_PAIRS = 6  # clips in an overview of originals and what became of them
 
 
 class Audio(Kind):
@@ -117,9 +117,9 @@ class Audio(Kind):
 
         decoder_labels(loaded.stage1, labels, 1)  # refused before anything is decoded
         names, originals, made, lengths = self._decoded(loaded, source, labels, seed, batch_size)
-        picture = self._write(loaded, out, names, originals, made, lengths, "reconstruction", "")
+        overview = self._write(loaded, out, names, originals, made, lengths, "reconstruction", "")
         distance = log_spectral_distance(originals, made, loaded.stage1.example.facts["sample_rate_hz"], lengths).mean()
-        return Written(len(names), picture, f"log-spectral distance {distance:.2f} dB")
+        return Written(len(names), overview, f"log-spectral distance {distance:.2f} dB")
 
     def convert(self, loaded: LoadedRun, source: Path, out: Path, label: str, target: str, seed: int,
                 batch_size: int) -> Written:
@@ -132,8 +132,8 @@ class Audio(Kind):
         class_number(label, target, classes_of(stage1.example, label))
         first = {name: classes_of(stage1.example, name)[0] for name in stage1.condition_on}
         names, originals, made, lengths = self._decoded(loaded, source, first | {label: target}, seed, batch_size)
-        picture = self._write(loaded, out, names, originals, made, lengths, target, f"-{target}")
-        return Written(len(names), picture, f"{label} {target}")
+        overview = self._write(loaded, out, names, originals, made, lengths, target, f"-{target}")
+        return Written(len(names), overview, f"{label} {target}")
 
     @property
     def evaluation(self) -> ModuleType:

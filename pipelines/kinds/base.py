@@ -36,10 +36,10 @@ class Items:
 
 @dataclass(frozen=True)
 class Written:
-    """Files that were written: how many items, the picture of them all, and a figure in words."""
+    """Files that were written: how many items, an overview of them, and a figure in words."""
 
     count: int
-    picture: Path
+    overview: Path
     figure: str
 
 
@@ -74,7 +74,7 @@ class Kind(ABC):
 
     @abstractmethod
     def write_samples(self, folder: Path, samples: Samples, example: Example) -> Path:
-        """One file per sample, and one picture of all, whose path is returned."""
+        """One file per sample, and one overview of all, whose path is returned."""
 
     # --- one's own data -------------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ class Kind(ABC):
 
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                     batch_size: int) -> Written:
-        """A file or a folder of files -> a reconstruction of each, and a picture of originals and reconstructions."""
+        """A file or a folder of files -> a reconstruction of each, and an overview of originals and reconstructions."""
         raise NotImplementedError(self.name)
 
     def convert(self, loaded: LoadedRun, source: Path, out: Path, label: str, target: str, seed: int,
@@ -104,7 +104,7 @@ class Kind(ABC):
 
     def plot_latents(self, loaded: LoadedRun, data_root: Path | None, out: Path, split: str | None, example: int,
                      seed: int, batch_size: int) -> dict[str, Path | str]:
-        """Pictures of what the latents mean: their paths, or why they were left out, by title."""
+        """Figures of what the latents mean: their paths, or why they were left out, by title."""
         raise NotImplementedError(self.name)
 
     # --- evaluation -----------------------------------------------------------------------------------------

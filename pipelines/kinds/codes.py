@@ -54,7 +54,7 @@ class Codes(Kind):
 
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                     batch_size: int) -> Written:
-        """The picture shows all levels, and several decodings of the same codes."""
+        """The overview shows all levels, and several decodings of the same codes."""
         from pipelines.evaluation import codes
         from pipelines.media.images import image_rows, write_image
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipelines.splits.base import Batch
     from pipelines.training.log import RunLog
 
-SHOWN = 64  # reconstructions in a picture
+SHOWN = 64  # reconstructions in an overview
 
 
 class Image(Kind):
@@ -107,14 +107,14 @@ def reconstruct_files(kind: Kind, loaded: LoadedRun, source: Path, out: Path, la
                       batch_size: int) -> tuple[Tensor, Tensor, str]:
     """Writes the reconstruction of each image file. Returns originals and reconstructions, uint8 (n, c, h, w), and
     their PSNR in words."""
-    from pipelines.data.pictures import find_pictures, load_pictures
+    from pipelines.data.image_files import find_images, load_images
     from pipelines.generation.labels import decoder_labels
     from pipelines.generation.reconstruction import reconstruct
     from pipelines.media.images import write_image
     from pipelines.metrics.psnr import psnr_db
     from pipelines.metrics.squares import squared_errors
 
-    paths, originals = load_pictures(find_pictures(source), kind.data_shape(loaded))
+    paths, originals = load_images(find_images(source), kind.data_shape(loaded))
     given = decoder_labels(loaded.stage1, labels, len(paths))
     made = reconstruct(loaded, kind.read(loaded, originals).x, given, seed, batch_size)
     out.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def read_images(x: Any, shape: tuple[int, ...]) -> Items:
     import torch
     from PIL import Image as Pillow
 
-    from pipelines.data.pictures import find_pictures, fit_picture, load_pictures
+    from pipelines.data.image_files import find_images, fit_image, load_images
 
     channels, height, width = shape
     if isinstance(x, (list, tuple)):
@@ -142,10 +142,10 @@ def read_images(x: Any, shape: tuple[int, ...]) -> Items:
         return Items(torch.cat([read_images(one, shape).x for one in x]), single=False)
     if isinstance(x, (str, Path)):
         path = Path(x)
-        return Items(load_pictures(find_pictures(path), shape)[1], single=not path.is_dir())
+        return Items(load_images(find_images(path), shape)[1], single=not path.is_dir())
     if isinstance(x, Pillow.Image):
         try:
-            return Items(torch.from_numpy(fit_picture(x, shape).copy())[None], single=True)
+            return Items(torch.from_numpy(fit_image(x, shape).copy())[None], single=True)
         except ValueError as error:
             raise InputError(f"images: expected an image that can be converted, found {error}") from None
     if not isinstance(x, (np.ndarray, torch.Tensor)):

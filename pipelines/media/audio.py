@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipelines.data.sounds import FULL_SCALE
+from pipelines.data.audio_files import FULL_SCALE
 from pipelines.files.atomic import write_atomically
 
 WIDTH, DPI = 1440, 120  # pixels
@@ -62,8 +62,8 @@ def _draw(path: Path, rows: list[tuple[str, list[tuple[Tensor, str]]]], sample_r
     waves = [wave for _, row in rows for wave, _ in row]
     assert waves and all(wave.ndim == 1 and len(wave) for wave in waves), [wave.shape for wave in waves]
     powers = iter([decibels(wave, sample_rate_hz) for wave in waves])
-    pictures = [[next(powers) for _ in row] for _, row in rows]
-    loudest = max(float(picture.max()) for row in pictures for picture in row)
+    images = [[next(powers) for _ in row] for _, row in rows]
+    loudest = max(float(image.max()) for row in images for image in row)
     seconds = max(map(len, waves)) / sample_rate_hz
     swing = max(1e-3, *(float(wave.abs().max()) for wave in waves))
     columns = max(len(row) for _, row in rows)
@@ -79,7 +79,7 @@ def _draw(path: Path, rows: list[tuple[str, list[tuple[Tensor, str]]]], sample_r
             above.plot(np.arange(len(wave)) / sample_rate_hz, wave.detach().cpu().numpy(), color=BLUE, linewidth=0.5)
             above.set(xlim=(0, seconds), ylim=(-1.05 * swing, 1.05 * swing), xticks=[], yticks=[0], yticklabels=[])
             above.set_title(caption, fontsize=10)
-            shown = _draw_spectrogram(below, pictures[place][column], len(wave), loudest, sample_rate_hz)
+            shown = _draw_spectrogram(below, images[place][column], len(wave), loudest, sample_rate_hz)
             below.set_xlim(0, seconds)
             last = place == len(rows) - 1 or column >= len(rows[place + 1][1])
             below.tick_params(labelbottom=last, labelleft=column == 0, labelsize=8)
@@ -93,9 +93,9 @@ def _draw(path: Path, rows: list[tuple[str, list[tuple[Tensor, str]]]], sample_r
     write_atomically(Path(path), buffer.getvalue())
 
 
-def _draw_spectrogram(axis: Axes, picture: Tensor, samples: int, loudest: float, sample_rate_hz: int):
+def _draw_spectrogram(axis: Axes, image: Tensor, samples: int, loudest: float, sample_rate_hz: int):
     """Draws power (frequency, time) from 0 to the clip's end and to half the rate; the rest is background."""
     axis.set_facecolor(PAPER)
     extent = (0, samples / sample_rate_hz, 0, sample_rate_hz / 2000)
-    return axis.imshow(picture.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma",
+    return axis.imshow(image.numpy(), origin="lower", aspect="auto", extent=extent, cmap="magma",
                        vmin=loudest - RANGE_DB, vmax=loudest, interpolation="bilinear")

@@ -86,7 +86,7 @@ def write_gif(path: Path, clips: dict[str, Tensor], context: int) -> None:
     """Clips uint8 (c, t, h, w) side by side as a looping GIF, each below its name.
 
     During the first `context` frames the title is "context" instead, except for the first clip."""
-    number, font, pictures = next(iter(clips.values())).shape[1], ImageFont.load_default(TEXT), []
+    number, font, images = next(iter(clips.values())).shape[1], ImageFont.load_default(TEXT), []
     for t in range(number):
         panels = image_grid(torch.stack([clip[:, t] for clip in clips.values()]), len(clips))
         head = Image.new("RGB", (panels.shape[2], 2 * TEXT), (PAPER,) * 3)
@@ -94,10 +94,10 @@ def write_gif(path: Path, clips: dict[str, Tensor], context: int) -> None:
             middle = GAP / 2 + (place + 0.5) * (panels.shape[2] - GAP) / len(clips)
             said = "context" if place and t < context else name
             ImageDraw.Draw(head).text((middle, TEXT), said, (INK,) * 3, font, anchor="mm")
-        picture = np.concatenate([np.array(head), rearrange(panels, "c h w -> h w c").numpy()])
-        pictures.append(Image.fromarray(picture).quantize(256, dither=Image.Dither.NONE))
+        image = np.concatenate([np.array(head), rearrange(panels, "c h w -> h w c").numpy()])
+        images.append(Image.fromarray(image).quantize(256, dither=Image.Dither.NONE))
     buffer = io.BytesIO()
-    pictures[0].save(buffer, format="GIF", save_all=True, append_images=pictures[1:], duration=FRAME_MS, loop=0)
+    images[0].save(buffer, format="GIF", save_all=True, append_images=images[1:], duration=FRAME_MS, loop=0)
     write_atomically(Path(path), buffer.getvalue())
 
 

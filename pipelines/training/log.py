@@ -50,9 +50,9 @@ class RunLog:
         for name, value in figures.items():
             self.tensorboard.add_scalar(f"{name}/{split}", value, step)
 
-    def image(self, step: int, name: str, picture: Tensor) -> None:
-        """picture: uint8 (3, h, w)."""
-        self.tensorboard.add_image(name, picture, step)
+    def image(self, step: int, name: str, image: Tensor) -> None:
+        """image: uint8 (3, h, w)."""
+        self.tensorboard.add_image(name, image, step)
 
     def audio(self, step: int, name: str, wave: Tensor, sample_rate_hz: int) -> None:
         """wave: (t,) in [-1, 1]."""

@@ -32,7 +32,7 @@ def write_images(root: Path) -> None:
         image.save(root / "ab"[number % 2] / f"{number}.png")
 
 
-def write_sounds(root: Path) -> None:
+def write_clips(root: Path) -> None:
     draws = np.random.default_rng(0)
     for number in range(COUNT):
         (root / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def write_digits(root: Path) -> None:
 # What a folder of the user's holds, and settings that fit so few and small files.
 FILES = {
     "image_folder": (write_images, ["data.size=12", "data.workers=1"]),
-    "audio_folder": (write_sounds, ["data.sample_rate_hz=8000", "data.crop=512", "data.length=2048", "data.workers=1"]),
+    "audio_folder": (write_clips, ["data.sample_rate_hz=8000", "data.crop=512", "data.length=2048", "data.workers=1"]),
     "fsdd": (write_digits, ["data.crop=512", "data.length=2048", "data.workers=1", "data.validation_fraction=0.3"]),
     "frames_folder": (write_episodes, ["data.clip_length=3", "data.validation_fraction=0.25"]),
 }

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.data import image_folder, pictures
+from pipelines.data import image_files, image_folder
+from pipelines.data.image_files import find_images, load_images, read_image
 from pipelines.data.image_folder import ImageFolder
-from pipelines.data.pictures import find_pictures, load_pictures, read_picture
 from pipelines.files.errors import InputError
 
 RED, BLUE = (250, 10, 20), (10, 20, 250)
@@ -102,7 +102,7 @@ def test_hidden_and_other_files_are_passed_over_and_links_followed_once(folder, 
     (root / "gone.png").symlink_to(tmp_path / "nowhere.png")
     outside = folder("4.png", "5.png", root=tmp_path / "outside")
     (root / "linked").symlink_to(outside)
-    assert [path.relative_to(root).as_posix() for path in find_pictures(root)] == [
+    assert [path.relative_to(root).as_posix() for path in find_images(root)] == [
         "0.png", "1.png", "linked/4.png", "linked/5.png"]
 
 
@@ -114,7 +114,7 @@ def exif_turned() -> Image.Exif:
 
 def pixels_of(picture: Image.Image, name: str, tmp_path: Path, shape=(3, 8, 8), **options) -> np.ndarray:
     picture.save(tmp_path / name, **options)
-    return read_picture(tmp_path / name, shape)
+    return read_image(tmp_path / name, shape)
 
 
 def test_every_kind_of_picture_becomes_rgb(tmp_path):
@@ -127,7 +127,7 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path):
     assert (pixels_of(Image.fromarray(np.full((8, 8), 77 * 257, np.uint16)), "deep.png", tmp_path) == 77).all()
     cmyk = pixels_of(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "cmyk.jpg", tmp_path, quality=100)
     assert cmyk[0].min() > 245 and cmyk[1:].max() < 10
-    assert read_picture(tmp_path / "rgb.png", (1, 8, 8)).shape == (1, 8, 8)
+    assert read_image(tmp_path / "rgb.png", (1, 8, 8)).shape == (1, 8, 8)
 
 
 def test_transparent_parts_are_white(tmp_path):
@@ -201,7 +201,7 @@ def test_unreadable_pictures_are_named_counted_and_left_out(folder, load, capsys
 
 
 def test_every_picture_has_its_place_whatever_process_decodes_it(folder, load, monkeypatch, capsys):
-    monkeypatch.setattr(pictures, "CHUNK", 3)
+    monkeypatch.setattr(image_files, "CHUNK", 3)
     root = folder(*(f"{number:02d}.png" for number in range(20)))
     (root / "10.png").write_bytes(b"damaged")
     data = load(root, validation_fraction=0.25, workers=3)
@@ -260,7 +260,7 @@ def test_pictures_are_decoded_once(folder, load, monkeypatch):
     root = folder("0.png", "1.png", "2.png")
     first = load(root, validation_fraction=0.34)
     with monkeypatch.context() as patch:
-        patch.setattr(image_folder, "decode_pictures", None)
+        patch.setattr(image_folder, "decode_images", None)
         again = load(root, validation_fraction=0.34)
     assert torch.equal(everything(first, "train").x, everything(again, "train").x)
     save(root / "1.png", (99, 99, 99))
@@ -271,8 +271,8 @@ def test_pictures_are_decoded_once(folder, load, monkeypatch):
 
 def test_of_two_that_start_together_one_decodes(folder, load, monkeypatch):
     root, calls = folder(*(f"{number}.png" for number in range(9))), []
-    decode = pictures.decode_pictures
-    monkeypatch.setattr(image_folder, "decode_pictures", lambda *arguments: calls.append(1) or decode(*arguments))
+    decode = image_files.decode_images
+    monkeypatch.setattr(image_folder, "decode_images", lambda *arguments: calls.append(1) or decode(*arguments))
     with ThreadPoolExecutor(2) as pool:
         loaded = list(pool.map(lambda _: load(root, validation_fraction=0.34), range(2)))
     assert len(calls) == 1
@@ -283,11 +283,11 @@ def test_an_interrupted_decoding_leaves_nothing_that_counts(folder, load, monkey
     root = folder(*(f"{number}.png" for number in range(9)))
 
     def interrupted(paths, target, *others):
-        pictures.decode_pictures(paths, target, *others)
+        image_files.decode_images(paths, target, *others)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(image_folder, "decode_pictures", interrupted)
+        patch.setattr(image_folder, "decode_images", interrupted)
         with pytest.raises(KeyboardInterrupt):
             load(root)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
@@ -321,12 +321,12 @@ def test_a_larger_store_leaves_room_for_crops(folder, load):
 def test_loading_a_few_names_those_that_fail(tmp_path, capsys):
     good, bad = save(tmp_path / "good.png"), tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
-    paths, loaded = load_pictures([bad, good], (3, 4, 6))
+    paths, loaded = load_images([bad, good], (3, 4, 6))
     assert paths == [good] and loaded.shape == (1, 3, 4, 6) and loaded.dtype == torch.uint8
     assert str(bad) in capsys.readouterr().err
     with pytest.raises(InputError, match="none of 1 can be read"):
-        load_pictures([bad], (3, 4, 6))
+        load_images([bad], (3, 4, 6))
     for missing in (tmp_path / "nowhere", tmp_path / "nowhere.png"):
         with pytest.raises(InputError, match="expected an image or a folder of images, found nothing"):
-            find_pictures(missing)
-    assert find_pictures(good) == [good]
+            find_images(missing)
+    assert find_images(good) == [good]

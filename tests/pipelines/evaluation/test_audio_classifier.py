@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 
-from pipelines.data.sound import SoundSplit
-from pipelines.data.sounds import FULL_SCALE
+from pipelines.data.audio import AudioSplit
+from pipelines.data.audio_files import FULL_SCALE
 from pipelines.evaluation import audio_classifier as probing
 
 RATE, LENGTH = 8000, 2000
 CPU = torch.device("cpu")
 
 
-def tones(number: int, seed: int) -> SoundSplit:
+def tones(number: int, seed: int) -> AudioSplit:
     """Clips of 60 to 250 ms at any loudness in some noise; column 1 says 500 Hz (0) or 900 Hz (1), column 0 nothing."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 2, (number, 2), generator=generator)
@@ -24,7 +24,7 @@ def tones(number: int, seed: int) -> SoundSplit:
         wave = torch.sin(2 * math.pi * ((500, 900)[label] * torch.arange(length) / RATE + phase))
         waves.append((0.05 + 0.8 * level) * (wave + 0.05 * torch.randn(length, generator=generator)))
     starts = lengths.cumsum(0) - lengths
-    return SoundSplit((torch.cat(waves) * FULL_SCALE).clamp(-FULL_SCALE, FULL_SCALE - 1).to(torch.int16), labels,
+    return AudioSplit((torch.cat(waves) * FULL_SCALE).clamp(-FULL_SCALE, FULL_SCALE - 1).to(torch.int16), labels,
                       lengths=lengths, starts=starts, bounds=torch.stack([starts, starts + lengths], 1), crop=512,
                       length=LENGTH)
 

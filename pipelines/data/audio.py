@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.data.sounds import FULL_SCALE, decoded_sounds
+from pipelines.data.audio_files import FULL_SCALE, decoded_audio
 from pipelines.files.errors import InputError
 from pipelines.splits import counters
 from pipelines.splits.base import RESIDENT_SHARE, Batch, Data, Split, checked_hold_out_size, hold_out
@@ -33,7 +33,7 @@ class Recordings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoundSplit(Split):
+class AudioSplit(Split):
     """float32 (b, 1, t) in [-1, 1) from int16 samples; `x` (total samples,) holds all recordings one after another.
 
     With an `epoch` the items are random windows of `crop` samples of their recordings; without, they are padded with
@@ -45,7 +45,7 @@ class SoundSplit(Split):
     crop: int
     length: int
 
-    def to(self, device: torch.device | str) -> "SoundSplit":
+    def to(self, device: torch.device | str) -> "AudioSplit":
         """See `Split.to`; only this split's recordings are copied to a GPU. Starts, bounds and lengths stay in main
         memory, where windows are drawn, so that no batch waits for the GPU."""
         device = torch.empty(0, device=device).device
@@ -57,7 +57,7 @@ class SoundSplit(Split):
             moved = moved.resident(device)
         return moved
 
-    def resident(self, device: torch.device | str) -> "SoundSplit":
+    def resident(self, device: torch.device | str) -> "AudioSplit":
         """This split with only its own recordings in `x`, on `device`, in the same order."""
         recordings, which = self.bounds.unique(dim=0, return_inverse=True)
         sizes = recordings[:, 1] - recordings[:, 0]
@@ -86,7 +86,7 @@ class SoundSplit(Split):
         return Batch(x.float()[:, None] / FULL_SCALE, labels, lengths=lengths.to(self.device))
 
 
-class SoundData(Data):
+class AudioData(Data):
     """Audio files below a folder, decoded once into a cache. A subclass gives the files, labels and splits.
 
     sample_rate_hz: files are resampled to this rate. crop: samples per training window. length: samples per item in
@@ -128,7 +128,7 @@ class SoundData(Data):
             checked_hold_out_size("data.validation_fraction", size, len(train))
             kept, held_out = hold_out(len(train), size, seed)
             places |= {"train": train[kept], "validation": train[held_out]}
-        self.samples, starts, lengths = decoded_sounds(Path(root), found.files, Path(cache), self.name, sample_rate_hz,
+        self.samples, starts, lengths = decoded_audio(Path(root), found.files, Path(cache), self.name, sample_rate_hz,
                                                        peak, workers)
         # unreadable files, of length 0, are removed last, so that none moves another file to another split
         self._items = {name: _items(own, starts, lengths, length) for name, own in places.items() if len(own)}
@@ -159,9 +159,9 @@ class SoundData(Data):
                 squares += int(values.square().sum())
         return (squares / count - (total / count) ** 2) / FULL_SCALE**2
 
-    def _split(self, name: str) -> SoundSplit:
+    def _split(self, name: str) -> AudioSplit:
         recordings, starts, lengths, bounds = self._items[name]
-        return SoundSplit(self.samples, self._labels[recordings], lengths=lengths, starts=starts, bounds=bounds,
+        return AudioSplit(self.samples, self._labels[recordings], lengths=lengths, starts=starts, bounds=bounds,
                           **self.window)
 
 

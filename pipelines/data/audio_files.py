@@ -38,7 +38,7 @@ FULL_SCALE = 32768  # 16-bit samples are x * 32768, so that silence is 0 and -1 
 CHUNK = 64  # files that a process takes at once
 
 
-def find_sounds(path: Path) -> list[Path]:
+def find_audio_files(path: Path) -> list[Path]:
     """The file itself, or all audio files below a folder, sorted. Raises InputError if there are none."""
     if path.is_file():
         return [path]
@@ -50,7 +50,7 @@ def find_sounds(path: Path) -> list[Path]:
     return found
 
 
-def read_sound(path: Path | str, sample_rate_hz: int, peak: float = 0.0) -> np.ndarray:
+def read_audio_file(path: Path | str, sample_rate_hz: int, peak: float = 0.0) -> np.ndarray:
     """An audio file as float32 (samples,) at the given rate: channels averaged, DC offset removed.
 
     peak > 0 scales the largest magnitude to this value, but by no more than a factor of 100 * peak; 0 only clips to
@@ -93,7 +93,7 @@ def _is_cut_off(log: str) -> bool:
     return any(int(found) + slack < int(promised) < UNKNOWN_BYTES for promised, found in notes)
 
 
-def load_sounds(paths: list[Path], sample_rate_hz: int, peak: float = 0.0) -> tuple[list[Path], list[Tensor]]:
+def load_audio_files(paths: list[Path], sample_rate_hz: int, peak: float = 0.0) -> tuple[list[Path], list[Tensor]]:
     """The readable files and their samples, float32 (samples,); warns about the others.
 
     Raises InputError if no file can be read."""
@@ -106,7 +106,7 @@ def load_sounds(paths: list[Path], sample_rate_hz: int, peak: float = 0.0) -> tu
     return [paths[place] for place in readable], sounds
 
 
-def decoded_sounds(
+def decoded_audio(
     root: Path, files: list[str], cache: Path, name: str, sample_rate_hz: int, peak: float, workers: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All audio `files` below `root`: int16 (total samples,), memory-mapped; starts and lengths (n,) int64.
@@ -181,7 +181,7 @@ def _read_all(paths: list[str], sample_rate_hz: int, peak: float) -> tuple[list[
     arrays, reasons = [], []
     for path in paths:
         try:
-            sound = read_sound(path, sample_rate_hz, peak)
+            sound = read_audio_file(path, sample_rate_hz, peak)
             arrays.append(np.clip(np.rint(sound * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16))
             reasons.append("")
         except Exception as error:  # any error of a decoder means that this file is unreadable; it is reported

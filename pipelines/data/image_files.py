@@ -23,19 +23,19 @@ MAX_PIXELS = 100_000_000  # per image: 300 MB decoded; a file of a few kB can cl
 CHUNK = 64  # images that a process takes at a time
 
 
-def find_pictures(path: Path) -> list[Path]:
+def find_images(path: Path) -> list[Path]:
     """The file itself, or all image files below a folder, sorted. Raises InputError if there are none."""
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise InputError(f"{path}: expected an image or a folder of images, found nothing")
-    found = [path / picture.path for picture in list_files(path, SUFFIXES)]
+    found = [path / image.path for image in list_files(path, SUFFIXES)]
     if not found:
         raise InputError(f"{path}: expected images ({', '.join(sorted(SUFFIXES))}), found none")
     return found
 
 
-def load_pictures(paths: list[Path], shape: tuple[int, int, int]) -> tuple[list[Path], Tensor]:
+def load_images(paths: list[Path], shape: tuple[int, int, int]) -> tuple[list[Path], Tensor]:
     """The readable files and their pixels, uint8 (n, *shape), shape = (c, h, w); warns about the others.
 
     Raises InputError if no file can be read."""
@@ -47,41 +47,41 @@ def load_pictures(paths: list[Path], shape: tuple[int, int, int]) -> tuple[list[
     return [paths[place] for place in readable], torch.from_numpy(pixels[readable])
 
 
-def read_picture(path: Path | str, shape: tuple[int, int, int]) -> np.ndarray:
+def read_image(path: Path | str, shape: tuple[int, int, int]) -> np.ndarray:
     """The centre of an image as uint8 (c, h, w), cropped to the aspect ratio of (h, w) and resized.
 
     Rotated according to EXIF data; transparency is composited on white; 16 bits are reduced to 8; of an animation the
     first frame is used. Downsampling is antialiased; an image of h x w pixels keeps its pixels. Raises Pillow's
     exceptions, and ValueError for more than `MAX_PIXELS` and for pixels without a defined range.
     """
-    with Image.open(path) as picture:
-        return fit_picture(picture, shape)
+    with Image.open(path) as image:
+        return fit_image(image, shape)
 
 
-def fit_picture(picture: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
-    """Like `read_picture`, for an opened Pillow image."""
+def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+    """Like `read_image`, for an opened Pillow image."""
     channels, height, width = shape
     mode = {1: "L", 3: "RGB"}[channels]
-    if picture.width * picture.height > MAX_PIXELS:
-        raise ValueError(f"{picture.width}x{picture.height} are more than {MAX_PIXELS} pixels")
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} are more than {MAX_PIXELS} pixels")
     turned = 2 * max(height, width)  # EXIF may exchange the axes
-    picture.draft(mode, (turned, turned))  # decodes only the low frequencies of a large JPEG
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    elif picture.mode in ("I", "F"):
-        raise ValueError(f"pixels of type {picture.mode} (32 bits) have no defined range")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    picture = ImageOps.fit(picture.convert(mode), (width, height), Image.Resampling.BICUBIC)
-    return np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
+    image.draft(mode, (turned, turned))  # decodes only the low frequencies of a large JPEG
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"pixels of type {image.mode} (32 bits) have no defined range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = ImageOps.fit(image.convert(mode), (width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def decode_pictures(
+def decode_images(
     paths: list[Path], target: Path, shape: tuple[int, int, int], workers: int, done: Callable[[int], object]
 ) -> dict[int, str]:
-    """Writes `read_picture` of each path to `target`, raw and in order: uint8 (n, *shape).
+    """Writes `read_image` of each path to `target`, raw and in order: uint8 (n, *shape).
 
     Unreadable images stay zero; returns the reason for each of them, by its position in `paths`. Calls `done(count)` as
     images are finished. Raises OSError if the disk is too full for the file, and
@@ -117,7 +117,7 @@ def _read_all(paths: list[Path], shape: tuple[int, int, int]) -> tuple[np.ndarra
         warnings.simplefilter("ignore")  # Pillow warns about odd metadata in each of thousands of files
         for place, path in enumerate(paths):
             try:
-                pixels[place] = read_picture(path, shape)
+                pixels[place] = read_image(path, shape)
             except Exception as error:  # any error of a decoder means that this image is unreadable; it is reported
                 reason = str(error).removesuffix(f" {str(path)!r}")  # the path is named anyway
                 unreadable[place] = " ".join(reason.split()) or type(error).__name__

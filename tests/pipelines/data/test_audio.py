@@ -17,12 +17,12 @@ import soundfile
 import torch
 import torchaudio
 
-from pipelines.data import sounds, spoken_words
+from pipelines.data import audio_files, spoken_words
+from pipelines.data.audio import labels_of
+from pipelines.data.audio_files import FULL_SCALE, find_audio_files, load_audio_files, read_audio_file
 from pipelines.data.audio_folder import AudioFolder
 from pipelines.data.fsdd import FSDD
 from pipelines.data.librispeech import LibriSpeech
-from pipelines.data.sound import labels_of
-from pipelines.data.sounds import FULL_SCALE, find_sounds, load_sounds, read_sound
 from pipelines.data.speech import PHONEMES, SAMPLE_RATE_HZ, SILENCE, Clip
 from pipelines.data.speechcommands import SpeechCommands
 from pipelines.data.spoken_words import SpokenWords, place_clips
@@ -392,7 +392,7 @@ def test_a_long_recording_becomes_several_items(folder, load):
 
 
 def test_variance_is_of_the_training_samples_without_the_padding(folder, load, monkeypatch):
-    monkeypatch.setattr("pipelines.data.sound.CHUNK", 100)
+    monkeypatch.setattr("pipelines.data.audio.CHUNK", 100)
     data = load(folder({"train/0.wav": 30, "train/1.wav": 1000, "validation/2.wav": 700}))
     samples = np.concatenate([track(0, 30), track(1, 1000)]) / FULL_SCALE
     assert data.variance == pytest.approx(samples.var(), rel=1e-12)
@@ -421,7 +421,7 @@ def test_a_split_moves(folder, load):
 def test_formats_agree_within_their_quantisation(suffix, options, tolerance, tmp_path):
     """A sine that 16 bits hold exactly: whatever holds more bits is no different."""
     expected = np.rint(sine(440, RATE, 0.25) * FULL_SCALE) / FULL_SCALE
-    sound = read_sound(save(tmp_path / f"0.{suffix}", expected, **options), RATE)
+    sound = read_audio_file(save(tmp_path / f"0.{suffix}", expected, **options), RATE)
     assert sound.dtype == np.float32 and sound.shape == expected.shape
     assert np.abs(sound - expected).max() <= tolerance + 1e-6
 
@@ -440,7 +440,7 @@ def test_bits_beyond_16_are_rounded_off(folder, load, tmp_path):
                                           (44_101, 16_000), (11_127, 8000), (96_000, 8000)])
 @pytest.mark.parametrize("hz", [100, 2000])
 def test_resampling_keeps_frequency_phase_and_level(rate, to, hz, tmp_path):
-    sound = read_sound(save(tmp_path / "0.wav", sine(hz, rate, 0.5), rate, subtype="FLOAT"), to)
+    sound = read_audio_file(save(tmp_path / "0.wav", sine(hz, rate, 0.5), rate, subtype="FLOAT"), to)
     assert abs(len(sound) - to / 2) <= 1
     expected, inner = sine(hz, to, 0.5), slice(to // 20, -to // 20)
     # a phase that is off by 0.01 makes 0.005; measured are 0.0016 at most
@@ -450,32 +450,32 @@ def test_resampling_keeps_frequency_phase_and_level(rate, to, hz, tmp_path):
 def test_strange_rates_take_no_gigabytes(tmp_path):
     """Two rates without a common factor would need 16,000 filters of 100,000 taps, 6 GB."""
     path = save(tmp_path / "0.wav", sine(1000, 99_991, 0.1), 99_991)
-    assert abs(len(read_sound(path, RATE)) - 1600) <= 1
+    assert abs(len(read_audio_file(path, RATE)) - 1600) <= 1
     with pytest.raises(ValueError, match="its sample rate is 999 Hz"):
-        read_sound(save(tmp_path / "1.wav", track(0, 100), 999), RATE)
+        read_audio_file(save(tmp_path / "1.wav", track(0, 100), 999), RATE)
 
 
 def test_channels_are_averaged(tmp_path):
     left, right = track(2, 200).astype(int), track(5, 200).astype(int)
     for channels in ([left, right], [left, right, left, right]):
         path = save(tmp_path / "0.flac", np.stack(channels, 1).astype(np.int16))
-        assert (read_sound(path, RATE) * FULL_SCALE == (left + right) / 2).all()
-    assert not read_sound(save(tmp_path / "1.wav", np.stack([left, -left], 1).astype(np.int16)), RATE).any()
+        assert (read_audio_file(path, RATE) * FULL_SCALE == (left + right) / 2).all()
+    assert not read_audio_file(save(tmp_path / "1.wav", np.stack([left, -left], 1).astype(np.int16)), RATE).any()
 
 
 def test_a_long_file_of_many_channels_is_read_in_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(sounds, "BLOCK", 37)
+    monkeypatch.setattr(audio_files, "BLOCK", 37)
     for name in ("0.wav", "0.flac"):
         path = save(tmp_path / name, np.stack([track(1, 1000)] * 3, 1))
-        assert (read_sound(path, RATE) * FULL_SCALE == track(1, 1000)).all()
+        assert (read_audio_file(path, RATE) * FULL_SCALE == track(1, 1000)).all()
 
 
 @pytest.mark.parametrize("rate", [RATE, 44_100])
 def test_a_constant_offset_is_removed(rate, tmp_path):
-    constant = read_sound(save(tmp_path / "0.wav", np.full(2000, 0.3), rate, subtype="FLOAT"), RATE)
+    constant = read_audio_file(save(tmp_path / "0.wav", np.full(2000, 0.3), rate, subtype="FLOAT"), RATE)
     assert np.abs(constant).max() < 1e-6  # at its ends too, where a filter would see a step
-    with_offset = read_sound(save(tmp_path / "1.wav", 0.3 + sine(441, rate, 0.1), rate, subtype="FLOAT"), RATE)
-    without = read_sound(save(tmp_path / "2.wav", sine(441, rate, 0.1), rate, subtype="FLOAT"), RATE)
+    with_offset = read_audio_file(save(tmp_path / "1.wav", 0.3 + sine(441, rate, 0.1), rate, subtype="FLOAT"), RATE)
+    without = read_audio_file(save(tmp_path / "2.wav", sine(441, rate, 0.1), rate, subtype="FLOAT"), RATE)
     assert np.abs(with_offset - without).max() < 1e-6 and abs(without.mean()) < 0.01
 
 
@@ -491,9 +491,9 @@ def test_silence_survives(peak, load, tmp_path):
 def test_a_peak_is_reached_but_a_hiss_stays_one(tmp_path):
     for level, expected in ((0.02, 0.9), (1.0, 0.9), (0.001, 0.09)):
         path = save(tmp_path / "0.wav", sine(440, RATE, 0.1, level), subtype="FLOAT")
-        assert np.abs(read_sound(path, RATE, peak=0.9)).max() == pytest.approx(expected, rel=0.01)
-        assert np.abs(read_sound(path, RATE)).max() == pytest.approx(level, rel=0.01)
-    assert read_sound(save(tmp_path / "1.wav", sine(440, RATE, 0.1, 3.0), subtype="FLOAT"), RATE).max() == 1.0
+        assert np.abs(read_audio_file(path, RATE, peak=0.9)).max() == pytest.approx(expected, rel=0.01)
+        assert np.abs(read_audio_file(path, RATE)).max() == pytest.approx(level, rel=0.01)
+    assert read_audio_file(save(tmp_path / "1.wav", sine(440, RATE, 0.1, 3.0), subtype="FLOAT"), RATE).max() == 1.0
 
 
 # Unreadable files
@@ -560,7 +560,7 @@ def test_a_damaged_sound_moves_no_other_to_another_split(folder, load):
 
 
 def test_every_sound_has_its_place_whatever_process_decodes_it(load, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sounds, "CHUNK", 3)
+    monkeypatch.setattr(audio_files, "CHUNK", 3)
     lengths = [100 + 20 * (number % 7) for number in range(20)]
     for number, samples in enumerate(lengths):
         save(tmp_path / f"sounds/{number:02d}.wav", track(number, samples))
@@ -585,17 +585,17 @@ def test_a_file_that_was_cut_is_not_taken_for_whole(form, cut, tmp_path):
     (tmp_path / f"1.{form}").write_bytes(whole[: -min(cut, len(whole) - 1)])
     if cut == 1:
         if form not in ("flac", "ogg", "caf"):  # these are refused, rightly
-            assert len(read_sound(tmp_path / f"1.{form}", RATE)) >= 3999
+            assert len(read_audio_file(tmp_path / f"1.{form}", RATE)) >= 3999
     else:
         with pytest.raises((ValueError, soundfile.LibsndfileError)):
-            read_sound(tmp_path / f"1.{form}", RATE)
+            read_audio_file(tmp_path / f"1.{form}", RATE)
 
 
 def test_an_mp3_that_was_cut_in_half_is_not_taken_for_whole(tmp_path):
     whole = content(sine(440, RATE, 1.0), "mp3")
     (tmp_path / "0.mp3").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="it ends after [0-9]+ of 16000 samples"):
-        read_sound(tmp_path / "0.mp3", RATE)
+        read_audio_file(tmp_path / "0.mp3", RATE)
 
 
 @pytest.mark.parametrize("riff, data", [(2**32 - 1, 2**32 - 1), (2**31 - 1 + 36, 2**31 - 1), (239, 200), (10**6, 200)])
@@ -604,7 +604,7 @@ def test_sizes_that_programs_write_into_a_pipe_are_no_damage(riff, data, tmp_pat
     whole = bytearray(content(track(1, 100), "wav"))
     whole[4:8], whole[40:44] = struct.pack("<I", riff), struct.pack("<I", data)
     (tmp_path / "0.wav").write_bytes(whole)
-    assert tell(torch.from_numpy(read_sound(tmp_path / "0.wav", RATE)))[1] == list(range(100))
+    assert tell(torch.from_numpy(read_audio_file(tmp_path / "0.wav", RATE)))[1] == list(range(100))
 
 
 def test_an_unknown_length_is_said_to_be_that(tmp_path):
@@ -613,7 +613,7 @@ def test_an_unknown_length_is_said_to_be_that(tmp_path):
     whole[22:26] = b"\0" * 4
     (tmp_path / "0.flac").write_bytes(whole)
     with pytest.raises(ValueError, match="its header gives no length"):
-        read_sound(tmp_path / "0.flac", RATE)
+        read_audio_file(tmp_path / "0.flac", RATE)
 
 
 def test_loading_a_few_names_those_that_fail(tmp_path, capsys):
@@ -622,19 +622,19 @@ def test_loading_a_few_names_those_that_fail(tmp_path, capsys):
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        paths, loaded = load_sounds([bad, good], RATE)
+        paths, loaded = load_audio_files([bad, good], RATE)
         assert torch.get_num_threads() == 2  # those of the process that asks are its own
     finally:
         torch.set_num_threads(threads)
     assert paths == [good] and tell(loaded[0]) == ([1] * 100, list(range(100))) and loaded[0].dtype == torch.float32
     assert str(bad) in capsys.readouterr().err
     with pytest.raises(InputError, match="bad.wav: expected an audio file, found Format not .*; none of 1 can be read"):
-        load_sounds([bad], RATE)
-    assert find_sounds(good) == [good] and find_sounds(tmp_path) == [bad, good]
+        load_audio_files([bad], RATE)
+    assert find_audio_files(good) == [good] and find_audio_files(tmp_path) == [bad, good]
     (tmp_path / "empty").mkdir()
     for path, found in (("nowhere", "found nothing"), ("nowhere.wav", "found nothing"), ("empty", "found none")):
         with pytest.raises(InputError, match=found):
-            find_sounds(tmp_path / path)
+            find_audio_files(tmp_path / path)
 
 
 # The cache
@@ -644,7 +644,7 @@ def test_sounds_are_decoded_once(folder, load, monkeypatch, tmp_path):
     root = folder(flat(3))
     first = load(root, validation_fraction=0.34)
     with monkeypatch.context() as patch:
-        patch.setattr(sounds, "_decode", None)
+        patch.setattr(audio_files, "_decode", None)
         again = load(root, validation_fraction=0.34)
         for changed in ({"sample_rate_hz": 8000}, {"peak": 0.5}):  # the samples depend on these
             with pytest.raises(TypeError, match="not callable"):
@@ -665,7 +665,7 @@ def test_an_interrupted_decoding_leaves_nothing_that_counts(folder, load, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sounds, "_refuse_if_all", interrupted)  # at the end of decoding
+        patch.setattr(audio_files, "_refuse_if_all", interrupted)  # at the end of decoding
         with pytest.raises(KeyboardInterrupt):
             load(root, validation_fraction=0.25)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
