@@ -27,9 +27,8 @@ def webp(data: Data, split: str) -> float:
 
 
 def own(data: Data, config: dict, split: str) -> float | None:
-    """The size of the files that the split was read from, of `data` made by `config`. None unless the pixels are exactly
-    those of the files: for other data than a folder of images, a held-out split, images that were cropped or resized.
-    """
+    """The size of the files that a split of `data` was read from, `data` made by `config`. None unless the pixels are
+    exactly those of the files: for other data than a folder of images, a held-out split, images cropped or resized."""
     if not isinstance(data, ImageFolder):
         return None
     part = find_parts(Path(config["root"]), SUFFIXES, "images").get(split)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipelines.data.codes import from_channels, to_channels
 from pipelines.runs.store import TrainedStage
+from pipelines.splits.base import check_one_axis
 from pipelines.splits.noise import draws
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 
@@ -37,6 +38,7 @@ def decode(stage1: TrainedStage, codes: Tensor, labels: Tensor | None, lengths: 
     with torch.inference_mode():
         if lengths is None:
             return model.decode(codes, labels, pixel_uniforms(stage1, generators), progress).cpu()
+        check_one_axis(stage1.example.shape)
         size = stage1.example.shape[-1]
         hop = size // codes.shape[1]
         silence = model.encode(torch.zeros(1, *stage1.example.shape, device=device))

@@ -141,6 +141,7 @@ def _check_length_counts(path: Path, content: dict) -> None:
     if rows is None:
         return
     expect(path, "codes.length_counts", rows, isinstance(rows, list) and rows, "rows of integers, or null")
+    expect(path, "codes.grid", content["grid"], len(content["grid"]) == 1, "one axis, since codes have lengths")
     for number, row in enumerate(rows):
         accepted = isinstance(row, list) and len(row) == len(classes) + 2 and all(map(is_integer, row)) and (
             1 <= row[-2] <= content["grid"][0] and row[-1] >= 1 and all(

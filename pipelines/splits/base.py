@@ -4,7 +4,7 @@ Axes: n items of a split, b items of a batch, L labels of an item, c channels.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     x: Tensor  # (b, *shape): uint8 images, int64 codes
     labels: Tensor  # (b, L) int64; L may be 0
     local: Tensor | None = None  # (b, c, *grid) conditioning that varies over the grid
-    lengths: Tensor | None = None  # (b,) int64: real size of the first grid axis if items are padded
+    lengths: Tensor | None = None  # (b,) int64: how much of the grid's one axis is real, if items are padded
     actions: Tensor | None = None  # (b, t) int64, for clips: the action that led to each frame
 
 
@@ -192,7 +192,16 @@ def label_columns(key: str, names: list[str] | None, label_names: tuple[str, ...
 
 def code_lengths(batch: Batch, positions: int) -> Tensor | None:
     """Number of real codes among the `positions` of each item, (b,) int64; None without padding."""
-    return None if batch.lengths is None else -(-batch.lengths * positions // batch.x.shape[2])
+    if batch.lengths is None:
+        return None
+    check_one_axis(batch.x.shape[1:])
+    return -(-batch.lengths * positions // batch.x.shape[2])
+
+
+def check_one_axis(shape: Sequence[int]) -> None:
+    """Raises ValueError for lengths of items (c, *grid) whose grid has more than one axis: images are not padded."""
+    if len(shape) != 2:
+        raise ValueError(f"lengths: expected items (channels, positions), found shape {tuple(shape)}")
 
 
 def real_codes(codes: Tensor, batch: Batch) -> Tensor:

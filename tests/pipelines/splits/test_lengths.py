@@ -1,5 +1,6 @@
 """Lengths of clips: the clock that a prior is conditioned on, and lengths of new clips like those of training clips."""
 
+import pytest
 import torch
 
 from pipelines.splits.base import Batch, code_lengths, real_codes
@@ -46,3 +47,11 @@ def test_codes_that_stand_for_nothing_are_left_out():
     codes = torch.arange(12).reshape(3, 4)
     assert real_codes(codes, batch).tolist() == [0, 1, 2, 3, 4, 5, 8]
     assert torch.equal(real_codes(codes, batch._replace(lengths=None)), codes)
+
+
+def test_lengths_are_of_one_axis():
+    audio, images = (Batch(torch.zeros(2, *shape), torch.zeros(2, 0), lengths=torch.tensor([100, 64]))
+                     for shape in ((1, 128), (1, 8, 16)))
+    assert code_lengths(audio, 4).tolist() == [4, 2]
+    with pytest.raises(ValueError, match=r"^lengths: expected items \(channels, positions\), found shape \(1, 8, 16\)"):
+        code_lengths(images, 4)
