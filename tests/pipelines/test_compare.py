@@ -77,10 +77,10 @@ def test_what_was_done_is_not_done_again(compared, command):
     assert times(out) == before and "stage 1 is trained" not in again.stdout
     assert again.stdout.splitlines()[-8:] == printed.splitlines()[-8:]
 
-    (out / "vq-vae" / "compared.yaml").unlink()  # as if killed before the last measurement
-    command("compare", "mnist", "--only", "VQ-VAE", *TINY, "--out", str(out))
+    (out / "vae" / "compared.yaml").unlink()  # as if killed before the last measurement
+    command("compare", "mnist", "--only", "VAE", *TINY, "--out", str(out))
     changed = {path.relative_to(out) for path, when in times(out).items() if before[path] != when}
-    assert Path("vq-vae/metrics.json") in changed
+    assert Path("vae/metrics.json") in changed
     assert not [path for path in changed if path.suffix in (".jsonl", ".safetensors", ".pt") or path.name == "latest"]
 
 

@@ -1,6 +1,6 @@
 """Two gloo ranks with half of each batch = one process with the whole: initialisation, statistics, revival, noise.
 
-Run as a script, this file is one rank: `test_distributed.py BOTTLENECK RANK WORLD RENDEZVOUS RESULT`.
+Run as a script, this file is one rank: `test_distributed.py RANK WORLD RENDEZVOUS RESULT`.
 """
 
 import subprocess
@@ -32,6 +32,7 @@ NETWORK = {
     "mixing_convolution": False,
 }
 BATCH, STEPS = 8, 6
+LIMIT_S = 120  # of two processes that take ten seconds alone
 VQ = {"num_codes": 32, "dim": 6, "num_codebooks": 2, "decay": 0.5, "revive_threshold": 0.3}
 BOTTLENECKS = {
     "ema": lambda: EMAQuantizer(**VQ),
@@ -69,17 +70,25 @@ def train(name: str, rank: int, world: int) -> dict[str, torch.Tensor]:
     return model.state_dict() | codes | {f"revived {part}": count for part, count in revived.items()}
 
 
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> list[dict[str, dict[str, torch.Tensor]]]:
+    """Results of two processes for each bottleneck; both go through all of them, since starting takes longest."""
+    folder = tmp_path_factory.mktemp("ranks")
+    results = [folder / f"{rank}.pt" for rank in range(2)]
+    processes = [subprocess.Popen([sys.executable, __file__, str(rank), "2", folder / "rendezvous", result])
+                 for rank, result in enumerate(results)]
+    try:
+        assert [process.wait(timeout=LIMIT_S) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    return [torch.load(result, weights_only=True) for result in results]
+
+
 @pytest.mark.parametrize("name", BOTTLENECKS)
-def test_two_ranks_equal_one_process(name, tmp_path):
-    results = [tmp_path / f"{rank}.pt" for rank in range(2)]
-    rendezvous = tmp_path / "rendezvous"
-    ranks = [
-        subprocess.Popen([sys.executable, __file__, name, str(rank), "2", rendezvous, result])
-        for rank, result in enumerate(results)
-    ]
+def test_two_ranks_equal_one_process(name, ranks):
+    first, second = (result[name] for result in ranks)
     expected = train(name, 0, 1)
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    first, second = (torch.load(result, weights_only=True) for result in results)
     revived = [value for key, value in expected.items() if key.startswith("revived")]
     assert all(count > 3 for count in revived)  # otherwise this says nothing about revival
     for key, value in expected.items():
@@ -89,10 +98,9 @@ def test_two_ranks_equal_one_process(name, tmp_path):
 
 
 if __name__ == "__main__":
-    name, rank, world, rendezvous, result = sys.argv[1:]
+    rank, world, rendezvous, result = sys.argv[1:]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=int(rank), world_size=int(world))
-    state = train(name, int(rank), int(world))
-    torch.save(state, Path(result))
+    torch.save({name: train(name, int(rank), int(world)) for name in BOTTLENECKS}, Path(result))
     dist.barrier()
     dist.destroy_process_group()

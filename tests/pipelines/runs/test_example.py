@@ -54,7 +54,7 @@ def test_each_kind_has_its_own_facts(kind, facts):
     ("data", 3), ("kind", None), ("shape", []), ("shape", [1, 0]), ("shape", [1, True]), ("shape", "1x2"),
     ("label_names", ["digit", "digit"]), ("label_names", "digit"), ("classes", [["0", "1"]]), ("classes", 3),
     ("classes", [["1", "0"], ["theo"]]), ("classes", [[], ["theo"]]), ("facts", []), ("facts", ...), ("kind", ...),
-    ("facts.sample_rate_hz", 0), ("facts.sample_rate_hz", "8000"), ("facts.sample_rate_hz", ...), ("more", 1),
+    ("facts.sample_rate_hz", 0), ("facts.sample_rate_hz", "8000"), ("more", 1),
 ])
 def test_wrong_values_of_an_example(key, value):
     with pytest.raises(InputError, match=r"^run/stage1/config.yaml: example.*: expected .*, found") as error:
@@ -62,13 +62,16 @@ def test_wrong_values_of_an_example(key, value):
     assert value is ... or key == "more" or f"example.{key}" in str(error.value)
 
 
-@pytest.mark.parametrize("kind, facts", [
-    ("video", {}), ("codes", {}), ("codes", {"parent": {"stage1_hash": "ab" * 32}}),
-    ("codes", {"parent": {"stage1_hash": "ab" * 32, "extraction": "no"}}),
-])
-def test_a_kind_without_its_facts(kind, facts):
-    with pytest.raises(InputError, match=r"example\.facts(\.parent.*)?: expected"):
-        Example.from_config({"example": EXAMPLE | {"kind": kind, "facts": facts}}, PATH)
+@pytest.mark.parametrize("parent", [{"stage1_hash": "ab" * 32}, {"stage1_hash": "ab" * 32, "extraction": "no"}, None])
+def test_a_parent_without_its_hashes(parent):
+    with pytest.raises(InputError, match=r"example\.facts\.parent.*: expected"):
+        Example.from_config({"example": EXAMPLE | {"kind": "codes", "facts": {"parent": parent}}}, PATH)
+
+
+def test_a_fact_that_is_asked_for_and_not_there_is_named():
+    example = Example.from_config({"example": EXAMPLE | {"facts": {}}}, PATH)
+    with pytest.raises(InputError, match="^run/stage1/config.yaml: example.facts.sample_rate_hz: expected a value, found"):
+        _ = example.facts["sample_rate_hz"]
 
 
 @pytest.mark.parametrize("key, value", [
