@@ -36,7 +36,7 @@ IMAGES = Tour(("experiment=digits",), "digits", (
     ("Stage 2: fits a PixelCNN to the codes, conditioned on the digit, so that new codes can be drawn.",
      "train_stage2", ()),
     ("Draws 64 grids of codes from the prior and decodes them to images.", "sample", ("--n", "64")),
-    ("Measures reconstructions, codes and prior; a classifier trained on real digits reads 1,000 samples.",
+    ("Measures reconstructions, codes and prior; a classifier trained on real digits classifies 1,000 samples.",
      "evaluate", ()),
 ))
 AUDIO = Tour(("experiment=spoken_words_demo", "run=demo_audio"), "demo_audio", (

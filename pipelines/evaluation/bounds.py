@@ -17,7 +17,6 @@ from pipelines.splits.counters import permutation
 from pipelines.splits.noise import draws, generator
 from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
-from stage1_vqvae.bottlenecks.gaussian import Gaussian
 from stage1_vqvae.bounds import iwae, log_weights, mean_and_standard_error
 
 
@@ -99,7 +98,7 @@ def saved(without: Tensor, given: Tensor) -> dict:
 def latents_of(model: Autoencoder, x: Tensor, numbers: np.ndarray, seed: int) -> Tensor:
     """z_q (b, dim, *grid) as in the distortion: for Gaussian latents each item's first sample, else without noise."""
     z_e = model.embed(x)
-    if not isinstance(model.bottleneck, Gaussian):
+    if not model.bottleneck.validation_draws:
         return model.bottleneck(z_e).z_q
     posterior = model.bottleneck.posterior(z_e)
     noise = draws([generator(seed, int(number)) for number in numbers], *posterior.noise)

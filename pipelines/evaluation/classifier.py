@@ -24,7 +24,7 @@ def train_classifier(
     model = make().to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
-    for step in tqdm(range(1, steps + 1), desc=title, leave=False, dynamic_ncols=True):
+    for step in tqdm(range(1, steps + 1), desc=title, leave=False, dynamic_ncols=True, disable=None):
         seed_step(seed, step)
         indices, _ = step_items(seed, step, batch_size, len(split))
         batch = split.batch(torch.from_numpy(indices))

@@ -18,7 +18,6 @@ from pipelines.splits.lengths import conditioning
 from pipelines.splits.order import spread
 from pipelines.training.log import read_metrics
 from stage1_vqvae.bottlenecks.base import Bottleneck
-from stage1_vqvae.bottlenecks.gaussian import Gaussian
 from stage1_vqvae.codebook import perplexity
 
 
@@ -28,10 +27,10 @@ def measure_shared(subject: Subject) -> tuple[Measured, dict]:
     bottleneck, batch_size = stage1.module.bottleneck, options.batch_size
     shuffled_nats = others_nats(stage1, split, batch_size, seed)
     measured = replace(measure(stage1, split, batch_size, seed), others_nats=shuffled_nats)
-    gaussian = isinstance(bottleneck, Gaussian)
-    samples = max(options.bound_samples, 1) if gaussian else options.bound_samples
+    noisy = bottleneck.validation_draws > 0  # the distortion without noise is not part of a bound
+    samples = max(options.bound_samples, 1) if noisy else options.bound_samples
     sampled = sample_posterior(stage1, split, samples, batch_size, seed)
-    if gaussian:  # the distortion of the mean is no part of a bound
+    if noisy:
         measured = replace(measured, nll_nats=sampled.nll_nats)
     figures = own_figures(measured, bottleneck)
     figures["bounds"] = bounds(sampled, measured.sizes, samples) if sampled and options.bound_samples else None
@@ -44,7 +43,7 @@ def measure_shared(subject: Subject) -> tuple[Measured, dict]:
 def own_figures(measured: Measured, bottleneck: Bottleneck) -> dict:
     """Distortion and rate in bits per data dimension, use of latents and codebooks; the prior's figures are still
     None."""
-    bits, normal = float(measured.sizes.sum()) * math.log(2), isinstance(bottleneck, Gaussian)
+    bits, normal = float(measured.sizes.sum()) * math.log(2), bottleneck.validation_draws > 0
     distortion, rate = float(measured.nll_nats.sum()) / bits, float(measured.rate_nats.sum()) / bits
     uniform, codes = measured.codes is not None, None
     latents = {"dims": measured.positions * bottleneck.dim, "bits": None, "bits_unigram": None, "bits_prior": None,

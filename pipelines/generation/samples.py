@@ -22,7 +22,6 @@ from pipelines.splits.lengths import conditioning, draw_lengths
 from pipelines.splits.noise import draws, generator
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.base import Quantizer
-from stage1_vqvae.bottlenecks.gaussian import Gaussian, normal
 from stage2_prior.sampling import sample
 
 
@@ -63,8 +62,8 @@ class Sampler:
                 raise InputError(f"{self.loaded.run.stage2}: expected a trained stage 2, found none; train it first: "
                                  "make extract-codes stage2")
             return
-        if not isinstance(bottleneck, Gaussian):
-            raise InputError(f"{stage1.step_folder}: expected codes or Gaussian latents, found "
+        if not bottleneck.prior_draws:
+            raise InputError(f"{stage1.step_folder}: expected codes or latents with a prior, found "
                              f"{type(bottleneck).__name__}: there is no distribution to sample from")
         for name in ("labels", "top_k", "top_p", "known", "length", "local"):
             if (value := getattr(self, name)) is not None and (name != "labels" or value):
@@ -136,12 +135,12 @@ class Sampler:
         return draw_lengths(rows, given, uniforms)
 
     def _draw_latents(self, numbers: range, bar: "_Bar") -> tuple[Tensor, None, None, None]:
-        """Of a VAE: latents from N(0, temperature^2) through the decoder."""
+        """Latents that have a prior of their own, as a VAE's, through the decoder."""
         stage1 = self.loaded.stage1
         model, weight = stage1.module, next(stage1.module.parameters())
         own = [generator(self.seed, number) for number in numbers]
-        shape = (model.bottleneck.dim, *model.latent_grid(stage1.example.shape))
-        z_q = (self.temperature * normal(draws(own, *shape))).to(weight.device, weight.dtype)
+        shape = (model.bottleneck.prior_draws, *model.latent_grid(stage1.example.shape))
+        z_q = model.bottleneck.from_prior(draws(own, *shape), self.temperature).to(weight.device, weight.dtype)
         return model.decode_latent(z_q, uniforms=pixel_uniforms(stage1, own)).cpu(), None, None, None
 
 

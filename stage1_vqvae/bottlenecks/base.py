@@ -87,6 +87,16 @@ class Bottleneck(nn.Module, ABC):
         """How many uniforms per position validation needs, the n of (b, n, *grid); 0: it is exact without noise."""
         return 0
 
+    @property
+    def prior_draws(self) -> int:
+        """How many uniforms per position `from_prior` needs; 0: there is no prior to sample from, as for an AE, or
+        it is learned afterwards, as for codes."""
+        return 0
+
+    def from_prior(self, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+        """Uniforms float64 (b, prior_draws, *grid) -> z_q (b, dim, *grid) from the training prior."""
+        raise ValueError(f"expected latents with a prior to sample from, found {type(self).__name__}")
+
     def figures(self, z: Tensor, latent: Latent) -> dict[str, Tensor]:
         """Scalars to log of a training step, from encodings and their latent; they are averaged over ranks."""
         return {"z_e norm": z.detach()[:, : self.dim].float().norm(dim=1).mean()}

@@ -51,6 +51,14 @@ class Gaussian(Bottleneck):
         """The distortion at the mean is no bound: one draw per latent."""
         return self.dim
 
+    @property
+    def prior_draws(self) -> int:
+        return self.dim
+
+    def from_prior(self, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+        """N(0, temperature^2), float64."""
+        return temperature * normal(uniforms)
+
     def posterior(self, z: Tensor) -> "GaussianPosterior":
         return GaussianPosterior(*self.moments(z))
 

@@ -52,7 +52,7 @@ def test_a_vae_is_sampled_without_a_prior(runs, tmp_path, command):
 
 
 @pytest.mark.parametrize("name, flags, words", [
-    ("ae", (), "expected codes or Gaussian latents, found Identity"),
+    ("ae", (), "expected codes or latents with a prior, found Identity"),
     ("vae", ("--top-k", "3"), "--top-k: expected a run with codes"),
     ("vae", ("--actions", "left"), "--actions: expected a run on video"),
     ("vae", ("--label", "digit=3"), "--label: expected a run with codes"),
