@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 SPEECH := $(VENV)/.speech
 VIDEO := $(VENV)/.video
 # a process a core, each on one thread; a file's tests stay together, since they share a trained run
-PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 CHOICE = experiment=$(EXPERIMENT) $(ARGS)
 
 .DEFAULT_GOAL := help
