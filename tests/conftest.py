@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-
 # Files whose tests start many processes or train: seconds each takes alone on a core. They go first, so that no worker
 # is left alone with one of them at the end.
 LONG = {"test_compare.py": 75, "test_commands.py": 60, "test_distributed.py": 55, "test_bad_input.py": 50,
