@@ -1,4 +1,4 @@
-"""Train, extract, sample, evaluate: the verbs, and the door from Python, `from pipelines import load`."""
+"""Train, extract, sample, evaluate: the commands, and `from pipelines import load` for Python."""
 
 from typing import TYPE_CHECKING
 

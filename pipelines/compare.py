@@ -4,9 +4,9 @@
     python pipelines/compare.py cifar10 --only VAE --only VQ-VAE data=cifar10_jpeg stage1.steps=500
     python pipelines/compare.py beta                        # a study: one system, one or two settings varied
 
-`key=value` changes all systems. Each is a run below runs/compare_SET, made by this project's own verbs in processes of
-their own; after an interruption the same command goes on where it was, and nothing is measured twice. The systems'
-metrics.json become runs/compare_SET/{table.md, table.json, reconstructions.png, plot.png}.
+KEY=VALUE changes all systems. Each is a run under runs/compare_SET, made by the ordinary commands in separate processes.
+After an interruption the same command resumes where it stopped, and nothing is measured twice. The metrics of all
+systems become runs/compare_SET/{table.md, table.json, reconstructions.png, plot.png}.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pipelines.files.places import config_names
 def parse_arguments() -> argparse.Namespace:
     parser = VerbParser(__doc__)
     parser.add_argument("set", help=f"one of {', '.join(config_names('compare'))}")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of all systems, as for the verbs")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of all systems, as in train-stage1")
     parser.add_argument("--only", action="append", default=[], metavar="SYSTEM", help="only this system (repeatable)")
     parser.add_argument("--out", type=Path, help="folder of the runs and the table (default: runs/compare_SET)")
     return parser.parse_intermixed_args()

@@ -2,10 +2,10 @@
 
     python pipelines/demo.py                          # the embedded handwritten digits: two minutes on two cores
     python pipelines/demo.py --audio                  # words spoken by eSpeak-NG (extra [speech]), ten minutes
-    python pipelines/demo.py --video                  # walks through an embedded room, two minutes
+    python pipelines/demo.py --video                  # walks through a simulated room, two minutes
     python pipelines/demo.py stage1.steps=200         # KEY=VALUE goes to training, extraction and evaluation
 
-Each step is a verb of this project in a process of its own; the demo stops where one fails, with its exit status.
+Each step runs one command in its own process; if one fails, the demo stops and returns its exit status.
 """
 
 import argparse
@@ -65,8 +65,8 @@ def parse_arguments() -> argparse.Namespace:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--audio", dest="tour", action="store_const", const=AUDIO, help="spoken words instead of images")
     kind.add_argument("--video", dest="tour", action="store_const", const=VIDEO,
-                      help="video of a room instead of images")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train_stage1.py: stage1.steps=200")
+                      help="video of a simulated room instead of images")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of all steps, such as stage1.steps=200")
     parser.set_defaults(tour=IMAGES)
     return parser.parse_intermixed_args()
 

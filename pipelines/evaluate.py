@@ -1,16 +1,17 @@
-"""Measures a run: exact bounds, use of the latents, errors, the prior's bits, and how well classifiers of real data
-recognise its reconstructions and samples.
+"""Measures a run: bounds on exact probabilities of 8-bit values, use of the latents, errors, the prior's bits, and how
+well classifiers trained on real data recognise its reconstructions and samples.
 
     python pipelines/evaluate.py experiment=mnist evaluate.split=test
 
-Writes metrics.json and figures/*.png in the run's folder, and prints the table. Requires stage 1; figures of stage 2
-are null where it was not trained.
+Writes metrics.json and figures/*.png in the run's folder, and prints the table. Requires stage 1; stage-2
+metrics are null if stage 2 was not trained.
 
 For codes the bound is log p(x) >= log p(x | z_q(x)) + log p(z_q(x)) (arXiv 1711.00937, section 3.2), its two terms in
 bits per data dimension: `distortion`, and `rate` under the uniform prior of training or under the learned prior. For a
-VAE it is the ELBO: the distortion of posterior samples, and `rate_normal`, the KL to N(0, I). An AE has none. Where the
-posterior has spread, also over codes, `bounds` adds the ELBO and the bound of several samples. For codes of another run
-(data=codes) `frame_nats` says how many nats per frame the codes save, and `classifiers` what can be read from them.
+VAE it is the ELBO: the distortion of posterior samples, and `rate_normal`, the KL to N(0, I). An AE has none. For
+stochastic posteriors (including categorical ones over codes), `bounds` also reports the ELBO and the multi-sample
+(importance-weighted) bound, with standard errors. For codes of another run (data=codes), `frame_nats` says how many
+nats per frame the codes save, and `classifiers` which labels a linear classifier predicts from them.
 """
 
 import json

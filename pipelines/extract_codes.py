@@ -1,9 +1,10 @@
 """Images, audio or video to codes: writes the code data set of a run's trained autoencoder.
 
     python pipelines/extract_codes.py experiment=mnist
-    python pipelines/extract_codes.py experiment=imagenet128 extract.views=8   # each training image in 8 augmentations
+    python pipelines/extract_codes.py experiment=imagenet128 extract.views=8
 
-After an interruption the same command goes on after the last whole file; the result is the same to the byte.
+The second command encodes 8 views per training image: 1 unchanged, 7 augmented. After an interruption the same command
+resumes after the last complete file; the result is the same to the byte.
 """
 
 from typing import TYPE_CHECKING

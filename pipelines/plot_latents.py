@@ -3,10 +3,10 @@
     python pipelines/plot_latents.py --run runs/mnist_vae_2d
     python pipelines/plot_latents.py --run mnist --data-root FOLDER
 
-Where an image has two latent dimensions: the split as points coloured by class, and a plane of decodings over the
+For runs with two latent dimensions: a scatter plot of the split, coloured by class, and a plane of decodings over the
 rectangle that holds most points. An AE's plane has gaps, a VAE's has none (Kingma and Welling, arXiv 1312.6114, figure
-4). Traversals vary one latent of a real example, or one of its codes. The codebook: each code decoded on its own, on a
-grid of one position, above the same code in the middle of a real example.
+4). Traversals vary one latent of a real example, or one of its codes. The codebook: each code decoded on a 1x1 grid,
+above the same code in the middle of a real example.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Held-out clips of video, continued in the space of codes, conditioned on actions (arXiv 1711.00937, section 4.4).
+"""Predicts frames of held-out clips in the space of codes, conditioned on actions (arXiv 1711.00937, section 4.4).
 
     python pipelines/predict_video.py --run room_video --context 6 --frames 10 --actions forward
     python pipelines/predict_video.py --run doom_video --actions recorded forward right FILE
@@ -7,7 +7,8 @@ The frames of the context are encoded; the prior draws the codes of the frames t
 actions, on one action throughout, or on those in a file, one name per line; the decoder turns the codes into frames.
 
 Writes a GIF and a strip of frames for each clip, one row for each of --actions below the recorded clip, and all strips
-in one overview. Clip i depends on --seed, i and its context alone.
+in one overview. Given its context, clip i depends only on --seed, i and its actions, not on --batch-size; --n decides
+which held-out clips are the contexts.
 """
 
 import argparse

@@ -1,14 +1,18 @@
 """Makes a run small enough to ship: weights in half precision, without optimiser, codes and logs.
 
-    python pipelines/publish.py --run runs/mnist --out runs/mnist_half         # stage 1 alone: its codes change
-    make extract-codes stage2 evaluate EXPERIMENT=mnist ARGS="run=mnist_half"
-    python pipelines/publish.py --run runs/mnist_half --out pretrained/mnist   # both stages: nothing changes now
+    1. Round stage 1, which changes its codes:
+       python pipelines/publish.py --run runs/mnist --out runs/mnist_half
+    2. Extract the codes again, train stage 2 on them, evaluate:
+       make extract-codes stage2 evaluate EXPERIMENT=mnist ARGS="run=mnist_half"
+    3. Publish again, now both stages; the codes stay the same:
+       python pipelines/publish.py --run runs/mnist_half --out pretrained/mnist
 
 Stage 1 is rounded before its codes are extracted, so that codes, prior and decoder belong together. The prior's best
 (averaged) weights are rounded last, and metrics.json is copied from the run before that. To measure the published run
 itself, extract its codes (they are the same), evaluate it, and remove its codes again. If the run was trained on the
 codes of another run, that parent's stage 1 is copied to parent/; it must have been rounded before, since otherwise its
-codes would change. Configurations keep the format in which they were saved, and stages their hashes.
+codes would change. Configurations are copied unchanged, but for the paths of the data, and a rounded stage 1 keeps its
+hash.
 """
 
 import argparse

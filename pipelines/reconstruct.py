@@ -5,8 +5,8 @@
     python pipelines/reconstruct.py --run fsdd --input word.wav --label speaker=theo
 
 Writes each reconstruction, and one overview of originals and reconstructions. Images are cropped and resized, and audio
-is resampled, to what the run was trained on. A run on the codes of another run shows every level, and several decodings
-of the same codes.
+is resampled, to what the run was trained on. If the run was trained on another run's codes, the overview shows every
+level and several decodings of the same codes.
 """
 
 import argparse

@@ -7,8 +7,8 @@
     python pipelines/sample.py --run room_video --n 8 --actions forward
 
 Writes one file per sample (PNG, WAV or GIF) and one overview of all. Sample i depends on --seed and i alone, not on --n
-or --batch-size. A VAE needs no prior: its latents come from N(0, I), their standard deviation times --temperature. A
-run on codes goes on through the decoder of the run that made the codes.
+or --batch-size. A VAE needs no prior: its latents come from N(0, I), their standard deviation times --temperature. If
+the run was trained on another run's codes, its output is decoded further by that run's decoder.
 """
 
 import argparse
@@ -30,11 +30,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = VerbParser(__doc__)
     parser.add_argument("--n", type=int, default=64, help="number of samples (default: 64)")
     parser.add_argument("--label", action="append", default=[], metavar="NAME=CLASS", help="condition on a class "
-                        "(repeatable); other labels are drawn as often as in the training data")
+                        "(repeatable); labels not given are drawn from their training distribution")
     add_truncation_flags(parser)
     for kind in all_kinds().values():
         if kind.sample_flags:
-            kind.add_sample_flags(parser.add_argument_group(f"runs on {kind.name}"))
+            kind.add_sample_flags(parser.add_argument_group(f"{kind.name} runs"))
     add_run_flags(parser, "RUN/samples")
     return parser.parse_args()
 

@@ -1,9 +1,14 @@
-"""Stage 1: trains an autoencoder, with a discrete bottleneck or another, on a data set.
+"""Stage 1: trains an autoencoder, with a discrete or other bottleneck, on a data set.
 
     python pipelines/train_stage1.py experiment=cifar10_compact data.root=FOLDER train.lr=2e-4
     torchrun --nproc-per-node=4 pipelines/train_stage1.py experiment=imagenet128
 
-Sizes (channels, the variance that errors are divided by) come from the data, never from a configuration.
+Quantities that depend on the data (channels, the variance that normalises errors) come from the data, never from a
+configuration.
+
+Bottlenecks: ema, gradient: VQ-VAE, codebook learned by moving averages or by gradient; residual: VQ-VAE, each codebook
+quantises what the ones before it leave; fsq: rounding to a few levels, no codebook; gumbel: dVAE; vimco: categorical,
+multi-sample bound; gaussian: VAE; identity: AE. The experiment's header (configs/experiment/NAME.yaml) says the rest.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The flags that several verbs share, each with one meaning and one check."""
+"""The flags that several commands share, each with one meaning and one check."""
 
 import argparse
 import difflib
@@ -32,13 +32,13 @@ class VerbParser(argparse.ArgumentParser):
 
 def add_run_flags(parser: argparse.ArgumentParser, out: str, batch_size: int = 64) -> None:
     """Which run a verb works on, where its files go (`out`, in words), and how it computes."""
-    parser.add_argument("--run", help="a run's folder, a name under runs/, or a pretrained run (default: the run whose "
-                        "stage 2 was trained last)")
+    parser.add_argument("--run", help="a run's folder, a name under runs/, or a pretrained name, tried in this order "
+                        "(default: the run whose stage 2 was trained last)")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
     parser.add_argument("--seed", type=int, default=0,
-                        help="random seed; item i depends on the seed and i alone (default: 0)")
+                        help="random seed; random numbers of output i depend on the seed and i alone (default: 0)")
     parser.add_argument("--out", type=Path, help=f"folder for the files (default: {out})")
-    parser.add_argument("--batch-size", type=int, default=batch_size, help=f"items per batch (default: {batch_size})")
+    parser.add_argument("--batch-size", type=int, default=batch_size, help=f"examples or samples per batch (default: {batch_size})")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
 
 

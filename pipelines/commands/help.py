@@ -1,4 +1,4 @@
-"""The text of --help of a verb that Hydra configures.
+"""The text of --help of a command that Hydra configures.
 
 It is read from configs/ as text, since the comments there explain the settings, and importing Hydra takes long."""
 
@@ -22,7 +22,7 @@ FLAGS = {
 
 
 def verb_help(docstring: str | None, stage: str, concerns: tuple[str, ...]) -> str:
-    """What a verb does, the groups and settings of configs/main.yaml that concern it, and the flags."""
+    """What a command does, the groups and settings of configs/main.yaml that concern it, and the flags."""
     concerns = (*EVERY_VERB, *concerns)
     program = Path(sys.argv[0]).name
     described = settings(configs() / "main.yaml", concerns)
@@ -33,11 +33,12 @@ def verb_help(docstring: str | None, stage: str, concerns: tuple[str, ...]) -> s
     return "\n\n".join([
         f"usage: {program} [GROUP=NAME ...] [KEY=VALUE ...] [FLAGS]",
         (docstring or "").strip(),
-        f"groups, GROUP=NAME (a name is a file {configs()}/GROUP/NAME.yaml):\n" + columns({
+        "groups, GROUP=NAME (a name is a file configs/GROUP/NAME.yaml):\n" + columns({
             group: ", ".join(names) for group, names in groups(concerns).items() if group != "train"}),
         "settings, KEY=VALUE (defaults, of which an experiment changes some):\n" + columns({
             f"{key}={value}": comment for key, (value, comment) in described.items()}),
-        "The settings of a group, such as data.KEY=VALUE, are those in its file; --cfg job prints all of them.",
+        "The settings of a group, such as data.KEY=VALUE, are those in its file; --cfg job prints all of them."
+        + ("" if configs().parent == PACKAGE.parent else f"\nconfigs/ is {configs()}."),
         "flags:\n" + columns(FLAGS),
     ])
 

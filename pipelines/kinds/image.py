@@ -129,7 +129,6 @@ def read_images(x: Any, shape: tuple[int, ...]) -> Items:
     Files and Pillow images are cropped and resized to `shape` (c, h, w) as training images are. Tensors are (c, h, w);
     NumPy arrays (h, w, c), (h, w) or (c, h, w); both may have a batch axis in front.
     Raises InputError for another type, dtype or shape."""
-    import numpy as np
     import torch
     from PIL import Image as Pillow
 
@@ -148,19 +147,30 @@ def read_images(x: Any, shape: tuple[int, ...]) -> Items:
             return Items(torch.from_numpy(fit_image(x, shape).copy())[None], single=True)
         except ValueError as error:
             raise InputError(f"images: expected an image that can be converted, found {error}") from None
+    return read_pixels(x, shape, "images", "a path, a Pillow image")
+
+
+def read_pixels(x: Any, shape: tuple[int, ...], noun: str, others: str) -> Items:
+    """uint8 tensors and NumPy arrays of `shape` (c, *grid), arrays also with the channels last or, of one channel,
+    without them; each with or without a batch axis. Raises InputError that names `noun` and what `others` are read."""
+    import numpy as np
+    import torch
+
+    channels, *grid = shape
     if not isinstance(x, (np.ndarray, torch.Tensor)):
-        raise InputError("images: expected a path, a Pillow image, a NumPy array, a tensor or a list of these, found "
+        raise InputError(f"{noun}: expected {others}, a NumPy array, a tensor or a list of these, found "
                          f"{type(x).__name__}")
     if str(x.dtype).removeprefix("torch.") != "uint8":
-        raise InputError(f"images: expected uint8 values from 0 to 255, found {x.dtype}")
+        raise InputError(f"{noun}: expected uint8 values from 0 to 255, found {x.dtype}")
     expected = f"shape {shape} or (n, {', '.join(map(str, shape))})"
     if isinstance(x, np.ndarray):
-        expected += f", or with channels last (..., {height}, {width}, {channels})"
-        x = torch.from_numpy(np.ascontiguousarray(x))
-        if tuple(x.shape[-3:]) != shape and tuple(x.shape[-3:]) == (height, width, channels):
-            x = x.movedim(-1, -3)
-        elif channels == 1 and tuple(x.shape[-2:]) == (height, width) and x.ndim <= 3 and tuple(x.shape[-3:]) != shape:
-            x = x.unsqueeze(-3)
-    if tuple(x.shape[-3:]) != shape or x.ndim not in (3, 4) or not len(x):
-        raise InputError(f"images: expected {expected}, found shape {tuple(x.shape)}")
-    return Items(x if x.ndim == 4 else x[None], single=x.ndim == 3)
+        expected += f", or channels last (..., {', '.join(map(str, [*grid, channels]))})"
+        x, axes = torch.from_numpy(np.ascontiguousarray(x)), len(shape)
+        if tuple(x.shape[-axes:]) != shape and tuple(x.shape[-axes:]) == (*grid, channels):
+            x = x.movedim(-1, -axes)
+        elif channels == 1 and tuple(x.shape[-len(grid) :]) == tuple(grid) and x.ndim <= axes and x.shape != shape:
+            x = x.unsqueeze(-axes)
+    if tuple(x.shape[-len(shape) :]) != shape or x.ndim not in (len(shape), len(shape) + 1) or not len(x):
+        raise InputError(f"{noun}: expected {expected}, found shape {tuple(x.shape)}")
+    single = x.ndim == len(shape)
+    return Items(x[None] if single else x, single)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.files.errors import InputError
 from pipelines.kinds.base import Items, Kind, Written
+from pipelines.kinds.image import read_pixels, reconstructions
 
 if TYPE_CHECKING:
     import argparse
@@ -29,7 +30,6 @@ class Video(Kind):
 
     def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog,
              step: int) -> None:
-        from pipelines.kinds.image import reconstructions
         from pipelines.media.images import clip_frames, image_pairs
 
         made = reconstructions(model, batch, labels)
@@ -75,7 +75,6 @@ class Video(Kind):
         import torch
 
         shape = loaded.stage1.example.shape
-        channels, frames, height, width = shape
         if isinstance(x, (list, tuple)):
             if not x:
                 raise InputError("video: expected at least one clip, found an empty list")
@@ -85,20 +84,7 @@ class Video(Kind):
                 x = np.load(x, allow_pickle=False)
             except (ValueError, EOFError):
                 raise InputError(f"{x}: expected frames (t, h, w, c) in a .npy file, found none") from None
-        if not isinstance(x, (np.ndarray, torch.Tensor)):
-            raise InputError("video: expected a path, a NumPy array, a tensor or a list of these, found "
-                             f"{type(x).__name__}")
-        if str(x.dtype).removeprefix("torch.") != "uint8":
-            raise InputError(f"video: expected uint8 values from 0 to 255, found {x.dtype}")
-        expected = f"shape {shape} or (n, {', '.join(map(str, shape))})"
-        if isinstance(x, np.ndarray):
-            expected += f", or channels last (..., {frames}, {height}, {width}, {channels})"
-            x = torch.from_numpy(np.ascontiguousarray(x))
-            if tuple(x.shape[-4:]) == (frames, height, width, channels):
-                x = x.movedim(-1, -4)
-        if tuple(x.shape[-4:]) != shape or x.ndim not in (4, 5) or not len(x):
-            raise InputError(f"video: expected {expected}, found shape {tuple(x.shape)}")
-        return Items(x if x.ndim == 5 else x[None], single=x.ndim == 4)
+        return read_pixels(x, shape, "video", "a path")
 
     def predict(self, loaded: LoadedRun, data_root: Path | None, out: Path, count: int, context: int, frames: int,
                 actions: Sequence[str], seed: int, batch_size: int, **truncation: Any) -> Written:
