@@ -4,9 +4,9 @@
     python pipelines/compare.py cifar10 --only VAE --only VQ-VAE data=cifar10_jpeg stage1.steps=500
     python pipelines/compare.py beta                        # a study: one system, one or two settings varied
 
-KEY=VALUE changes all systems. Each is a run under runs/compare_SET, made by the ordinary commands in separate processes.
-After an interruption the same command resumes where it stopped, and nothing is measured twice. The metrics of all
-systems become runs/compare_SET/{table.md, table.json, reconstructions.png, plot.png}.
+KEY=VALUE changes all systems. Each is a run under runs/compare_SET, made by the ordinary commands in separate
+processes. After an interruption the same command resumes where it stopped, and nothing is measured twice. The metrics
+of all systems become runs/compare_SET/{table.md, table.json, reconstructions.png, plot.png}.
 """
 
 import argparse

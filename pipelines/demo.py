@@ -66,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     kind.add_argument("--audio", dest="tour", action="store_const", const=AUDIO, help="spoken words instead of images")
     kind.add_argument("--video", dest="tour", action="store_const", const=VIDEO,
                       help="video of a simulated room instead of images")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of all steps, such as stage1.steps=200")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as in train-stage1: stage1.steps=200")
     parser.set_defaults(tour=IMAGES)
     return parser.parse_intermixed_args()
 

@@ -3,8 +3,8 @@ well classifiers trained on real data recognise its reconstructions and samples.
 
     python pipelines/evaluate.py experiment=mnist evaluate.split=test
 
-Writes metrics.json and figures/*.png in the run's folder, and prints the table. Requires stage 1; stage-2
-metrics are null if stage 2 was not trained.
+Writes metrics.json and figures/*.png in the run's folder, and prints the table. Requires stage 1; stage-2 metrics are
+null if stage 2 was not trained.
 
 For codes the bound is log p(x) >= log p(x | z_q(x)) + log p(z_q(x)) (arXiv 1711.00937, section 3.2), its two terms in
 bits per data dimension: `distortion`, and `rate` under the uniform prior of training or under the learned prior. For a

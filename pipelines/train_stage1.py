@@ -6,9 +6,9 @@
 Quantities that depend on the data (channels, the variance that normalises errors) come from the data, never from a
 configuration.
 
-Bottlenecks: ema, gradient: VQ-VAE, codebook learned by moving averages or by gradient; residual: VQ-VAE, each codebook
-quantises what the ones before it leave; fsq: rounding to a few levels, no codebook; gumbel: dVAE; vimco: categorical,
-multi-sample bound; gaussian: VAE; identity: AE. The experiment's header (configs/experiment/NAME.yaml) says the rest.
+Bottlenecks: ema (VQ-VAE, codebook by moving averages), gradient (VQ-VAE, codebook by gradient descent), residual
+(VQ-VAE, each codebook quantises what the previous ones leave), fsq (FSQ, rounding without a codebook), gumbel (dVAE),
+vimco (VIMCO), gaussian (VAE), identity (AE).
 """
 
 from typing import TYPE_CHECKING

@@ -3,7 +3,8 @@
     python pipelines/train_stage2.py experiment=mnist train.lr=5e-4
     torchrun --nproc-per-node=2 pipelines/train_stage2.py experiment=imagenet128
 
-Quantities that depend on the codes (grid, K, codebooks, classes) come from the code data set's manifest, never from a configuration.
+Quantities that depend on the codes (grid, K, codebooks, classes) come from the code data set's manifest, never from a
+configuration.
 """
 
 from datetime import UTC, datetime

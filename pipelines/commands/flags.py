@@ -14,7 +14,7 @@ LEAST = {"n": 1, "context": 1, "frames": 1, "batch_size": 1, "seed": 0, "example
 
 
 class VerbParser(argparse.ArgumentParser):
-    """--help shows the verb's docstring; what it refuses takes one line, with the nearest flag, and exit status 2."""
+    """--help shows the command's docstring; what it refuses takes one line, the nearest flag, and exit status 2."""
 
     def __init__(self, docstring: str | None):
         super().__init__(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -31,14 +31,15 @@ class VerbParser(argparse.ArgumentParser):
 
 
 def add_run_flags(parser: argparse.ArgumentParser, out: str, batch_size: int = 64) -> None:
-    """Which run a verb works on, where its files go (`out`, in words), and how it computes."""
+    """Which run a command works on, where its files go (`out`, in words), and how it computes."""
     parser.add_argument("--run", help="a run's folder, a name under runs/, or a pretrained name, tried in this order "
                         "(default: the run whose stage 2 was trained last)")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
     parser.add_argument("--seed", type=int, default=0,
                         help="random seed; random numbers of output i depend on the seed and i alone (default: 0)")
     parser.add_argument("--out", type=Path, help=f"folder for the files (default: {out})")
-    parser.add_argument("--batch-size", type=int, default=batch_size, help=f"examples or samples per batch (default: {batch_size})")
+    parser.add_argument("--batch-size", type=int, default=batch_size,
+                        help=f"examples or samples per batch (default: {batch_size})")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
 
 
