@@ -35,10 +35,10 @@ $(SPEECH): $(READY)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,speech]'
 	@touch $@
 
-demo-audio: $(SPEECH)  ## both stages, new words and conversions of embedded speech: ten minutes on two cores
+demo-audio: $(SPEECH)  ## both stages, samples and speaker conversions of synthetic speech: ten minutes on two cores
 	$(RUN) pipelines/demo.py --audio $(ARGS)
 
-demo-video: $(READY)  ## both stages on walks in an embedded room, continued as actions say: minutes on two cores
+demo-video: $(READY)  ## both stages on walks in a simulated room, continued under given actions: minutes on two cores
 	$(RUN) pipelines/demo.py --video $(ARGS)
 
 $(VIDEO): $(READY)

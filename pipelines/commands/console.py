@@ -42,8 +42,8 @@ def main() -> None:
 
 def listing(known: dict[str, str]) -> str:
     return "\n".join([
-        "usage: ndr VERB [...]", "", columns(known), "",
-        "`ndr VERB --help` says more. Runs are written to runs/, data are read from $DATA_ROOT, else data/.",
+        "usage: ndr COMMAND [...]", "", columns(known), "",
+        "`ndr COMMAND --help` says more. Runs are written to runs/; data are read from $DATA_ROOT, else from data/.",
     ])
 
 

@@ -38,8 +38,8 @@ class Image(Kind):
     def add_sample_flags(self, parser: argparse._ArgumentGroup) -> None:
         parser.add_argument("--complete", type=Path, metavar="IMAGE",
                             help="keep the upper rows of an image, sample the rest")
-        parser.add_argument("--keep", type=float, metavar="SHARE",
-                            help="with --complete: the share of rows to keep (default: 0.5)")
+        parser.add_argument("--keep", type=float, metavar="FRACTION",
+                            help="with --complete: the fraction of rows to keep (default: 0.5)")
 
     def sampler_options(self, loaded: LoadedRun, **flags: Any) -> dict[str, Any]:
         image, keep = flags.get("complete"), flags.get("keep")
@@ -49,7 +49,7 @@ class Image(Kind):
             return {}
         keep = 0.5 if keep is None else keep
         if not 0 <= keep <= 1:
-            raise InputError(f"keep: expected a share between 0 and 1, found {keep}")
+            raise InputError(f"keep: expected a fraction between 0 and 1, found {keep}")
         x = self.read(loaded, image).x.to(next(loaded.stage1.module.parameters()).device)
         codes = loaded.stage1.module.encode(x)
         codes[:, round(keep * codes.shape[1]) :] = -1

@@ -9,7 +9,7 @@ from pipelines.metrics.waves import mono
 
 class STOI(Metric):
     kinds = ("audio",)
-    rows = (("stoi", "STOI", ".3f"), ("stoi_share", "STOI: share of clips long enough", ".1%"))
+    rows = (("stoi", "STOI", ".3f"), ("stoi_share", "STOI: fraction of clips long enough", ".1%"))
 
     def measure(self, pairs: Pairs) -> dict[str, Tensor]:
         values, measurable = stoi(pairs.real, pairs.made, pairs.facts["sample_rate_hz"], pairs.lengths)
