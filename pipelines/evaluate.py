@@ -65,8 +65,11 @@ def load_subject(cfg: "DictConfig") -> "Subject":
     from pipelines.runs.config import build, plain
     from pipelines.runs.store import check_same_data, run_of
     from pipelines.training.distributed import choose_device
+    from pipelines.training.memory import keep_freed_memory
 
     run, device, options = run_of(cfg), choose_device(cfg.evaluate.device), cfg.evaluate
+    if device.type == "cpu":
+        keep_freed_memory()
     data = build(cfg.data)
     loaded = load_run(run, device, data.parent)
     check_same_data(run, loaded.stage1, data, plain(cfg.data))
