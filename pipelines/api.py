@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -121,6 +122,7 @@ class TrainedRun:
     @torch.no_grad()
     def encode(self, x: Any, batch_size: int = 64) -> Tensor:
         """Items -> codes int64 (n, *grid[, g]), or (*grid[, g]) for one item."""
+        _counts(batch_size=batch_size)
         self._need_codes()
         items = self._kind.read(self._loaded, x)
         codes = torch.cat([self.stage1.encode(part.to(self._device)).cpu() for part in items.x.split(batch_size)])
@@ -133,21 +135,23 @@ class TrainedRun:
         labels: a class for each label that the decoder is conditioned on, `speaker="theo"`. An autoregressive decoder
         samples; item i is then a function of its codes, `seed` and i."""
         self._need_codes()
-        codes, single = self._read_codes(codes)
+        _counts(batch_size=batch_size)
+        codes, single, count = self._read_codes(codes)
         given = decoder_labels(self._loaded.stage1, labels, len(codes))
-        hop = self._loaded.stage1.example.shape[-1] // codes.shape[1]
-        lengths = torch.full((len(codes),), codes.shape[1] * hop) if self._padded else None
+        length = count * (self._loaded.stage1.example.shape[-1] // codes.shape[1])
+        lengths = torch.full((len(codes),), length) if self._padded else None
         parts = []
         for rows in torch.arange(len(codes)).split(batch_size):
             own = [generator(seed, number) for number in rows.tolist()]
             x = decode(self._loaded.stage1, codes[rows], None if given is None else given[rows],
                        None if lengths is None else lengths[rows], own)
             parts.append(descend(self._loaded.parents, x, own))
-        x = torch.cat(parts)
+        x = torch.cat(parts) if lengths is None else torch.cat(parts)[..., :length]
         return x[0] if single else x
 
     def reconstruct(self, x: Any, seed: int = 0, batch_size: int = 64, **labels: str) -> Tensor:
         """Items -> their reconstructions in data units, of the same shape; labels and seed as in `decode`."""
+        _counts(batch_size=batch_size)
         items = self._kind.read(self._loaded, x)
         given = decoder_labels(self._loaded.stage1, labels, len(items.x))
         made = reconstruct(self._loaded, items.x, given, seed, batch_size, items.lengths)
@@ -163,10 +167,9 @@ class TrainedRun:
         Labels are given by name, `digit="7"` (or `labels=["digit=7"]`); those not given are drawn as often as in
         training. Other names are options of the kind of data: `complete=IMAGE, keep=0.5` of images, `seconds=0.5` of
         audio, `actions="forward"` of video."""
-        if n < 1:
-            raise InputError(f"n: expected a number >= 1, found {n}")
+        _counts(n=n, batch_size=batch_size)
         loaded, names = self._loaded, self._sampling_labels
-        wanted = dict(labels) if isinstance(labels, Mapping) else parse_labels(labels, names)
+        wanted = _wanted(labels, names)
         options: dict[str, Any] = {}
         for name, value in named.items():
             if name in names:
@@ -174,6 +177,8 @@ class TrainedRun:
             elif value is not None:
                 options[name] = value
         self._check_options(options)
+        if options and not isinstance(self.stage1.bottleneck, Quantizer):
+            raise InputError(f"{next(iter(options))}: expected a run with codes, found {self.folder}")
         own = {} if loaded.stage2 is None else self._kind.sampler_options(loaded, **options)
         sampler = Sampler(loaded, seed, batch_size, wanted, temperature, top_k, top_p, **own)
         return SampledItems(self, sampler.draw(n))
@@ -183,6 +188,7 @@ class TrainedRun:
 
         Labels of the prior that are not given are marginalised over, weighted as in the training data; those that the
         decoder is conditioned on have to be given."""
+        _counts(batch_size=batch_size)
         self._need_codes()
         items = self._kind.read(self._loaded, x)
         return score(self._loaded, items.x, items.lengths, labels, batch_size)
@@ -197,7 +203,7 @@ class TrainedRun:
                           seed: int = 0, batch_size: int = 64) -> Written:
         """Writes a reconstruction of a file, or of each file of a folder, and an overview of all."""
         names = self._loaded.stage1.condition_on
-        wanted = dict(labels) if isinstance(labels, Mapping) else parse_labels(labels, names)
+        wanted = _wanted(labels, names)
         check_able(self._kind, "reconstruct", self.folder)
         return self._kind.reconstruct(self._loaded, Path(source), Path(out), wanted, seed, batch_size)
 
@@ -252,21 +258,32 @@ class TrainedRun:
         if not isinstance(self.stage1.bottleneck, Quantizer):
             raise InputError(f"{self.folder}: expected codes, found {type(self.stage1.bottleneck).__name__}")
 
-    def _read_codes(self, codes: Any) -> tuple[Tensor, bool]:
-        """int64 (n, *grid[, g]) and whether they were those of one item."""
-        codes = torch.as_tensor(codes)
+    def _read_codes(self, codes: Any) -> tuple[Tensor, bool, int]:
+        """int64 (n, *grid[, g]), whether they were those of one item, and how many of the first axis were given.
+
+        Padded items may have fewer codes than the grid: they are filled up with zeros."""
         books = self.stage1.bottleneck.num_codebooks
-        item = len(self.grid) + (books > 1)
-        integers = not codes.is_floating_point() and codes.dtype != torch.bool
-        if not integers or codes.ndim not in (item, item + 1) or not codes.numel():
-            shape = ", ".join([*map(str, self.grid), *([str(books)] if books > 1 else [])])
-            raise InputError(f"codes: expected integers of shape ({shape}) or (n, {shape}), found {codes.dtype} "
-                             f"{tuple(codes.shape)}")
-        low, high = (int(bound) for bound in codes.aminmax())
-        if low < 0 or high >= self.num_codes:
-            raise InputError(f"codes: expected values from 0 to {self.num_codes - 1}, found {low} to {high}")
-        single = codes.ndim == item
-        return (codes[None] if single else codes).long(), single
+        grid = (*self.grid, *([books] if books > 1 else []))
+        expected = f"integers of shape ({', '.join(map(str, grid))}) or (n, {', '.join(map(str, grid))})"
+        expected += ", or fewer codes than the grid" if self._padded else ""
+        try:
+            if isinstance(codes, list | tuple) and any(isinstance(own, Tensor) for own in codes):
+                codes = torch.stack([torch.as_tensor(own) for own in codes])
+            array = codes.detach().cpu().numpy() if isinstance(codes, Tensor) else np.asarray(codes)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"codes: expected {expected}, found {str(error).splitlines()[0]}") from None
+        shape = array.shape[-len(grid) :]
+        fits = shape == grid or (self._padded and len(shape) == len(grid) and 0 < shape[0] <= grid[0]
+                                 and shape[1:] == grid[1:])
+        if array.dtype.kind not in "iu" or not fits or array.ndim not in (len(grid), len(grid) + 1) or not array.size:
+            raise InputError(f"codes: expected {expected}, found {array.dtype} {array.shape}")
+        if array.min() < 0 or array.max() >= self.num_codes:
+            raise InputError(f"codes: expected values from 0 to {self.num_codes - 1}, found {array.min()} to "
+                             f"{array.max()}")
+        single, given = array.ndim == len(grid), shape[0]
+        array = np.array(array[None] if single else array, dtype=np.int64)  # a copy, of this machine's byte order
+        padding = [(0, 0), (0, grid[0] - given), *[(0, 0)] * (len(grid) - 1)]
+        return torch.from_numpy(np.pad(array, padding)), single, given
 
 
 @dataclass(frozen=True)
@@ -320,8 +337,26 @@ class CodeItems(torch.utils.data.Dataset):
         return self.codes[index], self.labels[index]
 
 
+def _counts(**values: Any) -> None:
+    """Raises InputError for a count that is not an integer of at least 1."""
+    for name, value in values.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{name}: expected a number >= 1, found {value!r}")
+
+
+def _wanted(labels: Any, names: Sequence[str]) -> dict[str, str]:
+    """{"digit": "7"} or ["digit=7"] -> {"digit": "7"}."""
+    if isinstance(labels, Mapping):
+        return {str(name): str(value) for name, value in labels.items()}
+    if not isinstance(labels, list | tuple) or not all(isinstance(pair, str) for pair in labels):
+        raise InputError(f"labels: expected a dictionary or a list of NAME=CLASS, found {labels!r}")
+    return parse_labels(labels, names)
+
+
 def _folder(path: str | Path) -> Path:
     """The folder, made if it is not there."""
     folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder, found a file")
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
                         "(repeatable); labels not given are drawn from their training distribution")
     add_truncation_flags(parser)
     for kind in all_kinds().values():
-        if kind.sample_flags:
+        if "add_sample_flags" in vars(type(kind)):  # one that derives from another kind shares its flags
             kind.add_sample_flags(parser.add_argument_group(f"{kind.name} runs"))
     add_run_flags(parser, "RUN/samples")
     return parser.parse_args()

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from pipelines.files.errors import InputError
 
+LARGEST_SEED = 2**63 - 1  # as in splits/noise.py, which imports torch
 LEAST = {"n": 1, "context": 1, "frames": 1, "batch_size": 1, "seed": 0, "example": 0}
 
 
@@ -64,6 +65,8 @@ def check_flags(arguments: argparse.Namespace) -> None:
     for name, least in LEAST.items():
         if (found := getattr(arguments, name, least)) < least:
             raise InputError(f"--{name.replace('_', '-')}: expected a number >= {least}, found {found}")
+    if getattr(arguments, "seed", 0) > LARGEST_SEED:
+        raise InputError(f"--seed: expected a number <= {LARGEST_SEED}, found {arguments.seed}")
 
 
 @contextmanager

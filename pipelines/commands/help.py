@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 from pipelines.files.places import PACKAGE, configs
+from pipelines.runs import plugins
 
 EVERY_VERB = ("experiment", "run", "runs_dir", "seed")
 WIDTH = 120
@@ -15,7 +16,7 @@ MEANING = re.compile(r"^    (\w+): \w+ = \S+  # (.*)$", re.MULTILINE)  # of a fi
 SETTING = re.compile(r"(?P<key>\w+):\s*(?P<value>[^#]*?)\s*(?:#\s*(?P<comment>.*))?$")
 FLAGS = {
     "-h, --help": "show this text",
-    "-m, --multirun": "run once for each combination of comma-separated values, as in seed=0,1,2",
+    "-m, --multirun": "run once for each combination of comma-separated values, as in seed=0,1,2 'run=x_${seed}'",
     "-c, --cfg job": "print the composed configuration instead of running",
     "-cd, --config-dir FOLDER": "a folder with configuration groups of your own",
 }
@@ -45,10 +46,12 @@ def verb_help(docstring: str | None, stage: str, concerns: tuple[str, ...]) -> s
 
 def groups(concerns: tuple[str, ...] = ("",)) -> dict[str, list[str]]:
     """{"data": ["cifar10", ...], "autoencoder/bottleneck": ["ema", ...], ...}: the choices of each group."""
-    root, found = configs(), {}
-    for top in sorted(path for path in root.iterdir() if path.name in concerns and path.is_dir()):
-        for folder in [top, *sorted(path for path in top.rglob("*") if path.is_dir() and top.name != "experiment")]:
-            found[folder.relative_to(root).as_posix()] = sorted(path.stem for path in folder.glob("*.yaml"))
+    found: dict[str, list[str]] = {}
+    for root in (configs(), *plugins.config_folders()):
+        for top in sorted(path for path in root.iterdir() if path.name in concerns and path.is_dir()):
+            for folder in [top, *sorted(path for path in top.rglob("*") if path.is_dir() and top.name != "experiment")]:
+                names = found.setdefault(folder.relative_to(root).as_posix(), [])
+                names[:] = sorted({*names, *(path.stem for path in folder.glob("*.yaml"))})
     return found
 
 

@@ -57,6 +57,7 @@ def hydra_main(stage: str, *concerns: str) -> Callable[[Callable[["DictConfig"],
 def compose_and_call(main: Callable[["DictConfig"], None], stage: str, given: list[str]) -> None:
     """Raises InputError where the overrides do not fit the configuration."""
     import hydra
+    import yaml
     from hydra.errors import HydraException
 
     from pipelines.runs import plugins
@@ -68,6 +69,8 @@ def compose_and_call(main: Callable[["DictConfig"], None], stage: str, given: li
         hydra.main(version_base="1.3", config_path=CONFIGS, config_name="main")(main)()
     except HydraException as error:
         raise InputError(refused_override(error, stage)) from error
+    except yaml.YAMLError as error:
+        raise InputError(f"configuration: expected YAML, found {' '.join(str(error).split())}") from error
 
 
 def expand_train(override: str, stage: str) -> str:

@@ -32,6 +32,8 @@ def wanted_actions(wanted: str, names: Sequence[str], frames: int) -> Tensor:
     """Actions of `frames` frames, int64 (frames,): the name of one action for all, or a file with one name per line.
 
     Raises InputError for anything else, for a file of another length, and for an action that is not among `names`."""
+    if not isinstance(wanted, str | Path):
+        raise InputError(f"actions: expected one of {shown(names)}, or a file of them, found {wanted!r}")
     if wanted in names:
         return torch.full((frames,), list(names).index(wanted))
     path = Path(wanted)

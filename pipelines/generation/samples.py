@@ -7,6 +7,7 @@ whatever the batch size.
 Axes: n samples, b samples of a batch, c channels, g codebooks, L labels.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -57,6 +58,7 @@ class Sampler:
 
     def __post_init__(self) -> None:
         bottleneck, stage1 = self.loaded.stage1.module.bottleneck, self.loaded.stage1
+        self._check_numbers()
         if isinstance(bottleneck, Quantizer):
             if self.loaded.stage2 is None:
                 raise InputError(f"{self.loaded.run.stage2}: expected a trained stage 2, found none; train it first: "
@@ -68,11 +70,12 @@ class Sampler:
         for name in ("labels", "top_k", "top_p", "known", "length", "local"):
             if (value := getattr(self, name)) is not None and (name != "labels" or value):
                 raise InputError(f"{name.removesuffix('s')}: expected a run with codes, found {stage1.step_folder}")
-        if not self.temperature >= 0:
-            raise InputError(f"temperature: expected a number >= 0, found {self.temperature}")
 
     def draw(self, count: int) -> Samples:
         """`count` samples, with a progress bar."""
+        if self.known is not None and len(self.known) not in (1, count):
+            raise InputError(f"complete: expected one item, or one for each of {count} samples, found "
+                             f"{len(self.known)}")
         draw = self._draw_latents if self.loaded.stage2 is None else self._draw_codes
         parts = []
         with _Bar(count, self.loaded.stage1.module.decoder) as bar:
@@ -83,6 +86,14 @@ class Sampler:
                 bar.end()
         x, codes, labels, lengths = (None if part[0] is None else torch.cat(part) for part in zip(*parts, strict=True))
         return Samples(x, codes, labels, self._label_names, lengths)
+
+    def _check_numbers(self) -> None:
+        for name, value in (("temperature", self.temperature), ("top_k", self.top_k), ("top_p", self.top_p)):
+            accepted = isinstance(value, int if name == "top_k" else int | float) and not isinstance(value, bool)
+            if not accepted and (value is not None or name == "temperature"):
+                raise InputError(f"{name}: expected a number, found {value!r}")
+        if not 0 <= self.temperature < math.inf:
+            raise InputError(f"temperature: expected a finite number >= 0, found {self.temperature}")
 
     @property
     def _label_names(self) -> list[str]:

@@ -57,6 +57,8 @@ class Audio(Kind):
     def sampler_options(self, loaded: LoadedRun, **flags: Any) -> dict[str, Any]:
         if (seconds := flags.get("seconds")) is None:
             return {}
+        if not isinstance(seconds, int | float):
+            raise InputError(f"seconds: expected a number, found {seconds!r}")
         spec, rate = loaded.stage2.codes, loaded.stage1.example.facts["sample_rate_hz"]
         hop = spec.shape[-1] // spec.grid[0]
         longest = spec.grid[0] * hop / rate
@@ -100,8 +102,10 @@ class Audio(Kind):
         if not isinstance(x, (np.ndarray, torch.Tensor)):
             raise InputError("audio: expected a path, a NumPy array, a tensor or a list of these, found "
                              f"{type(x).__name__}")
-        x = torch.as_tensor(x)
-        if not x.is_floating_point():
+        if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+            x = np.ascontiguousarray(x, dtype=np.float32)
+        x = torch.as_tensor(x) if isinstance(x, torch.Tensor) or x.dtype.kind in "fiub" else x
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
             raise InputError(f"audio: expected floating-point samples in [-1, 1] at {rate} Hz, found {x.dtype}")
         if x.ndim not in (1, 2, 3) or (x.ndim > 1 and x.shape[-2] != 1) or not x.numel():
             raise InputError(f"audio: expected shape (t,), (1, t) or (n, 1, t), found {tuple(x.shape)}")

@@ -47,6 +47,9 @@ class Codes(Kind):
             if tuple(x.shape[-3:]) != shape or x.ndim not in (3, 4) or not len(x):
                 raise InputError(f"codes: expected shape {shape} or (n, {', '.join(map(str, shape))}), found "
                                  f"{tuple(x.shape)}")
+            num_codes = loaded.stage1.module.likelihood.params_per_value
+            if x.min() < 0 or x.max() >= num_codes:
+                raise InputError(f"codes: expected values from 0 to {num_codes - 1}, found {x.min()} to {x.max()}")
             return Items(x if x.ndim == 4 else x[None], single=x.ndim == 3)
         images = read_images(x, self.data_shape(loaded))
         device = next(loaded.stage1.module.parameters()).device

@@ -48,6 +48,8 @@ class Image(Kind):
                 raise InputError("keep: expected an image to complete, found none")
             return {}
         keep = 0.5 if keep is None else keep
+        if not isinstance(keep, int | float):
+            raise InputError(f"keep: expected a fraction between 0 and 1, found {keep!r}")
         if not 0 <= keep <= 1:
             raise InputError(f"keep: expected a fraction between 0 and 1, found {keep}")
         x = self.read(loaded, image).x.to(next(loaded.stage1.module.parameters()).device)

@@ -80,6 +80,8 @@ class Video(Kind):
                 raise InputError("video: expected at least one clip, found an empty list")
             return Items(torch.cat([self.read(loaded, one).x for one in x]), single=False)
         if isinstance(x, (str, Path)):
+            if not Path(x).is_file():
+                raise InputError(f"{x}: expected a .npy file of frames (t, h, w, c), found none")
             try:
                 x = np.load(x, allow_pickle=False)
             except (ValueError, EOFError):

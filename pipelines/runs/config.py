@@ -141,7 +141,13 @@ def find_target(name: Any, trusted_only: bool) -> Any:
     module_name, _, attribute = name.rpartition(".")
     try:
         target = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError):
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):  # it exists, and asks for something that does not
+            raise InputError(f"_target_: {name}: expected a module that can be imported, found: {error}") from None
+        raise InputError(f"_target_: expected something that exists, found {name!r}") from None
+    except ImportError as error:
+        raise InputError(f"_target_: {name}: expected a module that can be imported, found: {error}") from None
+    except AttributeError:
         raise InputError(f"_target_: expected something that exists, found {name!r}") from None
     if trusted_only and name not in TRUSTED_MODULES:
         home = getattr(target, "__module__", None) or ""

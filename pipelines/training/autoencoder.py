@@ -1,5 +1,6 @@
 """Stage 1 as a task of the training loop: the objective of `Autoencoder`, and the care of its codebook."""
 
+import inspect
 from collections.abc import Callable, Iterator
 
 import torch
@@ -12,6 +13,7 @@ from pipelines.training import distributed
 from pipelines.training.log import RunLog
 from pipelines.training.loop import Task
 from stage1_vqvae.autoencoder import Autoencoder
+from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.base import Latent
 
 Show = Callable[..., None]  # (model, batch, labels, log=, step=): validation items to TensorBoard
@@ -99,7 +101,11 @@ class AutoencoderTask(Task):
 
 def check_fit(task: AutoencoderTask, batch: Batch) -> None:
     """Raises InputError where an example does not pass through and come out in its own shape."""
-    shape = tuple(batch.x.shape[1:])
+    shape, decoder = tuple(batch.x.shape[1:]), task.model.decoder
+    reader = decoder.upsampler if isinstance(decoder, AutoregressiveDecoder) else decoder
+    if task.columns and len(inspect.signature(reader.forward).parameters) < 2:
+        raise InputError(f"decoder_condition_on: expected [] for a decoder that takes no labels, "
+                         f"{type(reader).__name__}, found {len(task.columns)} labels")
     try:
         found = task.model.evaluate(batch.x, task.labels(batch), lengths=batch.lengths).reconstruction
     except ValueError as error:

@@ -101,6 +101,47 @@ def test_codes_go_back(mnist):
         mnist.decode(samples.codes, digit="3")  # this decoder is conditioned on no label
 
 
+def test_codes_come_as_any_integers(mnist, fsdd):
+    codes = mnist.sample(2, seed=3).codes
+    expected = mnist.decode(codes)
+    array = codes.numpy()
+    for given in (array.astype(np.uint8), array.astype(">u2"), array.astype(np.uint16), list(codes), codes.tolist(),
+                  codes.flip(1).numpy()[:, ::-1], codes.to(torch.int32)):
+        assert torch.equal(mnist.decode(given), expected)
+    for wrong in (None, "codes", [[1], [2, 3]], codes.bool(), codes + 0j, codes[:, :6], np.array([{}])):
+        with pytest.raises(InputError, match="^codes: expected integers of shape"):
+            mnist.decode(wrong)
+    clip = fsdd.sample(1, digit="7", speaker="theo", seed=0, seconds=0.16)
+    short = fsdd.decode(clip.codes[0, :20], speaker="theo")
+    assert short.shape == (1, 20 * 64) and short.abs().max() > 0.01
+    for wrong in (clip.codes[0, :0], torch.zeros(129, dtype=torch.int64)):
+        with pytest.raises(InputError, match="or fewer codes than the grid, found int64"):
+            fsdd.decode(wrong, speaker="theo")
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda run, x: run.encode(x, batch_size=0), "batch_size: expected a number >= 1, found 0"),
+    (lambda run, x: run.reconstruct(x, batch_size=1.5), "batch_size: expected a number >= 1, found 1.5"),
+    (lambda run, x: run.sample("3"), "n: expected a number >= 1, found '3'"),
+    (lambda run, x: run.sample(2, seed=2**63), "seed: expected an integer from 0 to 9223372036854775807, found"),
+    (lambda run, x: run.sample(2, seed=-1), "seed: expected an integer from 0 to"),
+    (lambda run, x: run.sample(2, temperature="x"), "temperature: expected a number, found 'x'"),
+    (lambda run, x: run.sample(2, top_k=1.5), "top_k: expected a number, found 1.5"),
+    (lambda run, x: run.sample(2, labels=7), "labels: expected a dictionary or a list of NAME=CLASS, found 7"),
+    (lambda run, x: run.sample(4, complete=[x, x, x]), "complete: expected one item, or one for each of 4 samples"),
+    (lambda run, x: run.sample(2, complete=x, keep="0.5"), "keep: expected a fraction between 0 and 1, found '0.5'"),
+    (lambda run, x: run.sample(1).save(__file__), "expected a folder, found a file"),
+])
+def test_values_of_another_type_are_refused(mnist, call, words):
+    with pytest.raises(InputError, match=words):
+        call(mnist, torch.zeros(1, 28, 28, dtype=torch.uint8))
+
+
+def test_large_seeds_differ(mnist):
+    first, second = (mnist.sample(2, seed=seed).codes for seed in (2**63 - 1, 2**63 - 2))
+    assert not torch.equal(first, second)
+
+
 def test_samples(mnist, tmp_path):
     samples = mnist.sample(5, digit="7", seed=2)
     assert samples.labels == {"digit": ["7"] * 5} and len(samples) == 5
@@ -118,7 +159,7 @@ def test_samples(mnist, tmp_path):
     ({"seconds": 1.0}, "^seconds: expected a run on audio, found .*mnist on image$"),
     ({"n": 0}, "^n: expected a number >= 1, found 0$"),
     ({"keep": 0.5}, "^keep: expected an image to complete, found none$"),
-    ({"temperature": -1.0}, "^sampling: temperature: "),
+    ({"temperature": -1.0}, "^temperature: expected a finite number >= 0, found -1.0$"),
 ])
 def test_options_that_do_not_fit_are_refused(mnist, options, words):
     with pytest.raises(InputError, match=words):
@@ -131,7 +172,7 @@ def test_audio_comes_in_as_people_have_it(fsdd, tmp_path):
     clip = wave.x[0, 0, :length]
     codes = fsdd.encode(clip)
     assert codes.shape == fsdd.grid
-    for one in (clip[None], clip.numpy(), clip.double()):
+    for one in (clip[None], clip.numpy(), clip.double(), clip.numpy().astype(">f8"), clip.flip(0).numpy()[::-1]):
         assert torch.equal(fsdd.encode(one), codes)
     assert torch.equal(fsdd.encode([clip, clip.numpy()]), torch.stack([codes, codes]))
     assert torch.equal(fsdd.encode(wave.x), fsdd.encode(wave.x[0])[None])
