@@ -41,7 +41,7 @@ def config_folders() -> list[Path]:
 
 def config_search_path() -> list[str]:
     """Overrides that make Hydra search these groups too, after the project's own."""
-    places = ["'file://{}'".format(folder.as_posix().replace("'", r"\\'")) for folder in config_folders()]
+    places = ["'file://{}'".format(folder.as_posix().replace("'", "\\'")) for folder in config_folders()]
     return [f"hydra.searchpath=[{','.join(places)}]"] if places else []
 
 
