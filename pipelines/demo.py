@@ -1,6 +1,6 @@
 """A guided tour: both stages, samples and evaluation on data that need no download, each step explained.
 
-    python pipelines/demo.py                          # the embedded handwritten digits: two minutes on two cores
+    python pipelines/demo.py                          # the bundled handwritten digits: two minutes on two cores
     python pipelines/demo.py --audio                  # words spoken by eSpeak-NG (extra [speech]), ten minutes
     python pipelines/demo.py --video                  # walks through a simulated room, two minutes
     python pipelines/demo.py stage1.steps=200         # KEY=VALUE goes to training, extraction and evaluation

@@ -6,9 +6,9 @@
 The frames of the context are encoded; the prior draws the codes of the frames that follow, conditioned on the recorded
 actions, on one action throughout, or on those in a file, one name per line; the decoder turns the codes into frames.
 
-Writes a GIF and a strip of frames for each clip, one row for each of --actions below the recorded clip, and all strips
-in one overview. Given its context, clip i depends only on --seed, i and its actions, not on --batch-size; --n decides
-which held-out clips are the contexts.
+Writes a GIF and a strip of frames per clip (top row: the recorded clip; below it, one row for each of --actions), and
+an overview of all strips. --n decides which held-out clips supply the contexts; given its context, prediction i depends
+only on --seed, i and its actions, not on --batch-size.
 """
 
 import argparse

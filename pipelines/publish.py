@@ -8,11 +8,11 @@
        python pipelines/publish.py --run runs/mnist_half --out pretrained/mnist
 
 Stage 1 is rounded before its codes are extracted, so that codes, prior and decoder belong together. The prior's best
-(averaged) weights are rounded last, and metrics.json is copied from the run before that. To measure the published run
-itself, extract its codes (they are the same), evaluate it, and remove its codes again. If the run was trained on the
-codes of another run, that parent's stage 1 is copied to parent/; it must have been rounded before, since otherwise its
-codes would change. Configurations are copied unchanged, but for the paths of the data, and a rounded stage 1 keeps its
-hash.
+(averaged) weights are rounded last; metrics.json is the unpublished run's, measured before that rounding. To measure
+the published run itself, extract its codes (they are the same), evaluate it, and remove its codes again. If the run was
+trained on the codes of another run, that parent's stage 1 is copied to parent/; it must have been rounded before, since
+otherwise its codes would change. Configurations are copied unchanged except for the paths of the data. Publishing an
+already rounded stage 1 does not change its hash.
 """
 
 import argparse

@@ -15,7 +15,7 @@ class Settings:
     lr: float = 3e-4
     warmup_steps: int = 0  # steps of linear warm-up of the learning rate
     final_lr_fraction: float = 1.0  # cosine decay to this fraction of lr; 1: constant
-    decay_share: float = 1.0  # final fraction of the steps over which lr decays; constant before
+    decay_share: float = 1.0  # lr decays over this last fraction of the steps; constant before
     beta2: float = 0.999  # Adam's beta2; beta1 is 0.9
     weight_decay: float = 0.0  # decoupled; for matrices and kernels, not for biases and codebooks
     grad_clip: float = 0.0  # largest norm of the gradient; 0: no clipping
