@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 
 install: $(READY)  ## virtual environment .venv with the pinned packages and this project, editable
 
-demo: $(READY)  ## both stages, samples and figures on embedded handwritten digits: minutes on two cores
+demo: $(READY)  ## both stages, samples and figures on bundled handwritten digits: minutes on two cores
 	$(RUN) pipelines/demo.py $(ARGS)
 
 $(SPEECH): $(READY)
