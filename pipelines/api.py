@@ -139,7 +139,7 @@ class TrainedRun:
         codes, single, count = self._read_codes(codes)
         given = decoder_labels(self._loaded.stage1, labels, len(codes))
         length = count * (self._loaded.stage1.example.shape[-1] // codes.shape[1])
-        lengths = torch.full((len(codes),), length) if self._padded else None
+        lengths = torch.full((len(codes),), length) if self._kind.padded else None
         parts = []
         for rows in torch.arange(len(codes)).split(batch_size):
             own = [generator(seed, number) for number in rows.tolist()]
@@ -234,12 +234,6 @@ class TrainedRun:
         return next(self.stage1.parameters()).device
 
     @property
-    def _padded(self) -> bool:
-        """Whether items have lengths."""
-        spec = None if self._loaded.stage2 is None else self._loaded.stage2.codes
-        return spec is not None and spec.length_counts is not None
-
-    @property
     def _sampling_labels(self) -> list[str]:
         return [] if self._loaded.stage2 is None else conditioning_labels(self._loaded.stage1, self._loaded.stage2)
 
@@ -265,7 +259,7 @@ class TrainedRun:
         books = self.stage1.bottleneck.num_codebooks
         grid = (*self.grid, *([books] if books > 1 else []))
         expected = f"integers of shape ({', '.join(map(str, grid))}) or (n, {', '.join(map(str, grid))})"
-        expected += ", or fewer codes than the grid" if self._padded else ""
+        expected += ", or fewer codes than the grid" if self._kind.padded else ""
         try:
             if isinstance(codes, list | tuple) and any(isinstance(own, Tensor) for own in codes):
                 codes = torch.stack([torch.as_tensor(own) for own in codes])
@@ -273,7 +267,7 @@ class TrainedRun:
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"codes: expected {expected}, found {str(error).splitlines()[0]}") from None
         shape = array.shape[-len(grid) :]
-        fits = shape == grid or (self._padded and len(shape) == len(grid) and 0 < shape[0] <= grid[0]
+        fits = shape == grid or (self._kind.padded and len(shape) == len(grid) and 0 < shape[0] <= grid[0]
                                  and shape[1:] == grid[1:])
         if array.dtype.kind not in "iu" or not fits or array.ndim not in (len(grid), len(grid) + 1) or not array.size:
             raise InputError(f"codes: expected {expected}, found {array.dtype} {array.shape}")

@@ -27,6 +27,7 @@ SHOWN_PAIRS = 6  # clips in an overview of originals and what became of them
 
 class Audio(Kind):
     name = "audio"
+    padded = True
     sample_flags = ("seconds",)
 
     def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog,

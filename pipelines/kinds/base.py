@@ -47,6 +47,7 @@ class Kind(ABC):
     """A kind of data."""
 
     name: str
+    padded: bool = False  # items are padded along their one axis to one size, and have lengths
     sample_flags: tuple[str, ...] = ()  # names of the flags that `add_sample_flags` adds
 
     # --- training and extraction ----------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ import torch
 from PIL import Image
 
 from pipelines import load
+from pipelines.api import TrainedRun
 from pipelines.files.errors import InputError
 from pipelines.generation.scores import prior_labels
+from pipelines.runs.store import Run
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +104,7 @@ def test_codes_go_back(mnist):
         mnist.decode(samples.codes, digit="3")  # this decoder is conditioned on no label
 
 
-def test_codes_come_as_any_integers(mnist, fsdd):
+def test_codes_come_as_any_integers(mnist, fsdd, tmp_path):
     codes = mnist.sample(2, seed=3).codes
     expected = mnist.decode(codes)
     array = codes.numpy()
@@ -114,6 +117,8 @@ def test_codes_come_as_any_integers(mnist, fsdd):
     clip = fsdd.sample(1, digit="7", speaker="theo", seed=0, seconds=0.16)
     short = fsdd.decode(clip.codes[0, :20], speaker="theo")
     assert short.shape == (1, 20 * 64) and short.abs().max() > 0.01
+    without_prior = TrainedRun(replace(fsdd._loaded, run=Run(tmp_path)))
+    assert torch.equal(without_prior.decode(clip.codes[0, :20], speaker="theo"), short)
     for wrong in (clip.codes[0, :0], torch.zeros(129, dtype=torch.int64)):
         with pytest.raises(InputError, match="or fewer codes than the grid, found int64"):
             fsdd.decode(wrong, speaker="theo")
