@@ -4,12 +4,9 @@ All recordings of a data set lie one after another in one memory-mapped file of 
 the length of each, and the files that could not be read.
 """
 
-import fcntl
-import hashlib
 import json
 import os
 import re
-import warnings
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from fractions import Fraction
@@ -22,9 +19,10 @@ from torch import Tensor
 from torchaudio.functional import resample
 from tqdm import tqdm
 
+from pipelines.data.cache import cache_key, locked, made_whole, map_values
 from pipelines.data.folders import list_files, warn_unreadable
 from pipelines.files.atomic import write_atomically
-from pipelines.files.errors import InputError, naming
+from pipelines.files.errors import InputError
 
 SUFFIXES = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"}
 VERSION = 1  # version of the decoding: part of the cache's name
@@ -118,11 +116,8 @@ def decoded_audio(
     status = [os.stat(root / file) for file in files]
     facts = [[file, found.st_size, found.st_mtime_ns] for file, found in zip(files, status, strict=True)]
     settings = VERSION, facts, sample_rate_hz, peak, soundfile.__libsndfile_version__
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-    samples, notes = (cache / f"{name}-{key}{suffix}" for suffix in (".i16", ".json"))
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    samples, notes = (cache / f"{name}-{cache_key(settings)}{suffix}" for suffix in (".i16", ".json"))
+    with locked(cache):
         if not notes.exists():
             found = _decode(root, files, samples, sample_rate_hz, peak, workers)
             write_atomically(notes, json.dumps(found).encode())
@@ -135,19 +130,11 @@ def decoded_audio(
     if not accepted:
         raise InputError(f"{notes}: expected the lengths of {len(files)} audio files, found others; remove it")
     warn_unreadable("audio files", len(files), {str(root / file): reason for file, reason in unreadable.items()})
-    expected, size = 2 * int(lengths.sum()), samples.stat().st_size if samples.exists() else 0
-    if size != expected:
-        raise InputError(f"{samples}: expected {expected} bytes, found {size}; remove it and {notes.name}, "
-                         "they will be created again")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        mapped = torch.from_numpy(np.memmap(samples, np.int16, "r"))
-    return mapped, lengths.cumsum(0) - lengths, lengths
+    return map_values(samples, np.int16, (int(lengths.sum()),)), lengths.cumsum(0) - lengths, lengths
 
 
 def _decode(root: Path, files: list[str], target: Path, sample_rate_hz: int, peak: float, workers: int) -> dict:
-    """Decodes into a file that appears once it is complete. Returns lengths, and unreadable files with reasons."""
-    temporary = target.with_suffix(".tmp")
+    """Decodes into the file `target`. Returns lengths, and unreadable files with reasons."""
     lengths: list[int] = []
     unreadable: dict[str, str] = {}
     workers = workers or len(os.sched_getaffinity(0))
@@ -156,7 +143,7 @@ def _decode(root: Path, files: list[str], target: Path, sample_rate_hz: int, pea
     rates, peaks = [sample_rate_hz] * len(chunks), [peak] * len(chunks)
     pool = ProcessPoolExecutor(min(workers, len(chunks)), initializer=torch.set_num_threads, initargs=(1,))
     try:
-        with (naming(temporary), open(temporary, "wb") as file, pool,
+        with (made_whole(target) as temporary, open(temporary, "wb") as file, pool,
               tqdm(total=len(files), desc="decode", unit="file", disable=None, dynamic_ncols=True) as bar):
             # results are not bound to a name, so that an error frees them and cancels waiting tasks
             for chunk, (arrays, reasons) in zip(chunks, pool.map(_read_all, paths, rates, peaks), strict=True):
@@ -165,14 +152,9 @@ def _decode(root: Path, files: list[str], target: Path, sample_rate_hz: int, pea
                     lengths.append(len(array))
                     unreadable |= {name: reason} if reason else {}
                 bar.update(len(chunk))
-            file.flush()
-            os.fsync(file.fileno())
-        _refuse_if_all(files, unreadable, root)
-        os.replace(temporary, target)
+            _refuse_if_all(files, unreadable, root)
     except BrokenProcessPool as error:
         raise InputError(f"data.workers: expected memory for {workers} decoding processes, found one killed") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return {"lengths": lengths, "unreadable": unreadable}
 
 

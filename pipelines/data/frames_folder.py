@@ -11,12 +11,7 @@ An action belongs to the frame that it leads to. Recorders that store (frame, ne
 and drop the first frame. All frames must have the same size. Nothing is resized, repaired or left out.
 """
 
-import fcntl
-import hashlib
-import json
-import os
 import re
-import warnings
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -27,10 +22,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipelines.data.cache import cache_key, locked, made_whole, read_only
 from pipelines.data.folders import FoundFile, class_folder, class_names, list_files
 from pipelines.data.frames import EpisodeData
 from pipelines.data.image_files import SUFFIXES, read_image
-from pipelines.files.errors import InputError, naming
+from pipelines.files.errors import InputError
 
 FRAMES = "frames.npy"
 ACTIONS = ("actions.npy", "actions.txt", "actions.csv")
@@ -164,47 +160,35 @@ def action_lines(path: Path) -> list[str]:
 
 
 def _packed(episodes: list[Episode], shapes: list[tuple[int, int, int, int]], cache: Path, name: str) -> Tensor:
-    """All frames, uint8 (m, c, h, w), memory-mapped, read-only. Among several processes, one packs them."""
+    """All frames, uint8 (m, c, h, w), memory-mapped, read-only."""
     _, height, width, channels = shapes[0]
     shape = sum(shape[0] for shape in shapes), channels, height, width
     settings = [[str(episode.folder.resolve()), episode.files] for episode in episodes], PIL.__version__
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-    target = cache / f"{name}-{key}.npy"
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    target = cache / f"{name}-{cache_key(settings)}.npy"
+    with locked(cache):
         if not target.exists():
             _pack(episodes, shapes, target, shape)
     frames = _load(target)
     if frames.dtype != np.uint8 or frames.shape != shape:
         raise InputError(f"{target}: expected uint8 {shape}, found {frames.dtype} {frames.shape}; remove it, it will "
                          "be created again")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(frames)
+    return read_only(frames)
 
 
 def _pack(
     episodes: list[Episode], shapes: list[tuple[int, int, int, int]], target: Path, shape: tuple[int, ...]
 ) -> None:
-    """Writes all frames, channels first, to a file that appears once it is complete."""
-    temporary = target.with_suffix(".tmp")
-    try:
-        with naming(target), open(temporary, "wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for episode, (_, height, width, channels) in zip(episodes, shapes, strict=True):
-                for found in episode.files:
-                    path = episode.folder / Path(found.path).name
-                    if path.name == FRAMES:
-                        file.write(np.ascontiguousarray(np.moveaxis(_load(path), 3, 1)))
-                    else:
-                        file.write(np.ascontiguousarray(_read_image(path, (channels, height, width))))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Writes all frames, channels first, to the file `target`."""
+    with made_whole(target) as temporary, open(temporary, "wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for episode, (_, height, width, channels) in zip(episodes, shapes, strict=True):
+            for found in episode.files:
+                path = episode.folder / Path(found.path).name
+                if path.name == FRAMES:
+                    file.write(np.ascontiguousarray(np.moveaxis(_load(path), 3, 1)))
+                else:
+                    file.write(np.ascontiguousarray(_read_image(path, (channels, height, width))))
 
 
 def _load(path: Path) -> np.ndarray:

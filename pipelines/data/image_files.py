@@ -95,8 +95,6 @@ def decode_images(
         for (_, start, chunk, _), reasons in zip(tasks, pool.map(_decode_chunk, tasks), strict=True):
             unreadable |= {start + place: reason for place, reason in reasons.items()}
             done(len(chunk))
-    with open(target, "rb") as file:
-        os.fsync(file.fileno())
     return unreadable
 
 

@@ -7,11 +7,8 @@
 Training therefore needs no loader processes: a batch is a gather from GPU memory or from the page cache.
 """
 
-import fcntl
-import hashlib
 import json
 import os
-import warnings
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -21,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pipelines.data.cache import cache_key, locked, made_whole, map_values
 from pipelines.data.folders import FOLDERS, Part, class_folder, class_names, find_parts, warn_unreadable
 from pipelines.data.image_files import SUFFIXES, decode_images
 from pipelines.data.images import ImageSplit
@@ -107,11 +105,8 @@ def decoded(
     """
     paths = [part.folder / file.path for part in parts for file in part.files]
     settings = [[part.folder.name, part.files] for part in parts], shape, PIL.__version__
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-    pixels, notes = (cache / f"{name}-{key}{suffix}" for suffix in (".u8", ".json"))
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    pixels, notes = (cache / f"{name}-{cache_key(settings)}{suffix}" for suffix in (".u8", ".json"))
+    with locked(cache):
         if not notes.exists():
             unreadable = _decode(paths, pixels, shape, workers)
             write_atomically(notes, json.dumps(unreadable, indent=1).encode())
@@ -120,23 +115,21 @@ def decoded(
     except (ValueError, AttributeError) as error:
         raise InputError(f"{notes}: expected a list of unreadable images, found other content; remove it") from error
     warn_unreadable("images", len(paths), {str(paths[place]): reason for place, reason in unreadable.items()})
-    return _map(pixels, (len(paths), *shape)), torch.tensor([place not in unreadable for place in range(len(paths))])
+    readable = torch.tensor([place not in unreadable for place in range(len(paths))])
+    return map_values(pixels, np.uint8, (len(paths), *shape)), readable
 
 
 def _decode(paths: list[Path], target: Path, shape: tuple[int, int, int], workers: int) -> dict[int, str]:
-    """Decodes into a file that appears once it is complete; returns the reason for each unreadable image."""
-    temporary = target.with_suffix(".tmp")
+    """Decodes into the file `target`; returns the reason for each unreadable image."""
     try:
-        with tqdm(total=len(paths), desc="decode", unit="image", disable=None, dynamic_ncols=True) as bar:
+        with (made_whole(target) as temporary,
+              tqdm(total=len(paths), desc="decode", unit="image", disable=None, dynamic_ncols=True) as bar):
             unreadable = decode_images(paths, temporary, shape, workers, bar.update)
-        if len(unreadable) == len(paths):
-            raise InputError(f"{paths[0]}: expected an image, found {unreadable[0]}; "
-                             f"none of {len(paths)} can be read")
-        os.replace(temporary, target)
+            if len(unreadable) == len(paths):
+                raise InputError(f"{paths[0]}: expected an image, found {unreadable[0]}; "
+                                 f"none of {len(paths)} can be read")
     except BrokenProcessPool as error:
         raise InputError(f"data.workers: expected memory for {workers} decoding processes, found one killed") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return unreadable
 
 
@@ -151,14 +144,3 @@ def _place(labels: dict[str, Tensor], readable: Tensor, fraction: float, seed: i
         for split, chosen in zip(("train", "validation"), hold_out(count, size, seed), strict=True):
             placed[split] = rows["train"][chosen], labels["train"][chosen]
     return {split: (rows[readable[rows]], labels[readable[rows]]) for split, (rows, labels) in placed.items()}
-
-
-def _map(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """A memory-mapped file as a read-only uint8 tensor."""
-    size, expected = path.stat().st_size, int(np.prod(shape, dtype=np.int64))
-    if size != expected:
-        raise InputError(f"{path}: expected {expected} bytes, found {size}; remove it and {path.stem}.json, "
-                         "they will be created again")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(np.memmap(path, np.uint8, "r", shape=shape))

@@ -17,8 +17,6 @@ before a stop, as in "cold", may be timed as late as the stop's closure, about 2
 
 import argparse
 import ctypes
-import fcntl
-import hashlib
 import importlib
 import json
 import os
@@ -38,6 +36,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from pipelines.data.cache import cache_key, locked
+from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
 from pipelines.splits.counters import below, permutation
 from pipelines.splits.counters import words as random_words
@@ -157,18 +157,15 @@ def generate_speech(folder: Path, clips: int, words_per_clip: int, voices: int, 
             raise InputError(f"data.{key}: expected {lowest} to {highest}, found {found}")
     utterances = plan(clips, words_per_clip, voices, seed)
     settings = VERSION, SPELLINGS, ACCENTS, LANGUAGES, VOLUME, utterances
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
-    target = folder / f"speech-c{clips}-w{words_per_clip}-v{voices}-s{seed}-{key}"
+    target = folder / f"speech-c{clips}-w{words_per_clip}-v{voices}-s{seed}-{cache_key(settings, 8)}"
     if (target / "clips.json").exists():
         return target
     if find_spec("espeakng_loader") is None:
         raise InputError("data: expected the extra [speech], which generates it, found it not installed; "
                          "pip install 'neural-discrete-representations[speech]', or here pip install -e '.[speech]'")
-    target.mkdir(parents=True, exist_ok=True)
-    with open(target / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(target) as lock:
         if not (target / "clips.json").exists():
-            _generate(target, utterances, voices, workers or len(os.sched_getaffinity(0)), lock.fileno())
+            _generate(target, utterances, voices, workers or len(os.sched_getaffinity(0)), lock)
     return target
 
 
@@ -279,8 +276,6 @@ def _balanced(count: int, choices: int, *counters: int) -> np.ndarray:
 
 def _generate(target: Path, utterances: list[Utterance], voices: int, workers: int, lock: int) -> None:
     """Writes all files of a folder. The speaking processes hold `lock` too: later calls wait for leftover ones."""
-    from pipelines.files.atomic import write_atomically
-
     found: list[Clip | None] = [None] * len(utterances)
     command = [sys.executable, "-m", "pipelines.data.speech", str(target.resolve()), "--workers", str(workers)]
     with tempfile.TemporaryFile("w+") as request, tempfile.TemporaryFile("w+", errors="replace") as complaints:

@@ -1,0 +1,73 @@
+"""Files that a data set makes once from its source, such as decoded images: complete or absent, also after a crash.
+
+A file's name contains a key of all that its content depends on, so that another source or setting makes another file.
+"""
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines.files.atomic import sync_folder
+from pipelines.files.errors import InputError, naming
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def cache_key(settings: object, digits: int = 16) -> str:
+    """A hash of what JSON can hold, in hexadecimal digits."""
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:digits]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Creates the folder and lets one process at a time go on; yields the descriptor that holds the lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()
+
+
+@contextmanager
+def made_whole(target: Path) -> Iterator[Path]:
+    """Yields a path to write to; at the end, that file becomes `target`. After an error it is removed.
+
+    Call it under the folder's lock: the path is the same each time, so that a killed process leaves one file at most.
+    """
+    temporary = target.with_suffix(".tmp")
+    try:
+        with naming(target):
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
+def map_values(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> "Tensor":
+    """A file of raw values, memory-mapped. Raises InputError for a file of another size, or none."""
+    expected = math.prod(shape) * np.dtype(dtype).itemsize
+    if (size := path.stat().st_size if path.exists() else 0) != expected:
+        raise InputError(f"{path}: expected {expected} bytes, found {size}; remove it and {path.stem}.json, "
+                         "they will be created again")
+    return read_only(np.memmap(path, dtype, "r", shape=shape))
+
+
+def read_only(mapped: np.ndarray) -> "Tensor":
+    """A memory-mapped array as a tensor, which nothing may write to."""
+    import torch  # here: the process that speaks forks, and needs all but this function
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(mapped)

@@ -1,0 +1,49 @@
+"""Files that are made once: whole or absent, by one process at a time."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.data.cache import cache_key, locked, made_whole, map_values
+from pipelines.files.errors import InputError
+
+
+def test_a_file_is_whole_or_absent(tmp_path):
+    target = tmp_path / "values.u8"
+    with pytest.raises(KeyboardInterrupt), made_whole(target) as path:
+        path.write_bytes(b"ab")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    with made_whole(target) as path:
+        path.write_bytes(bytes(range(6)))
+        assert not target.exists()
+    assert list(tmp_path.iterdir()) == [target]
+    assert torch.equal(map_values(target, np.uint8, (2, 3)), torch.arange(6, dtype=torch.uint8).view(2, 3))
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError) as caught, made_whole(tmp_path / "values.u8") as path:
+        path.write_bytes(b"ab")
+    assert caught.value.filename == str(tmp_path / "values.u8") and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content, found", [(None, 0), (bytes(5), 5), (bytes(13), 13)])
+def test_a_file_of_another_size_is_refused(tmp_path, content, found):
+    path = tmp_path / "values.i16"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=f"values.i16: expected 12 bytes, found {found}; remove it and values.json"):
+        map_values(path, np.int16, (6,))
+
+
+def test_the_key_is_that_of_the_settings():
+    assert cache_key([1, "a"]) == cache_key((1, "a")) != cache_key([1, "b"]) and len(cache_key([], 8)) == 8
+
+
+def test_a_lock_makes_its_folder_and_is_given_back(tmp_path):
+    for _ in range(2):  # the second would wait for ever, had the first not given it back
+        with locked(tmp_path / "cache" / "deep") as descriptor:
+            assert os.fstat(descriptor)
