@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from pipelines.files.errors import InputError
+from pipelines.splits.seeds import check_seed
 
-LARGEST_SEED = 2**63 - 1  # as in splits/noise.py, which imports torch
-LEAST = {"n": 1, "context": 1, "frames": 1, "batch_size": 1, "seed": 0, "example": 0}
+LEAST = {"n": 1, "context": 1, "frames": 1, "batch_size": 1, "example": 0}
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -61,12 +61,11 @@ def truncation(arguments: argparse.Namespace) -> dict[str, float | None]:
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
-    """Raises InputError for a count or a seed that is too small."""
+    """Raises InputError for a count that is too small and a seed out of range."""
     for name, least in LEAST.items():
         if (found := getattr(arguments, name, least)) < least:
             raise InputError(f"--{name.replace('_', '-')}: expected a number >= {least}, found {found}")
-    if getattr(arguments, "seed", 0) > LARGEST_SEED:
-        raise InputError(f"--seed: expected a number <= {LARGEST_SEED}, found {arguments.seed}")
+    check_seed("--seed", getattr(arguments, "seed", 0))
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def all_codes(split: CodeSplit) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def prior_bits(stage2: TrainedStage, split: CodeSplit, items: Tensor, batch_size: int) -> Tensor:
     """Bits per code of each codebook (g,) float64 over these items, padding excluded."""
-    columns = [stage2.codes.label_names.index(name) for name in stage2.condition_on]
+    columns = stage2.prior_columns
     total, count = 0, 0
     for _, batch in batches(split, batch_size, "prior", items):
         labels = batch.labels[:, columns] if columns else None

@@ -31,8 +31,7 @@ def predict(stage1: TrainedStage, stage2: TrainedStage, context: Tensor, actions
         if count % stride:
             raise InputError(f"{name}: expected a multiple of {stride} frames, which one frame of codes covers, found "
                              f"{count}")
-    columns = [spec.label_names.index(name) for name in stage2.condition_on]
-    decoder_columns = stage1.decoder_columns
+    columns, decoder_columns = stage2.prior_columns, stage1.decoder_columns
     shape = [actions.shape[1] // stride, *spec.item_shape[1:]]
     local = local_actions(actions, len(stage1.example.facts["action_names"]), shape[0])
     local = local.expand(-1, -1, *shape[:3]).float()

@@ -79,8 +79,7 @@ def prior_labels(stage2: TrainedStage, labels: Mapping[str, str]) -> tuple[Tenso
     """All combinations (m, L) int64 of the prior's labels that are not given, and the log of their weights (m,)
     float64: products of training frequencies. Without labels one empty row of weight 1."""
     choices = []
-    for name in stage2.condition_on:
-        column = stage2.codes.label_names.index(name)
+    for name, column in zip(stage2.condition_on, stage2.prior_columns, strict=True):
         counts = torch.tensor(stage2.codes.label_counts[column], dtype=torch.float64)
         if name in labels:
             choices.append([(class_number(f"label {name}", labels[name], stage2.codes.classes[column]), 0.0)])

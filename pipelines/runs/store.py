@@ -29,7 +29,7 @@ from pipelines.files.formats import CONFIG, FORMAT, format_of, migrated
 from pipelines.runs.config import build, read_config
 from pipelines.runs.example import CodeSpec, Example, example_of
 from pipelines.splits.base import Data
-from pipelines.splits.noise import LARGEST_SEED
+from pipelines.splits.seeds import check_seed
 from pipelines.training.checkpoint import State, find_checkpoint, load_weights, read_trained
 from pipelines.training.loop import RESUMABLE
 
@@ -105,9 +105,7 @@ def run_of(cfg: Any) -> Run:
         found = values[key]
         if not isinstance(found, str | int) or isinstance(found, bool) or not str(found):
             raise InputError(f"{key}: expected the name of a folder, found {found!r}")
-    seed = values["seed"]
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
-        raise InputError(f"seed: expected an integer from 0 to {LARGEST_SEED}, found {seed!r}")
+    check_seed("seed", values["seed"])
     return Run(Path(str(values["runs_dir"])) / str(values["run"]))
 
 

@@ -8,16 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.files.errors import InputError
 from pipelines.splits.order import STEP_STREAM
-
-LARGEST_SEED = 2**63 - 1
+from pipelines.splits.seeds import check_seed
 
 
 def generator(seed: int, number: int) -> np.random.Generator:
     """The generator of the sample, or file, with this number. Raises InputError for a seed out of range."""
-    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
-        raise InputError(f"seed: expected an integer from 0 to {LARGEST_SEED}, found {seed!r}")
+    check_seed("seed", seed)
     return np.random.Generator(np.random.Philox(key=[seed, number]))
 
 

@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from pipelines.files.atomic import _sync_folder, write_atomically
+from pipelines.files.atomic import sync_folder, write_atomically
 from pipelines.files.checks import expect, expect_keys, is_hash, is_integer
 from pipelines.files.errors import InputError
 from pipelines.files.formats import FORMAT, STATE, migrated
@@ -73,7 +73,7 @@ def save_checkpoint(folder: Path, state: State, weights: dict, ema: dict | None,
     if target.exists():  # left by a kill between the rename and the pointer: the same bits
         shutil.rmtree(target)
     os.rename(temporary, target)
-    _sync_folder(root)
+    sync_folder(root)
     write_atomically(root / "latest", f"{step_name(state.step)}\n".encode())
     settle_pointers(folder, state)
 

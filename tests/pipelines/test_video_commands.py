@@ -123,7 +123,7 @@ def test_predict_video_writes_a_gif_and_a_strip_of_each_clip(runs, tmp_path, com
     (["--actions", "up"], "--actions: expected one of forward, left, right, or a file of them, found 'up'"),
     (["--context", "0"], "--context: expected a number >= 1, found 0"),
     (["--context", "12"], "clips: expected 1 to 16 frames, the longest validation episode, found 22"),
-    (["--seed", "-1"], "--seed: expected a number >= 0, found -1"),
+    (["--seed", "-1"], "--seed: expected an integer from 0 to 9223372036854775807, found -1"),
 ])
 def test_predict_video_refuses_bad_input_in_a_line(runs, tmp_path, command, flags, message):
     out = tmp_path / "out"
