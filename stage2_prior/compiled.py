@@ -27,7 +27,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
-from stage2_prior.prior import CompilerError
+from stage2_prior.errors import CompilerError
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -20,14 +20,18 @@ class GlobalBatchDropout(nn.Module):
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
+        kept = self.kept((x.shape[0], *x.shape[2:], x.shape[1]), x.device)
+        return x if kept is None else x * kept.movedim(-1, 1) / (1.0 - self.probability)
+
+    def kept(self, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
+        """Which features (b, *grid, c) are kept, the memory layout of the activations; None: all."""
         if not self.training or self.probability == 0.0:
-            return x
+            return None
         rank, world = _rank_and_world()
-        batch, channels, *grid = x.shape
-        # Channels last, the memory layout of the activations. Always float32: autocast does not change the mask.
-        noise = torch.rand(world * batch, *grid, channels, device=x.device)[rank * batch : (rank + 1) * batch]
-        kept = noise.movedim(-1, 1) >= self.probability
-        return x * kept / (1.0 - self.probability)
+        batch, *others = shape
+        # Always float32: autocast does not change the mask.
+        noise = torch.rand(world * batch, *others, device=device)[rank * batch : (rank + 1) * batch]
+        return noise >= self.probability
 
 
 def _rank_and_world() -> tuple[int, int]:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from stage2_prior.compiler import ready
+from stage2_prior.fused import Nats
 from stage2_prior.rule import Rule
 
 NOT_FINITE = "logits: expected finite numbers, found NaN or infinity: the prior's weights are broken"
@@ -44,10 +46,6 @@ class ReplayableStepper(Stepper):
     def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
         t, codebook = position if len(position) == 2 else (*position, 0)
         return self.step_at(codes, torch.full((1,), t, device=codes.device), codebook)
-
-
-class CompilerError(RuntimeError):
-    """The machine code of a `CompiledLoop` could not be made: its stepper has to draw."""
 
 
 class CompiledLoop(ABC):
@@ -114,11 +112,7 @@ class Prior(nn.Module, ABC):
 
     def code_nats(self, codes: Tensor, labels: Tensor | None = None, local: Tensor | None = None) -> Tensor:
         """-log p of each code given the earlier ones, in nats, shape (b, *grid[, g]); never below float32."""
-        logits = self(codes, labels, local)
-        with torch.autocast(logits.device.type, enabled=False):
-            logits = logits if logits.dtype == torch.float64 else logits.float()
-            nll = F.cross_entropy(rearrange(logits, "b k ... -> (b ...) k"), codes.flatten(), reduction="none")
-            return nll.view(codes.shape)
+        return nats(self(codes, labels, local), codes)
 
     def check(self, codes: Tensor, labels: Tensor | None, local: Tensor | None) -> None:
         """Raises ValueError unless the arguments of `forward` are as declared."""
@@ -167,6 +161,16 @@ class Prior(nn.Module, ABC):
     def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The `grid` of a shape (b, *grid[, g])."""
         return tuple(shape[1 : 1 + self.grid_axes])
+
+
+def nats(logits: Tensor, codes: Tensor) -> Tensor:
+    """-log softmax of logits (b, k, *grid[, g]) at codes (b, *grid[, g]), shaped like codes; never below float32."""
+    rows = rearrange(logits, "b k ... -> (b ...) k")
+    if ready(logits.device, logits.dtype):
+        return Nats.apply(rows, codes.flatten()).view(codes.shape)  # type: ignore[no-untyped-call]
+    with torch.autocast(logits.device.type, enabled=False):
+        rows = rows if rows.dtype == torch.float64 else rows.float()
+        return F.cross_entropy(rows, codes.flatten(), reduction="none").view(codes.shape)
 
 
 def _positive(name: str, value: int) -> int:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from stage2_prior.compiler import give_up
-from stage2_prior.prior import NOT_FINITE, CompiledLoop, CompilerError, Prior, ReplayableStepper, Stepper
+from stage2_prior.errors import CompilerError
+from stage2_prior.prior import NOT_FINITE, CompiledLoop, Prior, ReplayableStepper, Stepper
 from stage2_prior.rule import Rule
 
 BLOCK = 32  # samples that one thread of a compiled loop draws side by side: enough rows for the matrix products,

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from stage2_prior.codebooks import CodebookPrior
-from stage2_prior.compiler import available, compiled
+from stage2_prior.compiler import available, compiled, ready
 from stage2_prior.dropout import GlobalBatchDropout
+from stage2_prior.fused import Gate
 from stage2_prior.initialise import GATE_GAIN, initialise
 from stage2_prior.layers import Layers, embed_labels
 from stage2_prior.prior import NOT_FINITE, CompiledLoop, ReplayableStepper
@@ -185,7 +186,8 @@ class GatedLayer(nn.Module):
         for row in embed_labels(self.tables, labels):
             bias = bias + row
         sums = torch.baddbmm(bias[:, None], seen, weight.T.expand(len(bias), -1, -1))
-        units = self.dropout(_Gate.apply(sums))  # type: ignore[no-untyped-call]
+        gate = Gate if ready(sums.device, sums.dtype) else _Gate
+        units = self.dropout(gate.apply(sums))  # type: ignore[no-untyped-call]
         return (x if self.out is None else x + self.out(units)), units
 
 

@@ -3,13 +3,12 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipelines.splits.base import Batch, Split
 from pipelines.splits.lengths import conditioning
 from pipelines.training.loop import Task
-from stage2_prior.prior import Prior
+from stage2_prior.prior import Prior, nats
 
 
 class PriorTask(Task):
@@ -26,12 +25,12 @@ class PriorTask(Task):
 
     def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         logits = network(batch.x, self.labels(batch), self.local(batch))
+        nll = nats(logits, batch.x)
         if batch.lengths is None:
-            loss = F.cross_entropy(logits, batch.x)
+            loss = nll.mean()
         else:  # over the mean number of codes, not this batch's own: so every rank's share weighs the same
             real = torch.arange(batch.x.shape[1], device=batch.x.device) < batch.lengths[:, None]
-            nats = F.cross_entropy(logits, batch.x, reduction="none")
-            loss = nats[real].sum() / (len(batch.x) * self.mean_codes["train"])
+            loss = nll[real].sum() / (len(batch.x) * self.mean_codes["train"])
         return loss, {"bits": loss.detach() / math.log(2)}
 
     def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:

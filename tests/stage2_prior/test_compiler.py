@@ -94,12 +94,14 @@ def test_the_line_is_all_that_stderr_gets(pytestconfig):
         [sys.executable, "-c", script], cwd=pytestconfig.rootpath, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("numba cannot compile the sampling loop (")
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("numba cannot compile (")
 
 
-def test_training_and_likelihoods_say_nothing(monkeypatch, caplog):
+def test_training_and_likelihoods_say_it_too(monkeypatch, caplog):
     not_installed(monkeypatch)
     pixelcnn = anew(monkeypatch, "stage2_prior.pixelcnn")
     prior = pixelcnn.GatedPixelCNN(num_codes=4, channels=2, num_layers=1, head_channels=2)
-    prior.log_prob(torch.zeros(1, 2, 2, dtype=torch.int64)).sum().backward()
-    assert not caplog.records
+    for _ in range(2):
+        prior.log_prob(torch.zeros(1, 2, 2, dtype=torch.int64)).sum().backward()
+    (record,) = caplog.records
+    assert FAILURES[not_installed] in record.getMessage()

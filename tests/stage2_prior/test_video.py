@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stage2_prior import compiled, sampling
+from stage2_prior import compiled, pixelcnn, sampling
 from stage2_prior.sampling import sample, sample_naive
 from stage2_prior.video import GatedPixelCNN3d
 
@@ -40,7 +40,10 @@ def visible(frame: int, row: int, column: int) -> Tensor:
 
 
 @pytest.mark.parametrize("num_codebooks", [1, 2])
-def test_gradient_reaches_every_earlier_position_in_the_neighbourhood_and_no_other(tiny_video, num_codebooks):
+def test_gradient_reaches_every_earlier_position_in_the_neighbourhood_and_no_other(
+    tiny_video, num_codebooks, monkeypatch
+):
+    monkeypatch.setattr(pixelcnn, "PER_CODE", math.inf)  # embeddings, whose gradients are looked at, are computed
     prior = tiny_video(num_codebooks=num_codebooks, channels=24)  # that all 24 ReLU of one are shut: 315 * 2 / 2^24
     shape = (1, FRAMES, HEIGHT, WIDTH, num_codebooks) if num_codebooks > 1 else (1, FRAMES, HEIGHT, WIDTH)
     delayed, present = [], []  # embeddings (1, t - 1, h, w, p) that the temporal stack reads, and (t, h, w, p)
