@@ -18,6 +18,7 @@ from stage1_vqvae.autoregressive import AutoregressiveDecoder, Prediction
 from stage1_vqvae.bottlenecks.base import Bottleneck, Latent, Quantizer
 from stage1_vqvae.likelihoods.base import Likelihood
 from stage1_vqvae.likelihoods.categorical import Categorical
+from stage1_vqvae.precision import full_float32
 
 
 @dataclass(frozen=True)
@@ -206,11 +207,12 @@ class Autoencoder(nn.Module):
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Eval mode within; afterwards each module is in its own mode again."""
+        """Eval mode and float32 without TF32 within; afterwards each module is in its own mode again."""
         training = [module for module in self.modules() if module.training]
         self.eval()
         try:
-            yield
+            with full_float32():
+                yield
         finally:
             for module in training:
                 module.training = True

@@ -31,6 +31,7 @@ from pipelines.runs.example import CodeSpec, Example, example_of
 from pipelines.splits.base import Data
 from pipelines.splits.seeds import check_seed
 from pipelines.training.checkpoint import State, find_checkpoint, load_weights, read_trained
+from pipelines.training.layout import channels_last
 from pipelines.training.loop import RESUMABLE
 
 # What may differ from before in the configuration of a run that goes on.
@@ -177,7 +178,10 @@ def _load(folder: Path, component: str, title: str, which: str, device: torch.de
     expect(path, "condition_on_length", length, isinstance(length, bool), "true or false")
     module = build(config[component], trusted_only=True)
     load_weights(module, weights, weights_path)
-    return TrainedStage(module.to(device).eval().requires_grad_(False), config, saved, state, step_folder, example,
+    module.to(device)
+    if device.type == "cuda":  # on a CPU the bits of an evaluation are those of the plain layout
+        channels_last(module)
+    return TrainedStage(module.eval().requires_grad_(False), config, saved, state, step_folder, example,
                         codes, tuple(condition_on), length)
 
 

@@ -11,8 +11,8 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,17 @@ from pipelines.splits.noise import seed_step
 from pipelines.splits.order import step_items
 from pipelines.training import checkpoint, distributed
 from pipelines.training.checkpoint import State
+from pipelines.training.layout import channels_last
 from pipelines.training.log import RunLog
 from pipelines.training.memory import keep_freed_memory
 from pipelines.training.settings import Settings
+from stage1_vqvae.precision import full_float32
 
 RESUMABLE = {"steps", "device", "log_every", "checkpoint_every"}
 # steps, device and logging may change when a run goes on; validation decides what `best` is, so it may not.
+
+
+Figures = Callable[[], dict[str, Tensor]]  # scalar figures of a step, computed where they are logged
 
 
 class Task(ABC):
@@ -44,8 +49,9 @@ class Task(ABC):
     model: nn.Module
 
     @abstractmethod
-    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of this rank's rows, a mean over them, and scalar figures to log."""
+    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Figures]:
+        """The loss of this rank's rows, a mean over them, and scalar figures to log. Waits for no GPU: nothing here
+        reads a value of a tensor. Figures are asked for at the steps that are logged, after the update."""
 
     @abstractmethod
     def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -69,11 +75,13 @@ class Task(ABC):
         """Writes an example of the model's output, an image or audio, to the log. Default: nothing."""
 
 
+@full_float32()
 def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path, seed: int, device: torch.device,
           facts: dict) -> State:
     """Trains `task.model` on splits["train"] up to `settings.steps`, continuing from the newest checkpoint in `folder`.
 
     `facts` are the fields of `State` that stand in every checkpoint: hashes, the time. Returns the last state.
+    With float32 the products are of float32 on a GPU too, never of TF32: bfloat16 is the fast precision there.
     Raises InputError for a loss that is NaN or infinite (the last good checkpoint stays) and `Interrupted` after SIGINT
     or SIGTERM, once the present step is saved.
     """
@@ -81,9 +89,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
         keep_freed_memory()
     precision = choose_precision(settings.precision, device)
     model = task.model.to(device)
-    for parameter in model.parameters():
-        if parameter.ndim == 4:  # of 2-D convolutions: twice as fast with bfloat16, on CPUs too
-            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    channels_last(model)
     if precision == torch.float64:
         model.double()
     rows = distributed.rank_rows(settings.batch_size)
@@ -114,8 +120,8 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
         if average is not None:
             average.load_state_dict(model.state_dict())
 
-    network = model
-    if distributed.world_size() > 1:
+    network: nn.Module = model
+    if distributed.in_group():  # of one process too: the same code runs on one GPU and on many
         network = DistributedDataParallel(model, broadcast_buffers=False)
     first_step = state.step
     log = RunLog(folder, first_step, settings.steps, task.title, active=distributed.rank() == 0)
@@ -123,14 +129,15 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
     start, last_shown, shown_step = time.monotonic() - state.seconds, time.monotonic(), first_step
     shown: dict[str, float] = {}
 
-    with stop_signals() as stop, _closing(log):
-        for step in range(first_step + 1, settings.steps + 1):
+    steps = range(first_step + 1, settings.steps + 1)
+    with stop_signals() as stop, closing(log), closing(train_split.batches(batch_of, steps)) as batches:
+        for step, batch in zip(steps, batches):
             seed_step(seed, step)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings, step)
             model.train()
             with autocast(device, precision):
-                loss, figures = task.loss(network, batch_of(step), step)
+                loss, figures = task.loss(network, batch, step)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if settings.grad_clip:
@@ -145,7 +152,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
             last = step == settings.steps
             if step % settings.log_every == 0 or last:
                 refuse_bad_loss(first_bad, folder)
-                values = mean_over_ranks({"loss": loss.detach()} | figures)
+                values = mean_over_ranks({"loss": loss.detach()} | figures())
                 now = time.monotonic()
                 speed = (step - shown_step) * settings.batch_size / max(now - last_shown, 1e-9)
                 last_shown, shown_step, shown = now, step, shown | values
@@ -201,9 +208,13 @@ def validate(task: Task, model: nn.Module, split: Split, settings: Settings, dev
     totals: dict[str, Tensor] = {}
     count = torch.zeros((), dtype=torch.float64, device=device)
     starts = range(0, len(split), settings.batch_size)
+
+    def batch_from(start: int) -> Batch:
+        return split.batch(torch.arange(start, min(start + settings.batch_size, len(split))))
+
     with torch.no_grad(), autocast(device, precision):
-        for start in starts[distributed.rank() :: distributed.world_size()]:
-            batch = split.batch(torch.arange(start, min(start + settings.batch_size, len(split))))
+        own = starts[distributed.rank() :: distributed.world_size()]
+        for batch in split.batches(batch_from, own):
             for name, values in task.figures(model, batch).items():
                 totals[name] = totals.get(name, torch.zeros_like(count)) + values.double().sum()
             count += len(batch.x)
@@ -319,11 +330,3 @@ def stop_signals():
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _closing(log: RunLog):
-    try:
-        yield
-    finally:
-        log.close()

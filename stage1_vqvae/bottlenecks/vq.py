@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 from stage1_vqvae.bottlenecks.base import CodebookQuantizer, Latent
 from stage1_vqvae.bottlenecks.kmeans import kmeans
 from stage1_vqvae.bottlenecks.nearest import nearest_codes
+from stage1_vqvae.bottlenecks.sums import sums_by_code
 from stage1_vqvae.collectives import all_sum, from_first_rank, rank_and_world
 
 ENCODINGS_PER_CODE = 32  # gathered for the initialisation from data: k-means is then stable
@@ -196,7 +197,7 @@ class VectorQuantizer(CodebookQuantizer):
         n, (g, k, d) = len(z), self.codebook.shape
         flat = self._flat(codes)
         count = z.new_zeros(g * k).scatter_add_(0, flat.flatten(), z.new_ones(n * g))
-        total = z.new_zeros(g * k, d).index_add_(0, flat.flatten(), z.flatten(0, 1))
+        total = sums_by_code(z.flatten(0, 1), flat.flatten(), g * k)
         chosen = torch.randperm(n * world, device=z.device)[:k] - rank * n  # without replacement: no two codes alike
         mine = (chosen >= 0) & (chosen < n)
         candidates = torch.where(mine[:, None, None], z[chosen.clamp(0, n - 1)], 0)
