@@ -12,7 +12,7 @@ from pipelines.splits.noise import generator, step_permutation
 from pipelines.splits.transfer import send
 from pipelines.training import distributed
 from pipelines.training.log import RunLog
-from pipelines.training.loop import Figures, Task
+from pipelines.training.task import Figures, Task
 from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.base import Latent
@@ -35,7 +35,7 @@ class AutoencoderTask(Task):
         self.settled_from = max(bottleneck.settled_from, autoencoder.beta_warmup_steps)
         self.usage: Tensor | None = None  # over the validation split
 
-    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Figures]:
+    def loss(self, network: nn.Module, batch: Batch, step: Tensor | int) -> tuple[Tensor, Figures]:
         output = network(batch.x, labels=self.labels(batch), step=step, lengths=batch.lengths)
 
         def figures() -> dict[str, Tensor]:

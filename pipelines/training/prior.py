@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipelines.splits.base import Batch, Split, columns_of
 from pipelines.splits.lengths import conditioning
-from pipelines.training.loop import Figures, Task
+from pipelines.training.task import Figures, Task
 from stage2_prior.prior import Prior
 
 
@@ -24,7 +24,7 @@ class PriorTask(Task):
         self.mean_codes = mean_codes  # mean number of codes per item of each split, without padding
         self.with_length = with_length
 
-    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Figures]:
+    def loss(self, network: nn.Module, batch: Batch, step: Tensor | int) -> tuple[Tensor, Figures]:
         logits = network(batch.x, self.labels(batch), self.local(batch))
         if batch.lengths is None:
             loss = F.cross_entropy(logits, batch.x)

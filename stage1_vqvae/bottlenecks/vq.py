@@ -27,6 +27,7 @@ from stage1_vqvae.bottlenecks.kmeans import kmeans
 from stage1_vqvae.bottlenecks.nearest import nearest_codes
 from stage1_vqvae.bottlenecks.sums import sums_by_code
 from stage1_vqvae.collectives import all_sum, from_first_rank, rank_and_world
+from stage1_vqvae.schedules import progress
 
 ENCODINGS_PER_CODE = 32  # gathered for the initialisation from data: k-means is then stable
 
@@ -161,7 +162,7 @@ class VectorQuantizer(CodebookQuantizer):
             if self.cosine:
                 vectors = F.normalize(vectors, dim=-1)
             if self.training and self.rate_warmup_steps and step is not None:
-                self.rate_now.fill_(self.rate_weight * min(1.0, step / self.rate_warmup_steps))
+                self.rate_now.fill_(self.rate_weight * progress(step, self.rate_warmup_steps))
             codes = nearest_codes(vectors.detach(), self.vectors().detach(), self._costs())
             z_q, commitment, distance = _Quantise.apply(  # type: ignore[no-untyped-call]
                 vectors, self._entries(codes), self.rotate
