@@ -201,11 +201,14 @@ def make_optimizer(model: nn.Module, settings: Settings, undecayed: Sequence[nn.
     spared = {id(parameter) for parameter in undecayed}
     decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in spared]
     others = [p for p in model.parameters() if p.ndim <= 1 or id(p) in spared]
-    on_gpu = decayed[0].device.type == "cuda" if decayed else False
-    rate = torch.tensor(settings.lr, device=decayed[0].device) if on_gpu else settings.lr  # a graph reads it anew
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate,
-                             betas=(0.9, settings.beta2), fused=True, capturable=on_gpu)
+    on_gpu = any(p.device.type == "cuda" for p in model.parameters())
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr,
+                                  betas=(0.9, settings.beta2), fused=True, capturable=on_gpu)
+    for group in optimizer.param_groups:
+        if on_gpu:  # a recorded step reads it anew
+            group["lr"] = torch.full((), settings.lr, device=group["params"][0].device)
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
