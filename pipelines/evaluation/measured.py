@@ -90,5 +90,6 @@ def uses(measured: Measured, num_codes: int) -> Tensor:
 def batches(split: Split, batch_size: int, title: str, items: Tensor | None = None) -> Iterator[tuple[int, Batch]]:
     """(number of the first item, batch) over a whole split, or over these items of it, with a progress bar."""
     parts = (torch.arange(len(split)) if items is None else items).split(batch_size)
-    for part in tqdm(parts, desc=title, leave=False, dynamic_ncols=True, disable=None):
-        yield int(part[0]), split.batch(part)
+    made = split.batches(lambda number: split.batch(parts[number]), range(len(parts)))
+    for part, batch in zip(tqdm(parts, desc=title, leave=False, dynamic_ncols=True, disable=None), made, strict=True):
+        yield int(part[0]), batch

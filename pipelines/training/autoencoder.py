@@ -65,7 +65,7 @@ class AutoencoderTask(Task):
         if not draws:
             return None
         shape = (len(x), draws, *model.latent_grid(x.shape[1:]))
-        return torch.from_numpy(generator(0, 0).random(shape)).to(x.device)
+        return send(torch.from_numpy(generator(0, 0).random(shape)), x.device)
 
     def summary(self) -> dict[str, float]:
         if self.usage is None:
