@@ -226,3 +226,51 @@ def test_replaying_a_recorded_update_gives_the_bits_of_running_it(name, monkeypa
     for one, other in ((plain.model, replayed.model), (plain.average, replayed.average)):
         for key, value in one.state_dict().items():
             assert torch.equal(value, other.state_dict()[key]), key
+
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@gpu
+@pytest.mark.parametrize("name", CASES)
+def test_on_a_gpu_no_step_synchronises(name):
+    device = torch.device("cuda:0")
+    make, batch = CASES[name]
+    task = make()
+    task.model.to(device)
+    given = batch(device)
+    updates(task, given, device, steps=1)  # libraries initialise
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = updates(task, given, device, steps=4)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(loss.isfinite() for loss in found.losses)
+
+
+@gpu
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", CASES)
+def test_on_a_gpu_a_graph_gives_the_bits_of_its_kernels(name, precision):
+    """In a deterministic mode: two runs, kernel by kernel, need not agree to the bit otherwise."""
+    device = torch.device("cuda:0")
+    make, batch = CASES[name]
+    torch.manual_seed(1)
+    batches = [batch(device) for _ in range(WARM_UP + 4)]
+    found = []
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        for kind in (Update, RecordedUpdate):
+            task, own = make(), iter(batches)
+            task.model.to(device)
+            if isinstance(task, AutoencoderTask):
+                task.model.beta_warmup_steps = 5
+            found.append(updates(task, lambda _: next(own), device, len(batches), kind, precision))
+    finally:
+        torch.backends.cudnn.deterministic = before
+    plain, replayed = found
+    assert replayed.update._replay is not None, "it was recorded"
+    assert torch.equal(torch.stack(plain.losses), torch.stack(replayed.losses))
+    for key, value in plain.model.state_dict().items():
+        assert torch.equal(value, replayed.model.state_dict()[key]), key
