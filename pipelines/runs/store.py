@@ -126,7 +126,8 @@ def claim_folder(folder: Path, config: dict) -> None:
             content = saved
             for section, names in MAY_CHANGE.items():
                 if section in config:
-                    content[section] |= {name: config[section][name] for name in names if name in config[section]}
+                    both = names & config[section].keys() & content[section].keys()
+                    content[section] |= {name: config[section][name] for name in both}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, yaml.safe_dump(content, sort_keys=False).encode())
 
