@@ -162,7 +162,7 @@ class TrainedRun:
     def sample(self, n: int, seed: int = 0, temperature: float = 1.0, top_k: int | None = None,
                top_p: float | None = None, batch_size: int = 64, labels: Mapping[str, str] | Sequence[str] = (),
                **named: Any) -> "SampledItems":
-        """n samples. Sample i depends on the options, `seed` and i alone.
+        """n samples. Sample i depends on the options, `seed` and i alone, on a GPU up to rounding.
 
         Labels are given by name, `digit="7"` (or `labels=["digit=7"]`); those not given are drawn as often as in
         training. Other names are options of the kind of data: `complete=IMAGE, keep=0.5` of images, `seconds=0.5` of

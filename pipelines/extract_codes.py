@@ -4,7 +4,7 @@
     python pipelines/extract_codes.py experiment=imagenet128 extract.views=8
 
 The second command encodes 8 views per training image: 1 unchanged, 7 augmented. After an interruption the same command
-resumes after the last complete file; the result is the same to the byte.
+resumes after the last complete file; on a CPU the result is the same to the byte.
 """
 
 from typing import TYPE_CHECKING

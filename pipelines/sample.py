@@ -7,9 +7,9 @@
     python pipelines/sample.py --run room_video --n 8 --actions forward
 
 Writes one file per sample (PNG, WAV or GIF) and one overview of all. Sample i depends on --seed and i alone, not on --n
-or --batch-size. A VAE needs no learned prior: its latents are drawn from N(0, I), with the standard deviation
-multiplied by --temperature. If the run was trained on another run's codes, its output is decoded further by that run's
-decoder.
+or --batch-size (on a GPU up to rounding). A VAE needs no learned prior: its latents are drawn from N(0, I), with the
+standard deviation multiplied by --temperature. If the run was trained on another run's codes, its output is decoded
+further by that run's decoder.
 """
 
 import argparse

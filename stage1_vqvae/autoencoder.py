@@ -18,6 +18,8 @@ from stage1_vqvae.autoregressive import AutoregressiveDecoder, Prediction
 from stage1_vqvae.bottlenecks.base import Bottleneck, Latent, Quantizer
 from stage1_vqvae.likelihoods.base import Likelihood
 from stage1_vqvae.likelihoods.categorical import Categorical
+from stage1_vqvae.precision import full_float32
+from stage1_vqvae.schedules import progress
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,7 @@ class Autoencoder(nn.Module):
         return Output(bound.mean() + auxiliary, objective, bound, auxiliary, z_e, latent, prediction.params)
 
     def _beta(self, step: Tensor | int | None) -> Tensor | float:
-        if step is None or not self.beta_warmup_steps:
-            return self.beta
-        return self.beta * min(1.0, step / self.beta_warmup_steps)
+        return self.beta * progress(step, self.beta_warmup_steps)
 
     def embed(self, x: Tensor) -> Tensor:
         """x in data units -> z_e (b, in_dim, *grid), the bottleneck's input."""
@@ -206,11 +206,12 @@ class Autoencoder(nn.Module):
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Eval mode within; afterwards each module is in its own mode again."""
+        """Eval mode and float32 without TF32 within; afterwards each module is in its own mode again."""
         training = [module for module in self.modules() if module.training]
         self.eval()
         try:
-            yield
+            with full_float32():
+                yield
         finally:
             for module in training:
                 module.training = True

@@ -4,9 +4,13 @@ import torch
 from torch import Tensor
 
 
-def usage(codes: Tensor, num_codes: int) -> Tensor:
-    """Codes of any shape -> (num_codes,) int64, how often each occurs. For a whole split, sum over its batches."""
-    return torch.bincount(codes.flatten(), minlength=num_codes)
+def usage(codes: Tensor, num_codes: int, real: Tensor | None = None) -> Tensor:
+    """Codes of any shape -> (num_codes,) int64, how often each occurs. For a whole split, sum over its batches.
+
+    real: bool, of the same shape: which codes count; None: all. Nothing here waits for a GPU, as `torch.bincount` does.
+    """
+    each = torch.ones_like(codes) if real is None else real.to(torch.int64)
+    return codes.new_zeros(num_codes).scatter_add_(0, codes.flatten(), each.flatten())
 
 
 def perplexity(counts: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from stage2_prior.compiler import ready
 from stage2_prior.fused import Nats
+from stage2_prior.precision import full_float32
 from stage2_prior.rule import Rule
 
 NOT_FINITE = "logits: expected finite numbers, found NaN or infinity: the prior's weights are broken"
@@ -104,6 +105,8 @@ class Prior(nn.Module, ABC):
 
         lengths (b,) int64: for padded codes, how many positions of the first grid axis are real; the rest is excluded.
         """
+        if codes.device.type != "cpu":  # where `forward` does not
+            self.check_values(codes, labels)
         nats = -self.code_nats(codes, labels, local)
         if lengths is not None:
             counts = torch.arange(codes.shape[1], device=codes.device) < lengths[:, None]
@@ -111,19 +114,31 @@ class Prior(nn.Module, ABC):
         return reduce(nats, "b ... -> b", "sum")
 
     def code_nats(self, codes: Tensor, labels: Tensor | None = None, local: Tensor | None = None) -> Tensor:
-        """-log p of each code given the earlier ones, in nats, shape (b, *grid[, g]); never below float32."""
-        return nats(self(codes, labels, local), codes)
+        """-log p of each code given the earlier ones, in nats, shape (b, *grid[, g]); never below float32.
+
+        Outside autocast exact in float32: without TF32."""
+        with full_float32():
+            return nats(self(codes, labels, local), codes)
 
     def check(self, codes: Tensor, labels: Tensor | None, local: Tensor | None) -> None:
-        """Raises ValueError unless the arguments of `forward` are as declared."""
+        """Raises ValueError unless the arguments of `forward` are as declared.
+
+        Values are checked on a CPU only: on a GPU each forward pass would wait for it. `log_prob` and sampling check
+        them there too."""
         self.check_shape("codes", codes.shape)
         if codes.dtype != torch.int64:
             raise ValueError(f"codes: expected dtype torch.int64, found {codes.dtype}")
+        self._check_shapes(len(codes), self.grid(codes.shape), labels, local)
+        if codes.device.type == "cpu":
+            self.check_values(codes, labels)
+
+    def check_values(self, codes: Tensor, labels: Tensor | None) -> None:
+        """Raises ValueError for codes and classes that this prior does not have. Waits for a GPU."""
         if codes.numel():
             low, high = (int(bound) for bound in codes.aminmax())
             if low < 0 or high >= self.num_codes:
                 raise ValueError(f"codes: expected values in [0, {self.num_codes}), found [{low}, {high}]")
-        self.check_conditions(len(codes), self.grid(codes.shape), labels, local)
+        self._check_classes(labels)
 
     def check_shape(self, name: str, shape: Sequence[int]) -> None:
         """Raises ValueError unless `shape` is (b, *grid[, g]) with a non-empty grid."""
@@ -136,7 +151,24 @@ class Prior(nn.Module, ABC):
     def check_conditions(
         self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
     ) -> None:
-        """Raises ValueError unless labels and local have the shapes, dtypes and classes of this prior."""
+        """Raises ValueError unless labels and local have the shapes, dtypes and classes of this prior. Waits for a
+        GPU."""
+        self._check_shapes(batch, grid, labels, local)
+        self._check_classes(labels)
+
+    def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The `grid` of a shape (b, *grid[, g])."""
+        return tuple(shape[1 : 1 + self.grid_axes])
+
+    def _check_classes(self, labels: Tensor | None) -> None:
+        if labels is None:
+            return
+        for column, count in enumerate(self.num_classes):
+            unknown = labels[:, column][(labels[:, column] < 0) | (labels[:, column] >= count)]
+            if len(unknown):
+                raise ValueError(f"labels: column {column}: expected classes in [0, {count}), found {unknown[0]}")
+
+    def _check_shapes(self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None) -> None:
         columns = len(self.num_classes)
         if labels is None and columns:
             raise ValueError(f"labels: expected shape ({batch}, {columns}), found none")
@@ -145,10 +177,6 @@ class Prior(nn.Module, ABC):
                 raise ValueError(f"labels: expected shape ({batch}, {columns}), found {tuple(labels.shape)}")
             if labels.dtype != torch.int64:
                 raise ValueError(f"labels: expected dtype torch.int64, found {labels.dtype}")
-            for column, count in enumerate(self.num_classes):
-                unknown = labels[:, column][(labels[:, column] < 0) | (labels[:, column] >= count)]
-                if len(unknown):
-                    raise ValueError(f"labels: column {column}: expected classes in [0, {count}), found {unknown[0]}")
         shape = (batch, self.local_channels, *grid)
         if local is None and self.local_channels:
             raise ValueError(f"local: expected shape {shape}, found none")
@@ -157,10 +185,6 @@ class Prior(nn.Module, ABC):
                 raise ValueError(f"local: expected none, found shape {tuple(local.shape)}")
             if local.shape != shape or not local.is_floating_point():
                 raise ValueError(f"local: expected floats {shape}, found {local.dtype} {tuple(local.shape)}")
-
-    def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The `grid` of a shape (b, *grid[, g])."""
-        return tuple(shape[1 : 1 + self.grid_axes])
 
 
 def nats(logits: Tensor, codes: Tensor) -> Tensor:

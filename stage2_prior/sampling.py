@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stage2_prior.compiler import give_up
 from stage2_prior.errors import CompilerError
+from stage2_prior.precision import full_float32
 from stage2_prior.prior import NOT_FINITE, CompiledLoop, Prior, ReplayableStepper, Stepper
 from stage2_prior.rule import Rule
 
@@ -302,11 +303,11 @@ def _finite(logits: Tensor) -> Tensor:
 
 @contextmanager
 def _evaluating(prior: Prior, device_type: str) -> Iterator[None]:
-    """Evaluation mode and full precision; restores the mode of each module afterwards."""
+    """Evaluation mode and full precision, without autocast and TF32; restores the mode of each module afterwards."""
     modes = [(module, module.training) for module in prior.modules()]
     prior.eval()
     try:
-        with torch.autocast(device_type, enabled=False):
+        with torch.autocast(device_type, enabled=False), full_float32():
             yield
     finally:
         for module, mode in modes:

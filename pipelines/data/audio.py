@@ -19,8 +19,10 @@ from pipelines.data.audio_files import FULL_SCALE, decoded_audio
 from pipelines.files.errors import InputError
 from pipelines.splits import counters
 from pipelines.splits.base import RESIDENT_SHARE, Batch, Data, Split, checked_hold_out_size, hold_out
+from pipelines.splits.transfer import send, send_together
 
 CHUNK = 2**24  # audio samples processed at once when iterating over a whole split
+COPIED = 256  # recordings per copy to a GPU
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,10 @@ class AudioSplit(Split):
         sizes = recordings[:, 1] - recordings[:, 0]
         begins = sizes.cumsum(0) - sizes
         x = torch.empty(int(sizes.sum()), dtype=self.x.dtype, device=device)
-        for begin, (old, end) in zip(begins.tolist(), recordings.tolist(), strict=True):
-            x[begin : begin + end - old] = self.x[old:end].to(device)
+        for rows in torch.arange(len(recordings)).split(COPIED):
+            part = torch.cat([self.x[old:end] for old, end in recordings[rows].tolist()])
+            begin = int(begins[rows[0]])
+            x[begin : begin + len(part)] = part.to(device)
         shift = begins[which] - self.bounds[:, 0]
         return replace(self, x=x, starts=self.starts + shift, bounds=self.bounds + shift[:, None])
 
@@ -79,11 +83,18 @@ class AudioSplit(Split):
             size, lengths = self.crop, (end - begin).clamp(max=self.crop)
             bits = counters.words(seed, np.asarray(torch.as_tensor(epoch).cpu()), items.numpy())
             starts = begin + torch.from_numpy(counters.below(bits, (end - begin - lengths + 1).numpy()))
+        here, begins, sizes = send_together([items, starts, lengths], self.device)
+        if self.x.device == self.device:
+            x = self._windows(begins, sizes, size)
+        else:
+            x = send(self._windows(starts, lengths, size), self.device)
+        return Batch(x.float()[:, None] / FULL_SCALE, self.labels[here], lengths=sizes)
+
+    def _windows(self, starts: Tensor, lengths: Tensor, size: int) -> Tensor:
+        """int16 (b, size) from starts and lengths (b,), all where the samples are; zeros after the lengths."""
         places = torch.arange(size, device=self.x.device)
-        at = (starts.to(self.x.device)[:, None] + places).clamp(max=len(self.x) - 1)
-        x = torch.where(places < lengths.to(self.x.device)[:, None], self.x[at], 0).to(self.device)
-        labels = self.labels[items.to(self.device)]
-        return Batch(x.float()[:, None] / FULL_SCALE, labels, lengths=lengths.to(self.device))
+        at = (starts[:, None] + places).clamp(max=len(self.x) - 1)
+        return torch.where(places < lengths[:, None], self.x[at], 0)
 
 
 class AudioData(Data):

@@ -7,7 +7,6 @@ the length of each, and the files that could not be read.
 import json
 import os
 import re
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from pipelines.data.cache import cache_key, locked, made_whole, map_values
 from pipelines.data.folders import list_files, warn_unreadable
+from pipelines.data.workers import worker_pool
 from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
 
@@ -141,7 +141,7 @@ def _decode(root: Path, files: list[str], target: Path, sample_rate_hz: int, pea
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     paths = [[str(root / file) for file in chunk] for chunk in chunks]
     rates, peaks = [sample_rate_hz] * len(chunks), [peak] * len(chunks)
-    pool = ProcessPoolExecutor(min(workers, len(chunks)), initializer=torch.set_num_threads, initargs=(1,))
+    pool = worker_pool(min(workers, len(chunks)), torch.set_num_threads, (1,))
     try:
         with (made_whole(target) as temporary, open(temporary, "wb") as file, pool,
               tqdm(total=len(files), desc="decode", unit="file", disable=None, dynamic_ncols=True) as bar):

@@ -202,9 +202,13 @@ def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> None:
 def _encode(split: Split, start: int, stop: int, batch_size: int, seed: int, encode: Encode,
             manifest: Manifest) -> dict[str, np.ndarray]:
     """Items [start, stop) of a split's views, one view after the other, in the types in which they are stored."""
-    parts = []
-    for items in torch.arange(start, stop).split(batch_size):
-        batch = split.batch(items % len(split), seed, epoch=items // len(split) - 1)  # view 0: epoch -1, not augmented
+    parts, rows = [], torch.arange(start, stop).split(batch_size)
+
+    def batch_of(number: int) -> Batch:
+        items = rows[number]
+        return split.batch(items % len(split), seed, epoch=items // len(split) - 1)  # view 0: epoch -1, not augmented
+
+    for items, batch in zip(rows, split.batches(batch_of, range(len(rows))), strict=True):
         with torch.inference_mode():
             encoded = {name: tensor.cpu() for name, tensor in encode(batch).items()}
         codes = encoded["codes"]

@@ -17,6 +17,7 @@ from pipelines.data.images import ImageSplit
 from pipelines.files.errors import InputError
 from pipelines.splits import counters
 from pipelines.splits.base import Batch, Data, Split, checked_hold_out_size, hold_out
+from pipelines.splits.transfer import send_together
 
 CHUNK = 1024  # frames processed at once when iterating over a whole split
 
@@ -41,8 +42,9 @@ class ClipSplit(Split):
         drawn = torch.from_numpy(counters.below(bits, (end - begin - self.clip_length + 1).numpy()))
         starts = torch.where(epoch < 0, self.starts[items], begin + drawn)
         frames = starts[:, None] + torch.arange(self.clip_length)
-        x = self._fetch(frames.flatten()).unflatten(0, frames.shape).movedim(1, 2)
-        return Batch(x, self.labels[items.to(self.device)], actions=self.actions[frames].to(self.device))
+        here, places, actions = send_together([items, frames, self.actions[frames]], self.device)
+        x = self._fetch(frames.flatten(), places.flatten()).unflatten(0, frames.shape).movedim(1, 2)
+        return Batch(x, self.labels[here], actions=actions)
 
 
 class EpisodeData(Data):

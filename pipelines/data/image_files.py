@@ -7,7 +7,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pipelines.data.folders import list_files, warn_unreadable
+from pipelines.data.workers import worker_pool
 from pipelines.files.errors import InputError, naming
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -91,7 +91,7 @@ def decode_images(
         os.posix_fallocate(file.fileno(), 0, len(paths) * math.prod(shape))
     tasks = [(target, start, paths[start : start + CHUNK], shape) for start in range(0, len(paths), CHUNK)]
     unreadable: dict[int, str] = {}
-    with ProcessPoolExecutor(min(workers, len(tasks))) as pool:
+    with worker_pool(min(workers, len(tasks))) as pool:
         for (_, start, chunk, _), reasons in zip(tasks, pool.map(_decode_chunk, tasks), strict=True):
             unreadable |= {start + place: reason for place, reason in reasons.items()}
             done(len(chunk))

@@ -13,6 +13,7 @@ from torch import Tensor
 from pipelines.files.errors import InputError
 from pipelines.splits import counters
 from pipelines.splits.base import Batch, Split
+from pipelines.splits.transfer import send_together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +33,11 @@ class ImageSplit(Split):
             raise InputError(f"data.pad: expected a number >= 0, found {self.pad}")
 
     def batch(self, indices: Tensor, seed: int = 0, epoch: int | Tensor | None = None) -> Batch:
-        batch = self._take(indices)
-        slack = [stored - size for stored, size in zip(batch.x.shape[-2:], self.size, strict=True)]
+        slack = [stored - size for stored, size in zip(self.x.shape[-2:], self.size, strict=True)]
         top, left = (free // 2 for free in slack)
-        central = batch.x[..., top : top + self.size[0], left : left + self.size[1]]
         if epoch is None or not (self.pad or self.flip or any(slack)):
-            return batch._replace(x=central)
+            batch = self._take(indices)
+            return batch._replace(x=batch.x[..., top : top + self.size[0], left : left + self.size[1]])
 
         epoch = np.asarray(torch.as_tensor(epoch).cpu())
         bits = counters.words(seed, epoch[..., None], indices.cpu().numpy()[:, None], np.arange(3))
@@ -47,7 +47,8 @@ class ImageSplit(Split):
         plain = np.broadcast_to(epoch < 0, tops.shape)
         window = np.stack([np.where(plain, top + self.pad, tops), np.where(plain, left + self.pad, lefts),
                            np.where(plain, 0, mirrored)])
-        window = torch.from_numpy(window).to(batch.x.device, non_blocking=True)
+        sent, window = send_together([indices.cpu(), torch.from_numpy(window)], self.device)
+        batch = self._take(indices, sent)
         padded = F.pad(batch.x, (self.pad,) * 4)
         return batch._replace(x=windows(padded, window[0], window[1], window[2] > 0, self.size))
 

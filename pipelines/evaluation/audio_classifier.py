@@ -19,6 +19,8 @@ from torchaudio.transforms import MelSpectrogram
 from pipelines.evaluation.classifier import train_classifier
 from pipelines.splits.base import Batch, Split
 from pipelines.splits.noise import step_integers, step_normals, step_uniforms, step_uniforms_between
+from pipelines.splits.transfer import send
+from stage1_vqvae.precision import full_float32
 
 STEPS, BATCH, LR = 400, 64, 3e-3  # 11 epochs of the 2,290 spoken digits
 BANDS, UNITS = 40, 96
@@ -74,8 +76,8 @@ def train_audio_classifier(split: Split, column: int, num_classes: int, sample_r
 
     Its weights are a function of the split and `seed`."""
     def logits(model: nn.Module, batch: Batch) -> Tensor:
-        waves, lengths = augmented(cut(batch.x, batch.lengths), batch.lengths, sample_rate_hz)
-        x, frames = model.features(waves.to(device), lengths.to(device))
+        waves, lengths = augmented(cut(batch.x, batch.lengths).to(device), batch.lengths.to(device), sample_rate_hz)
+        x, frames = model.features(waves, lengths)
         return model.classify(blanked(x, frames), frames)
 
     return train_classifier(lambda: AudioClassifier(num_classes, sample_rate_hz), logits, split, column, steps=STEPS,
@@ -83,6 +85,7 @@ def train_audio_classifier(split: Split, column: int, num_classes: int, sample_r
 
 
 @torch.no_grad()
+@full_float32()
 def classify(model: nn.Module, waves: Tensor, lengths: Tensor) -> Tensor:
     """The predicted class of each of waves (n, 1, t) with lengths (n,): int64 (n,), on the CPU."""
     device, parts = next(model.parameters()).device, torch.arange(len(waves)).split(200)
@@ -101,25 +104,25 @@ def scaled(waves: Tensor, lengths: Tensor) -> Tensor:
 
 def augmented(waves: Tensor, lengths: Tensor, sample_rate_hz: int) -> tuple[Tensor, Tensor]:
     """Each clip (b, 1, t) with silence of a random length before and after it, at a random loudness, in white noise at
-    a random ratio to the clip's own power. Returns waves (b, 1, t + 2 s) and their lengths; drawn on the CPU."""
-    lengths, number, most = lengths.cpu(), len(waves), round(SHIFT_S * sample_rate_hz)
-    waves = torch.where(mask(lengths, waves.shape[-1]), waves.cpu(), 0)
-    before, after = step_integers(most + 1, 2, number).unbind()
+    a random ratio to the clip's own power. Returns waves (b, 1, t + 2 s) and their lengths."""
+    device, number, most = waves.device, len(waves), round(SHIFT_S * sample_rate_hz)
+    waves = torch.where(mask(lengths, waves.shape[-1]), waves, 0)
+    before, after = send(step_integers(most + 1, 2, number), device).unbind()
     power = waves.square().sum(-1, keepdim=True) / lengths[:, None, None]
     shape = (number, 1, 1)
-    gain = 10 ** (step_uniforms_between(*GAIN_DB, *shape) / 20)
-    level = power.sqrt() * 10 ** (-step_uniforms_between(*SNR_DB, *shape) / 20)
-    places = torch.arange(waves.shape[-1] + 2 * most) - before[:, None, None]
+    gain = send(10 ** (step_uniforms_between(*GAIN_DB, *shape) / 20), device)
+    level = power.sqrt() * send(10 ** (-step_uniforms_between(*SNR_DB, *shape) / 20), device)
+    places = torch.arange(waves.shape[-1] + 2 * most, device=device) - before[:, None, None]
     inside = (places >= 0) & (places < waves.shape[-1])
     moved = torch.where(inside, waves.gather(-1, places.clamp(0, waves.shape[-1] - 1)), 0)
     lengths = before + lengths + after
-    noisy = gain * (moved + level * step_normals(*moved.shape))
+    noisy = gain * (moved + level * step_normals(*moved.shape, device=device))
     return torch.where(mask(lengths, noisy.shape[-1]), noisy, 0), lengths
 
 
 def blanked(x: Tensor, frames: Tensor) -> Tensor:
     """Log-mel (b, m, f) with one run of up to MASK_SHARE of its frames at the mean of the clip."""
-    start, share = step_uniforms(2, len(x)).to(x.device).unbind()
+    start, share = send(step_uniforms(2, len(x)), x.device).unbind()
     size = share * MASK_SHARE * frames
     start = start * (frames - size)
     places = torch.arange(x.shape[-1], device=x.device)

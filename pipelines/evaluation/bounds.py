@@ -12,12 +12,13 @@ from torch import Tensor
 
 from pipelines.evaluation.measured import Measured, batches
 from pipelines.runs.store import TrainedStage
-from pipelines.splits.base import Split
+from pipelines.splits.base import Split, columns_of
 from pipelines.splits.counters import permutation
 from pipelines.splits.noise import draws, generator
 from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bounds import iwae, log_weights, mean_and_standard_error
+from stage1_vqvae.precision import full_float32
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,14 @@ class Sampled:
 
 
 @torch.no_grad()
+@full_float32()
 def sample_posterior(stage1: TrainedStage, split: Split, samples: int, batch_size: int, seed: int) -> Sampled | None:
     """None where the posterior is a single point, or without samples."""
     model, columns, parts = stage1.module, stage1.decoder_columns, []
     if not samples or model.bottleneck.posterior(model.embed(split.batch(torch.arange(1)).x)) is None:
         return None
     for start, batch in batches(split, batch_size, "posterior"):
-        labels = batch.labels[:, columns] if columns else None
+        labels = columns_of(batch.labels, columns)
         posterior = model.bottleneck.posterior(model.embed(batch.x))
         nll: list[Tensor] = []
 
@@ -74,7 +76,7 @@ def others_nats(stage1: TrainedStage, split: Split, batch_size: int, seed: int) 
     for start, batch in batches(split, batch_size, "others' latents"):
         numbers = other[start : start + len(batch.x)]
         z_q = latents_of(model, split.batch(torch.from_numpy(numbers)).x, numbers, seed)
-        labels = batch.labels[:, columns] if columns else None
+        labels = columns_of(batch.labels, columns)
         nll.append(model.nll_nats(batch.x, z_q, labels, batch.lengths).cpu())
     return torch.cat(nll)
 
@@ -95,6 +97,7 @@ def saved(without: Tensor, given: Tensor) -> dict:
     return {"nats_saved": float(nats), "standard_error": float(error)}
 
 
+@full_float32()
 def latents_of(model: Autoencoder, x: Tensor, numbers: np.ndarray, seed: int) -> Tensor:
     """z_q (b, dim, *grid) as in the distortion: for Gaussian latents each item's first sample, else without noise."""
     z_e = model.embed(x)

@@ -10,8 +10,10 @@ from tqdm import tqdm
 from pipelines.splits.base import Batch, Split
 from pipelines.splits.noise import seed_step
 from pipelines.splits.order import step_items
+from stage1_vqvae.precision import full_float32
 
 
+@full_float32()
 def train_classifier(
     make: Callable[[], nn.Module], logits: Callable[[nn.Module, Batch], Tensor], split: Split, column: int, *,
     steps: int, batch_size: int, lr: float, seed: int, device: torch.device, title: str,

@@ -17,7 +17,7 @@ from pipelines.media.images import image_rows, write_image
 from pipelines.runs.config import composed, find_target, read_config, resolved
 from pipelines.runs.figures import read_figures
 from pipelines.runs.store import Run, load_stage1
-from pipelines.splits.base import Data
+from pipelines.splits.base import Data, columns_of
 from pipelines.splits.noise import draws, generator
 from pipelines.training.log import read_metrics
 from stage1_vqvae.bottlenecks.base import Quantizer
@@ -167,7 +167,7 @@ def draw_reconstructions(path: Path, systems: list[System], data: Data, split: s
     shown = {"original": batch.x}
     for system in systems:
         stage1 = load_stage1(system.run, torch.device("cpu"))
-        labels = batch.labels[:, stage1.decoder_columns] if stage1.decoder_columns else None
+        labels = columns_of(batch.labels, stage1.decoder_columns)
         # an autoregressive decoder samples its images from the uniforms
         shown[system.name] = stage1.module.evaluate(batch.x, labels, uniforms).reconstruction
     write_image(path, image_rows(shown))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipelines.evaluation.classifier import train_classifier
 from pipelines.splits.base import Batch, Split
 from pipelines.splits.noise import step_integers
+from stage1_vqvae.precision import full_float32
 
 STEPS, BATCH, LR = 1500, 128, 2e-3  # three and a half epochs of MNIST
 
@@ -28,6 +29,7 @@ def train_image_classifier(split: Split, column: int, num_classes: int, shape: t
 
 
 @torch.no_grad()
+@full_float32()
 def classify(model: nn.Module, images: Tensor) -> Tensor:
     """The predicted class of each of uint8 images (n, c, h, w): int64 (n,)."""
     device = next(model.parameters()).device

@@ -19,6 +19,7 @@ from pipelines.splits.base import Data, Split
 from pipelines.splits.noise import generator
 from stage1_vqvae.bottlenecks.base import Quantizer
 from stage1_vqvae.codebook import perplexity, usage
+from stage1_vqvae.precision import full_float32
 
 PLANE = 20  # decodings per side
 ROWS, COLUMNS = 8, 11  # of traversals: latents, values of each
@@ -62,6 +63,7 @@ class Painter:
         self.uniforms = pixel_uniforms(stage1, [generator(seed, 0)])
 
     @torch.no_grad()
+    @full_float32()
     def encode(self, split: Split) -> Tensor:
         """A whole split, on the CPU."""
         parts = []

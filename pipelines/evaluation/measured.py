@@ -11,7 +11,7 @@ from tqdm import tqdm
 from pipelines.generation.decoding import decode, pixel_uniforms
 from pipelines.runs.chain import LoadedRun
 from pipelines.runs.store import Run, TrainedStage
-from pipelines.splits.base import Batch, Data, Split, code_lengths
+from pipelines.splits.base import Batch, Data, Split, code_lengths, columns_of
 from pipelines.splits.noise import generator
 from stage1_vqvae.codebook import usage
 
@@ -60,7 +60,7 @@ def measure(stage1: TrainedStage, split: Split, batch_size: int, seed: int) -> M
     model, columns = stage1.module, stage1.decoder_columns
     nll, rate, norms, codes, real, reconstructions, sizes = [], [], [], [], [], [], []
     for start, batch in batches(split, batch_size, "stage 1"):
-        labels = batch.labels[:, columns] if columns else None
+        labels = columns_of(batch.labels, columns)
         own = [generator(seed, start + place) for place in range(len(batch.x))]
         uniforms = pixel_uniforms(stage1, own) if batch.lengths is None else None
         result = model.evaluate(batch.x, labels, uniforms, lengths=batch.lengths)
@@ -90,5 +90,6 @@ def uses(measured: Measured, num_codes: int) -> Tensor:
 def batches(split: Split, batch_size: int, title: str, items: Tensor | None = None) -> Iterator[tuple[int, Batch]]:
     """(number of the first item, batch) over a whole split, or over these items of it, with a progress bar."""
     parts = (torch.arange(len(split)) if items is None else items).split(batch_size)
-    for part in tqdm(parts, desc=title, leave=False, dynamic_ncols=True, disable=None):
-        yield int(part[0]), split.batch(part)
+    made = split.batches(lambda number: split.batch(parts[number]), range(len(parts)))
+    for part, batch in zip(tqdm(parts, desc=title, leave=False, dynamic_ncols=True, disable=None), made, strict=True):
+        yield int(part[0]), batch

@@ -11,6 +11,7 @@ import pipelines.metrics
 from pipelines.evaluation.measured import Measured, Subject, batches
 from pipelines.metrics.base import Metric, Pairs
 from pipelines.runs import plugins
+from stage1_vqvae.precision import full_float32
 
 
 @cache
@@ -24,6 +25,7 @@ def metrics_of(kind: str) -> list[Metric]:
     return [metric for metric in all_metrics() if kind in metric.kinds]
 
 
+@full_float32()
 def reconstruction_figures(measured: Measured, subject: Subject, variance: float | None,
                            facts: Mapping[str, Any]) -> dict[str, float | None]:
     """The figures of all metrics of the subject's kind of data over its whole split; variance and facts as in
@@ -33,7 +35,8 @@ def reconstruction_figures(measured: Measured, subject: Subject, variance: float
     for start, batch in batches(subject.split, subject.options.batch_size, "metrics"):
         stop = start + len(batch.x)
         lengths = measured.sizes[start:stop] if batch.lengths is None else batch.lengths.cpu()
-        pairs = Pairs(batch.x.cpu(), measured.reconstructions[start:stop], lengths, variance, facts)
+        made = measured.reconstructions[start:stop].to(batch.x.device)
+        pairs = Pairs(batch.x, made, lengths, variance, facts)
         for metric, found in zip(metrics, parts, strict=True):
             for key, values in metric.measure(pairs).items():
                 found.setdefault(key, []).append(values.double().cpu())

@@ -14,6 +14,7 @@ from pipelines.evaluation.table import each
 from pipelines.media import plots
 from pipelines.metrics.ngrams import bigram_bits, unigram_bits
 from pipelines.runs.store import TrainedStage
+from pipelines.splits.base import columns_of
 from pipelines.splits.lengths import conditioning
 from pipelines.splits.order import spread
 from pipelines.training.log import read_metrics
@@ -103,7 +104,7 @@ def prior_bits(stage2: TrainedStage, split: CodeSplit, items: Tensor, batch_size
     columns = stage2.prior_columns
     total, count = 0, 0
     for _, batch in batches(split, batch_size, "prior", items):
-        labels = batch.labels[:, columns] if columns else None
+        labels = columns_of(batch.labels, columns)
         lengths = batch.lengths if stage2.condition_on_length else None
         nats = stage2.module.code_nats(batch.x, labels, conditioning(batch.local, lengths, batch.x.shape[1])).double()
         nats = nats.reshape(len(nats), -1, split.num_codebooks)

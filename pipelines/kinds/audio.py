@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipelines.splits.base import Batch, Data
     from pipelines.training.log import RunLog
 
+SHOWN_S = 1.0  # of a validation clip, as training shows it: a WaveNet draws sample by sample, and ranks wait
 SHOWN_SAMPLES = 8  # clips in the overview of samples
 SHOWN_PAIRS = 6  # clips in an overview of originals and what became of them
 
@@ -36,11 +37,12 @@ class Audio(Kind):
 
         from pipelines.splits.noise import generator
 
-        length, labels = int(batch.lengths[0]), None if labels is None else labels[:1]
+        rate, labels = example.facts["sample_rate_hz"], None if labels is None else labels[:1]
+        length = min(int(batch.lengths[0]), round(SHOWN_S * rate))
         uniforms = torch.from_numpy(generator(0, 0).random((1, length))).to(batch.x.device)
         made = model.decode_latent(model.evaluate(batch.x[:1], labels).latent.z_q, labels, uniforms)
         for name, wave in (("original", batch.x), ("reconstruction", made)):
-            log.audio(step, name, wave[0, 0, :length].float().cpu(), example.facts["sample_rate_hz"])
+            log.audio(step, name, wave[0, 0, :length].float().cpu(), rate)
 
     def check_views(self, views: int) -> None:
         if views != 1:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pairs:
-    """Originals and their reconstructions, in data units, on the CPU."""
+    """Originals and their reconstructions, in data units, on the device that the run is evaluated on."""
 
     real: Tensor  # (n, *shape)
     made: Tensor  # (n, *shape)
-    lengths: Tensor  # (n,) int64: how much of the first axis is real
+    lengths: Tensor  # (n,) int64, on the CPU: how much of the first axis is real
     variance: float | None  # one scalar over the training data; None where it has no meaning
     facts: Mapping[str, Any] = field(default_factory=dict)  # of the kind of data: sample_rate_hz, hop_length
 

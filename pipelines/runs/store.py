@@ -31,6 +31,7 @@ from pipelines.runs.example import CodeSpec, Example, example_of
 from pipelines.splits.base import Data
 from pipelines.splits.seeds import check_seed
 from pipelines.training.checkpoint import State, find_checkpoint, load_weights, read_trained
+from pipelines.training.layout import channels_last
 from pipelines.training.loop import RESUMABLE
 
 # What may differ from before in the configuration of a run that goes on.
@@ -125,7 +126,8 @@ def claim_folder(folder: Path, config: dict) -> None:
             content = saved
             for section, names in MAY_CHANGE.items():
                 if section in config:
-                    content[section] |= {name: config[section][name] for name in names if name in config[section]}
+                    both = names & config[section].keys() & content[section].keys()
+                    content[section] |= {name: config[section][name] for name in both}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, yaml.safe_dump(content, sort_keys=False).encode())
 
@@ -177,7 +179,10 @@ def _load(folder: Path, component: str, title: str, which: str, device: torch.de
     expect(path, "condition_on_length", length, isinstance(length, bool), "true or false")
     module = build(config[component], trusted_only=True)
     load_weights(module, weights, weights_path)
-    return TrainedStage(module.to(device).eval().requires_grad_(False), config, saved, state, step_folder, example,
+    module.to(device)
+    if device.type == "cuda":  # on a CPU the bits of an evaluation are those of the plain layout
+        channels_last(module)
+    return TrainedStage(module.eval().requires_grad_(False), config, saved, state, step_folder, example,
                         codes, tuple(condition_on), length)
 
 

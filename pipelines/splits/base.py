@@ -4,7 +4,7 @@ Axes: n items of a split, b items of a batch, L labels of an item, c channels.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipelines.files.errors import InputError
 from pipelines.splits.counters import permutation
+from pipelines.splits.transfer import ahead, send
 
 RESIDENT_SHARE = 0.4  # share of a device's free memory that a split may take; the model needs the rest
 CHUNK = 1024  # items processed at once when iterating over a whole split
@@ -71,6 +72,14 @@ class Split(ABC):
                 changes |= {"x": self._copy(device), "rows": None}
         return replace(self, **changes)
 
+    def batches(self, make: Callable[[int], Batch], numbers: Iterable[int]) -> Generator[Batch, None, None]:
+        """make(number), a batch of this split, for each of `numbers`, in order. Close it to end it early.
+
+        Where items must be copied to a GPU, a thread gathers and copies them while the GPU works on earlier ones."""
+        if self.x.device == self.device:
+            return (make(number) for number in numbers)
+        return ahead(make, numbers, self.device)
+
     def evaluation_batches(self) -> Iterator[Batch]:
         """The whole split in order, without augmentation, `CHUNK` items at a time."""
         for start in range(0, len(self), CHUNK):
@@ -93,18 +102,17 @@ class Split(ABC):
         indices = indices.to(self.x.device)
         return self.x[indices if self.rows is None else self.rows[indices]]
 
-    def _fetch(self, indices: Tensor) -> Tensor:
-        """Stored items at `indices`, on the split's device."""
-        x = self._stored(indices)
-        if x.device != self.device:
-            x = (x.pin_memory() if self.device.type == "cuda" else x).to(self.device, non_blocking=True)
-        return x
+    def _fetch(self, indices: Tensor, sent: Tensor) -> Tensor:
+        """Stored items at `indices`, on the split's device. sent: the same indices there."""
+        if self.x.device == self.device:
+            return self._stored(sent)
+        return send(self._stored(indices), self.device)
 
-    def _take(self, indices: Tensor) -> Batch:
+    def _take(self, indices: Tensor, sent: Tensor | None = None) -> Batch:
         """Stored items at `indices` with labels, local features and lengths, on the split's device."""
-        x, indices = self._fetch(indices), indices.to(self.device)
-        parts = (None if part is None else part[indices] for part in (self.local, self.lengths))
-        return Batch(x, self.labels[indices], *parts)
+        sent = send(indices, self.device) if sent is None else sent
+        parts = (None if part is None else part[sent] for part in (self.local, self.lengths))
+        return Batch(self._fetch(indices, sent), self.labels[sent], *parts)
 
 
 class Data(ABC):
@@ -204,9 +212,15 @@ def check_one_axis(shape: Sequence[int]) -> None:
         raise ValueError(f"lengths: expected items (channels, positions), found shape {tuple(shape)}")
 
 
-def real_codes(codes: Tensor, batch: Batch) -> Tensor:
-    """Codes (b, *grid[, g]) of a batch -> the real ones: (n, ...) of padded items, otherwise unchanged."""
-    lengths = code_lengths(batch, codes.shape[1])
-    if lengths is None:
-        return codes
-    return codes[torch.arange(codes.shape[1], device=codes.device) < lengths[:, None]]
+def real_codes(batch: Batch, positions: int) -> Tensor | None:
+    """Which of the `positions` of each item hold a real code, bool (b, positions); None without padding."""
+    lengths = code_lengths(batch, positions)
+    return None if lengths is None else torch.arange(positions, device=lengths.device) < lengths[:, None]
+
+
+def columns_of(labels: Tensor, columns: Sequence[int]) -> Tensor | None:
+    """Columns of labels (b, L) -> (b, len(columns)); None where there are none. An index made of a list would be copied
+    to a GPU at each step, and the copy waited for."""
+    if not columns:
+        return None
+    return torch.stack([labels[:, column] for column in columns], 1)

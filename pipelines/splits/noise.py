@@ -58,6 +58,6 @@ def step_uniforms_between(low: float, high: float, *shape: int) -> Tensor:
     return torch.empty(shape).uniform_(low, high)
 
 
-def step_normals(*shape: int) -> Tensor:
-    """float32 from N(0, 1) from the present step's random numbers."""
-    return torch.randn(*shape)
+def step_normals(*shape: int, device: torch.device | str = "cpu") -> Tensor:
+    """float32 from N(0, 1) from the present step's random numbers, of the device's own generator."""
+    return torch.randn(*shape, device=device)

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.files.errors import InputError
-from pipelines.splits.base import Batch, real_codes
+from pipelines.splits.base import Batch, columns_of, real_codes
 from pipelines.splits.noise import generator, step_permutation
+from pipelines.splits.transfer import send
 from pipelines.training import distributed
 from pipelines.training.log import RunLog
-from pipelines.training.loop import Task
+from pipelines.training.task import Figures, Task
 from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.base import Latent
@@ -34,14 +35,18 @@ class AutoencoderTask(Task):
         self.settled_from = max(bottleneck.settled_from, autoencoder.beta_warmup_steps)
         self.usage: Tensor | None = None  # over the validation split
 
-    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, network: nn.Module, batch: Batch, step: Tensor | int) -> tuple[Tensor, Figures]:
         output = network(batch.x, labels=self.labels(batch), step=step, lengths=batch.lengths)
-        bottleneck = self.model.bottleneck
-        figures = {"objective": output.objective.mean(), "auxiliary": output.auxiliary}
-        figures |= bottleneck.figures(output.z_e, output.latent)
-        counts = self.use(output.latent, batch)
-        if counts is not None:
-            figures |= bottleneck.usage_figures(distributed.sum_over_ranks(counts))
+
+        def figures() -> dict[str, Tensor]:
+            bottleneck = self.model.bottleneck
+            found = {"objective": output.objective.mean(), "auxiliary": output.auxiliary}
+            found |= bottleneck.figures(output.z_e, output.latent)
+            counts = self.use(output.latent, batch)
+            if counts is not None:
+                found |= bottleneck.usage_figures(distributed.sum_over_ranks(counts))
+            return found
+
         return output.loss, figures
 
     def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -60,7 +65,7 @@ class AutoencoderTask(Task):
         if not draws:
             return None
         shape = (len(x), draws, *model.latent_grid(x.shape[1:]))
-        return torch.from_numpy(generator(0, 0).random(shape)).to(x.device)
+        return send(torch.from_numpy(generator(0, 0).random(shape)), x.device)
 
     def summary(self) -> dict[str, float]:
         if self.usage is None:
@@ -70,11 +75,13 @@ class AutoencoderTask(Task):
 
     def labels(self, batch: Batch) -> Tensor | None:
         """Those that the decoder is conditioned on."""
-        return batch.labels[:, self.columns] if self.columns else None
+        return columns_of(batch.labels, self.columns)
 
     def use(self, latent: Latent, batch: Batch) -> Tensor | None:
         """Uses of the codes, those of padding excluded; None where the bottleneck counts nothing."""
-        return None if latent.codes is None else self.model.bottleneck.usage(real_codes(latent.codes, batch))
+        if latent.codes is None:
+            return None
+        return self.model.bottleneck.usage(latent.codes, real_codes(batch, latent.codes.shape[1]))
 
     @torch.no_grad()
     def before_first_step(self, batches: Iterator[Batch]) -> None:
@@ -87,7 +94,8 @@ class AutoencoderTask(Task):
             z = self.model.embed(next(batches).x)
             parts.append(distributed.gather_rows(z.movedim(1, -1).flatten(0, -2)))
         encodings = torch.cat(parts)
-        bottleneck.initialise(encodings[step_permutation(len(encodings))[:wanted]])
+        chosen = step_permutation(len(encodings))[:wanted]
+        bottleneck.initialise(encodings[send(chosen, encodings.device)])
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.model.bottleneck.after_step(optimizer)

@@ -136,7 +136,10 @@ def restore(step_folder: Path, state: State, model: torch.nn.Module, average: to
     if optimizer is not None:
         moments = read_optimizer(step_folder, state, device)
         check_optimizer(optimizer, moments, step_folder / OPTIMIZER)
+        own = [(group["lr"], group["capturable"]) for group in optimizer.param_groups]
         optimizer.load_state_dict(moments)
+        for group, (rate, capturable) in zip(optimizer.param_groups, own, strict=True):
+            group["lr"], group["capturable"] = rate, capturable
     for name, module in modules.items():
         module.load_state_dict(weights[name])
 
@@ -238,6 +241,14 @@ def load_weights(module: torch.nn.Module, weights: dict, source: Path) -> None:
     module.load_state_dict(weights)
 
 
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict:
+    """An optimiser's state as it is stored, the same from every device: on a GPU the learning rate is a tensor, and
+    `capturable` is set, for the sake of CUDA graphs."""
+    state = optimizer.state_dict()
+    plain = [group | {"lr": float(group["lr"]), "capturable": False} for group in state["param_groups"]]
+    return state | {"param_groups": plain}
+
+
 def read_optimizer(step_folder: Path, state: State, device: torch.device) -> dict:
     """An optimiser's state, without ever unpickling an object."""
     content = read_part(step_folder, state, OPTIMIZER)
@@ -254,7 +265,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer, found: Any, source: Path) 
     options, and for each parameter that was ever updated a step and two moments of its shape and type.
 
     Options that only one of the two has are those of another version of torch, which fills them in."""
-    fresh = optimizer.state_dict()["param_groups"]
+    fresh = optimizer_state(optimizer)["param_groups"]
     expect_keys(source, "keys", found, {"state", "param_groups"})
     groups, moments = found["param_groups"], found["state"]
     accepted = isinstance(groups, list) and [type(group) for group in groups] == [dict] * len(fresh)

@@ -20,12 +20,20 @@ def process_group(device: torch.device):
     if "RANK" not in os.environ:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":  # with the device nccl needs no guess, and connects before the first collective
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
     try:
         yield
         dist.barrier()  # a rank that leaves early aborts the others' last collective
     finally:
         dist.destroy_process_group()
+
+
+def in_group() -> bool:
+    """Whether this process is a rank, if only one of one."""
+    return dist.is_initialized()
 
 
 def rank() -> int:
@@ -73,7 +81,11 @@ def any_rank(flag: bool, device: torch.device) -> bool:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is this rank's GPU if there is one, otherwise the CPU. Raises InputError for an unknown device."""
+    """`auto` is this rank's GPU if there is one, otherwise the CPU. Raises InputError for an unknown device, and for a
+    numbered one under torchrun: all ranks would share it."""
+    if "LOCAL_RANK" in os.environ and name.startswith("cuda:"):
+        raise InputError("device: expected auto, cpu or cuda under torchrun, which gives each process its own "
+                         f"GPU, found {name!r}")
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

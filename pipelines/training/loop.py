@@ -10,9 +10,8 @@ import math
 import signal
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,63 +26,34 @@ from pipelines.splits.noise import seed_step
 from pipelines.splits.order import step_items
 from pipelines.training import checkpoint, distributed
 from pipelines.training.checkpoint import State
+from pipelines.training.layout import channels_last
 from pipelines.training.log import RunLog
 from pipelines.training.memory import keep_freed_memory
 from pipelines.training.settings import Settings
+from pipelines.training.task import Task
+from pipelines.training.update import RecordedUpdate, Update, autocast
+from stage1_vqvae.precision import full_float32
 
-RESUMABLE = {"steps", "device", "log_every", "checkpoint_every"}
+RESUMABLE = {"steps", "device", "cuda_graph", "log_every", "checkpoint_every"}
 # steps, device and logging may change when a run goes on; validation decides what `best` is, so it may not.
 
 
-class Task(ABC):
-    """What differs between the stages. `model` is the plain module; `network` in `loss` may be its DDP wrapper."""
-
-    title: str
-    criterion: str  # the validation figure that `best` and early stopping minimise
-    settled_from: int = 0  # earlier steps are not comparable with later ones, and are never `best`
-    model: nn.Module
-
-    @abstractmethod
-    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of this rank's rows, a mean over them, and scalar figures to log."""
-
-    @abstractmethod
-    def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Validation figures (b,), one value per example; the model is in eval mode."""
-
-    def summary(self) -> dict[str, float]:
-        """Figures of the whole split, requested once after its batches. Default: none."""
-        return {}
-
-    def before_first_step(self, batches) -> None:
-        """`batches`: an iterator over the batches of steps 1, 2, ..., this rank's rows. Default: nothing."""
-
-    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Runs after the optimiser's step. Default: nothing."""
-
-    def undecayed(self) -> list[nn.Parameter]:
-        """Matrices that weight decay spares, as it does biases. Default: none."""
-        return []
-
-    def show(self, model: nn.Module, batch: Batch, log: RunLog, step: int) -> None:
-        """Writes an example of the model's output, an image or audio, to the log. Default: nothing."""
-
-
+@full_float32()
 def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path, seed: int, device: torch.device,
           facts: dict) -> State:
     """Trains `task.model` on splits["train"] up to `settings.steps`, continuing from the newest checkpoint in `folder`.
 
     `facts` are the fields of `State` that stand in every checkpoint: hashes, the time. Returns the last state.
+    With float32 the products are of float32 on a GPU too, never of TF32: bfloat16 is the fast precision there.
     Raises InputError for a loss that is NaN or infinite (the last good checkpoint stays) and `Interrupted` after SIGINT
     or SIGTERM, once the present step is saved.
     """
     if device.type == "cpu":
         keep_freed_memory()
+    check_graph(settings, device)
     precision = choose_precision(settings.precision, device)
     model = task.model.to(device)
-    for parameter in model.parameters():
-        if parameter.ndim == 4:  # of 2-D convolutions: twice as fast with bfloat16, on CPUs too
-            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    channels_last(model)
     if precision == torch.float64:
         model.double()
     rows = distributed.rank_rows(settings.batch_size)
@@ -114,30 +84,24 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
         if average is not None:
             average.load_state_dict(model.state_dict())
 
-    network = model
-    if distributed.world_size() > 1:
+    network: nn.Module = model
+    if distributed.in_group():  # of one process too: the same code runs on one GPU and on many
         network = DistributedDataParallel(model, broadcast_buffers=False)
     first_step = state.step
     log = RunLog(folder, first_step, settings.steps, task.title, active=distributed.rank() == 0)
-    first_bad = torch.zeros((), dtype=torch.int64, device=device)  # the first step whose loss is NaN or infinite
+    kind = RecordedUpdate if settings.cuda_graph else Update
+    update = kind(task, network, optimizer, settings.grad_clip, device, precision)
+    first_bad = update.first_bad
     start, last_shown, shown_step = time.monotonic() - state.seconds, time.monotonic(), first_step
     shown: dict[str, float] = {}
 
-    with stop_signals() as stop, _closing(log):
-        for step in range(first_step + 1, settings.steps + 1):
+    steps = range(first_step + 1, settings.steps + 1)
+    with stop_signals() as stop, closing(log), closing(train_split.batches(batch_of, steps)) as batches:
+        for step, batch in zip(steps, batches):
             seed_step(seed, step)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(settings, step)
+            set_learning_rate(optimizer, learning_rate(settings, step))
             model.train()
-            with autocast(device, precision):
-                loss, figures = task.loss(network, batch_of(step), step)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if settings.grad_clip:
-                nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
-            first_bad = torch.where((first_bad == 0) & ~torch.isfinite(loss.detach()), step, first_bad)
-            optimizer.step()
-            task.after_step(optimizer)
+            loss, figures = update(batch, step)
             if average is not None:
                 update_average(average, model, settings.ema_decay, step)
             state.step = step
@@ -145,12 +109,13 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
             last = step == settings.steps
             if step % settings.log_every == 0 or last:
                 refuse_bad_loss(first_bad, folder)
-                values = mean_over_ranks({"loss": loss.detach()} | figures)
+                values = mean_over_ranks({"loss": loss} | figures())
                 now = time.monotonic()
                 speed = (step - shown_step) * settings.batch_size / max(now - last_shown, 1e-9)
                 last_shown, shown_step, shown = now, step, shown | values
                 log.figures(step, "train", values | {"lr": learning_rate(settings, step)}, now - start)
                 log.show(step, shown, speed)
+            del figures  # and the activations that they are computed from
 
             improved = False
             if step % settings.validate_every == 0 or last:
@@ -179,7 +144,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
                 if distributed.rank() == 0:
                     checkpoint.save_checkpoint(folder, state, model.state_dict(),
                                                average.state_dict() if average is not None else None,
-                                               optimizer.state_dict())
+                                               checkpoint.optimizer_state(optimizer))
                 distributed.barrier()
             if state.stopped_early:
                 break
@@ -201,9 +166,13 @@ def validate(task: Task, model: nn.Module, split: Split, settings: Settings, dev
     totals: dict[str, Tensor] = {}
     count = torch.zeros((), dtype=torch.float64, device=device)
     starts = range(0, len(split), settings.batch_size)
+
+    def batch_from(start: int) -> Batch:
+        return split.batch(torch.arange(start, min(start + settings.batch_size, len(split))))
+
     with torch.no_grad(), autocast(device, precision):
-        for start in starts[distributed.rank() :: distributed.world_size()]:
-            batch = split.batch(torch.arange(start, min(start + settings.batch_size, len(split))))
+        own = starts[distributed.rank() :: distributed.world_size()]
+        for batch in split.batches(batch_from, own):
             for name, values in task.figures(model, batch).items():
                 totals[name] = totals.get(name, torch.zeros_like(count)) + values.double().sum()
             count += len(batch.x)
@@ -233,8 +202,21 @@ def make_optimizer(model: nn.Module, settings: Settings, undecayed: Sequence[nn.
     decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in spared]
     others = [p for p in model.parameters() if p.ndim <= 1 or id(p) in spared]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr,
-                             betas=(0.9, settings.beta2), fused=True)
+    on_gpu = any(p.device.type == "cuda" for p in model.parameters())
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr,
+                                  betas=(0.9, settings.beta2), fused=True, capturable=on_gpu)
+    for group in optimizer.param_groups:
+        if on_gpu:  # a recorded step reads it anew
+            group["lr"] = torch.full((), settings.lr, device=group["params"][0].device)
+    return optimizer
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 @torch.no_grad()
@@ -244,6 +226,15 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
     for own, new in zip(average.buffers(), model.buffers()):
         own.copy_(new)
+
+
+def check_graph(settings: Settings, device: torch.device) -> None:
+    """Raises InputError for cuda_graph=true where a step cannot be recorded."""
+    if settings.cuda_graph and device.type != "cuda":
+        raise InputError(f"cuda_graph: expected false without a CUDA device, found true with device {device}")
+    if settings.cuda_graph and distributed.in_group():
+        raise InputError("cuda_graph: expected false under torchrun, whose gradients are exchanged while they are "
+                         "computed, found true")
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -258,10 +249,6 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name not in ("bfloat16", "float32", "float64"):
         raise InputError(f"precision: expected auto, bfloat16, float32 or float64, found {name!r}")
     return getattr(torch, name)
-
-
-def autocast(device: torch.device, precision: torch.dtype):
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
 
 
 def all_finite(model: nn.Module) -> Tensor:
@@ -319,11 +306,3 @@ def stop_signals():
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _closing(log: RunLog):
-    try:
-        yield
-    finally:
-        log.close()

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pipelines.splits.base import Batch, Split
+from pipelines.splits.base import Batch, Split, columns_of
 from pipelines.splits.lengths import conditioning
-from pipelines.training.loop import Task
+from pipelines.training.task import Figures, Task
 from stage2_prior.prior import Prior, nats
 
 
@@ -23,15 +23,15 @@ class PriorTask(Task):
         self.mean_codes = mean_codes  # mean number of codes per item of each split, without padding
         self.with_length = with_length
 
-    def loss(self, network: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, network: nn.Module, batch: Batch, step: Tensor | int) -> tuple[Tensor, Figures]:
         logits = network(batch.x, self.labels(batch), self.local(batch))
         nll = nats(logits, batch.x)
         if batch.lengths is None:
             loss = nll.mean()
         else:  # over the mean number of codes, not this batch's own: so every rank's share weighs the same
             real = torch.arange(batch.x.shape[1], device=batch.x.device) < batch.lengths[:, None]
-            loss = nll[real].sum() / (len(batch.x) * self.mean_codes["train"])
-        return loss, {"bits": loss.detach() / math.log(2)}
+            loss = (nll * real).sum() / (len(batch.x) * self.mean_codes["train"])
+        return loss, lambda: {"bits": loss.detach() / math.log(2)}
 
     def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         assert isinstance(model, Prior)
@@ -39,7 +39,7 @@ class PriorTask(Task):
         return {"bits": -log_prob / (self.mean_codes["validation"] * math.log(2))}
 
     def labels(self, batch: Batch) -> Tensor | None:
-        return batch.labels[:, self.columns] if self.columns else None
+        return columns_of(batch.labels, self.columns)
 
     def local(self, batch: Batch) -> Tensor | None:
         return conditioning(batch.local, batch.lengths if self.with_length else None, batch.x.shape[1])

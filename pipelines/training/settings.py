@@ -26,6 +26,7 @@ class Settings:
     checkpoint_every: int = 500
     log_every: int = 50
     device: str = "auto"  # auto, cpu, cuda, cuda:N
+    cuda_graph: bool = False  # record a step as a CUDA graph and replay it: one launch, the same bits
 
     def __post_init__(self) -> None:
         """Raises InputError for a number out of range."""

@@ -101,8 +101,10 @@ class Bottleneck(nn.Module, ABC):
         """Scalars to log of a training step, from encodings and their latent; they are averaged over ranks."""
         return {"z_e norm": z.detach()[:, : self.dim].float().norm(dim=1).mean()}
 
-    def usage(self, codes: Tensor) -> Tensor | None:
-        """Counts of codes of any shape, to be summed over batches and ranks; None where nothing is counted."""
+    def usage(self, codes: Tensor, real: Tensor | None = None) -> Tensor | None:
+        """Counts of codes (..., [, g]), to be summed over batches and ranks; None where nothing is counted.
+
+        real (...): bool, at which positions; None: at all."""
         return None
 
     def usage_figures(self, counts: Tensor) -> dict[str, Tensor]:
@@ -133,10 +135,11 @@ class Quantizer(Bottleneck, ABC):
     def lookup(self, codes: Tensor) -> Tensor:
         """(b, *grid[, g]) int64 -> (b, dim, *grid); in eval mode lookup(forward(z).codes) == forward(z).z_q."""
 
-    def usage(self, codes: Tensor) -> Tensor:
+    def usage(self, codes: Tensor, real: Tensor | None = None) -> Tensor:
         """How often each code of each codebook occurs, (g, k) int64."""
         columns = codes.reshape(-1, self.num_codebooks).unbind(1)
-        return torch.stack([usage(column, self.num_codes) for column in columns])
+        real = None if real is None else real.flatten()
+        return torch.stack([usage(column, self.num_codes, real) for column in columns])
 
     def usage_figures(self, counts: Tensor) -> dict[str, Tensor]:
         """Means over codebooks."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from stage1_vqvae.bottlenecks.base import Latent
 from stage1_vqvae.bottlenecks.categorical import CategoricalQuantizer
 from stage1_vqvae.collectives import global_uniforms
+from stage1_vqvae.schedules import progress
 
 
 class Gumbel(CategoricalQuantizer):
@@ -45,10 +46,11 @@ class Gumbel(CategoricalQuantizer):
         self.last_temperature = last_temperature
         self.temperature_steps = temperature_steps
 
-    def temperature(self, step: Tensor | int | None) -> float:
+    def temperature(self, step: Tensor | int | None) -> Tensor | float:
         """The first at step 0, the last from `temperature_steps` on."""
-        share = 1.0 if step is None else min(1.0, step / max(1, self.temperature_steps))
-        rise = (self.first_temperature - self.last_temperature) * (1 + math.cos(math.pi * share)) / 2
+        share = progress(step, max(1, self.temperature_steps))
+        cosine = torch.cos(math.pi * share) if isinstance(share, Tensor) else math.cos(math.pi * share)
+        rise = (self.first_temperature - self.last_temperature) * (1 + cosine) / 2
         return self.last_temperature + rise
 
     def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from stage1_vqvae.bottlenecks.nearest import nearest_codes
+from stage1_vqvae.bottlenecks.sums import sums_by_code
+from stage1_vqvae.codebook import usage
 
 
 def kmeans(z: Tensor, k: int, iterations: int = 10) -> Tensor:
@@ -17,8 +19,8 @@ def kmeans(z: Tensor, k: int, iterations: int = 10) -> Tensor:
     centres = seeds(z, k)
     for _ in range(iterations):
         codes = _assign(z, centres)
-        counts = torch.bincount(codes, minlength=k)
-        sums = torch.zeros_like(centres).index_add_(0, codes, z)
+        counts = usage(codes, k)
+        sums = sums_by_code(z, codes, k)
         farthest = (z - centres[codes]).square().sum(1).topk(k).indices
         empty = counts == 0
         centres = torch.where(

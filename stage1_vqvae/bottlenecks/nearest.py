@@ -6,7 +6,9 @@ Axes: n vectors, g codebooks, k codes, d dimension of one codebook.
 import torch
 from torch import Tensor
 
-_BLOCK_BYTES = 2**21  # scores held at once: few enough to stay in a core's second-level cache
+# scores held at once: few enough to stay in a core's second-level cache; on a GPU many enough to fill it, since a batch
+# in small blocks would wait for the launch of each
+BLOCK_BYTES = {"cpu": 2**21, "cuda": 2**28}
 
 
 def nearest_codes(z: Tensor, codebooks: Tensor, costs: Tensor | None = None) -> Tensor:
@@ -18,7 +20,7 @@ def nearest_codes(z: Tensor, codebooks: Tensor, costs: Tensor | None = None) -> 
     n, g, _ = z.shape
     k = codebooks.shape[1]
     codes = torch.empty(n, g, dtype=torch.int64, device=z.device)
-    rows = max(1, _BLOCK_BYTES // (k * z.element_size()))
+    rows = max(1, BLOCK_BYTES.get(z.device.type, BLOCK_BYTES["cuda"]) // (k * z.element_size()))
     offsets = (codebooks.square().sum(-1) + (0 if costs is None else costs)) / -2
     scores = z.new_empty(min(rows, n), k)
     for group in range(g):

@@ -25,7 +25,9 @@ from torch.optim import Optimizer
 from stage1_vqvae.bottlenecks.base import CodebookQuantizer, Latent
 from stage1_vqvae.bottlenecks.kmeans import kmeans
 from stage1_vqvae.bottlenecks.nearest import nearest_codes
+from stage1_vqvae.bottlenecks.sums import sums_by_code
 from stage1_vqvae.collectives import all_sum, from_first_rank, rank_and_world
+from stage1_vqvae.schedules import progress
 
 ENCODINGS_PER_CODE = 32  # gathered for the initialisation from data: k-means is then stable
 
@@ -160,7 +162,7 @@ class VectorQuantizer(CodebookQuantizer):
             if self.cosine:
                 vectors = F.normalize(vectors, dim=-1)
             if self.training and self.rate_warmup_steps and step is not None:
-                self.rate_now.fill_(self.rate_weight * min(1.0, step / self.rate_warmup_steps))
+                self.rate_now.fill_(self.rate_weight * progress(step, self.rate_warmup_steps))
             codes = nearest_codes(vectors.detach(), self.vectors().detach(), self._costs())
             z_q, commitment, distance = _Quantise.apply(  # type: ignore[no-untyped-call]
                 vectors, self._entries(codes), self.rotate
@@ -196,7 +198,7 @@ class VectorQuantizer(CodebookQuantizer):
         n, (g, k, d) = len(z), self.codebook.shape
         flat = self._flat(codes)
         count = z.new_zeros(g * k).scatter_add_(0, flat.flatten(), z.new_ones(n * g))
-        total = z.new_zeros(g * k, d).index_add_(0, flat.flatten(), z.flatten(0, 1))
+        total = sums_by_code(z.flatten(0, 1), flat.flatten(), g * k)
         chosen = torch.randperm(n * world, device=z.device)[:k] - rank * n  # without replacement: no two codes alike
         mine = (chosen >= 0) & (chosen < n)
         candidates = torch.where(mine[:, None, None], z[chosen.clamp(0, n - 1)], 0)

@@ -78,3 +78,29 @@ def test_items_of_another_type_are_refused_in_one_line(name):
         with pytest.raises(InputError) as refusal:
             run.encode(x)
         assert "expected" in str(refusal.value) and "found" in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_training_shows_at_most_a_second_of_audio():
+    """A decoder that draws sample by sample would hold a training up for minutes."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from pipelines.splits.base import Batch
+
+    rate, asked, logged = 100, [], []
+
+    class Model:
+        def evaluate(self, x, labels):
+            return SimpleNamespace(latent=SimpleNamespace(z_q=x))
+
+        def decode_latent(self, z_q, labels, uniforms):
+            asked.append(uniforms.shape)
+            return z_q[..., : uniforms.shape[1]]
+
+    log = SimpleNamespace(audio=lambda step, name, wave, hz: logged.append((name, len(wave), hz)))
+    for length in (450, 30):
+        batch = Batch(torch.zeros(3, 1, 500), torch.zeros(3, 0), lengths=torch.tensor([length, 500, 500]))
+        kind_of("audio").show(Model(), batch, None, SimpleNamespace(facts={"sample_rate_hz": rate}), log, 1)
+    assert asked == [(1, 100), (1, 30)]
+    assert logged == [(name, size, rate) for size in (100, 30) for name in ("original", "reconstruction")]

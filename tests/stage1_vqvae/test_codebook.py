@@ -23,3 +23,9 @@ def test_perplexity():
 def test_perplexity_is_of_the_whole_not_a_mean_of_parts():
     first, second = torch.tensor([0, 0]), torch.tensor([1, 1])
     assert perplexity(usage(first, 2) + usage(second, 2)).item() == pytest.approx(2)
+
+
+def test_usage_leaves_out_what_is_not_real():
+    codes, real = torch.tensor([[0, 2, 2], [1, 2, 0]]), torch.tensor([[True, True, False], [True, False, False]])
+    assert usage(codes, 4, real).tolist() == [1, 1, 1, 0]
+    assert usage(codes, 4, torch.ones_like(real)).tolist() == usage(codes, 4).tolist()

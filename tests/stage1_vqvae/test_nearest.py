@@ -47,7 +47,7 @@ def test_the_order_of_memory_and_of_blocks_does_not_matter(monkeypatch):
     codebooks = torch.randn(2, 64, 8, generator=generator)
     codes = nearest_codes(z, codebooks)
     assert torch.equal(nearest_codes(z.permute(2, 1, 0).contiguous().permute(2, 1, 0), codebooks), codes)
-    monkeypatch.setattr(nearest, "_BLOCK_BYTES", 64 * 4 * 7)  # seven rows at a time, and a rest of five
+    monkeypatch.setitem(nearest.BLOCK_BYTES, "cpu", 64 * 4 * 7)  # seven rows at a time, and a rest of five
     assert torch.equal(nearest_codes(z, codebooks), codes)
     assert torch.equal(nearest_codes(z[:0], codebooks), codes[:0])
 

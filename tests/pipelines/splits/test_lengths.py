@@ -44,9 +44,8 @@ def test_codes_that_stand_for_nothing_are_left_out():
     x = torch.zeros(3, 1, 64)
     batch = Batch(x, torch.zeros(3, 0, dtype=torch.int64), lengths=torch.tensor([64, 17, 16]))
     assert code_lengths(batch, 4).tolist() == [4, 2, 1]  # a code is real if any of its samples is
-    codes = torch.arange(12).reshape(3, 4)
-    assert real_codes(codes, batch).tolist() == [0, 1, 2, 3, 4, 5, 8]
-    assert torch.equal(real_codes(codes, batch._replace(lengths=None)), codes)
+    assert real_codes(batch, 4).tolist() == [[True] * 4, [True, True, False, False], [True, False, False, False]]
+    assert real_codes(batch._replace(lengths=None), 4) is None
 
 
 def test_lengths_are_of_one_axis():

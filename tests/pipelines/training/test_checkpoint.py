@@ -18,6 +18,7 @@ from pipelines.training.checkpoint import (
     check_optimizer,
     check_weights,
     find_checkpoint,
+    optimizer_state,
     read_part,
     read_state,
     restore,
@@ -226,3 +227,21 @@ def test_format_1_has_no_checksums_and_its_folder_says_what_there_is(folder):
     restored(folder)  # nothing to compare with
     (newest / EMA).unlink()
     assert not checkpoint.has_part(newest, read_state(newest), EMA)
+
+
+def test_an_optimiser_is_stored_the_same_from_a_gpu(tmp_path):
+    """There its learning rate is a tensor and it is `capturable`: a run goes on from a CPU, and back."""
+    model = network()
+    optimizer, expected = trained(model), optimizer_state(trained(network()))
+    for group in optimizer.param_groups:
+        group["lr"], group["capturable"] = torch.tensor(group["lr"]), True
+    found = optimizer_state(optimizer)
+    assert [list(group) for group in found["param_groups"]] == [list(group) for group in expected["param_groups"]]
+    for group, own in zip(found["param_groups"], expected["param_groups"], strict=True):
+        assert group | {"lr": 0} == own | {"lr": 0} and type(group["lr"]) is float
+        assert group["lr"] == pytest.approx(own["lr"])
+    check_optimizer(optimizer, found, Path(OPTIMIZER))  # what runs on a GPU accepts what a CPU stored
+    save_checkpoint(tmp_path, State(step=10), model.state_dict(), model.state_dict(), found)
+    newest = find_checkpoint(tmp_path)
+    restore(newest, read_state(newest), *untrained(), optimizer, CPU)
+    assert all(isinstance(group["lr"], torch.Tensor) and group["capturable"] for group in optimizer.param_groups)

@@ -1,0 +1,48 @@
+"""What differs between the stages in training."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.splits.base import Batch
+from pipelines.training.log import RunLog
+
+Figures = Callable[[], dict[str, Tensor]]  # scalar figures of a step, computed where they are logged
+
+
+class Task(ABC):
+    """What differs between the stages. `model` is the plain module; `network` in `loss` may be its DDP wrapper."""
+
+    title: str
+    criterion: str  # the validation figure that `best` and early stopping minimise
+    settled_from: int = 0  # earlier steps are not comparable with later ones, and are never `best`
+    model: nn.Module
+
+    @abstractmethod
+    def loss(self, network: nn.Module, batch: Batch, step: Tensor | int) -> tuple[Tensor, Figures]:
+        """The loss of this rank's rows, a mean over them, and scalar figures to log. `step` is a number on a
+        CPU, int64 () on a GPU. Waits for no GPU: nothing here reads a value of a tensor. Figures are asked for at the
+        steps that are logged, after the update."""
+
+    @abstractmethod
+    def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Validation figures (b,), one value per example; the model is in eval mode."""
+
+    def summary(self) -> dict[str, float]:
+        """Figures of the whole split, requested once after its batches. Default: none."""
+        return {}
+
+    def before_first_step(self, batches) -> None:
+        """`batches`: an iterator over the batches of steps 1, 2, ..., this rank's rows. Default: nothing."""
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Runs after the optimiser's step. Default: nothing."""
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """Matrices that weight decay spares, as it does biases. Default: none."""
+        return []
+
+    def show(self, model: nn.Module, batch: Batch, log: RunLog, step: int) -> None:
+        """Writes an example of the model's output, an image or audio, to the log. Default: nothing."""
