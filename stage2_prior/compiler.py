@@ -1,4 +1,4 @@
-"""Whether machine code can be made here: `compiled` and `kernels`, or None where numba does not import.
+"""Whether machine code can be made here: `compiled` and `training_kernels`, or None where numba does not import.
 
 A numba that is missing, or fails to import or to compile, costs speed only: the steppers draw the same codes, several
 times slower, and PyTorch's own operations train the same network. NUMBA_DISABLE_JIT=1 chooses them.
@@ -11,9 +11,9 @@ import torch
 _failure: Exception | None = None
 try:
     from stage2_prior import compiled as compiled
-    from stage2_prior import kernels as kernels
+    from stage2_prior import training_kernels as training_kernels
 except Exception as error:  # a broken installation raises ImportError, OSError, AttributeError and others
-    compiled, kernels, _failure = None, None, error  # type: ignore[assignment]
+    compiled, training_kernels, _failure = None, None, error  # type: ignore[assignment]
 _reported = False
 _ready: set[torch.dtype] = set()
 
@@ -39,12 +39,12 @@ def give_up(error: Exception) -> None:
 
 
 def ready(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `kernels` serve tensors of this kind; the first time for a dtype, compiles all of them."""
-    if device.type != "cpu" or torch.compiler.is_compiling() or not available() or not kernels.applies(dtype):
+    """Whether `training_kernels` serve tensors of this kind; the first time for a dtype, compiles all of them."""
+    if device.type != "cpu" or torch.compiler.is_compiling() or not available() or not training_kernels.applies(dtype):
         return False
     if dtype not in _ready:
         try:
-            kernels.prepare(dtype)
+            training_kernels.prepare(dtype)
         except Exception as error:  # compilers have no common class of errors
             give_up(error)
             return available()

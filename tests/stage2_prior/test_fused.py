@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage2_prior import compiler, fused, kernels, pixelcnn, prior, wavenet
+from stage2_prior import compiler, fused, pixelcnn, prior, wavenet
+from stage2_prior import training_kernels as kernels
 from stage2_prior.pixelcnn import GatedPixelCNN
 from stage2_prior.prior import nats
 
