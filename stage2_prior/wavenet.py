@@ -265,12 +265,13 @@ class WaveNetStepper(ReplayableStepper):
         self.biases = [sum(embed_labels(layer.tables, labels), start=layer.dilated.bias) for layer in layers]
         self.features = self.start
 
-    def step_at(self, codes: Tensor, position: Tensor, codebook: int) -> Tensor:
+    def step_at(self, codes: Tensor, position: Sequence[Tensor], codebook: int) -> Tensor:
+        (t,) = position
         codes = codes if self.prior.num_codebooks > 1 else codes[..., None]
         if codebook == 0:
-            self.features = self._features(codes, position)
+            self.features = self._features(codes, t)
         else:
-            before = codes[..., codebook - 1].index_select(1, position)[:, 0]
+            before = codes[..., codebook - 1].index_select(1, t)[:, 0]
             self.features = self.features + self.prior.within[codebook - 1](before)
         return self.prior.heads[codebook](self.features)
 

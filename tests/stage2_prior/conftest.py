@@ -2,7 +2,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from stage2_prior import sampling
 from stage2_prior.pixelcnn import GatedPixelCNN
 from stage2_prior.prior import Prior
 from stage2_prior.video import GatedPixelCNN3d
@@ -54,6 +56,32 @@ def tiny_video() -> Callable[..., GatedPixelCNN3d]:
         return spread(GatedPixelCNN3d(**{**sizes, **options}))
 
     return make
+
+
+@pytest.fixture
+def recordings(monkeypatch) -> list[Callable[[], None]]:
+    """Steps are recorded at their second call and replayed from then on, as by CUDA graphs; the list of recordings.
+
+    Here PyTorch operations are replayed, on the same tensors: no position may have been recorded in them."""
+    made, replayable = [], sampling._replayable
+
+    def recorded(function: Callable[[], None]) -> Callable[[], None]:
+        calls, own = [], []
+
+        def call() -> None:
+            calls.append(1)
+            if len(calls) == 1:
+                function()
+            elif len(calls) == 2:
+                own.append(make_fx(function)())  # runs it too
+                made.append(own[0])
+            else:
+                own[0]()
+
+        return call
+
+    monkeypatch.setattr(sampling, "_replayable", lambda *arguments: [recorded(f) for f in replayable(*arguments)])
+    return made
 
 
 @torch.no_grad()

@@ -1,0 +1,35 @@
+"""Whether Triton makes kernels for a GPU here: `available` says, and the modules with kernels are imported here alone.
+
+Triton comes with PyTorch for CUDA. Where it is missing or fails, that costs speed only: recorded steps draw the same
+codes, several times slower, and one line on stderr says why.
+"""
+
+import logging
+from types import ModuleType
+
+_failure: Exception | None = None
+
+
+def pixelcnn() -> ModuleType | None:
+    """`triton_pixelcnn`, imported at the first call; None where it failed, now or earlier."""
+    if _failure is None:
+        try:
+            from stage2_prior import triton_pixelcnn
+
+            return triton_pixelcnn
+        except Exception as error:  # a broken installation raises ImportError, OSError, AttributeError and others
+            give_up(error)
+    return None
+
+
+def give_up(error: Exception) -> None:
+    """From now on there are no kernels, because of `error`. One line says so."""
+    global _failure
+    if _failure is None:
+        reason = next(iter(str(error).strip().splitlines()), "")
+        logging.getLogger(__name__).warning(
+            "Triton cannot compile the sampling kernel (%s: %s): replaying recorded steps, several times slower",
+            type(error).__name__,
+            reason,
+        )
+    _failure = error
