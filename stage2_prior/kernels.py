@@ -7,16 +7,18 @@ codes, several times slower, and one line on stderr says why.
 import logging
 from types import ModuleType
 
+import torch
+
 _failure: Exception | None = None
 
 
-def pixelcnn() -> ModuleType | None:
-    """`triton_pixelcnn`, imported at the first call; None where it failed, now or earlier."""
-    if _failure is None:
+def pixelcnn(device: torch.device) -> ModuleType | None:
+    """`triton_pixelcnn`, imported at the first call; None on other devices than CUDA, and where it has failed."""
+    if device.type == "cuda" and _failure is None:
         try:
-            from stage2_prior import triton_pixelcnn
+            import stage2_prior.triton_pixelcnn as module
 
-            return triton_pixelcnn
+            return module
         except Exception as error:  # a broken installation raises ImportError, OSError, AttributeError and others
             give_up(error)
     return None

@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from stage2_prior import kernels
 from stage2_prior.codebooks import CodebookPrior
 from stage2_prior.compiler import available, compiled
 from stage2_prior.dropout import GlobalBatchDropout
 from stage2_prior.initialise import GATE_GAIN, initialise
 from stage2_prior.layers import Layers, embed_labels
-from stage2_prior.prior import NOT_FINITE, CompiledLoop, ReplayableStepper
+from stage2_prior.prior import NOT_FINITE, CompiledLoop, ReplayableStepper, RowKernel
 from stage2_prior.rule import Rule
 
 
@@ -217,7 +218,7 @@ class PixelCNNStepper(ReplayableStepper):
         local = None if self.local is None else self.local.index_select(1, row)[:, 0]
         for i, layer in enumerate(self.prior.layers):
             bias = self.biases[i]
-            if layer.local is not None:
+            if layer.local is not None and local is not None:
                 bias = bias + F.linear(local, layer.local.weight[:, :, 0, 0])
             for_v, for_h = bias.expand(self.batch, self.width, -1).chunk(2, dim=-1)
             seen = rearrange(self.rows[i].unfold(2, layer.vertical.kernel_size[1], 1), "b r w p x -> b w (r x p)")
@@ -240,6 +241,22 @@ class PixelCNNStepper(ReplayableStepper):
             code = codes[..., codebook - 1].index_select(1, number)[:, 0]
             self.features = self.features + self.prior.within[codebook - 1](code)
         return self.prior.heads[codebook](self.features)
+
+    def row_kernel(self, rule: Rule) -> RowKernel | None:
+        prior, p = self.prior, self.sums.shape[-1] // 2
+        module = kernels.pixelcnn(self.sums.device)
+        if module is None or not module.applies(p, prior.num_codes, self.sums.dtype, rule):
+            return None
+        rows: RowKernel = module.PixelCNNRows(
+            self.sums,
+            rule,
+            embeddings=[table.weight for table in prior.embeddings],
+            horizontal=[layer.horizontal.weight for layer in prior.layers],
+            out=[layer.out for layer in prior.layers],
+            within=[table.weight for table in prior.within],
+            heads=[head.products for head in prior.heads],
+        )
+        return rows
 
     def _features(self, column: Tensor) -> Tensor:
         """The horizontal stack's output (b, p) at a column."""

@@ -50,7 +50,7 @@ class ReplayableStepper(ABC):
     def step_at(self, codes: Tensor, position: Sequence[Tensor], codebook: int) -> Tensor:
         """Logits (b, num_codes) of the code at `position`."""
 
-    def row_kernel(self) -> "RowKernel | None":
+    def row_kernel(self, rule: Rule) -> "RowKernel | None":
         """What draws the whole last axis, after `begin_at`, in place of `step_at`; None where nothing does."""
         return None
 
@@ -59,14 +59,11 @@ class RowKernel(ABC):
     """Draws all positions of the last grid axis, a row, by one launch on a GPU."""
 
     @abstractmethod
-    def fits(self, rule: Rule) -> bool:
-        """Whether the kernel can apply this rule."""
+    def draw(self, codes: Tensor, known: Tensor, uniforms: Tensor, finite: Tensor) -> None:
+        """Writes codes (b, w, g): `known` (b, w, g), and draws where that is -1, by uniforms float64 (b, w, g).
 
-    @abstractmethod
-    def draw(self, codes: Tensor, known: Tensor, uniforms: Tensor, rule: Rule, finite: Tensor) -> None:
-        """Writes codes (b, w, g), where known (b, w, g) is -1; uniforms float64 (b, w, g). All views of larger tensors.
-
-        Sets `finite`, bool (), to False where logits are NaN or infinite, and never waits for the device.
+        The three are slices of contiguous tensors (b, *grid, g). Sets `finite`, bool (), to False where logits are NaN
+        or infinite, and never waits for the device.
         Raises CompilerError where the kernel cannot be compiled, before anything is written.
         """
 

@@ -171,8 +171,8 @@ class PixelCNN3dStepper(ReplayableStepper):
         frame, *within = position
         return self.inside.step_at(codes.index_select(1, frame)[:, 0], within, codebook)
 
-    def row_kernel(self) -> RowKernel | None:
-        return self.inside.row_kernel()
+    def row_kernel(self, rule: Rule) -> RowKernel | None:
+        return self.inside.row_kernel(rule)
 
 
 class CompiledPixelCNN3d(CompiledLoop):

@@ -243,7 +243,7 @@ def on_cuda(request, monkeypatch) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     if request.param == "recorded":
-        monkeypatch.setattr(kernels, "pixelcnn", lambda: None)
+        monkeypatch.setattr(kernels, "pixelcnn", lambda device: None)
 
 
 @pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)

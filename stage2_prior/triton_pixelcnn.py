@@ -1,0 +1,255 @@
+"""A row of a Gated PixelCNN as one Triton kernel: the horizontal stack, the head and the draw, column after column.
+
+Samples are independent, so a program draws one sample from the first column to the last, and no two programs ever wait
+for each other. Every sum runs in an order that depends on the sizes alone: a sample's codes do not depend on the other
+samples. Products are multiply-adds in the precision of the prior (no TF32), cumulative sums float64.
+
+What bounds it: a program reads all weights of the horizontal stack and the head for every column. For 15 layers of 64
+channels, K = 512 and a head of 256 in float32 these are 14 * 128 * 128 + 15 * 64 * 64 + 64 * 256 + 256 * 512 numbers
+= 1.8 MB, which stay in the L2 cache. An H100's multiprocessor reads at most 64 bytes a cycle from L2, so a column takes
+at least 28,000 cycles = 16 us; 64 programs together read 113 MB a column, 21 us at the 5.5 TB/s that L2 gives. The
+440,000 multiply-adds take 3,500 cycles of 128 lanes, the chain of reductions (2 to 3 a layer, about 100 cycles each)
+another 5,000. So 21 to 30 us a column: 0.02 to 0.03 s for 64 grids of 32 x 32, plus the rows of the vertical stack.
+
+Axes: b samples, l layers, p features, n of p padded to a power of two, w columns, k codes, g codebooks.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from einops import rearrange
+from torch import Tensor, nn
+
+from stage2_prior.prior import CompilerError, RowKernel
+from stage2_prior.rule import Rule
+
+MOST_FEATURES = 128  # a tile of n * n weights lies in the registers of a program,
+MOST_CODES = 4096  # and so do the logits
+TILE = 32768  # bytes of a tile of the head's last product: with 8 warps 32 registers of a thread
+LEAST = 16  # the shortest side of a tile of weights
+
+
+@triton.jit
+def gate(f, g):
+    """tanh(f) sigmoid(g): with a = exp(-2f) and b = exp(-g), (1 - a) / ((1 + a) (1 + b)). Constant beyond 40."""
+    a = -2.0 * f
+    a = tl.exp(tl.where(a > 40.0, 40.0, tl.where(a < -40.0, -40.0, a)))  # what is NaN stays so
+    b = -g
+    b = tl.exp(tl.where(b > 40.0, 40.0, tl.where(b < -40.0, -40.0, b)))
+    return (1.0 - a) / ((1.0 + a) * (1.0 + b))
+
+
+@triton.jit
+def draw_code(logits, u, temperature, K: tl.constexpr, KP: tl.constexpr, GREEDY: tl.constexpr):
+    """`sampling.draw` for logits (KP,), of which the first K are real, and whether they are a distribution."""
+    code = tl.arange(0, KP)
+    real = code < K
+    logits = tl.where(real, logits, float("-inf")).to(tl.float64)
+    top = tl.max(logits, axis=0)
+    broken = tl.max((logits != logits).to(tl.int32), axis=0) > 0
+    broken = broken | (top == float("inf")) | (top == float("-inf"))
+    if GREEDY:
+        drawn = tl.min(tl.where(logits == top, code, KP), axis=0)
+    else:
+        mass = tl.where(real, tl.exp((logits - top) / temperature), 0.0)
+        cdf = tl.cumsum(mass, axis=0)
+        total = tl.sum(tl.where(code == KP - 1, cdf, 0.0), axis=0)
+        last = tl.max(tl.where(mass > 0.0, code, -1), axis=0)
+        drawn = tl.min(tl.where((mass > 0.0) & (cdf > u * total), code, KP), axis=0)
+        drawn = tl.where(drawn == KP, last, drawn)
+    return tl.where(broken, 0, drawn), broken  # a code that can be looked up, in any case
+
+
+@triton.jit(
+    do_not_specialize=["sample_stride", "number_stride", "batch"],
+    do_not_specialize_on_alignment=["codes", "known", "uniforms"],
+)
+def draw_row(
+    codes,  # int64, sample i's at i * sample_stride: (w, g)
+    known,  # the same; -1: to be drawn
+    uniforms,  # float64, at i * number_stride
+    finite,  # int8 (): 0 where logits are not finite
+    temperature,  # float64 (1,)
+    sums,  # (l, b, w, 2p)
+    history,  # (b, l - 1, TAPS + 1, n): inputs of later layers at this column and earlier ones
+    first,  # (FIRST_TAPS, g, k, 2p): embedded codes times the first layer's weights
+    horizontal,  # (l - 1, TAPS + 1, 2, n, n), (in, out)
+    out,  # (l, n, n), (out, in)
+    out_bias,  # (l, n)
+    within,  # (g - 1, k, p)
+    hidden,  # (g, n, HIDDEN), (in, out)
+    hidden_bias,  # (g, HIDDEN)
+    head,  # (g, HIDDEN, KP)
+    head_bias,  # (g, KP)
+    sample_stride,
+    number_stride,
+    batch,
+    WIDTH: tl.constexpr,
+    LAYERS: tl.constexpr,
+    FIRST_TAPS: tl.constexpr,
+    TAPS: tl.constexpr,  # earlier columns that a later layer sees
+    P: tl.constexpr,
+    N: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    CHUNK: tl.constexpr,  # of HIDDEN
+    K: tl.constexpr,
+    KP: tl.constexpr,
+    G: tl.constexpr,
+    GREEDY: tl.constexpr,
+):
+    i = tl.program_id(0).to(tl.int64)
+    codes += i * sample_stride
+    known += i * sample_stride
+    uniforms += i * number_stride
+    history += i * (LAYERS - 1) * (TAPS + 1) * N
+    layer_stride = batch.to(tl.int64) * WIDTH * 2 * P
+    sums += i * WIDTH * 2 * P
+    t = tl.load(temperature)
+    feature = tl.arange(0, N)
+    real = feature < P
+    tile = feature[:, None] * N + feature[None, :]
+    code = tl.arange(0, KP)
+    unit = tl.arange(0, CHUNK)
+    for column in range(WIDTH):
+        f = tl.load(sums + column * 2 * P + feature, mask=real, other=0.0)
+        g = tl.load(sums + column * 2 * P + P + feature, mask=real, other=0.0)
+        for tap in tl.static_range(FIRST_TAPS):
+            left = column - FIRST_TAPS + tap
+            if left >= 0:
+                for j in range(G):
+                    row = first + ((tap * G + j) * K + tl.load(codes + left * G + j)) * 2 * P
+                    f += tl.load(row + feature, mask=real, other=0.0)
+                    g += tl.load(row + P + feature, mask=real, other=0.0)
+        h = tl.sum(tl.load(out + tile) * gate(f, g)[None, :], axis=1) + tl.load(out_bias + feature)
+        for layer in range(1, LAYERS):
+            inputs = history + (layer - 1) * (TAPS + 1) * N
+            weights = horizontal + (layer - 1) * (TAPS + 1) * 2 * N * N
+            own = weights + TAPS * 2 * N * N
+            to_f = tl.load(own + tile) * h[:, None]
+            to_g = tl.load(own + N * N + tile) * h[:, None]
+            for tap in tl.static_range(TAPS):
+                left = column - TAPS + tap
+                seen = tl.load(
+                    inputs + (left + TAPS + 1) % (TAPS + 1) * N + feature, mask=(feature < N) & (left >= 0), other=0.0
+                )
+                to_f += tl.load(weights + tap * 2 * N * N + tile) * seen[:, None]
+                to_g += tl.load(weights + (tap * 2 + 1) * N * N + tile) * seen[:, None]
+            here = sums + layer * layer_stride + column * 2 * P + feature
+            f = tl.sum(to_f, axis=0) + tl.load(here, mask=real, other=0.0)
+            g = tl.sum(to_g, axis=0) + tl.load(here + P, mask=real, other=0.0)
+            # Of TAPS + 1 slots the one that no thread reads at this column
+            tl.store(inputs + column % (TAPS + 1) * N + feature, h)
+            update = tl.sum(tl.load(out + layer * N * N + tile) * gate(f, g)[None, :], axis=1)
+            h += update + tl.load(out_bias + layer * N + feature)
+        for j in range(G):
+            seen = tl.where(h < 0.0, 0.0, h)  # ReLU that passes on what is NaN
+            acc = tl.zeros((CHUNK, KP), dtype=h.dtype)
+            for start in range(0, HIDDEN, CHUNK):
+                at = start + unit
+                weight = tl.load(hidden + j * N * HIDDEN + feature[:, None] * HIDDEN + at[None, :])
+                x = tl.sum(weight * seen[:, None], axis=0) + tl.load(hidden_bias + j * HIDDEN + at)
+                x = tl.where(x < 0.0, 0.0, x)
+                acc += tl.load(head + j * HIDDEN * KP + at[:, None] * KP + code[None, :]) * x[:, None]
+            logits = tl.sum(acc, axis=0) + tl.load(head_bias + j * KP + code)
+            at = column * G + j
+            drawn, broken = draw_code(logits, tl.load(uniforms + at), t, K, KP, GREEDY)
+            given = tl.load(known + at)
+            chosen = tl.where(given < 0, drawn.to(tl.int64), given)
+            tl.store(codes + at, chosen)
+            if broken:
+                tl.store(finite, 0)
+            if j + 1 < G:
+                h += tl.load(within + (j * K + chosen) * P + feature, mask=real, other=0.0)
+        tl.debug_barrier()  # what one thread wrote here, codes and inputs, others read at the next columns
+
+
+def applies(features: int, num_codes: int, dtype: torch.dtype, rule: Rule) -> bool:
+    """Whether the kernel serves a prior of these sizes and this rule."""
+    plain = rule.top_k is None and rule.top_p is None
+    fits = features <= MOST_FEATURES and num_codes <= MOST_CODES
+    return plain and fits and dtype in (torch.float32, torch.float64)
+
+
+class PixelCNNRows(RowKernel):
+    """The packed weights of a GatedPixelCNN's horizontal stack and heads, and the launch of `draw_row`."""
+
+    def __init__(
+        self,
+        sums: Tensor,
+        rule: Rule,
+        embeddings: Sequence[Tensor],
+        horizontal: Sequence[Tensor],
+        out: Sequence[nn.Conv2d],
+        within: Sequence[Tensor],
+        heads: Sequence[tuple[nn.Linear, nn.Linear]],
+    ) -> None:
+        """sums (l, b, w, 2p): what the vertical stack adds, filled before each `draw`. embeddings, within: (k, p).
+
+        horizontal: each layer's weights (2p, p, 1, taps), the first layer's without the position itself.
+        """
+        self.sums = sums
+        batch, p = sums.shape[1], sums.shape[3] // 2
+        codes, hidden = len(embeddings[0]), heads[0][0].out_features
+        n, padded = (triton.next_power_of_2(max(size, LEAST)) for size in (p, codes))
+        chunk = max(1, min(triton.next_power_of_2(hidden), TILE // (padded * sums.itemsize)))
+        hidden += -hidden % chunk
+        taps = [rearrange(weight, "(half n) p 1 x -> x half p n", half=2) for weight in horizontal[1:]]
+        self.history = sums.new_empty(batch, len(taps), len(taps[0]) if taps else 1, n)
+        first = [[table @ tap.T for table in embeddings] for tap in horizontal[0][:, :, 0].unbind(2)]
+        self.weights = (
+            torch.stack([torch.stack(tap) for tap in first]),
+            _filled(taps or [sums.new_empty(1, 2, p, p)], n, n),  # unused in a prior of one layer
+            _filled([layer.weight[:, :, 0, 0] for layer in out], n, n),
+            _filled([layer.bias for layer in out if layer.bias is not None], n),
+            torch.stack(list(within) or [sums.new_empty(1)]),  # unused with one codebook
+            _filled([layer.weight.T for layer, _ in heads], n, hidden),
+            _filled([layer.bias for layer, _ in heads], hidden),
+            _filled([layer.weight.T for _, layer in heads], hidden, padded),
+            _filled([layer.bias for _, layer in heads], padded),
+        )
+        self.temperature = torch.full((1,), rule.temperature, dtype=torch.float64, device=sums.device)
+        self.constants = {
+            "WIDTH": sums.shape[2],
+            "LAYERS": len(horizontal),
+            "FIRST_TAPS": horizontal[0].shape[3],
+            "TAPS": self.history.shape[2] - 1,
+            "P": p,
+            "N": n,
+            "HIDDEN": hidden,
+            "CHUNK": chunk,
+            "K": codes,
+            "KP": padded,
+            "G": len(heads),
+            "GREEDY": rule.temperature == 0.0,
+        }
+        self.options = {"num_warps": 8 if n <= 64 else 16}
+        self.compiled = False
+
+    def arguments(self, codes: Tensor, known: Tensor, uniforms: Tensor, finite: Tensor) -> tuple[Tensor | int, ...]:
+        """The arguments of `draw_row` but for its constants, in order."""
+        for x in (codes, known, uniforms):
+            assert x.stride()[1:] == (x.shape[2], 1), "rows are dense"
+        assert codes.stride(0) == known.stride(0)
+        state = finite.view(torch.int8), self.temperature, self.sums, self.history
+        return codes, known, uniforms, *state, *self.weights, codes.stride(0), uniforms.stride(0), len(codes)
+
+    def draw(self, codes: Tensor, known: Tensor, uniforms: Tensor, finite: Tensor) -> None:
+        try:
+            draw_row[(len(codes),)](*self.arguments(codes, known, uniforms, finite), **self.constants, **self.options)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # compilers and loaders have no common class of errors
+            if self.compiled:
+                raise
+            raise CompilerError(f"{type(error).__name__}: {error}") from error
+        self.compiled = True
+
+
+def _filled(parts: Sequence[Tensor], *sizes: int) -> Tensor:
+    """Stacks the parts along a new first axis; zeros fill their last axes up to `sizes`."""
+    filled = parts[0].new_zeros(len(parts), *parts[0].shape[: -len(sizes)], *sizes)
+    for part, own in zip(parts, filled, strict=True):
+        own[(..., *(slice(size) for size in part.shape[-len(sizes) :]))] = part
+    return filled
