@@ -74,10 +74,15 @@ def arguments_for(prior: GatedPixelCNN, n: int = N, grid: tuple[int, int] = GRID
 @not_interpreted
 def test_interpreted(pytestconfig):
     """Runs the tests of this file that are marked so, all of them."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "interpreted_", __file__]
+    pytest_alone = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
-        command, cwd=pytestconfig.rootpath, env=environment, capture_output=True, text=True, timeout=280
+        [*pytest_alone, "-k", "interpreted_", __file__],
+        cwd=pytestconfig.rootpath,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     counts = re.search(r"(\d+) passed", done.stdout)
@@ -223,6 +228,7 @@ def test_interpreted_draw_says_what_is_no_distribution(value):
     ("options", "rule"),
     [({"channels": 129}, Rule()), ({"num_codes": 4097}, Rule()), ({}, Rule(top_k=3)), ({}, Rule(top_p=0.5))],
 )
+@torch.no_grad()
 def test_other_sizes_and_rules_go_by_steps(tiny, monkeypatch, options, rule):
     monkeypatch.setattr(kernels, "pixelcnn", lambda device: triton_pixelcnn)
     stepper = tiny(**options).stepper(1, GRID, None, None)
