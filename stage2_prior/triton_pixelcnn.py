@@ -15,6 +15,7 @@ Axes: b samples, l layers, p features, n of p padded to a power of two, w column
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 import triton
@@ -127,6 +128,12 @@ def draw_row(
             inputs = history + (layer - 1) * (TAPS + 1) * N
             weights = horizontal + (layer - 1) * (TAPS + 1) * 2 * N * N
             own = weights + TAPS * 2 * N * N
+            here = sums + layer * layer_stride + column * 2 * P + feature
+            # What does not wait for the layer below is read first: no load passes a reduction, which is a barrier
+            f_above = tl.load(here, mask=real, other=0.0)
+            g_above = tl.load(here + P, mask=real, other=0.0)
+            to_out = tl.load(out + layer * N * N + tile)
+            bias = tl.load(out_bias + layer * N + feature)
             to_f = tl.load(own + tile) * h[:, None]
             to_g = tl.load(own + N * N + tile) * h[:, None]
             for tap in tl.static_range(TAPS):
@@ -136,13 +143,10 @@ def draw_row(
                 )
                 to_f += tl.load(weights + tap * 2 * N * N + tile) * seen[:, None]
                 to_g += tl.load(weights + (tap * 2 + 1) * N * N + tile) * seen[:, None]
-            here = sums + layer * layer_stride + column * 2 * P + feature
-            f = tl.sum(to_f, axis=0) + tl.load(here, mask=real, other=0.0)
-            g = tl.sum(to_g, axis=0) + tl.load(here + P, mask=real, other=0.0)
             # Of TAPS + 1 slots the one that no thread reads at this column
             tl.store(inputs + column % (TAPS + 1) * N + feature, h)
-            update = tl.sum(tl.load(out + layer * N * N + tile) * gate(f, g)[None, :], axis=1)
-            h += update + tl.load(out_bias + layer * N + feature)
+            gated = gate(tl.sum(to_f, axis=0) + f_above, tl.sum(to_g, axis=0) + g_above)
+            h += tl.sum(to_out * gated[None, :], axis=1) + bias
         for j in range(G):
             seen = tl.where(h < 0.0, 0.0, h)  # ReLU that passes on what is NaN
             acc = tl.zeros((CHUNK, KP), dtype=h.dtype)
@@ -236,8 +240,12 @@ class PixelCNNRows(RowKernel):
         return codes, known, uniforms, *state, *self.weights, codes.stride(0), uniforms.stride(0), len(codes)
 
     def draw(self, codes: Tensor, known: Tensor, uniforms: Tensor, finite: Tensor) -> None:
+        arguments = self.arguments(codes, known, uniforms, finite)
+        # Triton launches on the current device
+        device = torch.cuda.device(codes.device) if codes.is_cuda else nullcontext()
         try:
-            draw_row[(len(codes),)](*self.arguments(codes, known, uniforms, finite), **self.constants, **self.options)
+            with device:
+                draw_row[(len(codes),)](*arguments, **self.constants, **self.options)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # compilers and loaders have no common class of errors
