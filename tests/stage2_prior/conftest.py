@@ -2,6 +2,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from stage2_prior import sampling
@@ -82,6 +83,21 @@ def recordings(monkeypatch) -> list[Callable[[], None]]:
 
     monkeypatch.setattr(sampling, "_replayable", lambda *arguments: [recorded(f) for f in replayable(*arguments)])
     return made
+
+
+@pytest.fixture
+def edge() -> Callable[..., Tensor]:
+    """edge(prior, codes, gap, **conditions): uniforms at the upper edge of each code's interval of the CDF, less `gap`.
+
+    A sampler whose probabilities are right to within `gap` draws exactly `codes` from them, and needs that to."""
+
+    @torch.no_grad()
+    def make(prior: Prior, codes: Tensor, gap: float, **conditions: Tensor) -> Tensor:
+        masses = prior(codes, **conditions).movedim(1, -1).double().softmax(-1)
+        edges = masses.cumsum(-1).gather(-1, codes[..., None])[..., 0] - gap
+        return edges.clamp(0.0, 1 - 2**-53)
+
+    return make
 
 
 @torch.no_grad()

@@ -81,6 +81,17 @@ def test_cached_equals_naive_for_every_kind_of_prior(tiny, stepped, options):
     assert len(expected.unique()) > prior.num_codes // 2  # and use most codes
 
 
+@pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)
+def test_cached_probabilities_are_exact(tiny, edge, stepped, options):
+    """To 1e-9, by uniforms at the upper edge of each code's interval: a code is a coarse sign of a wrong feature."""
+    prior = tiny(**options)
+    conditions = conditions_for(prior)
+    codes = torch.randint(prior.num_codes, uniforms_for(prior).shape, generator=torch.Generator().manual_seed(5))
+    prior.__class__ = SteppedPixelCNN if stepped else GatedPixelCNN
+    assert torch.equal(sample(prior, edge(prior, codes, 1e-9, **conditions), **conditions), codes)
+    assert not torch.equal(sample(prior, edge(prior, codes, -1e-9, **conditions), **conditions), codes)
+
+
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("known", ["none", "prefix", "row", "scattered"])
 def test_cached_equals_naive_for_every_rule_and_known_codes(tiny, stepped, rule, known):
@@ -261,6 +272,14 @@ def test_on_cuda_equals_naive_and_the_cpu(tiny, on_cuda, options, grid):
         assert torch.equal(sample(prior, uniforms.cuda(), **there).cpu(), expected)
         assert torch.equal(sample_naive(prior, uniforms.cuda(), **there).cpu(), expected)
     assert kernels._failure is None
+
+
+@pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)
+def test_on_cuda_probabilities_are_exact(tiny, edge, on_cuda, options):
+    prior = tiny(**options).cuda()
+    conditions = {name: x.cuda() for name, x in conditions_for(prior, grid=(7, 5)).items()}
+    codes = torch.randint(prior.num_codes, uniforms_for(prior, grid=(7, 5)).shape).cuda()
+    assert torch.equal(sample(prior, edge(prior, codes, 1e-9, **conditions), **conditions), codes)
 
 
 def test_on_cuda_in_float32_next_to_no_code_differs_from_naive(tiny, on_cuda):

@@ -117,6 +117,20 @@ def test_interpreted_equals_naive(tiny, rows, name, temperature):
 
 
 @interpreted
+@pytest.mark.parametrize("name", ["wide kernels", "all"])
+def test_interpreted_probabilities_are_exact(tiny, edge, rows, name):
+    """To 1e-9, by uniforms at the upper edge of each code's interval."""
+    prior = tiny(**PRIORS[name])
+    arguments = arguments_for(prior)
+    shape = arguments.pop("uniforms").shape
+    codes = torch.randint(prior.num_codes, shape, generator=torch.Generator().manual_seed(5))
+    prior.__class__ = SteppedPixelCNN
+    assert torch.equal(sample(prior, edge(prior, codes, 1e-9, **arguments), **arguments), codes)
+    assert not torch.equal(sample(prior, edge(prior, codes, -1e-9, **arguments), **arguments), codes)
+    assert len(rows) == 6
+
+
+@interpreted
 @pytest.mark.parametrize("known", ["prefix", "row", "scattered"])
 def test_interpreted_keeps_known_codes(tiny, rows, known):
     prior = tiny(num_codebooks=2)
@@ -187,7 +201,7 @@ def draw_each(logits, uniforms, codes, temperature, K: tl.constexpr, KP: tl.cons
     code = tl.arange(0, KP)
     row = tl.load(logits + i * K + code, mask=code < K, other=0.0)
     drawn, broken = triton_pixelcnn.draw_code(row, tl.load(uniforms + i), tl.load(temperature), K, KP, GREEDY)
-    tl.store(codes + i, tl.where(broken, -1, drawn))
+    tl.store(codes + i, tl.where(broken, -7, drawn))
 
 
 def drawn_by_kernel(logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
@@ -220,7 +234,7 @@ def test_interpreted_draw_is_that_of_tensors(dtype, temperature):
 def test_interpreted_draw_says_what_is_no_distribution(value):
     logits = torch.zeros(3, 5)
     logits[0, 3], logits[1] = value, -torch.inf
-    assert drawn_by_kernel(logits, torch.full((3,), 0.5, dtype=torch.float64), 1.0).tolist() == [-1, -1, 2]
+    assert drawn_by_kernel(logits, torch.full((3,), 0.5, dtype=torch.float64), 1.0).tolist() == [-7, -7, 2]
 
 
 @not_interpreted

@@ -198,6 +198,16 @@ def test_cached_equals_naive_for_every_kind_of_prior(tiny_video, way, options):
 
 
 @pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)
+def test_cached_probabilities_are_exact(tiny_video, edge, way, options):
+    prior = tiny_video(**options)
+    conditions = conditions_for(prior)
+    conditions |= {name: x.double() for name, x in conditions.items() if name == "local"}
+    codes = torch.randint(prior.num_codes, uniforms_for(prior).shape, generator=torch.Generator().manual_seed(5))
+    prior.__class__ = way
+    assert torch.equal(sample(prior, edge(prior, codes, 1e-9, **conditions), **conditions), codes)
+
+
+@pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)
 def test_a_frame_a_row_and_a_column_recorded_once_are_right_for_all(tiny_video, recordings, options):
     prior = tiny_video(**options)
     uniforms, conditions = uniforms_for(prior), conditions_for(prior)
