@@ -15,7 +15,6 @@ Axes: b samples, l layers, p features, n of p padded to a power of two, w column
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 import triton
@@ -23,44 +22,11 @@ import triton.language as tl
 from einops import rearrange
 from torch import Tensor, nn
 
-from stage2_prior.prior import CompilerError, RowKernel
+from stage2_prior import triton_draw
 from stage2_prior.rule import Rule
+from stage2_prior.triton_draw import DrawingKernel, draw_position, filled, gate, padded_size
 
-MOST_FEATURES = 128  # a tile of n * n weights lies in the registers of a program,
-MOST_CODES = 4096  # and so do the logits
-TILE = 32768  # bytes of a tile of the head's last product: with 8 warps 32 registers of a thread
-LEAST = 16  # the shortest side of a tile of weights
-
-
-@triton.jit
-def gate(f, g):
-    """tanh(f) sigmoid(g): with a = exp(-2f) and b = exp(-g), (1 - a) / ((1 + a) (1 + b)). Constant beyond 40."""
-    a = -2.0 * f
-    a = tl.exp(tl.where(a > 40.0, 40.0, tl.where(a < -40.0, -40.0, a)))  # what is NaN stays so
-    b = -g
-    b = tl.exp(tl.where(b > 40.0, 40.0, tl.where(b < -40.0, -40.0, b)))
-    return (1.0 - a) / ((1.0 + a) * (1.0 + b))
-
-
-@triton.jit
-def draw_code(logits, u, temperature, K: tl.constexpr, KP: tl.constexpr, GREEDY: tl.constexpr):
-    """`sampling.draw` for logits (KP,), of which the first K are real, and whether they are a distribution."""
-    code = tl.arange(0, KP)
-    real = code < K
-    logits = tl.where(real, logits, float("-inf")).to(tl.float64)
-    top = tl.max(logits, axis=0)
-    broken = tl.max((logits != logits).to(tl.int32), axis=0) > 0
-    broken = broken | (top == float("inf")) | (top == float("-inf"))
-    if GREEDY:
-        drawn = tl.min(tl.where(logits == top, code, KP), axis=0)
-    else:
-        mass = tl.where(real, tl.exp((logits - top) / temperature), 0.0)
-        cdf = tl.cumsum(mass, axis=0)
-        total = tl.sum(tl.where(code == KP - 1, cdf, 0.0), axis=0)
-        last = tl.max(tl.where(mass > 0.0, code, -1), axis=0)
-        drawn = tl.min(tl.where((mass > 0.0) & (cdf > u * total), code, KP), axis=0)
-        drawn = tl.where(drawn == KP, last, drawn)
-    return tl.where(broken, 0, drawn), broken  # a code that can be looked up, in any case
+MOST_FEATURES = 128  # a tile of n * n weights lies in the registers of a program
 
 
 @triton.jit(
@@ -111,8 +77,6 @@ def draw_row(
     feature = tl.arange(0, N)
     real = feature < P
     tile = feature[:, None] * N + feature[None, :]
-    code = tl.arange(0, KP)
-    unit = tl.arange(0, CHUNK)
     for column in range(WIDTH):
         f = tl.load(sums + column * 2 * P + feature, mask=real, other=0.0)
         g = tl.load(sums + column * 2 * P + P + feature, mask=real, other=0.0)
@@ -147,37 +111,22 @@ def draw_row(
             tl.store(inputs + column % (TAPS + 1) * N + feature, h)
             gated = gate(tl.sum(to_f, axis=0) + f_above, tl.sum(to_g, axis=0) + g_above)
             h += tl.sum(to_out * gated[None, :], axis=1) + bias
-        for j in range(G):
-            seen = tl.where(h < 0.0, 0.0, h)  # ReLU that passes on what is NaN
-            acc = tl.zeros((CHUNK, KP), dtype=h.dtype)
-            for start in range(0, HIDDEN, CHUNK):
-                at = start + unit
-                weight = tl.load(hidden + j * N * HIDDEN + feature[:, None] * HIDDEN + at[None, :])
-                x = tl.sum(weight * seen[:, None], axis=0) + tl.load(hidden_bias + j * HIDDEN + at)
-                x = tl.where(x < 0.0, 0.0, x)
-                acc += tl.load(head + j * HIDDEN * KP + at[:, None] * KP + code[None, :]) * x[:, None]
-            logits = tl.sum(acc, axis=0) + tl.load(head_bias + j * KP + code)
-            at = column * G + j
-            drawn, broken = draw_code(logits, tl.load(uniforms + at), t, K, KP, GREEDY)
-            given = tl.load(known + at)
-            chosen = tl.where(given < 0, drawn.to(tl.int64), given)
-            tl.store(codes + at, chosen)
-            if broken:
-                tl.store(finite, 0)
-            if j + 1 < G:
-                h += tl.load(within + (j * K + chosen) * P + feature, mask=real, other=0.0)
+        draw_position(
+            codes, known, uniforms, finite, t, column, h, within, hidden, hidden_bias, head, head_bias,
+            P, N, HIDDEN, CHUNK, K, KP, G, GREEDY,
+        )  # fmt: skip
         tl.debug_barrier()  # what one thread wrote here, codes and inputs, others read at the next columns
 
 
 def applies(features: int, num_codes: int, dtype: torch.dtype, rule: Rule) -> bool:
     """Whether the kernel serves a prior of these sizes and this rule."""
-    plain = rule.top_k is None and rule.top_p is None
-    fits = features <= MOST_FEATURES and num_codes <= MOST_CODES
-    return plain and fits and dtype in (torch.float32, torch.float64)
+    return features <= MOST_FEATURES and triton_draw.applies(num_codes, dtype, rule)
 
 
-class PixelCNNRows(RowKernel):
+class PixelCNNRows(DrawingKernel):
     """The packed weights of a GatedPixelCNN's horizontal stack and heads, and the launch of `draw_row`."""
+
+    kernel = draw_row
 
     def __init__(
         self,
@@ -193,27 +142,19 @@ class PixelCNNRows(RowKernel):
 
         horizontal: each layer's weights (2p, p, 1, taps), the first layer's without the position itself.
         """
+        super().__init__(rule, within, heads)
         self.sums = sums
         batch, p = sums.shape[1], sums.shape[3] // 2
-        codes, hidden = len(embeddings[0]), heads[0][0].out_features
-        n, padded = (triton.next_power_of_2(max(size, LEAST)) for size in (p, codes))
-        chunk = max(1, min(triton.next_power_of_2(hidden), TILE // (padded * sums.itemsize)))
-        hidden += -hidden % chunk
+        n = padded_size(p)
         taps = [rearrange(weight, "(half n) p 1 x -> x half p n", half=2) for weight in horizontal[1:]]
         self.history = sums.new_empty(batch, len(taps), len(taps[0]) if taps else 1, n)
         first = [[table @ tap.T for table in embeddings] for tap in horizontal[0][:, :, 0].unbind(2)]
-        self.weights = (
+        self.stack = (
             torch.stack([torch.stack(tap) for tap in first]),
-            _filled(taps or [sums.new_empty(1, 2, p, p)], n, n),  # unused in a prior of one layer
-            _filled([layer.weight[:, :, 0, 0] for layer in out], n, n),
-            _filled([layer.bias for layer in out if layer.bias is not None], n),
-            torch.stack(list(within) or [sums.new_empty(1)]),  # unused with one codebook
-            _filled([layer.weight.T for layer, _ in heads], n, hidden),
-            _filled([layer.bias for layer, _ in heads], hidden),
-            _filled([layer.weight.T for _, layer in heads], hidden, padded),
-            _filled([layer.bias for _, layer in heads], padded),
+            filled(taps or [sums.new_empty(1, 2, p, p)], n, n),  # unused in a prior of one layer
+            filled([layer.weight[:, :, 0, 0] for layer in out], n, n),
+            filled([layer.bias for layer in out if layer.bias is not None], n),
         )
-        self.temperature = torch.full((1,), rule.temperature, dtype=torch.float64, device=sums.device)
         self.constants = {
             "WIDTH": sums.shape[2],
             "LAYERS": len(horizontal),
@@ -221,43 +162,11 @@ class PixelCNNRows(RowKernel):
             "TAPS": self.history.shape[2] - 1,
             "P": p,
             "N": n,
-            "HIDDEN": hidden,
-            "CHUNK": chunk,
-            "K": codes,
-            "KP": padded,
-            "G": len(heads),
-            "GREEDY": rule.temperature == 0.0,
+            **self.head_constants,
         }
         self.options = {"num_warps": 8 if n <= 64 else 16}
-        self.compiled = False
 
     def arguments(self, codes: Tensor, known: Tensor, uniforms: Tensor, finite: Tensor) -> tuple[Tensor | int, ...]:
-        """The arguments of `draw_row` but for its constants, in order."""
-        for x in (codes, known, uniforms):
-            assert x.stride()[1:] == (x.shape[2], 1), "rows are dense"
-        assert codes.stride(0) == known.stride(0)
-        state = finite.view(torch.int8), self.temperature, self.sums, self.history
-        return codes, known, uniforms, *state, *self.weights, codes.stride(0), uniforms.stride(0), len(codes)
-
-    def draw(self, codes: Tensor, known: Tensor, uniforms: Tensor, finite: Tensor) -> None:
-        arguments = self.arguments(codes, known, uniforms, finite)
-        # Triton launches on the current device
-        device = torch.cuda.device(codes.device) if codes.is_cuda else nullcontext()
-        try:
-            with device:
-                draw_row[(len(codes),)](*arguments, **self.constants, **self.options)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # compilers and loaders have no common class of errors
-            if self.compiled:
-                raise
-            raise CompilerError(f"{type(error).__name__}: {error}") from error
-        self.compiled = True
-
-
-def _filled(parts: Sequence[Tensor], *sizes: int) -> Tensor:
-    """Stacks the parts along a new first axis; zeros fill their last axes up to `sizes`."""
-    filled = parts[0].new_zeros(len(parts), *parts[0].shape[: -len(sizes)], *sizes)
-    for part, own in zip(parts, filled, strict=True):
-        own[(..., *(slice(size) for size in part.shape[-len(sizes) :]))] = part
-    return filled
+        state = finite, self.temperature, self.sums, self.history
+        strides = codes.stride(0), uniforms.stride(0)
+        return codes, known, uniforms, *state, *self.stack, *self.head, *strides, len(codes)
