@@ -13,15 +13,30 @@ _failure: Exception | None = None
 
 
 def pixelcnn(device: torch.device) -> ModuleType | None:
-    """`triton_pixelcnn`, imported at the first call; None on other devices than CUDA, and where it has failed."""
+    """`triton_pixelcnn`, imported at the first call; None on other devices than CUDA, and where Triton has failed."""
+    if not _usable(device):
+        return None
+    import stage2_prior.triton_pixelcnn as module
+
+    return module
+
+
+def wavenet(device: torch.device) -> ModuleType | None:
+    """The same with `triton_wavenet`."""
+    if not _usable(device):
+        return None
+    import stage2_prior.triton_wavenet as module
+
+    return module
+
+
+def _usable(device: torch.device) -> bool:
     if device.type == "cuda" and _failure is None:
         try:
-            import stage2_prior.triton_pixelcnn as module
-
-            return module
+            import stage2_prior.triton_draw  # noqa: F401
         except Exception as error:  # a broken installation raises ImportError, OSError, AttributeError and others
             give_up(error)
-    return None
+    return device.type == "cuda" and _failure is None
 
 
 def give_up(error: Exception) -> None:

@@ -245,7 +245,7 @@ class PixelCNNStepper(ReplayableStepper):
     def row_kernel(self, rule: Rule) -> RowKernel | None:
         prior, p = self.prior, self.sums.shape[-1] // 2
         module = kernels.pixelcnn(self.sums.device)
-        if module is None or not module.applies(p, prior.num_codes, self.sums.dtype, rule):
+        if module is None or not module.applies(self.batch, p, prior.num_codes, self.sums.dtype, rule):
             return None
         rows: RowKernel = module.PixelCNNRows(
             self.sums,

@@ -56,7 +56,12 @@ class ReplayableStepper(ABC):
 
 
 class RowKernel(ABC):
-    """Draws all positions of the last grid axis, a row, by one launch on a GPU."""
+    """Draws positions of the last grid axis by one launch on a GPU: a row, or the next span of a sequence.
+
+    most: the number of positions of a launch, at most; a row has no more.
+    """
+
+    most: int
 
     @abstractmethod
     def draw(self, codes: Tensor, known: Tensor, uniforms: Tensor, finite: Tensor) -> None:

@@ -43,10 +43,11 @@ def sample(
 
     Sample i depends on its own row of `uniforms` (and labels, local, known) alone: not on n nor on the other samples.
     On a CPU this holds to the bit, and the prior's compiled loop is used where there is one, on torch.get_num_threads()
-    threads. On CUDA a Gated PixelCNN, of video too, draws a row by one Triton kernel (float32 or float64, up to 128
-    channels and 4,096 codes, without top_k and top_p); other priors and rules replay one recorded step, as CUDA graphs,
-    where the stepper allows it. Otherwise, and where numba or Triton fails, which one line on stderr says, the stepper
-    draws step by step. Sampling runs in evaluation mode and outside autocast.
+    threads. On CUDA one Triton kernel draws a row of a Gated PixelCNN, of video too, or a span of a WaveNet: in float32
+    or float64, up to 512 samples, 128 channels and 4,096 codes, without top_k and top_p. Other priors and rules replay
+    steps that were recorded as CUDA graphs, where the stepper allows it. Otherwise, and where numba fails, the stepper
+    draws step by step; where Triton fails, recorded steps do. One line on stderr says so. Sampling runs in evaluation
+    mode and outside autocast.
 
     labels, local: as in `Prior.forward`. temperature 0 takes the likeliest code. top_k keeps exactly k codes, ties to
     the lower one. top_p keeps the likeliest codes up to and including the one that crosses p.
@@ -201,10 +202,12 @@ def _fill_by_replay(
                 yield len(codes) * width
                 continue
             if kernel is not None:
+                rows = [x[_at(slices)] for x in by_codebook]
                 try:
-                    new, given, u = (x[_at(slices)] for x in by_codebook)
-                    kernel.draw(new, given, u, finite)
-                    yield len(codes) * width
+                    for start in range(0, width, kernel.most):
+                        new, given, u = (x[:, start : start + kernel.most] for x in rows)
+                        kernel.draw(new, given, u, finite)
+                        yield new.shape[0] * new.shape[1]
                     continue
                 except CompilerError as error:  # nothing is drawn of this row: the steps draw it
                     kernels.give_up(error)

@@ -118,9 +118,9 @@ def draw_row(
         tl.debug_barrier()  # what one thread wrote here, codes and inputs, others read at the next columns
 
 
-def applies(features: int, num_codes: int, dtype: torch.dtype, rule: Rule) -> bool:
+def applies(samples: int, features: int, num_codes: int, dtype: torch.dtype, rule: Rule) -> bool:
     """Whether the kernel serves a prior of these sizes and this rule."""
-    return features <= MOST_FEATURES and triton_draw.applies(num_codes, dtype, rule)
+    return features <= MOST_FEATURES and triton_draw.applies(samples, num_codes, dtype, rule)
 
 
 class PixelCNNRows(DrawingKernel):
@@ -165,6 +165,7 @@ class PixelCNNRows(DrawingKernel):
             **self.head_constants,
         }
         self.options = {"num_warps": 8 if n <= 64 else 16}
+        self.most = sums.shape[2]
 
     def arguments(self, codes: Tensor, known: Tensor, uniforms: Tensor, finite: Tensor) -> tuple[Tensor | int, ...]:
         state = finite, self.temperature, self.sums, self.history

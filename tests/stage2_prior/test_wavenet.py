@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stage2_prior import compiled, sampling, wavenet
+from stage2_prior import compiled, kernels, sampling, wavenet
 from stage2_prior.sampling import sample, sample_naive
 from stage2_prior.wavenet import WaveNet
 
@@ -369,7 +369,10 @@ def test_a_step_recorded_once_is_right_for_every_position(tiny_wavenet, recordin
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)
 @pytest.mark.parametrize("length", [sampling.WARM_UP - 1, LENGTH])
-def test_replayed_on_cuda_equals_naive(tiny_wavenet, options, length):
+@pytest.mark.parametrize("kernel", [True, False])
+def test_on_cuda_equals_naive(tiny_wavenet, monkeypatch, options, length, kernel):
+    if not kernel:
+        monkeypatch.setattr(kernels, "wavenet", lambda device: None)
     prior = tiny_wavenet(**options).cuda()
     uniforms = uniforms_for(prior, length=length).cuda()
     conditions = {name: x.cuda() for name, x in conditions_for(prior, length=length).items()}
@@ -378,6 +381,7 @@ def test_replayed_on_cuda_equals_naive(tiny_wavenet, options, length):
     for given, rule in itertools.product((None, known), ({}, RULES["argmax"], RULES["all"])):
         expected = sample_naive(prior, uniforms, **conditions, **rule, known=given)
         assert torch.equal(sample(prior, uniforms, **conditions, **rule, known=given), expected)
+    assert kernels._failure is None
 
 
 # Refused input.

@@ -1,7 +1,7 @@
-"""The Triton kernel of a PixelCNN's rows without a GPU: interpreted, equal to naive sampling; compiled, without spills.
+"""The Triton kernels without a GPU: interpreted, equal to naive sampling; compiled, without spills.
 
 Triton decides at its import whether it interprets, so those tests run in a process of their own, which
-`test_interpreted` starts on this file. What needs a GPU stands in test_sampling.py.
+`test_interpreted` starts on this file. What needs a GPU stands beside the other tests of sampling.
 """
 
 import logging
@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from stage2_prior import kernels
+from stage2_prior.codebooks import CodebookPrior
 from stage2_prior.pixelcnn import GatedPixelCNN
 from stage2_prior.rule import Rule
 from stage2_prior.sampling import draw, sample, sample_naive
+from stage2_prior.wavenet import WaveNet
 
 triton = pytest.importorskip("triton", reason="Triton comes with PyTorch for CUDA only")
 
@@ -26,7 +28,7 @@ import triton.language as tl  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from stage2_prior import triton_draw, triton_pixelcnn  # noqa: E402
+from stage2_prior import triton_draw, triton_pixelcnn, triton_wavenet  # noqa: E402
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="run by test_interpreted")
@@ -43,15 +45,16 @@ class SteppedPixelCNN(GatedPixelCNN):
 
 @pytest.fixture
 def rows(monkeypatch) -> list[int]:
-    """The kernel serves tensors on a CPU; a list of the widths of the rows that it was asked to draw."""
-    drawn, launch = [], triton_pixelcnn.PixelCNNRows.draw
+    """The kernels serve tensors on a CPU; a list of the widths of the rows and spans that they were asked to draw."""
+    drawn, launch = [], triton_draw.DrawingKernel.draw
 
-    def counted(self: triton_pixelcnn.PixelCNNRows, codes: Tensor, *others: Tensor) -> None:
+    def counted(self: triton_draw.DrawingKernel, codes: Tensor, *others: Tensor) -> None:
         drawn.append(codes.shape[1])
         launch(self, codes, *others)
 
-    monkeypatch.setattr(triton_pixelcnn.PixelCNNRows, "draw", counted)
+    monkeypatch.setattr(triton_draw.DrawingKernel, "draw", counted)
     monkeypatch.setattr(kernels, "pixelcnn", lambda device: triton_pixelcnn)
+    monkeypatch.setattr(kernels, "wavenet", lambda device: triton_wavenet)
     monkeypatch.setattr(kernels, "give_up", fail)
     return drawn
 
@@ -60,7 +63,7 @@ def fail(error: Exception) -> None:
     raise error
 
 
-def arguments_for(prior: GatedPixelCNN, n: int = N, grid: tuple[int, int] = GRID) -> dict[str, Tensor]:
+def arguments_for(prior: CodebookPrior, n: int = N, grid: tuple[int, ...] = GRID) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     shape = (n, *grid, prior.num_codebooks) if prior.num_codebooks > 1 else (n, *grid)
     arguments = {"uniforms": torch.rand(shape, dtype=torch.float64, generator=generator)}
@@ -86,7 +89,7 @@ def test_interpreted(pytestconfig):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     counts = re.search(r"(\d+) passed", done.stdout)
-    assert counts is not None and int(counts[1]) >= 28, done.stdout
+    assert counts is not None and int(counts[1]) >= 40, done.stdout
     assert " skipped" not in done.stdout and " failed" not in done.stdout, done.stdout
 
 
@@ -195,6 +198,59 @@ def test_interpreted_broken_weights_are_an_error(tiny, rows, temperature):
             layer.bias.copy_(before)
 
 
+WAVENETS = {
+    "plain": {},
+    "one layer": {"num_layers": 1},
+    "17 channels, padded to 32": {"residual_channels": 17, "skip_channels": 33, "num_codes": 19},
+    "kernels of 3": {"kernel_size": 3},
+    "labels": {"num_classes": (3, 2)},
+    "all": {"num_codebooks": 2, "num_classes": (4,), "local_channels": 3},
+}
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("name", "temperature"), [*((name, 0.8) for name in WAVENETS), ("plain", 1.0), ("plain", 0.0), ("all", 0.0)]
+)
+def test_interpreted_wavenet_equals_naive(tiny_wavenet, monkeypatch, rows, name, temperature):
+    """In spans of 5 positions, 3 with local features, and then with known codes; the longest ring has 4 slots, or 8."""
+    monkeypatch.setattr(triton_wavenet, "SPAN", 5)
+    monkeypatch.setattr(triton_wavenet, "LOCAL_SPAN", 3)
+    prior = tiny_wavenet(**WAVENETS[name])
+    arguments = arguments_for(prior, grid=(13,))
+    known = torch.full(arguments["uniforms"].shape, -1)
+    if name == "all":
+        known[0, :3], known[:, 7] = 1, 2
+    expected = sample_naive(prior, **arguments, temperature=temperature, known=known)
+    prior.compiled_loop = lambda: None
+    assert torch.equal(sample(prior, **arguments, temperature=temperature, known=known), expected)
+    assert rows == ([3, 3, 3, 3, 1] if name == "all" else [5, 5, 3])
+
+
+@interpreted
+@pytest.mark.parametrize("name", ["kernels of 3", "all"])
+def test_interpreted_wavenet_probabilities_are_exact(tiny_wavenet, edge, rows, name):
+    prior = tiny_wavenet(**WAVENETS[name])
+    arguments = arguments_for(prior, grid=(10,))
+    shape = arguments.pop("uniforms").shape
+    codes = torch.randint(prior.num_codes, shape, generator=torch.Generator().manual_seed(5))
+    prior.compiled_loop = lambda: None
+    assert torch.equal(sample(prior, edge(prior, codes, 1e-9, **arguments), **arguments), codes)
+    assert not torch.equal(sample(prior, edge(prior, codes, -1e-9, **arguments), **arguments), codes)
+    assert len(rows) == 2
+
+
+@interpreted
+def test_interpreted_wavenet_with_broken_weights_is_an_error(tiny_wavenet, rows):
+    prior = tiny_wavenet()
+    prior.compiled_loop = lambda: None
+    with torch.no_grad():
+        prior.layers[2].dilated.bias[3] = torch.nan
+    with pytest.raises(ValueError, match="expected finite numbers, found NaN"):
+        sample(prior, arguments_for(prior, grid=(4,))["uniforms"])
+    assert rows == [4]
+
+
 @triton.jit
 def draw_each(logits, uniforms, codes, temperature, K: tl.constexpr, KP: tl.constexpr, GREEDY: tl.constexpr):
     i = tl.program_id(0)
@@ -249,6 +305,7 @@ def test_other_sizes_and_rules_go_by_steps(tiny, monkeypatch, options, rule):
     assert stepper.row_kernel(rule) is None
     assert tiny().stepper(1, GRID, None, None).row_kernel(Rule()) is not None
     assert tiny().bfloat16().stepper(1, GRID, None, None).row_kernel(Rule()) is None
+    assert tiny().stepper(513, GRID, None, None).row_kernel(Rule()) is None
 
 
 @not_interpreted
@@ -277,11 +334,12 @@ def test_where_the_kernel_fails_the_steps_draw_the_same_codes_with_one_line(tiny
 @not_interpreted
 def test_without_triton_one_line_says_so(monkeypatch, caplog):
     monkeypatch.setattr(kernels, "_failure", None)
-    monkeypatch.delitem(sys.modules, "stage2_prior.triton_pixelcnn")
+    for name in ("triton_draw", "triton_pixelcnn", "triton_wavenet"):
+        monkeypatch.delitem(sys.modules, f"stage2_prior.{name}")
     monkeypatch.setitem(sys.modules, "triton", None)
     with caplog.at_level(logging.WARNING):
         assert kernels.pixelcnn(torch.device("cuda")) is None
-        assert kernels.pixelcnn(torch.device("cuda")) is None
+        assert kernels.wavenet(torch.device("cuda")) is None
     assert [record.getMessage() for record in caplog.records] == [
         "Triton cannot compile the sampling kernel (ModuleNotFoundError: import of triton halted; None in "
         "sys.modules): replaying recorded steps, several times slower"
@@ -289,27 +347,53 @@ def test_without_triton_one_line_says_so(monkeypatch, caplog):
 
 
 @not_interpreted
+@torch.no_grad()
+def test_a_wavenet_of_other_sizes_and_rules_goes_by_steps(tiny_wavenet, monkeypatch):
+    monkeypatch.setattr(kernels, "wavenet", lambda device: triton_wavenet)
+
+    def kernel(rule: Rule, **options: int) -> object:
+        return tiny_wavenet(**options).stepper(1, (9,), None, None).row_kernel(rule)
+
+    assert kernel(Rule()) is not None
+    assert kernel(Rule(top_k=3)) is None and kernel(Rule(top_p=0.5)) is None
+    assert kernel(Rule(), residual_channels=129, gate_channels=256) is None
+    assert kernel(Rule(), gate_channels=256, skip_channels=257) is None
+    assert kernel(Rule(), num_codes=4097) is None
+
+
+PUBLISHED = {
+    "PixelCNN": (GatedPixelCNN, {}, GRID),
+    "PixelCNN, 48 channels": (GatedPixelCNN, {"channels": 48, "num_codebooks": 2, "num_codes": 100}, GRID),
+    "WaveNet": (WaveNet, {"residual_channels": 64, "gate_channels": 128, "skip_channels": 256}, (9,)),
+}
+
+
+@not_interpreted
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("options", [{}, {"channels": 48, "num_codebooks": 2, "num_codes": 100}], ids=["default", "48"])
-def test_compiles_without_spills_and_without_tensor_cores(tmp_path, monkeypatch, capability, dtype, options):
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_compiles_without_spills_and_without_tensor_cores(tmp_path, monkeypatch, capability, dtype, name):
     """For A100 and H100: exact multiply-adds, weights read 16 bytes at a time, in float32 everything in registers."""
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     if not ((tools / "ptxas").exists() and (tools / "cuobjdump").exists()):
         pytest.skip("this Triton comes without NVIDIA's assembler")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(kernels, "pixelcnn", lambda device: triton_pixelcnn)
-    prior = GatedPixelCNN(**options).to(dtype)
+    monkeypatch.setattr(kernels, "wavenet", lambda device: triton_wavenet)
+    kind, options, grid = PUBLISHED[name]
+    prior = kind(**options).to(dtype)
     with torch.no_grad():
-        kernel = prior.stepper(2, GRID, None, None).row_kernel(Rule())
-    codes = torch.zeros(2, 4, prior.num_codebooks, dtype=torch.int64)
+        kernel = prior.stepper(2, grid, None, None).row_kernel(Rule())
+    codes = torch.zeros(2, grid[-1], prior.num_codebooks, dtype=torch.int64)
     arguments = kernel.arguments(codes, codes, codes.double(), torch.ones((), dtype=torch.int8))
-    names = {torch.int64: "*i64", torch.float64: "*fp64", torch.float32: "*fp32", torch.int8: "*i8"}
+    names = {torch.int64: "*i64", torch.int32: "*i32", torch.int8: "*i8"}
+    names |= {torch.float64: "*fp64", torch.float32: "*fp32"}
     types = [names[x.dtype] if isinstance(x, Tensor) else "i32" for x in arguments]
-    parameters = triton_pixelcnn.draw_row.arg_names
+    parameters = kernel.kernel.arg_names
     signature = dict(zip(parameters, [*types, *["constexpr"] * len(kernel.constants)], strict=True))
-    aligned = {(i,): [["tt.divisibility", 16]] for i in range(3, len(types) - 3)}  # as PyTorch allocates
-    source = ASTSource(triton_pixelcnn.draw_row, signature, constexprs=kernel.constants, attrs=aligned)
+    pointers = [i for i, kind in enumerate(types) if kind.startswith("*")][3:]
+    aligned = {(i,): [["tt.divisibility", 16]] for i in pointers}  # as PyTorch allocates
+    source = ASTSource(kernel.kernel, signature, constexprs=kernel.constants, attrs=aligned)
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=kernel.options)
     (tmp_path / "kernel.cubin").write_bytes(made.asm["cubin"])
     command = [tools / "cuobjdump", "-res-usage", "-sass", tmp_path / "kernel.cubin"]
