@@ -2,4 +2,4 @@
 
 
 class CompilerError(RuntimeError):
-    """The machine code of a `CompiledLoop` could not be made: its stepper has to draw."""
+    """The machine code of a `CompiledLoop` or a `RowKernel` could not be made: the stepper has to draw."""

@@ -1,4 +1,4 @@
-"""Layers of the gated PixelCNN on a CPU: PyTorch's products and convolutions, and `training_kernels` for all between them.
+"""Layers of the gated PixelCNN on a CPU: PyTorch's products and convolutions, and `training_kernels` for the rest.
 
 The same function as `pixelcnn.GatedLayer`, which serves other devices and which the tests compare with. There, half of
 the time of a training step goes into borders, copies, sums, gates and their gradients. Here a gate writes into the

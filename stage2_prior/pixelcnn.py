@@ -9,6 +9,7 @@ Axes: b batch, c channels, h rows, w columns, k codes of a codebook, g codebooks
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -16,13 +17,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from stage2_prior import fused
+from stage2_prior import fused, kernels
 from stage2_prior.codebooks import CodebookPrior
 from stage2_prior.compiler import available, compiled, ready
 from stage2_prior.dropout import GlobalBatchDropout
 from stage2_prior.initialise import GATE_GAIN, initialise
 from stage2_prior.layers import Layers, embed_labels
-from stage2_prior.prior import NOT_FINITE, CompiledLoop, Stepper
+from stage2_prior.prior import NOT_FINITE, CompiledLoop, ReplayableStepper, RowKernel
 from stage2_prior.rule import Rule
 
 # Positions per code from which on the first layer looks up what its kernels make of each code, rather than computing it
@@ -204,60 +205,129 @@ def add(x: Tensor, bias: Tensor | None) -> Tensor:
     return x if bias is None else x + bias
 
 
-class PixelCNNStepper(Stepper):
-    """Cached evaluation: the vertical stack once per row, the horizontal one once per position.
+class PixelCNNStepper(ReplayableStepper):
+    """Cached evaluation: the vertical stack once per row, the horizontal one once per column.
 
-    Each layer keeps as many rows of its vertical input and columns of its horizontal input as its kernels span.
+    Each layer keeps as many rows of its vertical input and earlier columns of its horizontal input as its kernels span,
+    oldest first. Rows are laid out as (b, w, features), so that a layer is one matrix product per stack. The products
+    with earlier columns do not depend on one another: one batched product makes those of all layers but the first.
     """
 
     def __init__(
         self, prior: GatedPixelCNN, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
     ) -> None:
-        self.prior, self.labels, self.local = prior, labels, local
-        width, weight = grid[1], prior.embeddings[0].weight
+        self.prior, self.batch, self.width = prior, batch, grid[1]
+        self.local = None if local is None else rearrange(local, "b c h w -> b h w c")
+        layers, weight = list(prior.layers), prior.embeddings[0].weight
         p = weight.shape[1]
-        self.rows = [weight.new_zeros(batch, p, layer.vertical.kernel_size[0], width) for layer in prior.layers]
-        self.columns = [weight.new_zeros(batch, p, 1, layer.horizontal.kernel_size[1]) for layer in prior.layers]
-        self.sums: list[Tensor] = []  # (b, 2p, 1, w): the vertical stack's terms of the horizontal one, this row
-        self.features = weight.new_zeros(batch, p)
-        self.rows_begun = 0
+        self.biases = [self._bias(layer, labels) for layer in layers]
+        self.vertical = [rearrange(layer.vertical.weight, "n p y x -> (y x p) n") for layer in layers]
+        self.across = [layer.across.weight[:, :, 0, 0].T for layer in layers]
+        taps = [rearrange(layer.horizontal.weight, "n p 1 x -> x p n") for layer in layers]
+        self.first, self.own = taps[0].flatten(0, 1), [tap[-1] for tap in taps[1:]]
+        self.earlier = [tap[:-1].flatten(0, 1) for tap in taps[1:]]
+        self.earlier = [torch.stack(self.earlier)] if self.earlier else []  # (l - 1, taps * p, 2p)
 
-    def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
-        codes = codes if self.prior.num_codebooks > 1 else codes[..., None]
-        row, column, codebook = position if self.prior.num_codebooks > 1 else (*position, 0)
+        margins = [layer.vertical.kernel_size[1] // 2 for layer in layers]
+        self.rows = [
+            weight.new_zeros(batch, layer.vertical.kernel_size[0], self.width + 2 * margin, p)
+            for layer, margin in zip(layers, margins, strict=True)
+        ]
+        # Views without the margins, which stay zero.
+        self.inner = [row.narrow(2, at, self.width).unbind(1) for row, at in zip(self.rows, margins, strict=True)]
+        self.sums = weight.new_zeros(len(layers), batch, self.width, 2 * p)  # the vertical stack's terms of this row
+        self.left = weight.new_zeros(batch, len(taps[0]), p)  # embedded codes
+        self.columns = weight.new_zeros(len(layers) - 1, batch, len(taps[-1]) - 1, p)
+        self.outputs = weight.new_zeros(len(layers), batch, p)  # of each layer at this column
+        self.nothing = weight.new_zeros(())
+        self.features = self.outputs[-1]
+
+    def restart(self) -> None:
+        """Forgets all codes: the next row is the first one of other grids."""
+        for row in self.rows:
+            row.zero_()
+
+    @staticmethod
+    def _bias(layer: GatedLayer, labels: Tensor | None) -> Tensor:
+        """Before the gates of the vertical and of the horizontal stack, label terms included: (b or 1, 1, 4p)."""
+        bias = torch.cat((bias_of(layer.vertical), bias_of(layer.across)))[None]
+        return sum(embed_labels(layer.tables, labels), start=bias)[:, None]
+
+    def begin_at(self, codes: Tensor, position: Sequence[Tensor], axis: int) -> None:
+        codes, row = codes if self.prior.num_codebooks > 1 else codes[..., None], position[0]
+        above = self.prior.embed(codes.index_select(1, (row - 1).clamp(min=0))[:, 0])
+        _push(self.inner[0], torch.where(row > 0, above, self.nothing))
+        local = None if self.local is None else self.local.index_select(1, row)[:, 0]
+        for i, layer in enumerate(self.prior.layers):
+            bias = self.biases[i]
+            if layer.local is not None and local is not None:
+                bias = bias + F.linear(local, layer.local.weight[:, :, 0, 0])
+            for_v, for_h = bias.expand(self.batch, self.width, -1).chunk(2, dim=-1)
+            seen = rearrange(self.rows[i].unfold(2, layer.vertical.kernel_size[1], 1), "b r w p x -> b w (r x p)")
+            v = torch.baddbmm(for_v, seen, self.vertical[i].expand(self.batch, -1, -1))
+            torch.baddbmm(for_h, v, self.across[i].expand(self.batch, -1, -1), out=self.sums[i])
+            if i + 1 < len(self.rows):
+                _push(self.inner[i + 1], _gate(v))
+        self.left.zero_()
+        self.columns.zero_()
+
+    def step_at(self, codes: Tensor, position: Sequence[Tensor], codebook: int) -> Tensor:
+        codes = (codes if self.prior.num_codebooks > 1 else codes[..., None]).flatten(1, 2)
+        row, column = position
+        number = torch.add(column, row, alpha=self.width)  # of the position
         if codebook == 0:
-            for begun in range(self.rows_begun, row + 1):  # several where rows were skipped
-                self._row(codes, begun)
-            self.rows_begun = row + 1
-            self.features = self._column(codes, row, column)
+            left = self.prior.embed(codes.index_select(1, (number - 1).clamp(min=0))[:, 0])
+            _push(self.left.unbind(1), torch.where(column > 0, left, self.nothing))
+            self.features = self._features(column)
         else:
-            self.features = self.features + self.prior.within[codebook - 1](codes[:, row, column, codebook - 1])
+            code = codes[..., codebook - 1].index_select(1, number)[:, 0]
+            self.features = self.features + self.prior.within[codebook - 1](code)
         return self.prior.heads[codebook](self.features)
 
-    def _row(self, codes: Tensor, row: int) -> None:
-        if row > 0:
-            self.rows[0] = _push(self.rows[0], self.prior.embed(codes[:, row - 1 : row]).movedim(-1, 1), dim=2)
-        local = None if self.local is None else self.local[:, :, row : row + 1]
-        self.sums, last = [], len(self.prior.layers) - 1
-        for i, layer in enumerate(self.prior.layers):
-            bias_v, bias_h = layer.condition(self.labels, local)
-            v = add(layer.vertical(F.pad(self.rows[i], layer.vertical_padding[:2])), bias_v)
-            self.sums.append(add(layer.across(v), bias_h))
-            if i < last:
-                self.rows[i + 1] = _push(self.rows[i + 1], gate(v), dim=2)
+    def row_kernel(self, rule: Rule) -> RowKernel | None:
+        prior, p = self.prior, self.sums.shape[-1] // 2
+        module = kernels.pixelcnn(self.sums.device)
+        if module is None or not module.applies(self.batch, p, prior.num_codes, self.sums.dtype, rule):
+            return None
+        rows: RowKernel = module.PixelCNNRows(
+            self.sums,
+            rule,
+            embeddings=[table.weight for table in prior.embeddings],
+            horizontal=[layer.horizontal.weight for layer in prior.layers],
+            out=[layer.out for layer in prior.layers],
+            within=[table.weight for table in prior.within],
+            heads=[head.products for head in prior.heads],
+        )
+        return rows
 
-    def _column(self, codes: Tensor, row: int, column: int) -> Tensor:
-        if column == 0:
-            self.columns = [torch.zeros_like(seen) for seen in self.columns]
-        else:
-            embedded = self.prior.embed(codes[:, row : row + 1, column - 1 : column]).movedim(-1, 1)
-            self.columns[0] = _push(self.columns[0], embedded, dim=3)
-        h = self.columns[0]
+    def _features(self, column: Tensor) -> Tensor:
+        """The horizontal stack's output (b, p) at a column."""
+        sums = self.sums.index_select(2, column)[:, :, 0]
+        sums[0].addmm_(self.left.flatten(1), self.first)
+        for weights in self.earlier:  # of all later layers together, or none in a prior of one layer
+            sums[1:].baddbmm_(self.columns.flatten(2), weights)
+        h = self.outputs
         for i, layer in enumerate(self.prior.layers):
+            s = sums[i] if i == 0 else sums[i].addmm_(h[i - 1], self.own[i - 1])
+            torch.addmm(bias_of(layer.out), _gate(s), layer.out.weight[:, :, 0, 0].T, out=h[i])
             if i > 0:
-                self.columns[i] = _push(self.columns[i], h, dim=3)
-            h = layer.residual(self.sums[i][..., column : column + 1] + layer.horizontal(self.columns[i]), h)
-        return rearrange(h, "b p 1 1 -> b p")
+                h[i].add_(h[i - 1])
+        if self.earlier:
+            _push(self.columns.unbind(2), h[:-1])
+        return h[-1]
+
+
+def _gate(s: Tensor) -> Tensor:
+    """As `gate`, for s (..., 2p), which is overwritten: two kernels in place of three."""
+    s[..., : s.shape[-1] // 2].tanh_()
+    return F.glu(s, dim=-1)
+
+
+def _push(seen: Sequence[Tensor], new: Tensor) -> None:
+    """Drops the oldest, the first, of `seen` and appends `new`, in place: addresses stay."""
+    for older, newer in pairwise(seen):
+        older.copy_(newer)
+    seen[-1].copy_(new)
 
 
 class CompiledPixelCNN(CompiledLoop):
@@ -352,8 +422,3 @@ def _taps(convolution: nn.Conv2d) -> Tensor:
 def bias_of(convolution: nn.Conv2d | nn.Conv3d) -> Tensor:
     assert convolution.bias is not None
     return convolution.bias
-
-
-def _push(seen: Tensor, new: Tensor, dim: int) -> Tensor:
-    """Drops the oldest slice of `seen` along `dim` and appends `new`."""
-    return torch.cat((seen.narrow(dim, 1, seen.shape[dim] - 1), new), dim=dim)

@@ -34,19 +34,46 @@ class Stepper(ABC):
         """
 
 
-class ReplayableStepper(Stepper):
-    """Over sequences, grids (t,): its step can be recorded once, as a CUDA graph, and replayed for every position."""
+class ReplayableStepper(ABC):
+    """One pass whose steps can each be recorded once, as a CUDA graph, and replayed for every position.
 
-    @abstractmethod
-    def step_at(self, codes: Tensor, position: Tensor, codebook: int) -> Tensor:
-        """Like `step`, with the position int64 (1,) on the device.
+    Called in raster order: `begin_at` for each slice of every grid axis but the last, from the first axis on, then
+    `step_at` for each position and codebook. `position` has an int64 tensor (1,) on the device for each grid axis.
+    Both methods read and write tensors that stay at the same addresses between calls, and never wait for the device.
+    `codes` (b, *grid[, g]) is contiguous and filled before `position`; later values are not read.
+    """
 
-        It reads and writes tensors that stay at the same addresses between calls, and never waits for the device.
+    def begin_at(self, codes: Tensor, position: Sequence[Tensor], axis: int) -> None:  # noqa: B027
+        """Prepares the slice position[: axis + 1], such as a row of a grid (axis 0). Not called for sequences.
+
+        Where all codes of a slice of the first axis are known, its steps and its inner slices may be skipped.
         """
 
-    def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
-        t, codebook = position if len(position) == 2 else (*position, 0)
-        return self.step_at(codes, torch.full((1,), t, device=codes.device), codebook)
+    @abstractmethod
+    def step_at(self, codes: Tensor, position: Sequence[Tensor], codebook: int) -> Tensor:
+        """Logits (b, num_codes) of the code at `position`."""
+
+    def row_kernel(self, rule: Rule) -> "RowKernel | None":
+        """What draws the whole last axis, after `begin_at`, in place of `step_at`; None where nothing does."""
+        return None
+
+
+class RowKernel(ABC):
+    """Draws positions of the last grid axis by one launch on a GPU: a row, or the next span of a sequence.
+
+    most: the number of positions of a launch, at most; a row has no more.
+    """
+
+    most: int
+
+    @abstractmethod
+    def draw(self, codes: Tensor, known: Tensor, uniforms: Tensor, finite: Tensor) -> None:
+        """Writes codes (b, w, g): `known` (b, w, g), and draws where that is -1, by uniforms float64 (b, w, g).
+
+        The three are slices of contiguous tensors (b, *grid, g). Sets `finite`, bool (), to False where logits are NaN
+        or infinite, and never waits for the device.
+        Raises CompilerError where the kernel cannot be compiled, before anything is written.
+        """
 
 
 class CompiledLoop(ABC):
@@ -91,7 +118,9 @@ class Prior(nn.Module, ABC):
         """
 
     @abstractmethod
-    def stepper(self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None) -> Stepper:
+    def stepper(
+        self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
+    ) -> Stepper | ReplayableStepper:
         """A new pass over `batch` grids, on the device and in the precision of the parameters."""
 
     def compiled_loop(self) -> CompiledLoop | None:

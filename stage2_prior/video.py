@@ -23,7 +23,7 @@ from stage2_prior.dropout import GlobalBatchDropout
 from stage2_prior.initialise import GATE_GAIN, initialise
 from stage2_prior.layers import Layers
 from stage2_prior.pixelcnn import CompiledPixelCNN, GatedPixelCNN, add, bias_of, gate
-from stage2_prior.prior import CompiledLoop, Prior, Stepper
+from stage2_prior.prior import CompiledLoop, Prior, ReplayableStepper, RowKernel
 from stage2_prior.rule import Rule
 
 
@@ -133,7 +133,7 @@ class TemporalLayer(nn.Module):
         return x[:, :, self.before :] + self.out(self.dropout(gate(sums)))
 
 
-class PixelCNN3dStepper(Stepper):
+class PixelCNN3dStepper(ReplayableStepper):
     """Cached evaluation: the temporal stack once per frame, then the frame's own stepper.
 
     Each layer of the temporal stack keeps as many frames of its input as its kernel reaches back.
@@ -142,30 +142,37 @@ class PixelCNN3dStepper(Stepper):
     def __init__(
         self, prior: GatedPixelCNN3d, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
     ) -> None:
-        self.prior, self.labels, self.local = prior, labels, local
+        self.prior, self.local = prior, local
         weight = prior.frame.embeddings[0].weight
-        self.start = weight.new_zeros(batch, weight.shape[1], 1, *grid[1:])
-        self.earlier = [self.start.expand(-1, -1, layer.before, -1, -1) for layer in prior.temporal]
-        self.frames_begun = 0
+        context = weight.new_zeros(batch, weight.shape[1], *grid[1:])  # conditions the frame
+        self.inside = prior.frame.stepper(batch, grid[1:], labels, context)
+        self.context = context
+        self.earlier = [
+            weight.new_zeros(batch, weight.shape[1], layer.before, *grid[1:]) for layer in prior.temporal
+        ]
+        self.nothing = weight.new_zeros(())
 
-    def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
+    def begin_at(self, codes: Tensor, position: Sequence[Tensor], axis: int) -> None:
         frame, *within = position
-        for t in range(self.frames_begun, frame + 1):
-            context = self._context(codes, t)
-            if t == frame:
-                self.inside = self.prior.frame.stepper(len(codes), tuple(codes.shape[2:4]), self.labels, context)
-        self.frames_begun = frame + 1
-        return self.inside.step(codes[:, frame], tuple(within))
-
-    def _context(self, codes: Tensor, t: int) -> Tensor:
-        """The temporal stack's output for frame t (b, p, h, w), from earlier frames and `local` up to t."""
-        x = self.prior.embed(codes[:, t - 1 : t]) if t > 0 else self.start
-        local = None if self.local is None else self.local[:, :, t : t + 1]
-        for i, layer in enumerate(self.prior.temporal):
-            seen = torch.cat((self.earlier[i], x), dim=2)
-            self.earlier[i] = seen[:, :, 1:]
+        if axis > 0:
+            self.inside.begin_at(codes.index_select(1, frame)[:, 0], within, axis - 1)
+            return
+        x = self.prior.embed(codes.index_select(1, (frame - 1).clamp(min=0)))
+        x = torch.where(frame > 0, x, self.nothing)
+        local = None if self.local is None else self.local.index_select(2, frame)
+        for layer, earlier in zip(self.prior.temporal, self.earlier, strict=True):
+            seen = torch.cat((earlier, x), dim=2)
+            earlier.copy_(seen[:, :, 1:])
             x = layer(seen, local)
-        return x[:, :, 0]
+        self.context.copy_(x[:, :, 0])
+        self.inside.restart()
+
+    def step_at(self, codes: Tensor, position: Sequence[Tensor], codebook: int) -> Tensor:
+        frame, *within = position
+        return self.inside.step_at(codes.index_select(1, frame)[:, 0], within, codebook)
+
+    def row_kernel(self, rule: Rule) -> RowKernel | None:
+        return self.inside.row_kernel(rule)
 
 
 class CompiledPixelCNN3d(CompiledLoop):

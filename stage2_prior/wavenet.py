@@ -20,13 +20,14 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from stage2_prior import kernels
 from stage2_prior.codebooks import CodebookPrior
 from stage2_prior.compiler import available, compiled, ready
 from stage2_prior.dropout import GlobalBatchDropout
 from stage2_prior.fused import Gate
 from stage2_prior.initialise import GATE_GAIN, initialise
 from stage2_prior.layers import Layers, embed_labels
-from stage2_prior.prior import NOT_FINITE, CompiledLoop, ReplayableStepper
+from stage2_prior.prior import NOT_FINITE, CompiledLoop, ReplayableStepper, RowKernel
 from stage2_prior.rule import Rule
 
 SPAN = 256  # positions between two progress reports of the compiled loop
@@ -267,14 +268,38 @@ class WaveNetStepper(ReplayableStepper):
         self.biases = [sum(embed_labels(layer.tables, labels), start=layer.dilated.bias) for layer in layers]
         self.features = self.start
 
-    def step_at(self, codes: Tensor, position: Tensor, codebook: int) -> Tensor:
+    def step_at(self, codes: Tensor, position: Sequence[Tensor], codebook: int) -> Tensor:
+        (t,) = position
         codes = codes if self.prior.num_codebooks > 1 else codes[..., None]
         if codebook == 0:
-            self.features = self._features(codes, position)
+            self.features = self._features(codes, t)
         else:
-            before = codes[..., codebook - 1].index_select(1, position)[:, 0]
+            before = codes[..., codebook - 1].index_select(1, t)[:, 0]
             self.features = self.features + self.prior.within[codebook - 1](before)
         return self.prior.heads[codebook](self.features)
+
+    def row_kernel(self, rule: Rule) -> RowKernel | None:
+        prior, module = self.prior, kernels.wavenet(self.start.device)
+        r, skip = self.start.shape[1], prior.skip.out_features
+        h = prior.layers[0].dilated.out_features // 2
+        batch, dtype = len(self.start), self.start.dtype
+        if module is None or not module.applies(batch, r, h, skip, prior.num_codes, dtype, rule):
+            return None
+        spans: RowKernel = module.WaveNetSpans(
+            batch,
+            rule,
+            biases=torch.stack([bias.expand(batch, -1) for bias in self.biases], dim=1),
+            local=self.local,
+            local_weights=[layer.local.weight for layer in prior.layers if layer.local is not None],
+            dilations=[layer.dilation for layer in prior.layers],
+            embeddings=[table.weight for table in prior.embeddings],
+            dilated=[layer.dilated.weight for layer in prior.layers],
+            out=[layer.out for layer in prior.layers if layer.out is not None],
+            skip=prior.skip,
+            within=[table.weight for table in prior.within],
+            heads=[head.products for head in prior.heads],
+        )
+        return spans
 
     def _features(self, codes: Tensor, position: Tensor) -> Tensor:
         before = codes.index_select(1, (position - 1).clamp(min=0))

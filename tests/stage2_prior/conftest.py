@@ -2,7 +2,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from stage2_prior import sampling
 from stage2_prior.pixelcnn import GatedPixelCNN
 from stage2_prior.prior import Prior
 from stage2_prior.video import GatedPixelCNN3d
@@ -52,6 +55,47 @@ def tiny_video() -> Callable[..., GatedPixelCNN3d]:
         sizes = {"num_codes": 7, "channels": 12, "num_layers": 2, "first_kernel_size": 3, "num_temporal_layers": 2,
                  "head_channels": 20}
         return spread(GatedPixelCNN3d(**{**sizes, **options}))
+
+    return make
+
+
+@pytest.fixture
+def recordings(monkeypatch) -> list[Callable[[], None]]:
+    """Steps are recorded at their second call and replayed from then on, as by CUDA graphs; the list of recordings.
+
+    Here PyTorch operations are replayed, on the same tensors: no position may have been recorded in them."""
+    made, replayable = [], sampling._replayable
+
+    def recorded(function: Callable[[], None]) -> Callable[[], None]:
+        calls, own = [], []
+
+        def call() -> None:
+            calls.append(1)
+            if len(calls) == 1:
+                function()
+            elif len(calls) == 2:
+                own.append(make_fx(function)())  # runs it too
+                made.append(own[0])
+            else:
+                own[0]()
+
+        return call
+
+    monkeypatch.setattr(sampling, "_replayable", lambda *arguments: [recorded(f) for f in replayable(*arguments)])
+    return made
+
+
+@pytest.fixture
+def edge() -> Callable[..., Tensor]:
+    """edge(prior, codes, gap, **conditions): uniforms at the upper edge of each code's interval of the CDF, less `gap`.
+
+    A sampler whose probabilities are right to within `gap` draws exactly `codes` from them, and needs that to."""
+
+    @torch.no_grad()
+    def make(prior: Prior, codes: Tensor, gap: float, **conditions: Tensor) -> Tensor:
+        masses = prior(codes, **conditions).movedim(1, -1).double().softmax(-1)
+        edges = masses.cumsum(-1).gather(-1, codes[..., None])[..., 0] - gap
+        return edges.clamp(0.0, 1 - 2**-53)
 
     return make
 

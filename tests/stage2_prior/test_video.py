@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stage2_prior import compiled, pixelcnn, sampling
+from stage2_prior import compiled, kernels, pixelcnn, sampling
 from stage2_prior.sampling import sample, sample_naive
 from stage2_prior.video import GatedPixelCNN3d
 
@@ -198,6 +198,48 @@ def test_cached_equals_naive_for_every_kind_of_prior(tiny_video, way, options):
     assert torch.equal(sample(prior, uniforms, **conditions), expected)
     assert len(expected.flatten(1).unique(dim=0)) == N  # the samples differ,
     assert len(expected.unique()) > prior.num_codes // 2  # and use most codes
+
+
+@pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)
+def test_cached_probabilities_are_exact(tiny_video, edge, way, options):
+    prior = tiny_video(**options)
+    conditions = conditions_for(prior)
+    conditions |= {name: x.double() for name, x in conditions.items() if name == "local"}
+    codes = torch.randint(prior.num_codes, uniforms_for(prior).shape, generator=torch.Generator().manual_seed(5))
+    prior.__class__ = way
+    assert torch.equal(sample(prior, edge(prior, codes, 1e-9, **conditions), **conditions), codes)
+
+
+@pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)
+def test_a_frame_a_row_and_a_column_recorded_once_are_right_for_all(tiny_video, recordings, options):
+    prior = tiny_video(**options)
+    uniforms, conditions = uniforms_for(prior), conditions_for(prior)
+    known = torch.full(uniforms.shape, -1)
+    known[:, 1], known[0, 2, 1] = 2, 1
+    expected = sample_naive(prior, uniforms, **conditions, top_p=0.9, known=known)
+    prior.__class__ = SteppedPixelCNN3d
+    assert torch.equal(sample(prior, uniforms, **conditions, top_p=0.9, known=known), expected)
+    assert len(recordings) == 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)
+def test_on_cuda_equals_naive_and_the_cpu(tiny_video, monkeypatch, options, kernel):
+    if not kernel:
+        monkeypatch.setattr(kernels, "pixelcnn", lambda device: None)
+    prior = tiny_video(**options)
+    uniforms, conditions = uniforms_for(prior, grid=(5, 4, 3)), conditions_for(prior, grid=(5, 4, 3))
+    known = torch.full(uniforms.shape, -1)
+    known[:, 1], known[0, 2, 1] = 2, 1
+    for given, rule in itertools.product((None, known), (RULES["plain"], RULES["all"])):
+        expected = sample(prior.cpu(), uniforms, **conditions, **rule, known=given)
+        there = {name: x.cuda() for name, x in conditions.items()}
+        there |= {**rule, "known": None if given is None else given.cuda()}
+        prior.cuda()
+        assert torch.equal(sample(prior, uniforms.cuda(), **there).cpu(), expected)
+        assert torch.equal(sample_naive(prior, uniforms.cuda(), **there).cpu(), expected)
+    assert kernels._failure is None
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)

@@ -8,11 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from stage2_prior import compiled, sampling, wavenet
-from stage2_prior.rule import Rule
-from stage2_prior.sampling import ReplayableStepper, sample, sample_naive
+from stage2_prior import compiled, kernels, sampling, wavenet
+from stage2_prior.sampling import sample, sample_naive
 from stage2_prior.wavenet import WaveNet
 
 N, LENGTH = 5, 23  # longer than the receptive field (11), and no multiple of anything
@@ -356,32 +354,25 @@ def test_broken_weights_are_an_error(tiny_wavenet, kind, function, temperature):
 # A step that can be recorded.
 
 
-def test_a_step_recorded_once_is_right_for_every_position(tiny_wavenet):
-    """As a CUDA graph replays kernels, here PyTorch operations are replayed: no position may be recorded in them."""
-    prior = tiny_wavenet(**PRIORS["all"]).eval()
+def test_a_step_recorded_once_is_right_for_every_position(tiny_wavenet, recordings):
+    prior = tiny_wavenet(**PRIORS["all"])
     uniforms, conditions = uniforms_for(prior), conditions_for(prior)
     known = torch.full(uniforms.shape, -1)
     known[:, :4], known[1, 9] = 2, 3
-    rule = Rule(temperature=1.2, top_k=5, top_p=0.95)
-    options = {"temperature": rule.temperature, "top_k": rule.top_k, "top_p": rule.top_p}
-    expected = sample_naive(prior, uniforms, **conditions, **options, known=known)
-    seen, finite = known.clamp(min=0), torch.ones((), dtype=torch.bool)
-    with torch.no_grad():
-        stepper = prior.stepper(N, (LENGTH,), conditions["labels"], conditions["local"])
-        assert isinstance(stepper, ReplayableStepper)
-        step = sampling._replayable(prior, stepper, seen, known, uniforms, rule, finite)
-        step()
-        recorded = make_fx(step)()  # runs it too
-        for _ in range(LENGTH - 2):
-            recorded()
-    assert torch.equal(seen, expected)
-    assert finite
+    options = {"temperature": 1.2, "top_k": 5, "top_p": 0.95, "known": known}
+    expected = sample_naive(prior, uniforms, **conditions, **options)
+    prior.__class__ = SteppedWaveNet
+    assert torch.equal(sample(prior, uniforms, **conditions, **options), expected)
+    assert len(recordings) == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)
 @pytest.mark.parametrize("length", [sampling.WARM_UP - 1, LENGTH])
-def test_replayed_on_cuda_equals_naive(tiny_wavenet, options, length):
+@pytest.mark.parametrize("kernel", [True, False])
+def test_on_cuda_equals_naive(tiny_wavenet, monkeypatch, options, length, kernel):
+    if not kernel:
+        monkeypatch.setattr(kernels, "wavenet", lambda device: None)
     prior = tiny_wavenet(**options).cuda()
     uniforms = uniforms_for(prior, length=length).cuda()
     conditions = {name: x.cuda() for name, x in conditions_for(prior, length=length).items()}
@@ -390,6 +381,7 @@ def test_replayed_on_cuda_equals_naive(tiny_wavenet, options, length):
     for given, rule in itertools.product((None, known), ({}, RULES["argmax"], RULES["all"])):
         expected = sample_naive(prior, uniforms, **conditions, **rule, known=given)
         assert torch.equal(sample(prior, uniforms, **conditions, **rule, known=given), expected)
+    assert kernels._failure is None
 
 
 # Refused input.
