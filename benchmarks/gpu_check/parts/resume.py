@@ -1,0 +1,57 @@
+"""Two kills, two resumes: the weights are those of a training that was not killed.
+
+Compared are all tensors of the last checkpoint: weights, average, codebook statistics, the optimiser's moments. With
+deterministic algorithms (cuDNN's and PyTorch's) the bits have to agree. Where two trainings that nobody killed differ,
+some operation has no deterministic algorithm; then a resumed one may differ by as much again, and the line says so.
+"""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from gpu_check.parts.digits import TINY
+from gpu_check.recorder import Recorder, expect
+from gpu_check.verbs import final_weights, largest_difference, on_device, run_verb, settings
+
+NEEDS = ("hydra", "omegaconf", "einops", "safetensors", "sklearn", "tensorboard", "tqdm")
+KILLED_BEFORE = 2  # the second checkpoint of each process becomes the latest: steps 20, 40 and 60 of 80 are saved
+AT_ONCE = 6
+
+
+def main(recorder: Recorder) -> None:
+    from gpu_check.parts.speed_steps import write_random_codes
+
+    codes = recorder.work / "codes"
+    write_random_codes(codes, (4, 4))
+    jobs = [(stage, name) for stage in ("stage1", "stage2") for name in ("straight", "again", "killed")]
+    with ThreadPoolExecutor(AT_ONCE if recorder.device == "cuda" else 2) as pool:
+        done = {job: pool.submit(train, recorder, codes, *job) for job in jobs}
+    for stage in ("stage1", "stage2"):
+        with recorder.check(f"{stage}: killed and resumed twice, bits of the weights") as found:
+            folders = {name: done[stage, name].result() for name in ("straight", "again", "killed")}
+            compare(found, **{name: final_weights(folder) for name, folder in folders.items()})
+
+
+def train(recorder: Recorder, codes: Path, stage: str, name: str) -> Path:
+    """The stage's folder after a training of 80 steps: in one go, or in three processes, two of which are killed."""
+    runs = recorder.work / f"{stage}_{name}"
+    (runs / "digits").mkdir(parents=True)
+    shutil.copytree(codes, runs / "digits" / "codes")
+    arguments = ["experiment=digits", "run=digits", f"runs_dir={runs}", *TINY, "condition_on=[]", *on_device(recorder),
+                 *settings(steps=80, batch_size=16, validate_every=40, checkpoint_every=20, log_every=10)]
+    verb, launch = f"train_{stage}", ("--deterministic",)
+    if name == "killed":
+        for _ in range(2):
+            run_verb(recorder, verb, *arguments, launch=(*launch, "--kill-at", str(KILLED_BEFORE)), status=-9)
+    run_verb(recorder, verb, *arguments, launch=launch)
+    return runs / "digits" / stage
+
+
+def compare(found, straight: dict, again: dict, killed: dict) -> None:
+    spread, difference = largest_difference(straight, again), largest_difference(straight, killed)
+    if spread == 0:
+        found.note(f"largest difference {difference:.1e}; two that nobody killed agree to the bit")
+        expect(difference == 0, f"expected the same bits, found a difference of {difference}")
+    else:
+        found.note(f"largest difference {difference:.1e}; two that nobody killed differ too, by {spread:.1e}")
+        expect(difference <= 4 * spread, f"expected at most 4 times the spread {spread:.1e}, found {difference:.1e}")

@@ -1,0 +1,131 @@
+"""Training steps as the commands run them, against eager float32, alone on the card.
+
+Ours: `train_stage1` and `train_stage2` at the precision that `auto` chooses, data, codebook care, clipping and moving
+average included: the median over rows of metrics.jsonl, each a row of steps. Eager float32: the same module and data in
+contiguous layout, forward, backward and torch.optim.Adam with PyTorch's defaults, TF32 off, or on in a row of its own.
+FLOPs are those of products and convolutions of one eager step, counted; the peak is the card's for bfloat16.
+"""
+
+import statistics
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from gpu_check import timing
+from gpu_check.recorder import Recorder, expect
+from gpu_check.verbs import metric_rows, on_device, run_verb, settings
+
+NEEDS = ("hydra", "omegaconf", "einops", "safetensors", "sklearn", "tensorboard", "tqdm")
+TARGET = 3.0
+ROOM = ["data=room", "data.size=32", "data.frames=64"]
+STAGE1 = {  # name: overrides, batch
+    "stage 1, cifar10 (256 units, 10 codebooks), batch 128": (["experiment=cifar10"], 128),
+    "stage 1, compact (128 units), batch 128": (["experiment=cifar10_compact"], 128),
+    "stage 1, compact (128 units), batch 32": (["experiment=cifar10_compact"], 32),
+}
+STAGE2 = {"stage 2, 15 x 64, K = 512, 16x16, batch 64": ((16, 16), 64),
+          "stage 2, 15 x 64, K = 512, 32x32, batch 64": ((32, 32), 64)}
+LAYERS = ["prior.channels=64", "prior.num_layers=15", "prior.dropout=0.0"]
+
+
+def main(recorder: Recorder) -> None:
+    for number, (name, (overrides, batch)) in enumerate(STAGE1.items()):
+        with recorder.check(name):
+            judge(recorder, name, *stage1(recorder, f"stage1_{number}", overrides, batch), TARGET)
+    for name, (grid, batch) in STAGE2.items():
+        with recorder.check(name):
+            judge(recorder, name, *stage2(recorder, grid, batch), None)
+
+
+def sizes(recorder: Recorder, batch: int) -> tuple[int, int, int]:
+    """Steps, steps between two rows of metrics.jsonl, batch."""
+    return (12, 4, 4) if recorder.small else (600, 50, batch)
+
+
+def judge(recorder: Recorder, name: str, ours: float, eager: float, tf32: float, flops: int, target: float | None
+          ) -> None:
+    card = timing.card()
+    recorder.measure(f"{name}: step", 1e3 * ours, "ms", timing.share(flops, ours, card and card.bfloat16))
+    recorder.measure(f"{name}: eager float32", 1e3 * eager, "ms", timing.share(flops, eager, card and card.float32))
+    recorder.measure(f"{name}: eager TF32", 1e3 * tf32, "ms", f"{tf32 / ours:.2f} times ours")
+    recorder.measure(f"{name}: eager float32 / ours", eager / ours, "x", at_least=target)
+
+
+def our_step_s(recorder: Recorder, stage: Path, every: int) -> float:
+    """Median seconds per step; the first two rows hold start-up and, where there is one, compilation."""
+    rows = metric_rows(stage, "train")
+    expect(len(rows) >= 3, f"expected three rows of steps, found {len(rows)}")
+    spans = [(two["seconds"] - one["seconds"]) / (two["step"] - one["step"]) for one, two in zip(rows, rows[1:])]
+    return statistics.median(spans[min(2, len(spans) - 1):])
+
+
+def stage1(recorder: Recorder, run: str, overrides: list[str], batch: int) -> tuple[float, float, float, int]:
+    steps, every, batch = sizes(recorder, batch)
+    common = [*overrides, *ROOM, f"data.episodes={4 if recorder.small else 256}", f"runs_dir={recorder.work}",
+              f"run={run}", *on_device(recorder), *settings(
+                  ("stage1",), steps=steps, batch_size=batch, log_every=every, validate_every=steps,
+                  checkpoint_every=steps, precision="auto"),
+              *(["autoencoder.encoder.hidden=16", "autoencoder.encoder.outer_hidden=16"] if recorder.small else [])]
+    run_verb(recorder, "train_stage1", *common)
+    model = loaded(recorder.work / run, recorder.device).stage1
+    x = torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8, device=recorder.device)
+    return (our_step_s(recorder, recorder.work / run / "stage1", every),
+            *eager_steps_s(recorder, model, lambda step: model(x, step=step).loss))
+
+
+def stage2(recorder: Recorder, grid: tuple[int, int], batch: int) -> tuple[float, float, float, int]:
+    steps, every, batch = sizes(recorder, batch)
+    run = recorder.work / "x".join(map(str, grid))
+    write_random_codes(run / "codes", grid)
+    layers = ["prior.channels=8", "prior.num_layers=2"] if recorder.small else LAYERS
+    run_verb(recorder, "train_stage2", "experiment=digits", f"runs_dir={recorder.work}", f"run={run.name}",
+             "condition_on=[]", *layers, *on_device(recorder), *settings(
+                 ("stage2",), steps=steps, batch_size=batch, log_every=every, validate_every=steps,
+                 checkpoint_every=steps, patience=0))
+    model = prior_of(run, recorder.device)
+    codes = torch.randint(512, (batch, *grid), device=recorder.device)
+    return (our_step_s(recorder, run / "stage2", every),
+            *eager_steps_s(recorder, model, lambda step: F.cross_entropy(model(codes), codes)))
+
+
+def loaded(run: Path, device: str):
+    from pipelines import load
+
+    return load(run, device)
+
+
+def prior_of(run: Path, device: str):
+    from pipelines.runs.store import Run, load_stage2
+
+    return load_stage2(Run(run), torch.device(device)).module
+
+
+def write_random_codes(folder: Path, grid: tuple[int, int]) -> None:
+    """A code data set of random codes, K = 512, one for each bundled digit."""
+    from pipelines.data.codes import write_codes
+    from pipelines.data.digits import Digits
+
+    write_codes(folder, Digits(), lambda batch: {"codes": torch.randint(512, (len(batch.x), *grid))}, num_codes=512,
+                num_codebooks=1, stage1_hash="0" * 64)
+
+
+def eager_steps_s(recorder: Recorder, model: torch.nn.Module, loss_at) -> tuple[float, float, int]:
+    """Seconds of an eager float32 step without and with TF32, and its FLOPs."""
+    model = model.to(memory_format=torch.contiguous_format).train().requires_grad_(True)
+    optimizer = torch.optim.Adam([parameter for parameter in model.parameters()], lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss_at(1).backward()
+        optimizer.step()
+        if hasattr(model, "bottleneck"):
+            model.bottleneck.after_step(optimizer)
+
+    repeats, steps, found = (1, 2, []) if recorder.small else (7, 20, [])
+    for tf32 in (False, True):
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        with torch.backends.cudnn.flags(allow_tf32=tf32):
+            found.append(timing.median_of_steps_s(step, recorder.device, repeats, steps))
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return *found, timing.count_flops(step)

@@ -1,0 +1,111 @@
+"""Five training steps of each task under `torch.cuda.set_sync_debug_mode("error")`: none may wait for the GPU.
+
+The commands themselves run, in this process; the mode is set while steps 6 to 10 of 14 run, between which nothing is
+logged. Where a step does wait, a second run under "warn" lists every place and how often it was passed. The mode sees
+copies that block, `item()`, `nonzero` and the like; an upload from pageable memory only where CUDA reports it.
+"""
+
+import collections
+import warnings
+
+import torch
+
+from gpu_check.parts import audio, chain, digits, video
+from gpu_check.recorder import Recorder, expect
+from gpu_check.verbs import call_verb, on_device, settings
+
+NEEDS = digits.NEEDS
+STEPS, FIRST, LAST = 14, 6, 10
+
+
+def main(recorder: Recorder) -> None:
+    tasks = {"images": images(recorder), "images with augmentation": [*images(recorder), "data.pad=1", "run=padded"],
+             "audio": sound(recorder), "video": clips(recorder), "codes of frames": frames(recorder),
+             "codes of codes": codes_of_codes(recorder)}
+    for name, overrides in tasks.items():
+        with recorder.check(f"{name}, stage 1: no synchronisation in a step") as found:
+            without_waiting(recorder, "train_stage1", overrides, found)
+        with recorder.check(f"{name}: extraction"):
+            call_verb("extract_codes", overrides)
+        with recorder.check(f"{name}, stage 2: no synchronisation in a step") as found:
+            without_waiting(recorder, "train_stage2", overrides, found)
+    for name in digits.BOTTLENECKS:
+        with recorder.check(f"bottleneck {name}, stage 1: no synchronisation in a step") as found:
+            without_waiting(recorder, "train_stage1", [*images(recorder)[:-len(digits.TINY)], f"run={name}",
+                                                       f"autoencoder/bottleneck={name}"], found)
+
+
+def common(recorder: Recorder, run: str) -> list[str]:
+    return [f"runs_dir={recorder.work}", f"run={run}", *on_device(recorder), *settings(
+        steps=STEPS, batch_size=8, validate_every=STEPS, checkpoint_every=STEPS, log_every=STEPS)]
+
+
+def images(recorder: Recorder) -> list[str]:
+    return ["experiment=digits", *common(recorder, "digits"), *digits.TINY]
+
+
+def sound(recorder: Recorder) -> list[str]:
+    return ["experiment=fsdd", *common(recorder, "tones"), *audio.TINY, f"data.root={recorder.inputs / 'fsdd'}",
+            f"data.cache={recorder.work / 'cache'}", "data.crop=512", "data.length=1024", "data.workers=1",
+            "data.validation_fraction=0.2"]
+
+
+def clips(recorder: Recorder) -> list[str]:
+    return ["experiment=room_video", *common(recorder, "clips"), *video.ROOM, *video.TINY,
+            *(f"autoencoder.encoder.network.{width}" for width in video.WIDTHS)]
+
+
+def frames(recorder: Recorder) -> list[str]:
+    return ["experiment=doom", "data=room", "data.episodes=8", "data.frames=12", "data.size=24",
+            *common(recorder, "bottom"), *chain.BOTTOM, *chain.PRIOR]
+
+
+def codes_of_codes(recorder: Recorder) -> list[str]:
+    return ["experiment=doom_3codes", f"data.run={recorder.work}/bottom", "autoencoder.bottleneck.num_codes=8",
+            *common(recorder, "top"), *chain.TOP, *chain.PRIOR]
+
+
+def without_waiting(recorder: Recorder, verb: str, overrides: list[str], found) -> None:
+    """Raises RuntimeError, with what CUDA says and the places under "warn", where one of the five steps waits."""
+    try:
+        under_mode("error", verb, overrides)
+    except RuntimeError as error:
+        if "synchroniz" not in str(error):
+            raise
+        places = under_mode("warn", verb, [*overrides, f"runs_dir={recorder.work / 'warned'}"])
+        total = sum(places.values())
+        found.value(total / (LAST - FIRST + 1), "a step")
+        listed = "; ".join(f"{place} {count}" for place, count in places.most_common())
+        raise RuntimeError(f"{total} synchronisations in {LAST - FIRST + 1} steps: {listed}") from error
+    found.value(0, "a step")
+
+
+def under_mode(mode: str, verb: str, overrides: list[str]) -> collections.Counter:
+    """Runs a training with the mode set around its middle steps; returns the places of warnings, counted."""
+    from pipelines.training.autoencoder import AutoencoderTask
+    from pipelines.training.prior import PriorTask
+
+    task = AutoencoderTask if verb == "train_stage1" else PriorTask
+    plain, seen, wait = task.loss, [], torch.cuda.set_sync_debug_mode
+
+    def loss(self, network, batch, step):
+        seen.append(step)
+        if step == FIRST:
+            wait(mode)
+        elif step == LAST + 1:  # the batch of this step was made under the mode too
+            wait("default")
+        return plain(self, network, batch, step)
+
+    task.loss = loss
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call_verb(verb, overrides)
+    finally:
+        task.loss = plain
+        wait("default")
+    expect({FIRST, LAST + 1} <= set(seen), f"expected a loss at steps {FIRST} and {LAST + 1}, found {seen}")
+    own = [warning for warning in caught if "synchroniz" in str(warning.message)]
+    return collections.Counter("/".join(warning.filename.split("/")[-2:]) + f":{warning.lineno}" for warning in own)
+
+

@@ -1,0 +1,29 @@
+"""The tests that run on a GPU only: those whose name, file or marker says cuda, triton or gpu."""
+
+import re
+import subprocess
+import sys
+
+from gpu_check.driver import ROOT
+from gpu_check.recorder import Recorder, Skipped, expect
+
+NEEDS = ("pytest", "hydra", "omegaconf", "einops")
+WORDS = ("cuda", "triton")
+
+
+def main(recorder: Recorder) -> None:
+    with recorder.check("pytest -k 'cuda or triton'") as found:
+        files = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py"))
+                 if path.name != "test_gpu_check.py" and any(word in path.read_text() for word in WORDS)]
+        if not files:
+            raise Skipped("needs tests whose names say cuda or triton, found none")
+        command = [sys.executable, "-m", "pytest", "-k", " or ".join(WORDS), "-m", "not slow", "-q", "-rfEs",
+                   "-p", "no:cacheprovider", "--continue-on-collection-errors", *files]
+        result = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                timeout=max(1.0, recorder.left_s()))
+        print(result.stdout, flush=True)
+        summary = result.stdout.strip().splitlines()[-1]
+        counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", summary)}
+        found.note(", ".join(f"{number} {word}" for word, number in counts.items()) or "no summary")
+        expect(result.returncode == 0, f"expected exit status 0 of pytest, found {result.returncode}: {summary}")
+        expect(counts.get("passed", 0) > 0, f"expected tests that ran, found {counts}")

@@ -1,0 +1,51 @@
+"""The parts in their order, with their limits: 475 of 480 seconds where each takes all of its own."""
+
+from dataclasses import dataclass
+
+RESERVE_S = 5.0  # for the table
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module of parts/. Neighbours with the same `group` run side by side."""
+
+    name: str
+    limit_s: float
+    what: str
+    group: str = ""
+    cuda_only: bool = False  # what it looks at does not exist on a CPU
+
+
+PARTS = (
+    Part("versions", 25, "driver, versions, imports"),
+    Part("tests", 45, "tests that require a GPU", "tests", cuda_only=True),
+    Part("layers", 45, "convolutions in both layouts, fused AdamW, graphs", "tests"),
+    Part("digits", 150, "images through all commands; every bottleneck and likelihood", "commands"),
+    Part("audio", 150, "audio through all commands, speaker conversion", "commands"),
+    Part("video", 150, "video through all commands", "commands"),
+    Part("chain", 150, "codes of codes through all commands", "commands"),
+    Part("processes", 150, "data in main memory, torchrun, one and two ranks", "commands"),
+    Part("reference", 45, "codes, samples and figures against the CPU"),
+    Part("synchronisations", 35, "five steps of each task under set_sync_debug_mode", cuda_only=True),
+    Part("speed_steps", 60, "training steps against eager float32, share of peak"),
+    Part("speed_sampling", 40, "sampling: PixelCNN, WaveNet"),
+    Part("speed_quantiser", 20, "quantiser against the bytes it has to move"),
+    Part("resume", 50, "two kills, two resumes, the same weights"),
+)
+# What is left goes to the paper's CIFAR-10; below this it is not worth its start-up.
+LAST = Part("cifar10", 45, "the paper's CIFAR-10 for the time left")
+
+
+def names() -> list[str]:
+    return [part.name for part in (*PARTS, LAST)]
+
+
+def groups(parts: list[Part]) -> list[list[Part]]:
+    """Parts in order, those of one group together."""
+    found: list[list[Part]] = []
+    for part in parts:
+        if found and part.group and found[-1][0].group == part.group:
+            found[-1].append(part)
+        else:
+            found.append([part])
+    return found
