@@ -101,8 +101,8 @@ class Driver:
 
 def run_limited(command: list[str], limit_s: float, environment: dict[str, str], log) -> tuple[int, bool]:
     """Exit status, and whether it ended in time. At the limit its whole process group is ended."""
-    with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, errors="replace", stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, start_new_session=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          start_new_session=True) as process:
         reader = threading.Thread(target=_read, args=(process, log), daemon=True)
         reader.start()
         try:
@@ -115,10 +115,15 @@ def run_limited(command: list[str], limit_s: float, environment: dict[str, str],
 
 
 def _read(process: subprocess.Popen, log) -> None:
-    """Lines of output; a progress bar counts as its last state."""
     for line in process.stdout:
-        if text := line.rstrip("\n").rsplit("\r", 1)[-1].rstrip():
+        if text := printed(line):
             log(text)
+
+
+def printed(output: bytes) -> str:
+    """Output as text; a progress bar, which overwrites its line, counts as its last state."""
+    lines = output.decode(errors="replace").split("\n")
+    return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in lines).rstrip("\n")
 
 
 def _end_group(process: subprocess.Popen) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpu_check.driver import ROOT
+from gpu_check.driver import ROOT, printed
 from gpu_check.recorder import Recorder
 
 
@@ -26,9 +26,9 @@ def run_verb(recorder: Recorder, verb: str, *arguments: object, launch: tuple[st
         command += ["-m"]
     command += [f"pipelines.{verb}", *map(str, arguments)]
     print("$", " ".join(command[1:]), flush=True)
-    result = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            errors="replace", timeout=max(1.0, recorder.left_s()))
-    output = "\n".join(line.rsplit("\r", 1)[-1] for line in result.stdout.split("\n"))
+    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            timeout=max(1.0, recorder.left_s()))
+    output = printed(result.stdout)
     print(output, flush=True)
     if status is not None and result.returncode != status:
         last = ([line for line in output.splitlines() if line.strip()] or ["no output"])[-1]
