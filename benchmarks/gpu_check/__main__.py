@@ -32,7 +32,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", default=[], metavar="PART", help=f"of {', '.join(plan.names())}")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu_check"), help="default: runs/gpu_check")
     parser.add_argument("--work", type=Path, help="folder of the parts' runs, emptied first (default: OUT-work)")
-    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--minutes", type=float, help="default: 8 on a GPU, 60 for a rehearsal")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="small sizes on a GPU too; always so on a CPU")
     parser.add_argument("--wheels", type=Path, help="folder of wheels to unpack and import from")
@@ -45,6 +45,8 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
         if name not in plan.names():
             nearest = difflib.get_close_matches(name, plan.names(), n=1) or [f"one of {', '.join(plan.names())}"]
             refuse(f"--only: expected {nearest[0]}, found {name!r}")
+    if given.minutes is None:
+        given.minutes = 8.0 if given.device == "cuda" else 60.0
     if not 0 < given.minutes <= 24 * 60:
         refuse(f"--minutes: expected a number > 0 and <= 1440, found {given.minutes:g}")
     for name in ("wheels", "mnist_root", "cifar10_root", "cifar10_from"):

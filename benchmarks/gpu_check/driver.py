@@ -15,6 +15,7 @@ from gpu_check.report import Report
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE_S = 2.0  # between SIGTERM and SIGKILL
+CPU_LIMITS = 5.0  # limits are those of a card and 16 cores; a rehearsal has fewer cores, and shares them
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Driver:
                 self.report.record(part=part.name, check=None, verdict=report.SKIPPED, note=reason)
                 print(f"{part.name}: skipped, {reason}", flush=True)
                 continue
-            threads.append(threading.Thread(target=self._run_part, args=(part, limit_s or part.limit_s, again)))
+            threads.append(threading.Thread(target=self._run_part, args=(part, limit_s or self._limit_s(part), again)))
             threads[-1].start()
         for thread in threads:
             thread.join()
@@ -72,9 +73,12 @@ class Driver:
     def _reason_to_skip(self, part: Part) -> str | None:
         if part.cuda_only and self.settings.device != "cuda":
             return "needs CUDA"
-        if self.left_s() < part.limit_s:
-            return f"{max(0.0, self.left_s()):.0f} s are left, its limit is {part.limit_s:.0f} s"
+        if self.left_s() < self._limit_s(part):
+            return f"{max(0.0, self.left_s()):.0f} s are left, its limit is {self._limit_s(part):.0f} s"
         return None
+
+    def _limit_s(self, part: Part) -> float:
+        return part.limit_s * (CPU_LIMITS if self.settings.device == "cpu" else 1)
 
     def _run_part(self, part: Part, limit_s: float, again: bool) -> None:
         start, name = time.monotonic(), part.name + ("-again" if again else "")

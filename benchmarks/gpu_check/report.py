@@ -59,7 +59,7 @@ def verdict_of(rows: list[dict]) -> str:
 
 def table(rows: list[dict]) -> str:
     """Every part in one line; then what was measured, judged against a target, not passed or skipped."""
-    lines = [f"{'part':<18}{'verdict':<10}{'seconds':>8}  checks"]
+    lines = [f"{'part':<26}{'verdict':<10}{'seconds':>8}  checks"]
     checks = [row for row in rows if row["check"] is not None]
     for row in rows:
         if row["check"] is None:
@@ -67,13 +67,13 @@ def table(rows: list[dict]) -> str:
                    and bool(check.get("again")) == bool(row.get("again"))]
             passed = sum(check["verdict"] in (PASSED, MEASURED) for check in own)
             name = row["part"] + (" (again)" if row.get("again") else "")
-            lines.append(f"{name:<18}{row['verdict']:<10}{row.get('seconds', 0):>8.1f}  {passed} of {len(own)}"
+            lines.append(f"{name:<26}{row['verdict']:<10}{row.get('seconds', 0):>8.1f}  {passed} of {len(own)}"
                          + (f"; {row['note']}" if row.get("note") else ""))
     shown = [row for row in checks if row["verdict"] != PASSED or "value" in row]
     if shown:
-        lines += ["", f"{'part':<18}{'check':<46}{'verdict':<10}{'value':>14}  target, note"]
+        lines += ["", f"{'part':<18}{'check':<54}{'verdict':<10}{'value':>14}  target, note"]
     for row in shown:
         value = f"{row['value']:.4g} {row.get('unit', '')}".strip() if "value" in row else ""
         rest = "; ".join(str(row[key]) for key in ("target", "note") if row.get(key))
-        lines.append(f"{row['part']:<18}{row['check'][:45]:<46}{row['verdict']:<10}{value:>14}  {rest[:110]}".rstrip())
+        lines.append(f"{row['part']:<18}{row['check'][:53]:<54}{row['verdict']:<10}{value:>14}  {rest[:110]}".rstrip())
     return "\n".join(lines)

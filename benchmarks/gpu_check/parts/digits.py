@@ -1,14 +1,12 @@
-"""Images: the bundled digits through every command, then every bottleneck and every likelihood for a few steps."""
+"""Images: the bundled digits through every command."""
 
 import json
-import math
 from pathlib import Path
 
 import torch
 
-from gpu_check.driver import ROOT
 from gpu_check.recorder import Recorder, expect
-from gpu_check.verbs import call_verb, figures, on_device, run_verb, settings
+from gpu_check.verbs import figures, on_device, run_verb, settings
 
 NEEDS = ("hydra", "omegaconf", "einops", "safetensors", "sklearn", "tensorboard", "torchmetrics", "matplotlib", "tqdm")
 TINY = ["autoencoder.encoder.hidden=16", "autoencoder.encoder.residual_hidden=8", "autoencoder.bottleneck.num_codes=32",
@@ -18,9 +16,6 @@ SHORT = {"steps": 20, "batch_size": 16, "validate_every": 10, "checkpoint_every"
 # On CPUs the experiment reaches NMSE 0.086 and 1.75 bits per code (configs/experiment/digits.yaml). Another order of
 # rounding moves both by a few per cent; a broken path moves them by far more than a fifth.
 MOST_NMSE, MOST_PRIOR_BITS = 0.103, 2.1
-BOTTLENECKS = sorted(path.stem for path in (ROOT / "configs/autoencoder/bottleneck").glob("*.yaml"))
-LIKELIHOODS = sorted({path.stem for path in (ROOT / "configs/autoencoder/likelihood").glob("*.yaml")}
-                     - {"codes", "mu_law"})  # of other kinds of data
 
 
 def main(recorder: Recorder) -> None:
@@ -54,14 +49,6 @@ def main(recorder: Recorder) -> None:
                  *on_device(recorder))
     with recorder.check("load: encode, decode, reconstruct, sample, score, codes"):
         door(run, recorder.device)
-    for name in BOTTLENECKS:
-        with recorder.check(f"bottleneck {name}"):
-            few_steps(recorder, f"bottleneck_{name}", f"autoencoder/bottleneck={name}")
-    for name in LIKELIHOODS:
-        with recorder.check(f"likelihood {name}"):
-            few_steps(recorder, f"likelihood_{name}", f"autoencoder/likelihood={name}")
-    with recorder.check("autoencoder pixelcnn_decoder"):
-        few_steps(recorder, "pixelcnn_decoder", "autoencoder=pixelcnn_decoder")
 
 
 def first_png(folder: Path) -> str:
@@ -104,13 +91,3 @@ def door(run: Path, device: str) -> None:
     bits = loaded.score(x).code_bits
     expect(bool(bits.isfinite().all()), f"expected finite bits, found {bits}")
     expect(len(loaded.codes("train")) > 0, "expected extracted codes")
-
-
-def few_steps(recorder: Recorder, name: str, choice: str) -> None:
-    """In this process: stage 1 for a few steps; its last training loss is a finite number."""
-    common = ["experiment=digits", choice, f"runs_dir={recorder.work / 'few'}", f"run={name}", *on_device(recorder),
-              *settings(("stage1",), **(SHORT | {"steps": 6, "validate_every": 3, "checkpoint_every": 6}))]
-    call_verb("train_stage1", common)
-    rows = (recorder.work / "few" / name / "stage1" / "metrics.jsonl").read_text().splitlines()
-    losses = [row["loss"] for row in map(json.loads, rows) if row["split"] == "train"]
-    expect(bool(losses) and losses[-1] is not None and math.isfinite(losses[-1]), f"found losses {losses}")

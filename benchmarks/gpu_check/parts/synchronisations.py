@@ -10,7 +10,7 @@ import warnings
 
 import torch
 
-from gpu_check.parts import audio, chain, digits, video
+from gpu_check.parts import audio, chain, components, digits, video
 from gpu_check.recorder import Recorder, expect
 from gpu_check.verbs import call_verb, on_device, settings
 
@@ -29,7 +29,7 @@ def main(recorder: Recorder) -> None:
             call_verb("extract_codes", overrides)
         with recorder.check(f"{name}, stage 2: no synchronisation in a step") as found:
             without_waiting(recorder, "train_stage2", overrides, found)
-    for name in digits.BOTTLENECKS:
+    for name in components.BOTTLENECKS:
         with recorder.check(f"bottleneck {name}, stage 1: no synchronisation in a step") as found:
             without_waiting(recorder, "train_stage1", [*images(recorder)[:-len(digits.TINY)], f"run={name}",
                                                        f"autoencoder/bottleneck={name}"], found)

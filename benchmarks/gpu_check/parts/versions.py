@@ -74,7 +74,7 @@ def ceilings(recorder: Recorder) -> None:
     with recorder.check("ceilings"):
         a, b = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
         seconds = median_s(lambda: a @ b, "cuda", 10)
-        recorder.measure("bfloat16 product, 8192 x 8192 x 8192", 2 * n**3 / seconds / 1e12, "TFLOP/s")
+        recorder.measure(f"bfloat16 product, {n} x {n} x {n}", 2 * n**3 / seconds / 1e12, "TFLOP/s")
         x = torch.randn(n * n * 8, device="cuda")
         y = torch.empty_like(x)
         seconds = median_s(lambda: y.copy_(x), "cuda", 10)
