@@ -13,6 +13,7 @@ import argparse
 import difflib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[0] = str(HERE.parent)  # of a folder that is run as a script Python puts the folder itself here
 
 from gpu_check import inputs, plan, report, wheels  # noqa: E402
-from gpu_check.driver import ROOT, Driver, Settings  # noqa: E402
+from gpu_check.driver import ROOT, Driver, Settings, end_all  # noqa: E402
 from gpu_check.report import Report  # noqa: E402
 
 
@@ -32,7 +33,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", default=[], metavar="PART", help=f"of {', '.join(plan.names())}")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu_check"), help="default: runs/gpu_check")
     parser.add_argument("--work", type=Path, help="folder of the parts' runs, emptied first (default: OUT-work)")
-    parser.add_argument("--minutes", type=float, help="default: 8 on a GPU, 60 for a rehearsal")
+    parser.add_argument("--minutes", type=float, help="default: 8, and 60 for a rehearsal")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--small", action="store_true", help="small sizes on a GPU too; always so on a CPU")
     parser.add_argument("--wheels", type=Path, help="folder of wheels to unpack and import from")
@@ -45,8 +46,9 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
         if name not in plan.names():
             nearest = difflib.get_close_matches(name, plan.names(), n=1) or [f"one of {', '.join(plan.names())}"]
             refuse(f"--only: expected {nearest[0]}, found {name!r}")
+    given.small |= given.device == "cpu"
     if given.minutes is None:
-        given.minutes = 8.0 if given.device == "cuda" else 60.0
+        given.minutes = 60.0 if given.small else 8.0
     if not 0 < given.minutes <= 24 * 60:
         refuse(f"--minutes: expected a number > 0 and <= 1440, found {given.minutes:g}")
     for name in ("wheels", "mnist_root", "cifar10_root", "cifar10_from"):
@@ -72,15 +74,17 @@ def main(words: list[str] | None = None) -> int:
         refuse(f"gpu-check: expected a CUDA device, found {reason}; --device cpu (make gpu-check-cpu) rehearses")
     options = {name: str(path.resolve()) for name in ("mnist_root", "cifar10_root", "cifar10_from")
                if (path := getattr(given, name)) is not None}
-    settings = Settings(given.device, given.small or given.device == "cpu", out, work, given.minutes, options)
+    settings = Settings(given.device, given.small, out, work, given.minutes, options)
     written = Report(out)
     written.record(part="driver", check="start", verdict=report.MEASURED, device=given.device, small=settings.small,
                    minutes=given.minutes, time=datetime.now(UTC).isoformat(timespec="seconds"))
     driver = Driver(settings, written, environment)
     chosen = [part for part in (*plan.PARTS, plan.LAST) if not given.only or part.name in given.only]
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         driver.run(chosen)
     finally:
+        end_all()
         rows = [row for row in written.rows() if row["part"] != "driver"]
         print(f"\n{report.table(rows)}\n\n{written.results}  {written.log_path}", flush=True)
     sums = [row["verdict"] for row in rows if row["check"] is None and not row.get("again")]

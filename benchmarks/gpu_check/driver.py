@@ -15,7 +15,10 @@ from gpu_check.report import Report
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE_S = 2.0  # between SIGTERM and SIGKILL
-CPU_LIMITS = 5.0  # limits are those of a card and 16 cores; a rehearsal has fewer cores, and shares them
+REHEARSAL = 5.0  # limits are those of a card and 16 cores; a rehearsal has fewer cores, and shares them
+
+
+_running: set[subprocess.Popen] = set()
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Driver:
         return None
 
     def _limit_s(self, part: Part) -> float:
-        return part.limit_s * (CPU_LIMITS if self.settings.device == "cpu" else 1)
+        return part.limit_s * (REHEARSAL if self.settings.small else 1)
 
     def _run_part(self, part: Part, limit_s: float, again: bool) -> None:
         start, name = time.monotonic(), part.name + ("-again" if again else "")
@@ -107,15 +110,23 @@ def run_limited(command: list[str], limit_s: float, environment: dict[str, str],
     """Exit status, and whether it ended in time. At the limit its whole process group is ended."""
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           start_new_session=True) as process:
+        _running.add(process)
         reader = threading.Thread(target=_read, args=(process, log), daemon=True)
         reader.start()
         try:
             return process.wait(limit_s), True
         except subprocess.TimeoutExpired:
             return -1, False
-        finally:  # also where the driver itself is interrupted, and for children that a part left behind
+        finally:  # of a part that ended, too: it may have left children behind
             _end_group(process)
+            _running.discard(process)
             reader.join(GRACE_S)
+
+
+def end_all() -> None:
+    """Ends what still runs, where the driver itself is interrupted."""
+    for process in list(_running):
+        _end_group(process)
 
 
 def _read(process: subprocess.Popen, log) -> None:

@@ -10,6 +10,12 @@ from pathlib import Path
 
 FAILED, MISSED, PASSED, MEASURED, SKIPPED = "failed", "missed", "passed", "measured", "skipped"
 WORST_FIRST = (FAILED, MISSED, PASSED, MEASURED, SKIPPED)
+TARGETS = {  # in words: the part and the words of the checks that decide
+    "stage-1 step at least 3 times as fast as eager float32": ("speed_steps", "stage 1", "eager float32 / ours"),
+    "64 grids of 32x32 in at most 0.15 s": ("speed_sampling", "64 grids"),
+    "the CPU's codes in float64": ("reference", "float64 equal"),
+    "no synchronisation in a training step": ("synchronisations", "no synchronisation"),
+}
 
 
 class Report:
@@ -76,4 +82,14 @@ def table(rows: list[dict]) -> str:
         value = f"{row['value']:.4g} {row.get('unit', '')}".strip() if "value" in row else ""
         rest = "; ".join(str(row[key]) for key in ("target", "note") if row.get(key))
         lines.append(f"{row['part']:<18}{row['check'][:53]:<54}{row['verdict']:<10}{value:>14}  {rest[:110]}".rstrip())
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *targets(checks)])
+
+
+def targets(checks: list[dict]) -> list[str]:
+    """Each target in one line: how many of the checks that decide on it met it."""
+    lines = []
+    for title, (part, *words) in TARGETS.items():
+        own = [row["verdict"] for row in checks if row["part"] == part and all(word in row["check"] for word in words)
+               and row["verdict"] in (PASSED, MISSED, FAILED) and not row.get("again")]
+        lines.append(f"{title:<56}" + (f"{own.count(PASSED)} of {len(own)}" if own else "not judged here"))
+    return lines

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -83,8 +84,8 @@ def played(tmp_path, monkeypatch):
 
         monkeypatch.setattr("gpu_check.driver.run_limited", run)
         written = Report(tmp_path / "out")
-        driver = Driver(Settings(device, True, tmp_path / "out", tmp_path / "work", minutes, {}), written, {})
-        driver.run(parts)
+        settings = Settings(device, device == "cpu", tmp_path / "out", tmp_path / "work", minutes, {})
+        Driver(settings, written, {}).run(parts)
         return calls, {(row["part"], bool(row.get("again"))): row for row in written.rows() if row["check"] is None}
 
     return play
@@ -157,6 +158,28 @@ def test_a_process_and_its_children_end_at_the_limit(tmp_path):
         pytest.fail("the child outlived the limit")
 
 
+def test_a_check_that_is_stopped_ends_its_parts_and_prints_what_it_has(tmp_path):
+    command = [sys.executable, str(FOLDER), "--device", "cpu", "--out", str(tmp_path / "out"), "--only", "resume"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        results = tmp_path / "out" / "log.txt"
+        end = time.monotonic() + LIMIT_S
+        while time.monotonic() < end and not (results.exists() and "train_stage1" in results.read_text()):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        output = process.communicate(timeout=LIMIT_S)[0]
+    assert process.returncode == 128 + signal.SIGTERM and str(tmp_path / "out" / "results.jsonl") in output
+    own = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in read_or_nothing(path)]
+    assert not own, [path.read_bytes() for path in own]
+
+
+def read_or_nothing(path: Path) -> bytes:
+    """Of a process that may end meanwhile."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 def test_output_arrives_as_lines_and_a_progress_bar_as_its_last_state():
     lines: list[str] = []
     code = r"print('one'); print('10 %\r20 %\r30 %'); raise SystemExit(3)"
@@ -209,6 +232,26 @@ def test_the_table_shows_every_part_every_figure_and_all_that_did_not_pass():
     text = report.table(rows)
     assert "1 of 2" in text and "3.142 ms" in text and "<= 2 ms" in text and "needs CUDA" in text
     assert "fine" not in text
+
+
+def test_the_targets_are_judged_by_the_checks_that_decide_on_them():
+    def row(part: str, check: str, verdict: str) -> dict:
+        return {"part": part, "check": check, "verdict": verdict}
+
+    lines = report.targets([
+        row("speed_steps", "stage 1, compact, batch 32: eager float32 / ours", "missed"),
+        row("speed_steps", "stage 1, compact, batch 128: eager float32 / ours", "passed"),
+        row("speed_steps", "stage 1, compact, batch 128: step", "measured"),
+        row("reference", "PixelCNN 9 x 13: float64 equals naive on the CPU", "passed"),
+        row("synchronisations", "audio, stage 1: no synchronisation in a step", "failed")])
+    assert [line[56:] for line in lines] == ["1 of 2", "not judged here", "1 of 1", "0 of 1"]
+
+
+def test_every_target_is_decided_by_checks_that_exist():
+    for part, *words in report.TARGETS.values():
+        source = (FOLDER / "parts" / f"{part}.py").read_text()
+        for word in words:
+            assert word in source or re.sub(r"\d+", "{n}", word) in source, f"{part}: {word}"
 
 
 def test_missing_packages_go_by_the_names_of_the_index():

@@ -1,11 +1,12 @@
-"""Every bottleneck and every likelihood of images: stage 1 on the bundled digits for a few steps, in one process."""
+"""Every bottleneck and every likelihood of images: stage 1 on the bundled digits for a few steps, in one process; then
+`compare`, which runs the commands itself."""
 
 import math
 
 from gpu_check.driver import ROOT
 from gpu_check.parts.digits import NEEDS, SHORT
 from gpu_check.recorder import Recorder, expect
-from gpu_check.verbs import call_verb, metric_rows, on_device, settings
+from gpu_check.verbs import call_verb, metric_rows, on_device, run_verb, settings
 
 __all__ = ["NEEDS", "main"]
 CONFIGS = ROOT / "configs" / "autoencoder"
@@ -20,6 +21,10 @@ def main(recorder: Recorder) -> None:
                 few_steps(recorder, f"{group}_{name}", f"autoencoder/{group}={name}")
     with recorder.check("autoencoder pixelcnn_decoder"):
         few_steps(recorder, "pixelcnn_decoder", "autoencoder=pixelcnn_decoder")
+    with recorder.check("compare"):
+        run_verb(recorder, "compare", "mnist", "--only", "VQ-VAE", "data=digits", "--out", recorder.work / "compared",
+                 "autoencoder.encoder.num_downsamplings=1", *settings(**SHORT), "evaluate.samples=20",
+                 *on_device(recorder))
 
 
 def few_steps(recorder: Recorder, name: str, choice: str) -> None:

@@ -43,10 +43,6 @@ def main(recorder: Recorder) -> None:
         run_verb(recorder, "plot_latents", *flags, "--out", recorder.work / "figures")
     with recorder.check("publish"):
         run_verb(recorder, "publish", "--run", run, "--out", recorder.work / "published")
-    with recorder.check("compare"):
-        run_verb(recorder, "compare", "mnist", "--only", "VQ-VAE", "data=digits", "--out", recorder.work / "compared",
-                 "autoencoder.encoder.num_downsamplings=1", *settings(**SHORT), "evaluate.samples=20",
-                 *on_device(recorder))
     with recorder.check("load: encode, decode, reconstruct, sample, score, codes"):
         door(run, recorder.device)
 

@@ -56,6 +56,7 @@ def main(recorder: Recorder) -> None:
         error = float(((one - two) / two).abs().max())
         found.note(f"largest relative error {error:.1e}")
         expect(error <= 1e-4, f"expected at most 1e-4, found {error:.1e}; TF32 would give about 1e-3")
+    full_size(recorder)
     small_priors(recorder)
     wavenet(recorder)
     with recorder.check("metrics.json of pretrained/mnist, from the data") as found:
@@ -108,6 +109,35 @@ def encoded(autoencoder, images: Tensor, device: str, tf32: bool) -> Tensor:
     with torch.backends.cudnn.flags(allow_tf32=tf32):
         z_e = autoencoder.encoder(autoencoder.likelihood.to_network(images.to(device)).to(dtype))
         return autoencoder.bottleneck(z_e).codes.cpu()
+
+
+def full_size(recorder: Recorder) -> None:
+    """At a size where naive sampling takes too long: with all codes given, one forward pass has to draw each of them."""
+    from stage2_prior.pixelcnn import GatedPixelCNN
+
+    torch.manual_seed(2)
+    side, (channels, layers) = (6, (8, 3)) if recorder.small else (32, (64, 15))
+    prior = sharpened(GatedPixelCNN(512, channels=channels, num_layers=layers)).to(recorder.device)
+    for dtype, n, limit in ((torch.float32, 64, MOST_DIFFERENT), (torch.float64, 8, 0.0)):
+        name = str(dtype).removeprefix("torch.")
+        with recorder.check(f"{n} grids of {side}x{side}: one forward pass in {name} draws every code") as found:
+            different = redrawn(copy.deepcopy(prior).to(dtype), uniforms(n, side, side).to(recorder.device))
+            found.value(different, "of codes differ")
+            expect(different <= limit, f"expected at most {limit} of codes to differ, found {different:.2e}")
+
+
+@torch.no_grad()
+def redrawn(prior, u: Tensor) -> float:
+    """The share of sampled codes that a forward pass over all of them, without TF32, does not draw."""
+    from einops import rearrange
+
+    from stage2_prior.rule import Rule
+    from stage2_prior.sampling import draw, sample
+
+    codes = sample(prior, u)
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        logits = rearrange(prior(codes), "n k h w -> (n h w) k")
+    return share_different(draw(logits, u.flatten(), Rule(1.0, None, None)), codes.flatten())
 
 
 def small_priors(recorder: Recorder) -> None:

@@ -61,8 +61,8 @@ def our_step_s(recorder: Recorder, stage: Path, every: int) -> float:
 
 def stage1(recorder: Recorder, run: str, experiment: str, batch: int) -> tuple[float, float, float, int]:
     steps, every, batch = sizes(recorder, batch)
-    common = [f"experiment={experiment}", *ROOM, f"data.episodes={8 if recorder.small else 256}", f"runs_dir={recorder.work}",
-              f"run={run}", *on_device(recorder), *settings(
+    common = [f"experiment={experiment}", *ROOM, f"data.episodes={8 if recorder.small else 256}",
+              f"runs_dir={recorder.work}", f"run={run}", *on_device(recorder), *settings(
                   ("stage1",), steps=steps, batch_size=batch, log_every=every, validate_every=steps,
                   checkpoint_every=steps, precision="auto"),
               *(["autoencoder.encoder.hidden=16", "autoencoder.encoder.outer_hidden=16"] if recorder.small else [])]
