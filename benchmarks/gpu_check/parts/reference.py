@@ -112,7 +112,7 @@ def encoded(autoencoder, images: Tensor, device: str, tf32: bool) -> Tensor:
 
 
 def full_size(recorder: Recorder) -> None:
-    """At a size where naive sampling takes too long: with all codes given, one forward pass has to draw each of them."""
+    """At a size where naive sampling takes too long: given all codes, one forward pass has to draw each of them."""
     from stage2_prior.pixelcnn import GatedPixelCNN
 
     torch.manual_seed(2)
