@@ -64,14 +64,14 @@ def main(words: list[str] | None = None) -> int:
     work = (given.work or out.with_name(out.name + "-work")).resolve()
     if work.exists() and not (work / inputs.MARKER).exists() and any(work.iterdir()):
         refuse(f"--work: expected a new folder or one of an earlier check, found {work}")
+    if given.device == "cuda" and (reason := no_cuda(environment_with(None))):
+        refuse(f"gpu-check: expected a CUDA device, found {reason}; --device cpu (make gpu-check-cpu) rehearses")
     shutil.rmtree(work, ignore_errors=True)
     inputs.write(work)
     try:
         environment = environment_with(wheels.unpack(given.wheels, work / "site") if given.wheels else None)
     except ValueError as error:
         refuse(str(error))
-    if given.device == "cuda" and (reason := no_cuda(environment)):
-        refuse(f"gpu-check: expected a CUDA device, found {reason}; --device cpu (make gpu-check-cpu) rehearses")
     options = {name: str(path.resolve()) for name in ("mnist_root", "cifar10_root", "cifar10_from")
                if (path := getattr(given, name)) is not None}
     settings = Settings(given.device, given.small, out, work, given.minutes, options)

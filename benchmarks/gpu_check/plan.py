@@ -17,21 +17,21 @@ class Part:
 
 
 PARTS = (
-    Part("versions", 25, "driver, versions, imports"),
-    Part("tests", 40, "tests that require a GPU", "tests", cuda_only=True),
-    Part("layers", 40, "convolutions in both layouts, fused AdamW, graphs", "tests"),
-    Part("digits", 140, "images through all commands", "commands"),
-    Part("components", 140, "every bottleneck and likelihood", "commands"),
-    Part("audio", 140, "audio through all commands, speaker conversion", "commands"),
-    Part("video", 140, "video through all commands", "commands"),
-    Part("chain", 140, "codes of codes through all commands", "commands"),
-    Part("processes", 140, "data in main memory, torchrun, one and two ranks", "commands"),
-    Part("reference", 40, "codes, samples and figures against the CPU"),
-    Part("synchronisations", 45, "five steps of each task under set_sync_debug_mode", cuda_only=True),
+    Part("versions", 20, "driver, versions, imports"),
+    Part("tests", 60, "tests that require a GPU", "tests", cuda_only=True),
+    Part("layers", 60, "convolutions in both layouts, fused AdamW, graphs", "tests"),
+    Part("digits", 130, "images through all commands", "commands"),
+    Part("components", 130, "every bottleneck and likelihood", "commands"),
+    Part("audio", 130, "audio through all commands, speaker conversion", "commands"),
+    Part("video", 130, "video through all commands", "commands"),
+    Part("chain", 130, "codes of codes through all commands", "commands"),
+    Part("processes", 130, "data in main memory, torchrun, one and two ranks", "commands"),
+    Part("reference", 85, "codes, samples and figures against the CPU", "comparisons"),
+    Part("synchronisations", 85, "five steps of each task under set_sync_debug_mode", "comparisons", cuda_only=True),
     Part("speed_steps", 70, "training steps against eager float32, share of peak"),
     Part("speed_sampling", 40, "sampling: PixelCNN, WaveNet"),
     Part("speed_quantiser", 20, "quantiser against the bytes it has to move"),
-    Part("resume", 50, "two kills, two resumes, the same weights"),
+    Part("resume", 45, "two kills, two resumes, the same weights"),
 )
 # What is left goes to the paper's CIFAR-10; below this it is not worth its start-up.
 LAST = Part("cifar10", 45, "the paper's CIFAR-10 for the time left")

@@ -380,32 +380,40 @@ def test_a_resumed_training_must_have_the_bits_unless_two_others_differ_too():
 
 
 def test_the_mode_is_set_around_the_middle_steps_and_a_step_that_waits_is_named(tmp_path, monkeypatch):
-    """A stand-in for CUDA: under "error" a wait raises, under "warn" it warns. One loss in two waits."""
+    """A stand-in for CUDA: under "error" a wait raises, under "warn" it warns."""
     import warnings
 
     from gpu_check.parts import synchronisations
     from gpu_check.recorder import Findings
     from pipelines.training.autoencoder import AutoencoderTask
+    from pipelines.training.prior import PriorTask
 
-    modes, waiting, plain = [], [], AutoencoderTask.loss
+    modes = []
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
     recorder = recorder_in(tmp_path)
     overrides = synchronisations.images(recorder)
-    found = Findings()
-    synchronisations.without_waiting(recorder, "train_stage1", [*overrides, "run=still"], found)
-    assert modes == ["error", "default", "default"] and found.fields["value"] == 0
+    synchronisations.without_waiting(recorder, "train_stage1", overrides, Findings())
+    assert modes == ["error", "default", "default"]
+    verbs.call_verb("extract_codes", overrides)
 
-    def waits(self, network, batch, step):
-        waiting.append(step)
-        if modes[-1] == "error":
-            raise RuntimeError("called a synchronizing CUDA operation")
-        if modes[-1] == "warn":
-            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
-        return plain(self, network, batch, step)
+    def waits_before(plain):
+        def loss(self, network, batch, step):
+            if modes[-1] == "error":
+                raise RuntimeError("called a synchronizing CUDA operation")
+            if modes[-1] == "warn":
+                warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+            return plain(self, network, batch, step)
 
-    monkeypatch.setattr(AutoencoderTask, "loss", waits)
-    with pytest.raises(RuntimeError, match="5 synchronisations in 5 steps: .*test_gpu_check.py:"):
-        synchronisations.without_waiting(recorder, "train_stage1", overrides, Findings())
+        return loss
+
+    for task, verb in ((AutoencoderTask, "train_stage1"), (PriorTask, "train_stage2")):
+        monkeypatch.setattr(task, "loss", waits_before(task.loss))
+        found, fresh = Findings(), [*overrides, "run=waiting"]
+        (recorder.work / "waiting").mkdir(exist_ok=True)
+        shutil.copytree(recorder.work / "digits" / "codes", recorder.work / "waiting" / "codes", dirs_exist_ok=True)
+        with pytest.raises(RuntimeError, match="5 synchronisations in 5 steps: .*test_gpu_check.py:"):
+            synchronisations.without_waiting(recorder, verb, fresh, found)
+        assert found.fields["value"] == 1
 
 
 # --- what is carried from machine to machine -----------------------------------------------------------------------

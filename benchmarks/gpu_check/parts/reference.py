@@ -6,6 +6,7 @@ of draws, and of encodings; TF32, 10 bits of mantissa, moves about 1e-3 of them,
 
 import copy
 import json
+import logging
 import shutil
 
 import torch
@@ -21,6 +22,16 @@ CPU = torch.device("cpu")
 
 
 def main(recorder: Recorder) -> None:
+    warned: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warned.append(record.getMessage())
+    logging.getLogger("stage2_prior").addHandler(handler)
+    compare(recorder)
+    with recorder.check("no warning of a slower way while sampling"):
+        expect(not warned, f"expected no warnings, found {warned}")
+
+
+def compare(recorder: Recorder) -> None:
     from pipelines import load
 
     n = 8 if recorder.small else 128
