@@ -18,6 +18,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 HERE = Path(__file__).resolve().parent
 sys.path[0] = str(HERE.parent)  # of a folder that is run as a script Python puts the folder itself here
@@ -27,9 +28,15 @@ from gpu_check.driver import ROOT, Driver, Settings, end_all  # noqa: E402
 from gpu_check.report import Report  # noqa: E402
 
 
+class Parser(argparse.ArgumentParser):
+    """What it refuses takes one line."""
+
+    def error(self, message: str) -> NoReturn:
+        refuse(message)
+
+
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="gpu_check", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="gpu_check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", default=[], metavar="PART", help=f"of {', '.join(plan.names())}")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu_check"), help="default: runs/gpu_check")
     parser.add_argument("--work", type=Path, help="folder of the parts' runs, emptied first (default: OUT-work)")
@@ -107,7 +114,7 @@ def no_cuda(environment: dict[str, str]) -> str | None:
     return "none" if result.stdout.split()[-1] == "0" else None
 
 
-def refuse(message: str) -> None:
+def refuse(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 

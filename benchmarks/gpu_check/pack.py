@@ -21,7 +21,7 @@ def pack(stage: Path, out: Path) -> str:
     """Writes OUT/cifar10.part0, ... with the latest checkpoint and what a training needs to go on; says how large."""
     latest = (stage / "checkpoints/latest").read_text().strip()
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
         for path in (stage / "config.yaml", stage / "metrics.jsonl", stage / "checkpoints/latest"):
             tar.add(path, path.relative_to(stage))
         for path in sorted((stage / "checkpoints" / latest).iterdir()):

@@ -271,6 +271,8 @@ def test_without_a_card_one_line_and_exit_status_2(tmp_path):
 
 @pytest.mark.parametrize("flags, words", [
     (("--only", "digts"), "expected digits, found 'digts'"),
+    (("--minutes", "many"), "--minutes: invalid float value: 'many'"),
+    (("--onyl", "digits"), "unrecognized arguments: --onyl digits"),
     (("--minutes", "0"), "--minutes: expected a number > 0"),
     (("--wheels", "no/such/folder"), "--wheels: expected a folder, found no/such/folder"),
     (("--cifar10-from", "no/such"), "--cifar10-from: expected a folder"),
