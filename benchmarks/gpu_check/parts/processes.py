@@ -17,7 +17,7 @@ def main(recorder: Recorder) -> None:
         steps=50, batch_size=16, validate_every=25, checkpoint_every=25, log_every=10)]
     augmented = [*base, "data.pad=1"]
     folders = {name: recorder.work / name for name in
-               ("resident", "host", "plain", "one_rank", "one_rank_codes", "two_ranks")}
+               ("resident", "host", "recorded", "plain", "one_rank", "one_rank_codes", "two_ranks")}
     exact = ("stage1.precision=float64", "stage2.precision=float64", "autoencoder.bottleneck.revive_threshold=0.3")
 
     def train(name: str, verb: str, arguments: list[str], launch: tuple[str, ...] = (), ranks: int = 0) -> str:
@@ -30,6 +30,15 @@ def main(recorder: Recorder) -> None:
                                           for name in ("resident", "host")))
         found.note(f"largest difference of weights and moments {difference:.1e}, deterministic algorithms")
         expect(difference == 0.0, f"expected the same bits, found a difference of {difference}")
+
+    if recorder.device == "cuda":
+        with recorder.check("steps recorded as a CUDA graph give the weights of plain ones") as found:
+            recorded = [*augmented, "stage1.cuda_graph=true"]
+            train("recorded", "train_stage1", recorded, launch=("--deterministic",))
+            difference = largest_difference(*(final_weights(folders[name] / "digits/stage1")
+                                              for name in ("resident", "recorded")))
+            found.note(f"largest difference of weights and moments {difference:.1e}, deterministic algorithms")
+            expect(difference == 0.0, f"expected the same bits, found a difference of {difference}")
 
     with recorder.check("one process, float64"):
         for verb in ("train_stage1", "extract_codes", "train_stage2"):

@@ -1,9 +1,10 @@
 """Training steps as the commands run them, against eager float32, alone on the card.
 
 Ours: `train_stage1` and `train_stage2` at the precision that `auto` chooses, data, codebook care, clipping and moving
-average included: the median over rows of metrics.jsonl, each a row of steps. Eager float32: the same module and data in
-contiguous layout, forward, backward and torch.optim.Adam with PyTorch's defaults, TF32 off, or on in a row of its own.
-FLOPs are those of products and convolutions of one eager step, counted; the peak is the card's for bfloat16.
+average included, with and without `cuda_graph`: the median over rows of metrics.jsonl, each a row of steps. Eager
+float32: the same module and data in contiguous layout, forward, backward and torch.optim.Adam with PyTorch's defaults,
+TF32 off, or on in a row of its own. FLOPs are those of products and convolutions of one eager step, counted; the peak
+is the card's for bfloat16, and for float32 where that is the precision.
 """
 
 import statistics
@@ -42,50 +43,64 @@ def sizes(recorder: Recorder, batch: int) -> tuple[int, int, int]:
     return (12, 4, 4) if recorder.small else (300, 50, batch)
 
 
-def judge(recorder: Recorder, name: str, ours: float, eager: float, tf32: float, flops: int, target: float | None
-          ) -> None:
+def judge(recorder: Recorder, name: str, ours: dict[str, float], eager: float, tf32: float, flops: int,
+          target: float | None) -> None:
+    """The fastest of our steps against eager float32."""
     card, name = timing.card(), f"small, {name}" if recorder.small else name
-    recorder.measure(f"{name}: step", 1e3 * ours, "ms", timing.share(flops, ours, card and card.bfloat16))
+    for how, seconds in ours.items():
+        recorder.measure(f"{name}: {how}", 1e3 * seconds, "ms", timing.share(flops, seconds, card and card.bfloat16))
+    fastest = min(ours, key=ours.get)
     recorder.measure(f"{name}: eager float32", 1e3 * eager, "ms", timing.share(flops, eager, card and card.float32))
-    recorder.measure(f"{name}: eager TF32", 1e3 * tf32, "ms", f"{tf32 / ours:.2f} times ours")
-    recorder.measure(f"{name}: eager float32 / ours", eager / ours, "x", at_least=target)
+    recorder.measure(f"{name}: eager TF32", 1e3 * tf32, "ms", f"{tf32 / ours[fastest]:.2f} times ours")
+    recorder.measure(f"{name}: eager float32 / ours", eager / ours[fastest], "x", fastest, at_least=target)
 
 
-def our_step_s(recorder: Recorder, stage: Path, every: int) -> float:
-    """Median seconds per step; the first two rows hold start-up and, where there is one, compilation."""
+def our_steps_s(recorder: Recorder, stage: str, run: str, arguments: list[str]) -> dict[str, float]:
+    """Median seconds per step of the command, as it is and as a CUDA graph."""
+    found = {}
+    for how in ("step", "step as a CUDA graph") if recorder.device == "cuda" else ("step",):
+        own, graph = recorder.work / how.replace(" ", "_"), how != "step"
+        if stage == "stage2":
+            (own / run).mkdir(parents=True)
+            (own / run / "codes").symlink_to(recorder.work / "codes" / run)
+        call_verb(f"train_{stage}", [*arguments, f"runs_dir={own}", f"run={run}",
+                                     *([f"{stage}.cuda_graph=true"] if graph else [])])
+        found[how] = step_s(own / run / stage)
+    return found
+
+
+def step_s(stage: Path) -> float:
+    """Median seconds per step; the first rows hold start-up and the recording."""
     rows = metric_rows(stage, "train")
     expect(len(rows) >= 3, f"expected three rows of steps, found {len(rows)}")
     spans = [(two["seconds"] - one["seconds"]) / (two["step"] - one["step"]) for one, two in zip(rows, rows[1:])]
     return statistics.median(spans[min(2, len(spans) - 1):])
 
 
-def stage1(recorder: Recorder, run: str, experiment: str, batch: int) -> tuple[float, float, float, int]:
+def stage1(recorder: Recorder, run: str, experiment: str, batch: int) -> tuple[dict[str, float], float, float, int]:
     steps, every, batch = sizes(recorder, batch)
-    common = [f"experiment={experiment}", *ROOM, f"data.episodes={8 if recorder.small else 256}",
-              f"runs_dir={recorder.work}", f"run={run}", *on_device(recorder), *settings(
-                  ("stage1",), steps=steps, batch_size=batch, log_every=every, validate_every=steps,
-                  checkpoint_every=steps, precision="auto"),
-              *(["autoencoder.encoder.hidden=16", "autoencoder.encoder.outer_hidden=16"] if recorder.small else [])]
-    call_verb("train_stage1", common)
-    model = loaded(recorder.work / run, recorder.device).stage1
+    arguments = [f"experiment={experiment}", *ROOM, f"data.episodes={8 if recorder.small else 256}",
+                 *on_device(recorder), *settings(
+                     ("stage1",), steps=steps, batch_size=batch, log_every=every, validate_every=steps,
+                     checkpoint_every=steps, precision="auto"),
+                 *(["autoencoder.encoder.hidden=16", "autoencoder.encoder.outer_hidden=16"] if recorder.small else [])]
+    ours = our_steps_s(recorder, "stage1", run, arguments)
+    model = loaded(recorder.work / "step" / run, recorder.device).stage1
     x = torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8, device=recorder.device)
-    return (our_step_s(recorder, recorder.work / run / "stage1", every),
-            *eager_steps_s(recorder, model, lambda step: model(x, step=step).loss))
+    return ours, *eager_steps_s(recorder, model, lambda step: model(x, step=step).loss)
 
 
-def stage2(recorder: Recorder, grid: tuple[int, int], batch: int) -> tuple[float, float, float, int]:
-    steps, every, batch = sizes(recorder, batch)
-    run = recorder.work / "x".join(map(str, grid))
-    write_random_codes(run / "codes", grid)
+def stage2(recorder: Recorder, grid: tuple[int, int], batch: int) -> tuple[dict[str, float], float, float, int]:
+    (steps, every, batch), run = sizes(recorder, batch), "x".join(map(str, grid))
+    write_random_codes(recorder.work / "codes" / run, grid)
     layers = ["prior.channels=8", "prior.num_layers=2"] if recorder.small else LAYERS
-    call_verb("train_stage2", ["experiment=digits", f"runs_dir={recorder.work}", f"run={run.name}", "condition_on=[]",
-                               *layers, *on_device(recorder), *settings(
-                                   ("stage2",), steps=steps, batch_size=batch, log_every=every, validate_every=steps,
-                                   checkpoint_every=steps, patience=0)])
-    model = prior_of(run, recorder.device)
+    arguments = ["experiment=digits", "condition_on=[]", *layers, *on_device(recorder), *settings(
+        ("stage2",), steps=steps, batch_size=batch, log_every=every, validate_every=steps, checkpoint_every=steps,
+        patience=0)]
+    ours = our_steps_s(recorder, "stage2", run, arguments)
+    model = prior_of(recorder.work / "step" / run, recorder.device)
     codes = torch.randint(512, (batch, *grid), device=recorder.device)
-    return (our_step_s(recorder, run / "stage2", every),
-            *eager_steps_s(recorder, model, lambda step: F.cross_entropy(model(codes), codes)))
+    return ours, *eager_steps_s(recorder, model, lambda step: F.cross_entropy(model(codes), codes))
 
 
 def loaded(run: Path, device: str):

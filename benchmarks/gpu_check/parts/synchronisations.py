@@ -33,6 +33,9 @@ def main(recorder: Recorder) -> None:
             call_verb("extract_codes", overrides)
         with recorder.check(f"{name}, stage 2: no synchronisation in a step") as found:
             without_waiting(recorder, "train_stage2", overrides, found)
+    for stage, verb in (("stage1", "train_stage1"), ("stage2", "train_stage2")):
+        with recorder.check(f"images, {stage} as a CUDA graph: no synchronisation in a step") as found:
+            without_waiting(recorder, verb, recorded(recorder, stage), found)
     for name in components.BOTTLENECKS:
         with recorder.check(f"bottleneck {name}, stage 1: no synchronisation in a step") as found:
             without_waiting(recorder, "train_stage1", [*images(recorder)[:-len(digits.TINY)], f"run={name}",
@@ -46,6 +49,15 @@ def common(recorder: Recorder, run: str) -> list[str]:
 
 def images(recorder: Recorder) -> list[str]:
     return ["experiment=digits", *common(recorder, "digits"), *digits.TINY]
+
+
+def recorded(recorder: Recorder, stage: str) -> list[str]:
+    """The update of step 4 is recorded, and replayed from then on."""
+    folder = recorder.work / "recorded"
+    folder.mkdir(exist_ok=True)
+    if stage == "stage2":
+        (folder / "codes").symlink_to(recorder.work / "digits" / "codes")
+    return [*images(recorder), "run=recorded", f"{stage}.cuda_graph=true"]
 
 
 def sound(recorder: Recorder) -> list[str]:
@@ -95,31 +107,29 @@ def in_another_folder(recorder: Recorder, verb: str, overrides: list[str]) -> li
 
 
 def under_mode(mode: str, verb: str, overrides: list[str]) -> collections.Counter:
-    """Runs a training with the mode set around its middle steps; returns the places of warnings, counted."""
-    from pipelines.training.autoencoder import AutoencoderTask
-    from pipelines.training.prior import PriorTask
+    """Runs a training with the mode set around its middle steps; returns the places of warnings, counted.
 
-    task = AutoencoderTask if verb == "train_stage1" else PriorTask
-    plain, seen, wait = task.loss, [], torch.cuda.set_sync_debug_mode
+    The loop seeds the generator at the start of each step: that is where the mode changes."""
+    from pipelines.training import loop
 
-    def loss(self, network, batch, step):
+    plain, seen, set_mode = loop.seed_step, [], torch.cuda.set_sync_debug_mode
+
+    def seed_step(seed: int, step: int) -> None:
         seen.append(step)
         if step == FIRST:
-            wait(mode)
-        elif step == LAST + 1:  # the batch of this step was made under the mode too
-            wait("default")
-        return plain(self, network, batch, step)
+            set_mode(mode)
+        elif step == LAST + 1:  # its batch was made under the mode too
+            set_mode("default")
+        plain(seed, step)
 
-    task.loss = loss
+    loop.seed_step = seed_step
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             call_verb(verb, overrides)
     finally:
-        task.loss = plain
-        wait("default")
-    expect({FIRST, LAST + 1} <= set(seen), f"expected a loss at steps {FIRST} and {LAST + 1}, found {seen}")
+        loop.seed_step = plain
+        set_mode("default")
+    expect({FIRST, LAST + 1} <= set(seen), f"expected steps {FIRST} and {LAST + 1} to be seeded, found {seen}")
     own = [warning for warning in caught if "synchroniz" in str(warning.message)]
     return collections.Counter("/".join(warning.filename.split("/")[-2:]) + f":{warning.lineno}" for warning in own)
-
-
