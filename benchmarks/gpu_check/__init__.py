@@ -7,6 +7,8 @@
     recorder.py     how a part records its checks
     verbs.py        commands of the project as processes; launch.py changes what they cannot be asked for
     inputs.py       inputs made beforehand
+    precision.py    TF32 on or off
+    pack.py         a checkpoint as a few files
     timing.py       medians, FLOPs, peaks of the cards
     wheels.py       packages that the machine lacks: gathered into a folder here, unpacked there
     parts/          one file per part

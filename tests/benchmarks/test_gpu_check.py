@@ -367,6 +367,21 @@ def test_flops_of_a_layer_and_their_share_of_a_peak():
         assert next(key for key in timing.CARDS if key in name) == name.split()[1]
 
 
+def test_tf32_is_as_before_afterwards_and_cudnn_stays_on():
+    from gpu_check.precision import tf32
+
+    def settings() -> tuple:
+        return (torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision,
+                torch.backends.cudnn.enabled)
+
+    before = settings()
+    with tf32(False):
+        assert settings() == ("ieee", "ieee", before[2])
+        with tf32(True):
+            assert settings() == ("tf32", "tf32", before[2])
+    assert settings() == before
+
+
 def test_a_resumed_training_must_have_the_bits_unless_two_others_differ_too():
     from gpu_check.parts.resume import compare
     from gpu_check.recorder import Findings

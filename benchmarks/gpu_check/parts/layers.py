@@ -11,6 +11,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from gpu_check.precision import tf32
 from gpu_check.recorder import Recorder, expect
 
 NEEDS = ()
@@ -54,7 +55,7 @@ def convolution_errors(layer: nn.Module, x: Tensor, memory_format: torch.memory_
     own = layer.to(device).to(memory_format=memory_format) if x.ndim > 3 else layer.to(device)
     own_x = x.to(device)
     own_x = (own_x.contiguous(memory_format=memory_format) if x.ndim > 3 else own_x).requires_grad_()
-    with torch.backends.cudnn.flags(allow_tf32=False), torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
+    with tf32(False), torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
         found = own(own_x)
         found.backward(upstream.to(device, found.dtype))
     return {"output": relative(found, expected), "input": relative(own_x.grad, x64.grad),

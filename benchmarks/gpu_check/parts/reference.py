@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from gpu_check.driver import ROOT
+from gpu_check.precision import tf32
 from gpu_check.recorder import Recorder, Skipped, expect
 from gpu_check.verbs import figures, on_device, run_verb
 
 NEEDS = ("hydra", "omegaconf", "einops", "safetensors")
 MOST_DIFFERENT = 2e-4  # share of float32 codes
 CPU = torch.device("cpu")
+PRETRAINED = ROOT / "pretrained"
 
 
 def main(recorder: Recorder) -> None:
@@ -35,13 +37,12 @@ def compare(recorder: Recorder) -> None:
     from pipelines import load
 
     n = 8 if recorder.small else 128
-    here, there = load("mnist", "cpu"), load("mnist", recorder.device)
-    grid, K = here.grid, here.num_codes
-    labels = torch.arange(n)[:, None] % 10
+    here, there = (load(PRETRAINED / "mnist", device) for device in ("cpu", recorder.device))
+    grid, labels = here.grid, torch.arange(n)[:, None] % 10
+    codes = torch.randint(here.num_codes, (n, *grid))  # unless the samples succeed
     with recorder.check("samples of pretrained/mnist in float64 equal naive sampling on the CPU") as found:
         codes = equal_samples(there.stage2, uniforms(n, *grid), {"labels": labels})
         found.note(f"{codes.numel()} codes")
-    codes = torch.randint(K, (n, *grid)) if "codes" not in locals() else codes
     with recorder.check("samples of pretrained/mnist in float32 equal naive sampling on the device") as found:
         few_differ(found, *float32_samples(there.stage2, uniforms(n, *grid), labels, recorder.device))
     images = here.decode(codes)
@@ -52,16 +53,16 @@ def compare(recorder: Recorder) -> None:
     with recorder.check("codes of pretrained/mnist as commands compute them") as found:
         few_differ(found, there.encode(images), here.encode(images))
     with recorder.check("the same with TF32 convolutions"):
-        different = share_different(encoded(there.stage1, images, recorder.device, tf32=True), here.encode(images))
+        different = share_different(encoded(there.stage1, images, recorder.device, allowed=True), here.encode(images))
         recorder.measure("share of codes that differ with TF32 on", different, "")
-        different = share_different(encoded(there.stage1, images, recorder.device, tf32=False), here.encode(images))
+        different = share_different(encoded(there.stage1, images, recorder.device), here.encode(images))
         recorder.measure("share of codes that differ with TF32 off", different, "", at_most=MOST_DIFFERENT)
     with recorder.check("codes of pretrained/mnist in float64 equal the CPU's"):
-        exact = [encoded(copy.deepcopy(run.stage1).double(), images, device, tf32=False)
+        exact = [encoded(copy.deepcopy(run.stage1).double(), images, device)
                  for run, device in ((there, recorder.device), (here, "cpu"))]
         expect(torch.equal(*exact), f"expected equal codes, found {share_different(*exact):.2e} different")
     with recorder.check("log-likelihood of codes: float32 here, float64 on the CPU") as found:
-        with torch.no_grad():
+        with torch.no_grad(), tf32(False):
             one = there.stage2.log_prob(codes.to(recorder.device), labels.to(recorder.device)).cpu().double()
             two = copy.deepcopy(here.stage2).double().log_prob(codes, labels)
         error = float(((one - two) / two).abs().max())
@@ -114,10 +115,10 @@ def share_different(one: Tensor, two: Tensor) -> float:
 
 
 @torch.no_grad()
-def encoded(autoencoder, images: Tensor, device: str, tf32: bool) -> Tensor:
+def encoded(autoencoder, images: Tensor, device: str, allowed: bool = False) -> Tensor:
     """Codes by the modules themselves, whatever `encode` sets."""
     dtype = next(autoencoder.parameters()).dtype
-    with torch.backends.cudnn.flags(allow_tf32=tf32):
+    with tf32(allowed):
         z_e = autoencoder.encoder(autoencoder.likelihood.to_network(images.to(device)).to(dtype))
         return autoencoder.bottleneck(z_e).codes.cpu()
 
@@ -146,7 +147,7 @@ def redrawn(prior, u: Tensor) -> float:
     from stage2_prior.sampling import draw, sample
 
     codes = sample(prior, u)
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with tf32(False):
         logits = rearrange(prior(codes), "n k h w -> (n h w) k")
     return share_different(draw(logits, u.flatten(), Rule(1.0, None, None)), codes.flatten())
 
@@ -208,7 +209,7 @@ def wavenet(recorder: Recorder) -> None:
     from stage2_prior.wavenet import WaveNet
 
     torch.manual_seed(1)
-    prior = load("fsdd", recorder.device).stage2
+    prior = load(PRETRAINED / "fsdd", recorder.device).stage2
     with recorder.check("pretrained/fsdd, a WaveNet: float64 equals naive on the CPU"):
         u = uniforms(3, 24 if recorder.small else 64)
         equal_samples(prior, u, conditions_of(prior, u))
@@ -224,12 +225,12 @@ def same_metrics(recorder: Recorder, found) -> None:
     if root is None:
         raise Skipped("needs --mnist-root, a folder with MNIST/raw")
     run = recorder.work / "mnist"
-    shutil.copytree(ROOT / "pretrained" / "mnist", run)
+    shutil.copytree(PRETRAINED / "mnist", run)
     common = ["experiment=mnist", "run=mnist", f"runs_dir={recorder.work}", f"data.root={root}", *on_device(recorder)]
     run_verb(recorder, "extract_codes", *common)
     run_verb(recorder, "evaluate", *common, "evaluate.split=validation", "evaluate.classifier=false",
              "evaluate.samples=0")
-    expected, measured = json.loads((ROOT / "pretrained/mnist/metrics.json").read_text()), figures(run)
+    expected, measured = json.loads((PRETRAINED / "mnist" / "metrics.json").read_text()), figures(run)
     pairs = {key: (measured["bits_per_dim"][key], value) for key, value in expected["bits_per_dim"].items()}
     pairs["nmse"] = measured["nmse"], expected["nmse"]
     worst = max(abs(one / two - 1) for one, two in pairs.values())

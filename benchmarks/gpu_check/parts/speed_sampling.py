@@ -9,6 +9,7 @@ import time
 import torch
 
 from gpu_check import timing
+from gpu_check.precision import tf32
 from gpu_check.recorder import Recorder
 
 NEEDS = ("einops",)
@@ -38,7 +39,7 @@ def pixelcnn(recorder: Recorder, n: int) -> None:
     timing.synchronise(device)
     first = time.perf_counter() - start
     seconds = timing.median_s(lambda: sample(prior, u), device, 2 if recorder.small else 3, warm_up=1)
-    with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.inference_mode(), tf32(False):
         forward = timing.median_s(lambda: prior(codes), device, 5)
     name = f"{n} grids of {side}x{side}, {layers} layers of {channels}"
     recorder.measure(name, seconds, "s", f"{seconds / forward:.1f} forward passes; first call {first:.2f} s",

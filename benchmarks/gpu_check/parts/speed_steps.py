@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from gpu_check import timing
+from gpu_check.precision import tf32
 from gpu_check.recorder import Recorder, expect
 from gpu_check.verbs import call_verb, metric_rows, on_device, settings
 
@@ -43,7 +44,7 @@ def sizes(recorder: Recorder, batch: int) -> tuple[int, int, int]:
     return (12, 4, 4) if recorder.small else (300, 50, batch)
 
 
-def judge(recorder: Recorder, name: str, ours: dict[str, float], eager: float, tf32: float, flops: int,
+def judge(recorder: Recorder, name: str, ours: dict[str, float], eager: float, with_tf32: float, flops: int,
           target: float | None) -> None:
     """The fastest of our steps against eager float32."""
     card, name = timing.card(), f"small, {name}" if recorder.small else name
@@ -51,7 +52,7 @@ def judge(recorder: Recorder, name: str, ours: dict[str, float], eager: float, t
         recorder.measure(f"{name}: {how}", 1e3 * seconds, "ms", timing.share(flops, seconds, card and card.bfloat16))
     fastest = min(ours, key=ours.get)
     recorder.measure(f"{name}: eager float32", 1e3 * eager, "ms", timing.share(flops, eager, card and card.float32))
-    recorder.measure(f"{name}: eager TF32", 1e3 * tf32, "ms", f"{tf32 / ours[fastest]:.2f} times ours")
+    recorder.measure(f"{name}: eager TF32", 1e3 * with_tf32, "ms", f"{with_tf32 / ours[fastest]:.2f} times ours")
     recorder.measure(f"{name}: eager float32 / ours", eager / ours[fastest], "x", fastest, at_least=target)
 
 
@@ -137,9 +138,7 @@ def eager_steps_s(recorder: Recorder, model: torch.nn.Module, loss_at) -> tuple[
             model.bottleneck.after_step(optimizer)
 
     repeats, steps, found = (1, 2, []) if recorder.small else (3, 10, [])
-    for tf32 in (False, True):
-        torch.backends.cuda.matmul.allow_tf32 = tf32
-        with torch.backends.cudnn.flags(allow_tf32=tf32):
+    for allowed in (False, True):
+        with tf32(allowed):
             found.append(timing.median_of_steps_s(step, recorder.device, repeats, steps))
-    torch.backends.cuda.matmul.allow_tf32 = False
     return *found, timing.count_flops(step)
