@@ -87,13 +87,13 @@ benchmark: $(READY)  ## speed, side by side: quantiser, sampling, audio, video, 
 	$(RUN) benchmarks/startup.py
 
 gpu-check:  ## on one card, at most 8 minutes: every GPU path, then speed; WHEELS=FOLDER ARGS="--only reference"
-	@$(PYTHON) benchmarks/gpu_check $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)
+	@$(PYTHON) -m benchmarks.gpu_check $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)
 
 gpu-check-cpu: $(READY)  ## the same without a GPU, at small sizes: proves that the check itself runs
-	@$(RUN) benchmarks/gpu_check --device cpu $(ARGS)
+	@$(RUN) -m benchmarks.gpu_check --device cpu $(ARGS)
 
 gpu-wheels: $(READY)  ## build/gpu-wheels: packages for a machine that has torch but no index, for gpu-check
-	@$(RUN) benchmarks/gpu_check/wheels.py build/gpu-wheels $(ARGS)
+	@$(RUN) -m benchmarks.gpu_check.wheels build/gpu-wheels $(ARGS)
 
 clean:  ## remove the virtual environment (runs stay)
 	rm -rf $(VENV)

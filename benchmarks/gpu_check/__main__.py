@@ -1,9 +1,9 @@
 """`make gpu-check`: every path that needs a GPU, and its speed, in at most 8 minutes on one card.
 
-    python benchmarks/gpu_check                                   # all parts, then the paper's CIFAR-10
-    python benchmarks/gpu_check --wheels FOLDER                   # packages that the machine lacks (make gpu-wheels)
-    python benchmarks/gpu_check --only reference --only resume
-    python benchmarks/gpu_check --device cpu                      # a rehearsal at small sizes
+    python -m benchmarks.gpu_check                                   # all parts, then the paper's CIFAR-10
+    python -m benchmarks.gpu_check --wheels FOLDER                   # packages that the machine lacks (make gpu-wheels)
+    python -m benchmarks.gpu_check --only reference --only resume
+    python -m benchmarks.gpu_check --device cpu                      # a rehearsal at small sizes
 
 Requires the checkout, and a Python with torch. Writes results.jsonl and log.txt to --out, and prints a table.
 Exit status: 0 all passed, 1 a part failed or missed a target, 2 no CUDA device or a wrong flag.
@@ -20,12 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-HERE = Path(__file__).resolve().parent
-sys.path[0] = str(HERE.parent)  # of a folder that is run as a script Python puts the folder itself here
-
-from gpu_check import inputs, plan, report, wheels  # noqa: E402
-from gpu_check.driver import ROOT, Driver, Settings, end_all  # noqa: E402
-from gpu_check.report import Report  # noqa: E402
+from benchmarks.gpu_check import inputs, plan, report, wheels
+from benchmarks.gpu_check.driver import ROOT, Driver, Settings, end_all
+from benchmarks.gpu_check.report import Report
 
 
 class Parser(argparse.ArgumentParser):
@@ -100,7 +97,7 @@ def main(words: list[str] | None = None) -> int:
 
 def environment_with(site: Path | None) -> dict[str, str]:
     """The environment of the parts: the checkout and unpacked packages can be imported, output comes at once."""
-    folders = [str(ROOT), str(ROOT / "benchmarks"), str(site) if site else "", os.environ.get("PYTHONPATH", "")]
+    folders = [str(ROOT), str(site) if site else "", os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, folders)), "PYTHONUNBUFFERED": "1",
                          "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # the same products give the same bits
 

@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_check import report
-from gpu_check.plan import LAST, RESERVE_S, Part, groups
-from gpu_check.report import Report
+from benchmarks.gpu_check import report
+from benchmarks.gpu_check.plan import LAST, RESERVE_S, Part, groups
+from benchmarks.gpu_check.report import Report
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE_S = 2.0  # between SIGTERM and SIGKILL
@@ -87,7 +87,7 @@ class Driver:
         start, name = time.monotonic(), part.name + ("-again" if again else "")
         environment = self.environment | ({"CUDA_LAUNCH_BLOCKING": "1"} if again else {})
         settings = self.settings
-        command = [sys.executable, "-m", "gpu_check.parts", part.name, "--device", settings.device, "--out",
+        command = [sys.executable, "-m", "benchmarks.gpu_check.parts", part.name, "--device", settings.device, "--out",
                    str(settings.out), "--work", str(settings.work / name), "--inputs", str(settings.work / "inputs"),
                    "--limit", f"{limit_s:.1f}", *(["--small"] if settings.small else []),
                    *(["--again"] if again else []),

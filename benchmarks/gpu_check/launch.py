@@ -1,6 +1,6 @@
 """Runs a command with what it cannot be asked for.
 
-    python -m gpu_check.launch --deterministic --kill-at 2 pipelines.train_stage1 experiment=digits ...
+    python -m benchmarks.gpu_check.launch --deterministic --kill-at 2 pipelines.train_stage1 experiment=digits ...
 
 --deterministic   deterministic algorithms; operations that have none are named in the output
 --host-data       items stay in main memory, as if the device had no room for them

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpu_check.driver import ROOT, printed
-from gpu_check.recorder import Recorder
+from benchmarks.gpu_check.driver import ROOT, printed
+from benchmarks.gpu_check.recorder import Recorder
 
 
 def run_verb(recorder: Recorder, verb: str, *arguments: object, launch: tuple[str, ...] = (), ranks: int = 0,
@@ -21,7 +21,7 @@ def run_verb(recorder: Recorder, verb: str, *arguments: object, launch: tuple[st
     if ranks:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     if launch or ranks:
-        command += ["-m", "gpu_check.launch", *launch]
+        command += ["-m", "benchmarks.gpu_check.launch", *launch]
     else:
         command += ["-m"]
     command += [f"pipelines.{verb}", *map(str, arguments)]

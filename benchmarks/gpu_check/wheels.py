@@ -1,7 +1,7 @@
 """Packages for a machine without an index: `make gpu-wheels` gathers them into a folder, `--wheels` unpacks them there.
 
-    python benchmarks/gpu_check/wheels.py build/gpu-wheels            # those that CUDA images of torch lack
-    python benchmarks/gpu_check/wheels.py build/gpu-wheels --package numba --package llvmlite
+    python -m benchmarks.gpu_check.wheels build/gpu-wheels            # those that CUDA images of torch lack
+    python -m benchmarks.gpu_check.wheels build/gpu-wheels --package numba --package llvmlite
 
 Versions are those of constraints.txt. A wheel is a zip file of what is to be imported, so unpacking it needs no pip.
 """

@@ -17,22 +17,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.gpu_check import inputs, launch, pack, plan, report, timing, verbs, wheels
+from benchmarks.gpu_check.driver import Driver, Settings, run_limited
+from benchmarks.gpu_check.recorder import Recorder, Skipped, missing
+from benchmarks.gpu_check.report import Report
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))  # where the check itself puts its package
-
-from gpu_check import inputs, launch, pack, plan, report, timing, verbs, wheels  # noqa: E402
-from gpu_check.driver import Driver, Settings, run_limited  # noqa: E402
-from gpu_check.recorder import Recorder, Skipped, missing  # noqa: E402
-from gpu_check.report import Report  # noqa: E402
-
 FOLDER = ROOT / "benchmarks" / "gpu_check"
 QUICK = ("versions", "layers", "speed_quantiser")  # seconds each; the others train, in processes of their own
 LIMIT_S = 300
 
 
 def check(*flags: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(FOLDER), *map(str, flags)], cwd=ROOT, capture_output=True, text=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=LIMIT_S)
+    return subprocess.run([sys.executable, "-m", "benchmarks.gpu_check", *map(str, flags)], cwd=ROOT, text=True,
+                          capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=LIMIT_S)
 
 
 def recorder_in(folder: Path, device: str = "cpu", small: bool = True, **fields) -> Recorder:
@@ -48,7 +46,7 @@ def test_every_part_is_in_the_plan_and_has_its_functions():
     files = {path.stem for path in (FOLDER / "parts").glob("*.py")} - {"__init__", "__main__"}
     assert files == set(plan.names()) and len(plan.names()) == len(files)
     for name in files:
-        module = importlib.import_module(f"gpu_check.parts.{name}")
+        module = importlib.import_module(f"benchmarks.gpu_check.parts.{name}")
         assert isinstance(module.NEEDS, tuple) and callable(module.main) and module.__doc__, name
 
 
@@ -82,7 +80,7 @@ def played(tmp_path, monkeypatch):
             log(f"line of {name}")
             return scripts.get(name, passes)(written, name, again)
 
-        monkeypatch.setattr("gpu_check.driver.run_limited", run)
+        monkeypatch.setattr("benchmarks.gpu_check.driver.run_limited", run)
         written = Report(tmp_path / "out")
         settings = Settings(device, device == "cpu", tmp_path / "out", tmp_path / "work", minutes, {})
         Driver(settings, written, {}).run(parts)
@@ -159,7 +157,8 @@ def test_a_process_and_its_children_end_at_the_limit(tmp_path):
 
 
 def test_a_check_that_is_stopped_ends_its_parts_and_prints_what_it_has(tmp_path):
-    command = [sys.executable, str(FOLDER), "--device", "cpu", "--out", str(tmp_path / "out"), "--only", "resume"]
+    command = [sys.executable, "-m", "benchmarks.gpu_check", "--device", "cpu", "--only", "resume", "--out",
+               str(tmp_path / "out")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         results = tmp_path / "out" / "log.txt"
         end = time.monotonic() + LIMIT_S
@@ -323,9 +322,9 @@ def test_tones_are_recordings_of_every_digit_and_speaker(tmp_path):
 def test_a_launch_is_killed_just_before_a_checkpoint_becomes_the_latest(tmp_path):
     (tmp_path / "saves.py").write_text(
         "import os\nfor step in range(5):\n    open('new', 'w').write(str(step))\n    os.replace('new', 'latest')\n")
-    path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), str(tmp_path)])
-    result = subprocess.run([sys.executable, "-m", "gpu_check.launch", "--kill-at", "3", "saves"], cwd=tmp_path,
-                            env=os.environ | {"PYTHONPATH": path}, timeout=LIMIT_S)
+    path = os.pathsep.join([str(ROOT), str(tmp_path)])
+    result = subprocess.run([sys.executable, "-m", "benchmarks.gpu_check.launch", "--kill-at", "3", "saves"],
+                            cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, timeout=LIMIT_S)
     assert result.returncode == -signal.SIGKILL and (tmp_path / "latest").read_text() == "1"
 
 
@@ -368,7 +367,7 @@ def test_flops_of_a_layer_and_their_share_of_a_peak():
 
 
 def test_tf32_is_as_before_afterwards_and_cudnn_stays_on():
-    from gpu_check.precision import tf32
+    from benchmarks.gpu_check.precision import tf32
 
     def settings() -> tuple:
         return (torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision,
@@ -383,8 +382,8 @@ def test_tf32_is_as_before_afterwards_and_cudnn_stays_on():
 
 
 def test_a_resumed_training_must_have_the_bits_unless_two_others_differ_too():
-    from gpu_check.parts.resume import compare
-    from gpu_check.recorder import Findings
+    from benchmarks.gpu_check.parts.resume import compare
+    from benchmarks.gpu_check.recorder import Findings
 
     def with_value(value: float) -> dict:
         return {"weight": torch.tensor([1.0, value])}
@@ -400,8 +399,8 @@ def test_the_mode_is_set_around_the_middle_steps_and_a_step_that_waits_is_named(
     """A stand-in for CUDA: under "error" a wait raises, under "warn" it warns."""
     import warnings
 
-    from gpu_check.parts import synchronisations
-    from gpu_check.recorder import Findings
+    from benchmarks.gpu_check.parts import synchronisations
+    from benchmarks.gpu_check.recorder import Findings
     from pipelines.training.autoencoder import AutoencoderTask
     from pipelines.training.prior import PriorTask
 

@@ -6,8 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from gpu_check import report
-from gpu_check.recorder import Recorder, missing
+from benchmarks.gpu_check import report
+from benchmarks.gpu_check.recorder import Recorder, missing
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     given.work.mkdir(parents=True)
     recorder = Recorder(given.part, given.device, given.small, given.work, given.inputs, given.out, given.limit,
                         given.again, dict(option.split("=", 1) for option in given.option))
-    module = importlib.import_module(f"gpu_check.parts.{given.part}")
+    module = importlib.import_module(f"benchmarks.gpu_check.parts.{given.part}")
     if lacking := missing(module.NEEDS):
         recorder.record("imports", report.SKIPPED, note=f"needs {', '.join(lacking)}")
         return

@@ -1,7 +1,7 @@
 """Audio: recordings of tones by two speakers, through every command, speaker conversion among them."""
 
-from gpu_check.recorder import Recorder, expect
-from gpu_check.verbs import figures, on_device, run_verb, settings
+from benchmarks.gpu_check.recorder import Recorder, expect
+from benchmarks.gpu_check.verbs import figures, on_device, run_verb, settings
 
 NEEDS = ("hydra", "omegaconf", "einops", "safetensors", "soundfile", "torchaudio", "pystoi", "torchmetrics",
          "tensorboard", "matplotlib", "tqdm")

@@ -1,7 +1,7 @@
 """Codes of codes: an autoencoder on the codes of another run, its prior, and samples decoded down to frames."""
 
-from gpu_check.recorder import Recorder, expect
-from gpu_check.verbs import figures, on_device, run_verb, settings
+from benchmarks.gpu_check.recorder import Recorder, expect
+from benchmarks.gpu_check.verbs import figures, on_device, run_verb, settings
 
 NEEDS = ("hydra", "omegaconf", "einops", "safetensors", "tensorboard", "torchmetrics", "matplotlib", "tqdm")
 BOTTOM = ["autoencoder.encoder.hidden=8", "autoencoder.encoder.outer_hidden=8", "autoencoder.encoder.residual_hidden=4",

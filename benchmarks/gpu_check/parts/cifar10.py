@@ -12,10 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-from gpu_check import pack, report
-from gpu_check.driver import ROOT
-from gpu_check.recorder import Recorder, expect
-from gpu_check.verbs import figures, metric_rows, on_device, run_verb, settings
+from benchmarks.gpu_check import pack, report
+from benchmarks.gpu_check.driver import ROOT
+from benchmarks.gpu_check.recorder import Recorder, expect
+from benchmarks.gpu_check.verbs import figures, metric_rows, on_device, run_verb, settings
 
 NEEDS = ("hydra", "omegaconf", "einops", "safetensors", "tensorboard", "torchmetrics", "matplotlib", "tqdm")
 EVALUATION_S = 25.0  # kept for measuring and packing

@@ -3,10 +3,10 @@
 
 import math
 
-from gpu_check.driver import ROOT
-from gpu_check.parts.digits import NEEDS, SHORT
-from gpu_check.recorder import Recorder, expect
-from gpu_check.verbs import call_verb, metric_rows, on_device, run_verb, settings
+from benchmarks.gpu_check.driver import ROOT
+from benchmarks.gpu_check.parts.digits import NEEDS, SHORT
+from benchmarks.gpu_check.recorder import Recorder, expect
+from benchmarks.gpu_check.verbs import call_verb, metric_rows, on_device, run_verb, settings
 
 __all__ = ["NEEDS", "main"]
 CONFIGS = ROOT / "configs" / "autoencoder"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from gpu_check.recorder import Recorder, expect
-from gpu_check.verbs import figures, on_device, run_verb, settings
+from benchmarks.gpu_check.recorder import Recorder, expect
+from benchmarks.gpu_check.verbs import figures, on_device, run_verb, settings
 
 NEEDS = ("hydra", "omegaconf", "einops", "safetensors", "sklearn", "tensorboard", "torchmetrics", "matplotlib", "tqdm")
 TINY = ["autoencoder.encoder.hidden=16", "autoencoder.encoder.residual_hidden=8", "autoencoder.bottleneck.num_codes=32",

@@ -11,8 +11,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from gpu_check.precision import tf32
-from gpu_check.recorder import Recorder, expect
+from benchmarks.gpu_check.precision import tf32
+from benchmarks.gpu_check.recorder import Recorder, expect
 
 NEEDS = ()
 LAYERS = {

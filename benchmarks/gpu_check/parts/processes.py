@@ -4,9 +4,9 @@ In float64 for the ranks: Adam turns rounding errors of gradients near zero into
 moves encodings across the border of two cells. In float64 50 steps agree within 1e-6, the limit of the test on CPUs.
 """
 
-from gpu_check.parts.digits import TINY
-from gpu_check.recorder import Recorder, expect
-from gpu_check.verbs import final_weights, largest_difference, on_device, run_verb, settings
+from benchmarks.gpu_check.parts.digits import TINY
+from benchmarks.gpu_check.recorder import Recorder, expect
+from benchmarks.gpu_check.verbs import final_weights, largest_difference, on_device, run_verb, settings
 
 NEEDS = ("hydra", "omegaconf", "einops", "safetensors", "sklearn", "tensorboard", "tqdm")
 LIMIT = 1e-6

@@ -12,10 +12,10 @@ import shutil
 import torch
 from torch import Tensor
 
-from gpu_check.driver import ROOT
-from gpu_check.precision import tf32
-from gpu_check.recorder import Recorder, Skipped, expect
-from gpu_check.verbs import figures, on_device, run_verb
+from benchmarks.gpu_check.driver import ROOT
+from benchmarks.gpu_check.precision import tf32
+from benchmarks.gpu_check.recorder import Recorder, Skipped, expect
+from benchmarks.gpu_check.verbs import figures, on_device, run_verb
 
 NEEDS = ("hydra", "omegaconf", "einops", "safetensors")
 MOST_DIFFERENT = 2e-4  # share of float32 codes

@@ -11,16 +11,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from gpu_check.parts.digits import TINY
-from gpu_check.recorder import Findings, Recorder, expect
-from gpu_check.verbs import final_weights, largest_difference, on_device, run_verb, settings
+from benchmarks.gpu_check.parts.digits import TINY
+from benchmarks.gpu_check.recorder import Findings, Recorder, expect
+from benchmarks.gpu_check.verbs import final_weights, largest_difference, on_device, run_verb, settings
 
 NEEDS = ("hydra", "omegaconf", "einops", "safetensors", "sklearn", "tensorboard", "tqdm")
 KILLED_BEFORE = 2  # the second checkpoint of each process becomes the latest: steps 20, 40 and 60 of 80 are saved
 
 
 def main(recorder: Recorder) -> None:
-    from gpu_check.parts.speed_steps import write_random_codes
+    from benchmarks.gpu_check.parts.speed_steps import write_random_codes
 
     codes = recorder.work / "codes"
     write_random_codes(codes, (4, 4))

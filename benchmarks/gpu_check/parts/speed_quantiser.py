@@ -7,8 +7,8 @@ the distances, in float32, which the quantiser never leaves. The larger of the t
 
 import torch
 
-from gpu_check import timing
-from gpu_check.recorder import Recorder
+from benchmarks.gpu_check import timing
+from benchmarks.gpu_check.recorder import Recorder
 
 NEEDS = ("einops",)
 SIZES = ((32_768, 64, 512), (1_048_576, 64, 512), (32_768, 64, 8192), (32_768, 64, 65_536))  # n, d, K

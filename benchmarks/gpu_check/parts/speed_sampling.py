@@ -8,9 +8,9 @@ import time
 
 import torch
 
-from gpu_check import timing
-from gpu_check.precision import tf32
-from gpu_check.recorder import Recorder
+from benchmarks.gpu_check import timing
+from benchmarks.gpu_check.precision import tf32
+from benchmarks.gpu_check.recorder import Recorder
 
 NEEDS = ("einops",)
 TARGET_S = 0.15  # 64 grids

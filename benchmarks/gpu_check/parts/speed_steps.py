@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from gpu_check import timing
-from gpu_check.precision import tf32
-from gpu_check.recorder import Recorder, expect
-from gpu_check.verbs import call_verb, metric_rows, on_device, settings
+from benchmarks.gpu_check import timing
+from benchmarks.gpu_check.precision import tf32
+from benchmarks.gpu_check.recorder import Recorder, expect
+from benchmarks.gpu_check.verbs import call_verb, metric_rows, on_device, settings
 
 NEEDS = ("hydra", "omegaconf", "einops", "safetensors", "sklearn", "tensorboard", "tqdm")
 TARGET = 3.0

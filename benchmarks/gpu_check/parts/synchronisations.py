@@ -10,10 +10,10 @@ import warnings
 
 import torch
 
-from gpu_check import report
-from gpu_check.parts import audio, chain, components, digits, video
-from gpu_check.recorder import Recorder, expect, missing
-from gpu_check.verbs import call_verb, on_device, settings
+from benchmarks.gpu_check import report
+from benchmarks.gpu_check.parts import audio, chain, components, digits, video
+from benchmarks.gpu_check.recorder import Recorder, expect, missing
+from benchmarks.gpu_check.verbs import call_verb, on_device, settings
 
 NEEDS = digits.NEEDS
 STEPS, FIRST, LAST = 14, 6, 10

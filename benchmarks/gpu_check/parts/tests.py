@@ -5,8 +5,8 @@ import re
 import subprocess
 import sys
 
-from gpu_check.driver import ROOT
-from gpu_check.recorder import Recorder, Skipped, expect
+from benchmarks.gpu_check.driver import ROOT
+from benchmarks.gpu_check.recorder import Recorder, Skipped, expect
 
 NEEDS = ("pytest", "hydra", "omegaconf", "einops")
 WORDS, CHOSEN = ("cuda", "triton"), "cuda or (triton and not interpreted)"

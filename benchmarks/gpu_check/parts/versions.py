@@ -10,9 +10,9 @@ import subprocess
 
 import torch
 
-from gpu_check import report
-from gpu_check.recorder import Recorder, Skipped
-from gpu_check.timing import median_s
+from benchmarks.gpu_check import report
+from benchmarks.gpu_check.recorder import Recorder, Skipped
+from benchmarks.gpu_check.timing import median_s
 
 NEEDS = ()
 PACKAGES = ("torch", "torchvision", "torchaudio", "triton", "numpy", "einops", "hydra-core", "omegaconf", "numba",

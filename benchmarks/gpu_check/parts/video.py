@@ -1,7 +1,7 @@
 """Video: walks in the simulated room, through every command; then an autoencoder that compresses time too."""
 
-from gpu_check.recorder import Recorder
-from gpu_check.verbs import on_device, run_verb, settings
+from benchmarks.gpu_check.recorder import Recorder
+from benchmarks.gpu_check.verbs import on_device, run_verb, settings
 
 NEEDS = ("hydra", "omegaconf", "einops", "safetensors", "tensorboard", "torchmetrics", "matplotlib", "tqdm")
 WIDTHS = ("hidden=8", "outer_hidden=8", "residual_hidden=4", "num_downsamplings=1")
