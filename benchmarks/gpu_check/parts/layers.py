@@ -1,8 +1,8 @@
 """What the project builds on, by itself: convolutions in both layouts, the fused optimiser, a recorded step.
 
 Errors are relative, |found - expected| / |expected| in the Euclidean norm, against float64 on the CPU. bfloat16 has 8
-bits: rounding operands and result leaves about 2^-9 each, so 1e-2 is a wrong kernel, not rounding. TF32 has 10 bits:
-3e-4; float32 stays far below 1e-5.
+bits: rounding operands and result leaves about 2^-9 each, so 1e-2 is a wrong kernel, not rounding. TF32, with 10 bits,
+leaves about 3e-4; float32 about 1e-6, and Winograd's algorithm, which cuDNN may choose, some times that.
 """
 
 import copy
@@ -23,7 +23,7 @@ LAYERS = {
     "conv3d": (lambda: nn.Conv3d(16, 24, 3, padding=1), (2, 16, 5, 9, 7), torch.channels_last_3d),
     "conv1d": (lambda: nn.Conv1d(32, 48, 4, stride=2, padding=1), (4, 32, 96), torch.contiguous_format),
 }
-BFLOAT16, FLOAT32 = 1e-2, 1e-5
+BFLOAT16, FLOAT32 = 1e-2, 5e-5
 
 
 def main(recorder: Recorder) -> None:
