@@ -77,11 +77,11 @@ def table(rows: list[dict]) -> str:
                          + (f"; {row['note']}" if row.get("note") else ""))
     shown = [row for row in checks if row["verdict"] != PASSED or "value" in row]
     if shown:
-        lines += ["", f"{'part':<18}{'check':<54}{'verdict':<10}{'value':>14}  target, note"]
+        lines += ["", f"{'part':<18}{'check':<58}{'verdict':<10}{'value':>14}  target, note"]
     for row in shown:
         value = f"{row['value']:.4g} {row.get('unit', '')}".strip() if "value" in row else ""
         rest = "; ".join(str(row[key]) for key in ("target", "note") if row.get(key))
-        lines.append(f"{row['part']:<18}{row['check'][:53]:<54}{row['verdict']:<10}{value:>14}  {rest[:110]}".rstrip())
+        lines.append(f"{row['part']:<18}{row['check'][:57]:<58}{row['verdict']:<10}{value:>14}  {rest[:110]}".rstrip())
     return "\n".join([*lines, "", *targets(checks)])
 
 
