@@ -84,7 +84,7 @@ def main(words: list[str] | None = None) -> int:
                    minutes=given.minutes, time=datetime.now(UTC).isoformat(timespec="seconds"))
     driver = Driver(settings, written, environment)
     chosen = [part for part in (*plan.PARTS, plan.LAST) if not given.only or part.name in given.only]
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, stop)
     try:
         driver.run(chosen)
     finally:
@@ -109,6 +109,12 @@ def no_cuda(environment: dict[str, str]) -> str | None:
     if result.returncode:
         return f"a Python without a working torch ({(result.stderr.strip().splitlines() or ['no message'])[-1]})"
     return "none" if result.stdout.split()[-1] == "0" else None
+
+
+def stop(number: int, frame: object) -> NoReturn:
+    """Once: `timeout` sends its signal twice, and the second must not end what the first began, the table."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def refuse(message: str) -> NoReturn:

@@ -164,7 +164,9 @@ def test_a_check_that_is_stopped_ends_its_parts_and_prints_what_it_has(tmp_path)
         end = time.monotonic() + LIMIT_S
         while time.monotonic() < end and not (results.exists() and "train_stage1" in results.read_text()):
             time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
+        for _ in range(2):  # as `timeout` does
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
         output = process.communicate(timeout=LIMIT_S)[0]
     assert process.returncode == 128 + signal.SIGTERM and str(tmp_path / "out" / "results.jsonl") in output
     own = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in read_or_nothing(path)]
