@@ -16,7 +16,7 @@ CHOICE = experiment=$(EXPERIMENT) $(ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-audio demo-video doom-data stage1 extract-codes stage2 sample evaluate compare study \
-	lint test test-all benchmark clean
+	lint test test-all benchmark gpu-check gpu-check-cpu gpu-wheels clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -85,6 +85,15 @@ benchmark: $(READY)  ## speed, side by side: quantiser, sampling, audio, video, 
 	$(RUN) benchmarks/wavenet.py
 	$(RUN) benchmarks/video.py
 	$(RUN) benchmarks/startup.py
+
+gpu-check:  ## on one card, at most 8 minutes: every GPU path, then speed; WHEELS=FOLDER ARGS="--only reference"
+	@$(PYTHON) -m benchmarks.gpu_check $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)
+
+gpu-check-cpu: $(READY)  ## the same without a GPU, at small sizes: proves that the check itself runs
+	@$(RUN) -m benchmarks.gpu_check --device cpu $(ARGS)
+
+gpu-wheels: $(READY)  ## build/gpu-wheels: packages for a machine that has torch but no index, for gpu-check
+	@$(RUN) -m benchmarks.gpu_check.wheels build/gpu-wheels $(ARGS)
 
 clean:  ## remove the virtual environment (runs stay)
 	rm -rf $(VENV)
