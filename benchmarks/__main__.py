@@ -1,0 +1,81 @@
+"""Time and memory of everything that takes long, against the machine's floor and against rivals: a table, a JSON file.
+
+    python -m benchmarks                                  # all works: a quarter of an hour on two cores
+    python -m benchmarks --only quantizer stage2_step
+    python -m benchmarks --quick                          # tiny sizes: whether it runs, not how fast
+    python -m benchmarks --device cuda --out bench.json
+    python -m benchmarks --curves docs/bench              # time over image size, K, layers, batch, clip length: plots
+
+The contenders of a work take turns, each in a process of its own. Times are medians of all runs but the first. The floor
+is the time of the operations or bytes that the work cannot avoid, at the highest rates that matrix products and copies
+reach in the same run. Peak memory is what a contender's process gains, its data and model included. Needs a system that
+can fork processes (Linux, macOS).
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.work import find, names
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=names(), metavar="NAME", help=f"of {', '.join(names())}")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, one second a work")
+    parser.add_argument("--long", action="store_true", help="also the sizes that take minutes a run")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    parser.add_argument("--threads", type=int, default=0, help="default: one per core, as PyTorch chooses")
+    parser.add_argument("--budget", type=float, default=6.0, help="seconds of timed rounds per size (default: 6)")
+    parser.add_argument("--out", type=Path, default=Path("bench.json"), help="default: bench.json")
+    parser.add_argument("--curves", type=Path, metavar="FOLDER", help="plots and their numbers instead of the table")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.threads < 0 or arguments.budget < 0:
+        sys.exit("error: --threads and --budget: expected numbers >= 0")
+    import torch
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.curves:
+        from benchmarks.curves import draw
+
+        draw(arguments.curves, arguments.device, arguments.quick)
+    else:
+        compare_all(arguments)
+
+
+def compare_all(arguments: argparse.Namespace) -> None:
+    """Every work, the machine's rates before and after; prints the table, writes the JSON file."""
+    from benchmarks.machine import facts, rates
+    from benchmarks.report import machine_lines, table
+    from benchmarks.runner import compare, in_child, measure
+
+    start = time.monotonic()
+    machine = in_child(lambda: facts(arguments.device))
+    before = in_child(lambda: rates(arguments.device, arguments.quick))
+    rows = []
+    for name in arguments.only or names():
+        work = find(name, arguments.device, arguments.quick, arguments.long)
+        if arguments.device not in work.devices:
+            print(f"{name}: not on {arguments.device}", file=sys.stderr)
+            continue
+        for row in measure(work, name, work.sizes(), 0.0 if arguments.quick else arguments.budget):
+            print(f"{time.monotonic() - start:4.0f} s  {row['title']}, {row['label']}", file=sys.stderr, flush=True)
+            rows.append(row)
+    after = in_child(lambda: rates(arguments.device, arguments.quick))
+    machine["rates"] = {name: max(rate, after[name]) for name, rate in before.items()}
+    machine["seconds"] = round(time.monotonic() - start)
+    rows = [compare(row, machine["rates"]) for row in rows]
+    arguments.out.write_text(json.dumps({"machine": machine, "quick": arguments.quick, "rows": rows}, indent=1) + "\n")
+    print(f"{machine_lines(machine)}\n\n{table(rows)}\n\n{arguments.out}: measured in {machine['seconds']} s")
+
+
+if __name__ == "__main__":
+    main()
