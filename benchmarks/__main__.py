@@ -6,24 +6,27 @@
     python -m benchmarks --device cuda --out bench.json
     python -m benchmarks --curves docs/bench              # time over image size, K, layers, batch, clip length: plots
 
-The contenders of a work take turns, each in a process of its own. Times are medians of all runs but the first. The floor
-is the time of the operations or bytes that the work cannot avoid, at the highest rates that matrix products and copies
-reach in the same run. Peak memory is what a contender's process gains, its data and model included. Needs a system that
-can fork processes (Linux, macOS).
+The contenders of a work take turns, each in a process of its own. Times are medians of all runs but the first. The
+floor is the time of the operations or bytes that the work cannot avoid, at the highest rates that matrix products and
+copies reach in the same run. Peak memory is what a contender's process gains, its data and model included. Requires a
+system that can fork processes (Linux, macOS).
 """
 
 import argparse
 import json
+import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from benchmarks.work import find, names
+from pipelines.commands.flags import VerbParser
+from pipelines.files.errors import InputError, one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = VerbParser(__doc__)
     parser.add_argument("--only", nargs="+", choices=names(), metavar="NAME", help=f"of {', '.join(names())}")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one second a work")
     parser.add_argument("--long", action="store_true", help="also the sizes that take minutes a run")
@@ -35,20 +38,27 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    arguments = parse_arguments()
-    if arguments.threads < 0 or arguments.budget < 0:
-        sys.exit("error: --threads and --budget: expected numbers >= 0")
+def main(arguments: argparse.Namespace) -> None:
     import torch
+
+    for name in ("threads", "budget"):
+        if getattr(arguments, name) < 0:
+            raise InputError(f"--{name}: expected a number >= 0, found {getattr(arguments, name)}")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device: expected cpu on a machine without a GPU that PyTorch can use, found cuda")
+    if not hasattr(os, "fork"):
+        raise InputError("benchmarks: expected a system that can fork processes (Linux, macOS), found another")
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    if arguments.curves:
-        from benchmarks.curves import draw
+    with tempfile.TemporaryDirectory() as folder:  # of all files that contenders write: they do not clean up
+        tempfile.tempdir = os.environ["TMPDIR"] = folder
+        if arguments.curves:
+            from benchmarks.curves import draw
 
-        draw(arguments.curves, arguments.device, arguments.quick)
-    else:
-        compare_all(arguments)
+            draw(arguments.curves, arguments.device, arguments.quick)
+        else:
+            compare_all(arguments)
 
 
 def compare_all(arguments: argparse.Namespace) -> None:
@@ -78,4 +88,5 @@ def compare_all(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main(parse_arguments())

@@ -2,7 +2,7 @@
 
 from benchmarks.runner import Row
 
-HEADINGS = ("work", "sizes", "contender", "time", "fastest", "/ ours", "floor", "/ floor", "peak MiB")
+HEADINGS = ("work", "sizes", "contender", "time", "fastest", "/ ours", "speed", "floor", "/ floor", "peak MiB")
 
 
 def table(rows: list[Row]) -> str:
@@ -23,33 +23,31 @@ def line(row: Row, name: str) -> tuple[str, ...]:
     facts, ours, first = row["contenders"][name], row["contenders"][row["ours"]], name == row["ours"]
     head = (row["title"], row["label"]) if first else ("", "")
     if "median_s" not in facts:
-        return (*head, name, "left out", "", "", "", "", "")
+        return (*head, name, "left out", "", "", "", "", "", "")
     ratio = "" if first or "median_s" not in ours else number(facts["median_s"] / ours["median_s"])
     floor = row["floor"]["seconds"] if first and row["floor"] else None
+    note = " (estimated)" if "estimated" in facts else f", {facts['threads']} thread" if "threads" in facts else ""
     return (
         *head,
-        name + (" (estimated)" if "estimated" in facts else ""),
+        name + note,
         duration(facts["median_s"]),
         duration(facts["fastest_s"]),
         ratio,
+        f"{1 / facts['median_s']:,.0f} {row['unit']}s/s" if row["unit"] else "",
         duration(floor) if floor else "",
         number(row["ratio_to_floor"]) if first and row["ratio_to_floor"] else "",
-        f"{facts['peak_mib']:,.0f}" if "peak_mib" in facts else "",
+        "" if facts.get("peak_mib") is None else f"{facts['peak_mib']:,.0f}",
     )
 
 
 def footnotes(rows: list[Row]) -> list[str]:
-    """What was left out and why, speeds of works with a unit, first runs that took long, checks."""
+    """What was left out and why, first runs that took long, checks."""
     notes = []
     for row in rows:
         where = f"{row['title']}, {row['label']}"
         for name, facts in row["contenders"].items():
             if "left_out" in facts:
                 notes.append(f"{where}: {name} left out: {facts['left_out']}")
-            elif row["unit"] and "median_s" in facts:
-                threads = f" on {facts['threads']} thread" if "threads" in facts else ""
-                notes.append(f"{where}: {name}{threads}: {1 / facts['median_s']:,.0f} {row['unit']}s/s "
-                             f"({1 / facts['fastest_s']:,.0f} at best)")
         ours = row["contenders"][row["ours"]]
         if ours.get("first_s", 0) > 1 + 2 * ours.get("median_s", 0):
             notes.append(f"{where}: the first run took {duration(ours['first_s'])}")

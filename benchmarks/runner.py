@@ -30,7 +30,8 @@ VERY_SLOW = 20.0  # above which it does not run again: what precedes the first r
 
 def measure(work: Work, name: str, all_sizes: Iterable[Sizes], budget: float, first_only: bool = False
             ) -> Iterable[Row]:
-    """A row for each of the sizes, with about `budget` seconds of timed rounds, or the fewest rounds if they take more.
+    """A row for each of the sizes, with about `budget` seconds of timed rounds, or the fewest rounds if they take more;
+    0: a single round.
 
     first_only: the project's own contender alone, for curves.
     """
@@ -70,7 +71,8 @@ def describe(contender: Contender | Estimate, work: Work) -> dict[str, Any]:
     return facts
 
 
-def turns(contenders: list[Contender], device: torch.device, budget: float) -> list[tuple[float, list[float], float]]:
+def turns(contenders: list[Contender], device: torch.device, budget: float
+          ) -> list[tuple[float, list[float], float | None]]:
     """(seconds of the first run, seconds of the others, peak MiB) of each contender.
 
     The first run, which compiles and fills caches, is told apart. Then all take turns, so that each meets the same load
@@ -84,7 +86,7 @@ def turns(contenders: list[Contender], device: torch.device, budget: float) -> l
         times: list[list[float]] = [[first] if first > VERY_SLOW else [] for first in firsts]
         start = time.perf_counter()
         for done in range(MOST_ROUNDS):
-            if done >= FEWEST_ROUNDS and time.perf_counter() - start > budget:
+            if done >= (FEWEST_ROUNDS if budget else 1) and time.perf_counter() - start > budget:
                 break
             for child, first, taken in zip(children, firsts, times):
                 if first <= SLOW or not taken:
@@ -186,14 +188,19 @@ class _Enough(BaseException):
     """No more turns."""
 
 
-def peak_mib(device: torch.device, before: int) -> float:
-    """MiB by which memory grew at most since it had `before` bytes: data, model and all; on a GPU its allocations."""
+def peak_mib(device: torch.device, before: int) -> float | None:
+    """MiB by which memory grew at most since it had `before` bytes: data, model and all; on a GPU its allocations.
+
+    Of started processes the largest one's memory; None where it was no larger than this process, which the system
+    counts as theirs too."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     scale = 1 if sys.platform == "darwin" else 1024
     own, started = (resource.getrusage(who).ru_maxrss * scale
                     for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return max(own - before, started) / 2**20
+    if started:
+        return started / 2**20 if started > 1.1 * before else None
+    return (own - before) / 2**20
 
 
 def resident_bytes() -> int:

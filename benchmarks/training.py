@@ -10,9 +10,11 @@ import yaml
 from torch import Tensor, nn
 
 from benchmarks.work import Driven
+from pipelines.data.codes import CodeSplit
 from pipelines.files.places import configs
 from pipelines.splits.base import Split
 from pipelines.training.loop import Task, choose_precision, train
+from pipelines.training.prior import PriorTask, mean_codes
 from pipelines.training.settings import Settings
 
 NEVER = 1 << 30  # steps
@@ -49,8 +51,20 @@ class OwnSteps(Driven):
             return loss(*arguments)
 
         self._task.loss = held  # type: ignore[method-assign]
-        with tempfile.TemporaryDirectory() as folder:
-            train(self._task, self._splits, self._settings, Path(folder), 0, self._device, facts={})
+        train(self._task, self._splits, self._settings, Path(tempfile.mkdtemp()), 0, self._device, facts={})
+
+
+def code_split(k: int, shape: tuple[int, ...], local: Tensor | None = None) -> CodeSplit:
+    """Random codes (n, *grid), as the code data set keeps them: below 256 codes in 8 bits, else in 16."""
+    codes = torch.randint(k, shape, generator=torch.Generator().manual_seed(0))
+    return CodeSplit(codes.to(torch.uint8 if k <= 256 else torch.int16), torch.zeros(len(codes), 0, dtype=torch.int64),
+                     local=local, num_codebooks=1)
+
+
+def prior_steps(prior: Any, split: CodeSplit, batch: int, precision: str, device: torch.device) -> OwnSteps:
+    means = dict.fromkeys(("train", "validation"), mean_codes(split))
+    return OwnSteps(PriorTask(prior, [], means, False), {"train": split, "validation": split},
+                    settings("stage2", batch, precision), device)
 
 
 def plain_steps(model: nn.Module, loss: Callable[[nn.Module, Tensor], Tensor], items: Tensor, batch_size: int,

@@ -1,1 +1,1 @@
-"""Models as most public repositories write them: what the project's own are compared with, in float32 and by autograd."""
+"""Models as most public repositories write them, to compare the project's own with: float32, plain autograd."""

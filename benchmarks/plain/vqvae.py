@@ -120,7 +120,7 @@ class LucidrainsVQVAE(nn.Module):
 
 
 def pythae_vqvae(channels: int, size: int, k: int, d: int, widths: Widths) -> nn.Module:
-    """pythae's VQVAE with moving averages, around the same layers; called with {"data": images}, its output has .loss."""
+    """pythae's VQVAE with moving averages, around the same layers: {"data": images} -> an output with .loss."""
     from pythae.models import VQVAE, VQVAEConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder

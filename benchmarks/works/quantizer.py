@@ -1,4 +1,4 @@
-"""A vector quantiser's training step: forward and backward, statistics, the codebook's update, revival of dead codes."""
+"""A vector quantiser's training step: forward and backward, statistics, the codebook's update, revival of codes."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -77,7 +77,7 @@ class QuantizerStep(Work):
         ]
 
     def floor(self, n: int, k: int, d: int) -> Floor:
-        # The n K products of length d are 2 n K d operations, in float32: the nearest code is not to depend on rounding.
+        # The n K products of length d are 2 n K d operations, in float32, so that the nearest code is found exactly.
         # Read: z and its upstream gradient; written: z_q and the gradient of z; 4 bytes each. Scores need no memory.
         return Floor(flops=2.0 * n * k * d, bytes=4 * 4.0 * n * d)
 

@@ -1,4 +1,4 @@
-"""A training step of stage 1, against public VQ-VAEs of the same layers: Sonnet's CIFAR-10 example, the paper's network."""
+"""A training step of stage 1, against public VQ-VAEs of the same layers: of Sonnet's CIFAR-10 example, of the paper."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,7 +17,7 @@ from stage1_vqvae.bottlenecks.vq import EMAQuantizer
 from stage1_vqvae.image import ImageDecoder, ImageEncoder
 from stage1_vqvae.likelihoods.gaussian import Gaussian
 
-CHANNELS, K, D = 3, 512, 64
+CHANNELS, D = 3, 64
 NETWORKS = {"compact": COMPACT, "paper": PAPER}  # configs/autoencoder/
 ITEMS = 2048
 
@@ -30,12 +30,12 @@ def images(size: int, count: int, device: torch.device) -> Tensor:
     return ((smooth + 0.1 * torch.rand(smooth.shape, generator=generator)) * 231).to(torch.uint8).to(device)
 
 
-def autoencoder(widths: Widths) -> Autoencoder:
+def autoencoder(k: int, widths: Widths) -> Autoencoder:
     """configs/autoencoder/compact.yaml or paper.yaml for images of three channels."""
     layers: dict[str, Any] = dict(
         hidden=widths.hidden, outer_hidden=widths.outer, residual_hidden=widths.residual, num_residual_blocks=BLOCKS,
         num_downsamplings=2, mixing_convolution=widths.mixing)
-    return Autoencoder(ImageEncoder(CHANNELS, D, **layers), EMAQuantizer(K, D), ImageDecoder(CHANNELS, D, **layers),
+    return Autoencoder(ImageEncoder(CHANNELS, D, **layers), EMAQuantizer(k, D), ImageDecoder(CHANNELS, D, **layers),
                        Gaussian(variance=2500.0))
 
 
@@ -62,20 +62,21 @@ class Stage1Step(Work):
 
     def sizes(self) -> Iterable[Sizes]:
         if self.quick:
-            return [{"batch": 4, "size": 8, "network": "compact"}]
-        return [{"batch": batch, "size": 32, "network": network} for network in NETWORKS for batch in (32, 128)]
+            return [{"batch": 4, "size": 8, "network": "compact", "k": 16}]
+        return [{"batch": batch, "size": 32, "network": network, "k": 512}
+                for network in NETWORKS for batch in (32, 128)]
 
-    def label(self, batch: int, size: int, network: str) -> str:
-        return f"{batch} images of {size}x{size}, {network} network, K = {K}"
+    def label(self, batch: int, size: int, network: str, k: int) -> str:
+        return f"{batch} images of {size}x{size}, {network} network, K = {k}"
 
-    def contenders(self, batch: int, size: int, network: str) -> list[Contender]:
+    def contenders(self, batch: int, size: int, network: str, k: int) -> list[Contender]:
         widths = NETWORKS[network]
         count = max(batch, min(ITEMS, ITEMS * 32**2 // size**2))
 
         def own(precision: str) -> Run:
             x = images(size, count, torch.device("cpu"))
             split = ImageSplit(x, torch.zeros(count, 0, dtype=torch.int64), size=(size, size))
-            task = AutoencoderTask(autoencoder(widths), [], lambda *_, **__: None)
+            task = AutoencoderTask(autoencoder(k, widths), [], lambda *_, **__: None)
             return OwnSteps(task, {"train": split, "validation": split}, settings("stage1", batch, precision),
                             self.device)
 
@@ -88,7 +89,7 @@ class Stage1Step(Work):
             return plain_steps(model.to(self.device), loss, images(size, count, self.device), batch, 3e-4)
 
         def pythae() -> Run:
-            return plain_steps(pythae_vqvae(CHANNELS, size, K, D, widths).to(self.device),
+            return plain_steps(pythae_vqvae(CHANNELS, size, k, D, widths).to(self.device),
                                lambda model, x: model({"data": x.float() / 255 - 0.5}).loss,
                                images(size, count, self.device), batch, 3e-4)
 
@@ -96,16 +97,16 @@ class Stage1Step(Work):
             Contender("the loop, precision auto", lambda: own("auto")),
             Contender("the loop, float32", lambda: own("float32")),
             Contender("vector-quantize-pytorch, same layers",
-                      lambda: plain(LucidrainsVQVAE(CHANNELS, K, D, widths)), rival=True,
+                      lambda: plain(LucidrainsVQVAE(CHANNELS, k, D, widths)), rival=True,
                       needs="vector_quantize_pytorch"),
             Contender("pythae VQVAE, same layers", pythae, rival=True, needs="pythae"),
-            Contender("plain port, one-hot rows", lambda: plain(PlainVQVAE(CHANNELS, K, D, widths)), rival=True),
+            Contender("plain port, one-hot rows", lambda: plain(PlainVQVAE(CHANNELS, k, D, widths)), rival=True),
         ]
 
-    def floor(self, batch: int, size: int, network: str) -> Floor:
+    def floor(self, batch: int, size: int, network: str, k: int) -> Floor:
         # Forward, and backward to inputs and to weights: three times the multiply-accumulates of the convolutions, less
         # the gradient of the images; the search's scores once. All at the rate of the type that the loop multiplies in.
         widths = NETWORKS[network]
         first = (size / 2) ** 2 * 16 * CHANNELS * widths.outer
-        macs = 3 * (encoder_macs(size, widths) + decoder_macs(size, widths)) - first + (size / 4) ** 2 * K * D
+        macs = 3 * (encoder_macs(size, widths) + decoder_macs(size, widths)) - first + (size / 4) ** 2 * k * D
         return Floor(flops=2 * batch * macs, dtype=product_dtype(self.device))

@@ -1,32 +1,13 @@
 """A training step of the image prior: a gated PixelCNN of 15 layers of 64 features, against a plain public one."""
 
 from collections.abc import Iterable
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from benchmarks.plain.pixelcnn import PlainGatedPixelCNN, cross_entropy
-from benchmarks.training import OwnSteps, plain_steps, product_dtype, settings
+from benchmarks.training import code_split, plain_steps, prior_steps, product_dtype
 from benchmarks.work import Contender, Floor, Run, Sizes, Work
-from pipelines.data.codes import CodeSplit
-from pipelines.training.prior import PriorTask, mean_codes
 from stage2_prior.pixelcnn import GatedPixelCNN
 
 HEAD = 256
-
-
-def code_split(k: int, shape: tuple[int, ...], local: Tensor | None = None) -> CodeSplit:
-    """Random codes (n, *grid), as the code data set keeps them: below 256 codes in 8 bits, else in 16."""
-    codes = torch.randint(k, shape, generator=torch.Generator().manual_seed(0))
-    return CodeSplit(codes.to(torch.uint8 if k <= 256 else torch.int16), torch.zeros(len(codes), 0, dtype=torch.int64),
-                     local=local, num_codebooks=1)
-
-
-def prior_steps(prior: Any, split: CodeSplit, batch: int, precision: str, device: torch.device) -> OwnSteps:
-    means = dict.fromkeys(("train", "validation"), mean_codes(split))
-    return OwnSteps(PriorTask(prior, [], means, False), {"train": split, "validation": split},
-                    settings("stage2", batch, precision), device)
 
 
 def pixelcnn_macs(k: int, p: int, layers: int) -> float:

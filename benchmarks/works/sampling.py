@@ -1,0 +1,90 @@
+"""Cached sampling of image priors: gated PixelCNN of 15 layers of 64 features, float32, K = 512."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.work import Contender, Estimate, Floor, Run, Sizes, Work
+from benchmarks.works.stage2_step import pixelcnn_macs
+from stage2_prior.pixelcnn import GatedPixelCNN
+from stage2_prior.sampling import sample, sample_naive
+
+PART = 64  # grids of one forward pass at once: logits of more would fill the memory
+
+
+class SteppedPixelCNN(GatedPixelCNN):
+    """Without the compiled loop, as where numba is missing."""
+
+    def compiled_loop(self) -> None:
+        return None
+
+
+def sharpened(heads: Iterable[nn.Module]) -> None:
+    """Logits with a standard deviation near 2, as in a trained prior; an untrained one is close to uniform."""
+    with torch.no_grad():
+        for head in heads:
+            head[3].weight *= 20  # type: ignore[index]
+
+
+class Sampling(Work):
+    title = "sampling"
+
+    def sizes(self) -> Iterable[Sizes]:
+        if self.quick:
+            return [{"batch": 2, "grid": 3, "layers": 2, "p": 8, "k": 16}]
+        sizes = [(batch, grid) for grid in (8, 32, 64) for batch in (1, 64, 512)]
+        return [{"batch": batch, "grid": grid, "layers": 15, "p": 64, "k": 512} for batch, grid in sizes
+                if (batch, grid) != (512, 64) or self.long]
+
+    def label(self, batch: int, grid: int, layers: int, p: int, k: int) -> str:
+        return f"{batch} grid{'s' * (batch > 1)} of {grid}x{grid}, {layers} layers x {p}, K = {k}"
+
+    def prior(self, layers: int, p: int, k: int, kind: type[GatedPixelCNN] = GatedPixelCNN) -> GatedPixelCNN:
+        torch.manual_seed(0)
+        prior = kind(k, channels=p, num_layers=layers)
+        sharpened(prior.heads)
+        return prior.to(self.device).eval()
+
+    def uniforms(self, batch: int, grid: int) -> Tensor:
+        return torch.rand(batch, grid, grid, dtype=torch.float64, device=self.device)
+
+    def contenders(self, batch: int, grid: int, layers: int, p: int, k: int) -> list[Contender | Estimate]:
+        def cached(kind: type[GatedPixelCNN]) -> Run:
+            prior, uniforms = self.prior(layers, p, k, kind), self.uniforms(batch, grid)
+            return lambda: sample(prior, uniforms)
+
+        def forward(layout: torch.memory_format) -> Run:
+            prior = self.prior(layers, p, k).to(memory_format=layout)
+            codes = torch.randint(k, (batch, grid, grid), device=self.device)
+
+            def run() -> None:
+                with torch.inference_mode():
+                    for part in codes.split(PART):
+                        prior(part)
+
+            return run
+
+        one, last = "one forward pass", "one forward pass, channels last"
+        found = [
+            Contender("sample", lambda: cached(GatedPixelCNN)),
+            Contender(one, lambda: forward(torch.contiguous_format)),
+            Contender(last, lambda: forward(torch.channels_last)),
+        ]
+        if (batch, grid) == (64, 8) or self.quick:
+            found.append(Contender("sample, stepper in PyTorch", lambda: cached(SteppedPixelCNN)))
+        return [*found, Estimate("sample_naive: a forward pass per code", one, grid**2)]
+
+    def floor(self, batch: int, grid: int, layers: int, p: int, k: int) -> Floor:
+        # Each position passes every layer once, as in one forward pass, in float32. A column of the horizontal stacks
+        # and of the head waits for the one before: where few grids are drawn, each column reads their weights anew,
+        # (2 + 4 + 1) p^2 a layer, of which `across`, 4 p^2, is done a row at a time; from the cache.
+        weights = 4.0 * (layers * 3 * p**2 + p * 256 + 256 * k)
+        return Floor(flops=2.0 * batch * grid**2 * pixelcnn_macs(k, p, layers), bytes=grid**2 * weights, cached=True)
+
+    def check(self, batch: int, grid: int, layers: int, p: int, k: int) -> dict[str, float]:
+        if batch < 2 or grid > 32:
+            return {}
+        prior, uniforms = self.prior(layers, p, k), self.uniforms(min(batch, 8), 8)
+        differing = (sample(prior, uniforms) != sample_naive(prior, uniforms)).float().mean().item()
+        return {f"share of codes that differ from sample_naive, {len(uniforms)} of 8x8": differing}

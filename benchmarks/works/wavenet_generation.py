@@ -1,0 +1,89 @@
+"""Cached sampling of a WaveNet: 40 layers of 32 / 64 / 256 channels, K = 256, float32."""
+
+from collections.abc import Iterable
+
+import torch
+
+from benchmarks.work import Contender, Estimate, Floor, Run, Sizes, Work
+from benchmarks.works.sampling import sharpened
+from benchmarks.works.wavenet_step import GATE, RESIDUAL, SKIP, wavenet_macs
+from stage2_prior.sampling import sample, sample_naive
+from stage2_prior.wavenet import WaveNet
+
+STEPPED = 256  # positions that the step in PyTorch is timed on
+
+
+class SteppedWaveNet(WaveNet):
+    """Without the compiled loop: a few hundred PyTorch operations per position."""
+
+    def compiled_loop(self) -> None:
+        return None
+
+
+class WaveNetGeneration(Work):
+    title = "WaveNet generation"
+    unit = "position"  # of each clip: n clips of t positions are n t
+
+    def sizes(self) -> Iterable[Sizes]:
+        if self.quick:
+            return [{"batch": 2, "length": 8, "layers": 3, "k": 16, "local": 0}]
+        return [{"batch": batch, "length": length, "layers": 40, "k": 256, "local": 0}
+                for batch, length in ((1, 4096), (16, 4096), (64, 2048))]
+
+    def label(self, batch: int, length: int, layers: int, k: int, local: int) -> str:
+        conditioned = f", {local} local channels" * bool(local)
+        return f"{batch} clip{'s' * (batch > 1)} of {length:,}, {layers} layers, K = {k}{conditioned}"
+
+    def prior(self, layers: int, k: int, local: int, kind: type[WaveNet] = WaveNet) -> WaveNet:
+        torch.manual_seed(0)
+        prior = kind(k, residual_channels=RESIDUAL, gate_channels=GATE, skip_channels=SKIP, num_layers=layers,
+                     local_channels=local)
+        sharpened(prior.heads)
+        return prior.to(self.device).eval()
+
+    def contenders(self, batch: int, length: int, layers: int, k: int, local: int) -> list[Contender | Estimate]:
+        stepped = min(length, STEPPED)
+        threads = 1 if batch == 1 else None
+
+        def cached(kind: type[WaveNet], positions: int) -> Run:
+            prior = self.prior(layers, k, local, kind)
+            uniforms = torch.rand(batch, positions, dtype=torch.float64, device=self.device)
+            features = torch.randn(batch, local, positions, device=self.device) if local else None
+            return lambda: sample(prior, uniforms, local=features)
+
+        def forward() -> Run:
+            prior = self.prior(layers, k, local)
+            codes = torch.randint(k, (batch, length), device=self.device)
+            features = torch.randn(batch, local, length, device=self.device) if local else None
+
+            def run() -> None:
+                with torch.inference_mode():
+                    prior(codes, local=features)
+
+            return run
+
+        one = "one forward pass"
+        return [
+            Contender("sample", lambda: cached(WaveNet, length), count=batch * length, threads=threads),
+            Contender("cached step in PyTorch", lambda: cached(SteppedWaveNet, stepped), rival=True,
+                      count=batch * stepped, threads=threads),
+            Contender(one, forward, count=batch * length, threads=threads),
+            Estimate("sample_naive: a forward pass per position", one, length),
+        ]
+
+    def floor(self, batch: int, length: int, layers: int, k: int, local: int) -> Floor:
+        # Per position: the multiply-accumulates of all layers, in float32; for every one in turn, all weights are read
+        # once for all clips, from the cache where they fit into it (2.4 MB for 40 layers), 4 bytes each.
+        macs = wavenet_macs(k, layers) + layers * local * GATE
+        return Floor(flops=2.0 * macs, bytes=4.0 * macs / batch, cached=True)
+
+    def check(self, batch: int, length: int, layers: int, k: int, local: int) -> dict[str, float]:
+        found, positions = {}, min(length, 64)
+        for dtype in (torch.float32, torch.float64):
+            prior = self.prior(layers, k, local).to(dtype)
+            uniforms = torch.rand(4, positions, dtype=torch.float64, device=self.device)
+            features = torch.randn(4, local, positions, dtype=dtype, device=self.device) if local else None
+            differing = sample(prior, uniforms, local=features) != sample_naive(prior, uniforms, local=features)
+            name = f"share of codes that differ from sample_naive, {str(dtype).removeprefix('torch.')}"
+            found[name] = differing.float().mean().item()
+        return found
