@@ -27,7 +27,8 @@ from pipelines.files.errors import InputError, one_line_errors
 
 def parse_arguments() -> argparse.Namespace:
     parser = VerbParser(__doc__)
-    parser.add_argument("--only", nargs="+", choices=names(), metavar="NAME", help=f"of {', '.join(names())}")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"works: {', '.join(names())}; with --curves: "
+                        "image_size, num_codes, num_layers, batch, clip_length")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one second a work")
     parser.add_argument("--long", action="store_true", help="also the sizes that take minutes a run")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
@@ -54,11 +55,18 @@ def main(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:  # of all files that contenders write: they do not clean up
         tempfile.tempdir = os.environ["TMPDIR"] = folder
         if arguments.curves:
-            from benchmarks.curves import draw
+            from benchmarks.curves import CURVES, draw
 
-            draw(arguments.curves, arguments.device, arguments.quick)
+            draw(arguments.curves, chosen(arguments.only, list(CURVES)), arguments.device, arguments.quick)
         else:
             compare_all(arguments)
+
+
+def chosen(only: list[str] | None, known: list[str]) -> list[str]:
+    for name in only or ():
+        if name not in known:
+            raise InputError(f"--only: expected names among {', '.join(known)}, found {name}")
+    return only or known
 
 
 def compare_all(arguments: argparse.Namespace) -> None:
@@ -71,7 +79,7 @@ def compare_all(arguments: argparse.Namespace) -> None:
     machine = in_child(lambda: facts(arguments.device))
     before = in_child(lambda: rates(arguments.device, arguments.quick))
     rows = []
-    for name in arguments.only or names():
+    for name in chosen(arguments.only, names()):
         work = find(name, arguments.device, arguments.quick, arguments.long)
         if arguments.device not in work.devices:
             print(f"{name}: not on {arguments.device}", file=sys.stderr)

@@ -93,18 +93,21 @@ CURVES: dict[str, tuple[Panel, ...]] = {
 }
 
 
-def draw(folder: Path, device: str, quick: bool) -> None:
-    """FOLDER/NAME.png for each of `CURVES`, FOLDER/curves.json with all numbers. quick: one point per line."""
+def draw(folder: Path, names: list[str], device: str, quick: bool) -> None:
+    """FOLDER/NAME.png and .json for each of the names of `CURVES`. quick: one point per line."""
     machine = in_child(lambda: facts(device) | {"rates": rates(device, quick)})
     folder.mkdir(parents=True, exist_ok=True)
-    numbers: dict[str, Any] = {}
-    for name, panels in CURVES.items():
+    print(machine_lines(machine))
+    for name in names:
+        panels = CURVES[name]
         measured = [{line.name: points(line, device, quick, machine["rates"]) for line in panel.lines}
                     for panel in panels]
         (folder / f"{name}.png").write_bytes(plot(panels, measured))
-        numbers[name] = [{"x": panel.x, "lines": lines} for panel, lines in zip(panels, measured)]
-    (folder / "curves.json").write_text(json.dumps({"machine": machine, "curves": numbers}, indent=1) + "\n")
-    print(f"{machine_lines(machine)}\n{folder / 'curves.json'}")
+        numbers: dict[str, Any] = {
+            "machine": machine,
+            "panels": [{"x": panel.x, "lines": lines} for panel, lines in zip(panels, measured)]}
+        (folder / f"{name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
+        print(folder / f"{name}.png", folder / f"{name}.json")
 
 
 def points(line: Line, device: str, quick: bool, machine_rates: Rates) -> list[Row]:

@@ -67,6 +67,16 @@ def test_the_table_has_a_line_for_each_contender(run):
             assert any(f"  {name}" in line for line in lines), f"{row['work']}: {name}"
 
 
+def test_a_curve_has_a_plot_and_its_numbers(tmp_path):
+    result = bench("--curves", str(tmp_path), "--quick", "--only", "clip_length")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (tmp_path / "clip_length.png").read_bytes().startswith(b"\x89PNG")
+    panels = json.loads((tmp_path / "clip_length.json").read_text())["panels"]
+    assert [len(panel["lines"]) for panel in panels] == [2, 2]
+    for points in (points for panel in panels for points in panel["lines"].values()):
+        assert all(point["seconds"] > 0 and point["floor_s"] > 0 and point["x"] > 0 for point in points)
+
+
 @pytest.mark.parametrize("flags", [("--threads", "-1"), ("--only", "nothing"), ("--device", "tpu"), ("--quik",)])
 def test_bad_flags_are_refused_in_one_line(flags):
     result = bench(*flags)
