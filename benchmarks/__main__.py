@@ -45,10 +45,12 @@ def main(arguments: argparse.Namespace) -> None:
     for name in ("threads", "budget"):
         if getattr(arguments, name) < 0:
             raise InputError(f"--{name}: expected a number >= 0, found {getattr(arguments, name)}")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device: expected cpu on a machine without a GPU that PyTorch can use, found cuda")
     if not hasattr(os, "fork"):
-        raise InputError("benchmarks: expected a system that can fork processes (Linux, macOS), found another")
+        raise InputError(f"expected a system that can fork processes, Linux or macOS, found {sys.platform}")
+    from benchmarks.runner import in_child
+
+    if arguments.device == "cuda" and not in_child(torch.cuda.is_available):
+        raise InputError("--device: expected cpu where PyTorch finds no GPU, found cuda")
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

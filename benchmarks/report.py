@@ -56,9 +56,9 @@ def footnotes(rows: list[Row]) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Three digits, in the unit that suits: 1.23 s, 45.6 ms, 7.89 us; 1,230 s."""
-    for scale, unit in ((1, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if seconds >= scale or unit == "us":
+    """Three digits, in the unit that suits: 1.23 s, 45.6 ms, 7.89 us, 12.3 ns; 1,230 s."""
+    for scale, unit in ((1, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")):
+        if seconds >= scale or unit == "ns":
             return f"{number(seconds / scale)} {unit}"
     raise AssertionError(seconds)
 

@@ -1,8 +1,8 @@
 """Measures one work: its contenders take turns, each in a process of its own, which also reports its peak memory.
 
-The process that imports this never computes: it forks. So a contender starts with all imported and nothing warm, and
-meets neither the threads nor the memory of another. A row is plain data, as it stands in the JSON file; `compare` adds
-what follows from the machine's rates.
+The process that imports this never computes nor touches a GPU: it forks. So a contender starts with all imported and
+nothing warm, and meets neither the threads nor the memory of another. A row is plain data, as it stands in the JSON
+file; `compare` adds what follows from the machine's rates.
 """
 
 import multiprocessing
@@ -24,8 +24,8 @@ from benchmarks.work import Contender, Driven, Estimate, Floor, Seconds, Sizes, 
 
 Row = dict[str, Any]
 MOST_ROUNDS, FEWEST_ROUNDS = 15, 3
-SLOW = 5.0  # seconds of a first run above which a contender runs once more, instead of in every round
-VERY_SLOW = 20.0  # above which it does not run again: what precedes the first run no longer matters
+SLOW = 5.0  # seconds of a run above which a contender takes a turn in the first round alone
+VERY_SLOW = 90.0  # of the first run, above which it counts as the only one: more than any compilation takes
 
 
 def measure(work: Work, name: str, all_sizes: Iterable[Sizes], budget: float, first_only: bool = False
@@ -37,7 +37,8 @@ def measure(work: Work, name: str, all_sizes: Iterable[Sizes], budget: float, fi
     """
     for sizes in all_sizes:
         contenders = work.contenders(**sizes)[: 1 if first_only else None]
-        described = {contender.name: describe(contender, work) for contender in contenders}
+        free = in_child(lambda: free_memory(work.device))
+        described = {contender.name: describe(contender, work, free) for contender in contenders}
         running = [contender for contender in contenders
                    if isinstance(contender, Contender) and "left_out" not in described[contender.name]]
         for contender, (first, times, peak) in zip(running, turns(running, work.device, budget)):
@@ -49,7 +50,7 @@ def measure(work: Work, name: str, all_sizes: Iterable[Sizes], budget: float, fi
             if isinstance(contender, Estimate) and "median_s" in described[contender.of]:
                 for key in ("median_s", "fastest_s"):
                     described[contender.name][key] = described[contender.of][key] * contender.times
-        floor = work.floor(**sizes)
+        floor = in_child(lambda: work.floor(**sizes))
         yield {
             "work": name, "title": work.title, "label": work.label(**sizes), "sizes": sizes, "unit": work.unit,
             "device": str(work.device), "threads": torch.get_num_threads(), "ours": contenders[0].name,
@@ -60,13 +61,13 @@ def measure(work: Work, name: str, all_sizes: Iterable[Sizes], budget: float, fi
         }
 
 
-def describe(contender: Contender | Estimate, work: Work) -> dict[str, Any]:
+def describe(contender: Contender | Estimate, work: Work, free: float) -> dict[str, Any]:
     if isinstance(contender, Estimate):
         return {"rival": True, "estimated": f"{contender.times:g} times {contender.of}"}
     facts: dict[str, Any] = {"rival": contender.rival, "count": contender.count}
     if contender.threads is not None:
         facts["threads"] = contender.threads
-    if reason := missing(contender, work.long, free_memory(work.device)):
+    if reason := missing(contender, work.long, free):
         facts["left_out"] = reason
     return facts
 
@@ -88,8 +89,8 @@ def turns(contenders: list[Contender], device: torch.device, budget: float
         for done in range(MOST_ROUNDS):
             if done >= (FEWEST_ROUNDS if budget else 1) and time.perf_counter() - start > budget:
                 break
-            for child, first, taken in zip(children, firsts, times):
-                if first <= SLOW or not taken:
+            for child, taken in zip(children, times):
+                if not taken or taken[0] <= SLOW:
                     taken.append(child.ask(True))
         peaks = [child.ask(False) for child in children]
     finally:

@@ -43,15 +43,16 @@ class CodeFiles(Work):
         return f"{what}: {count:,} items of {grid}x{grid}, K = {k}"
 
     def contenders(self, what: str, count: int, grid: int, k: int) -> list[Contender]:
-        def write(folder: Path) -> None:
+        def own() -> Run:
+            data = Numbers(count, grid, k)
+
             def encode(batch: Batch) -> dict[str, torch.Tensor]:
                 return {"codes": batch.x}
 
-            write_codes(folder, data, encode, num_codes=k, num_codebooks=1, stage1_hash="0" * 64, batch_size=WRITTEN)
+            def write(folder: Path) -> None:
+                write_codes(folder, data, encode, num_codes=k, num_codebooks=1, stage1_hash="0" * 64,
+                            batch_size=WRITTEN)
 
-        data = Numbers(count, grid, k)
-
-        def own() -> Run:
             if what == "written":
                 return in_folder(write)
             folder = Path(tempfile.mkdtemp())
@@ -63,6 +64,7 @@ class CodeFiles(Work):
             return lambda: [split.batch(indices).x for indices in batches]
 
         def plain() -> Run:
+            data = Numbers(count, grid, k)
             if what == "written":
                 return in_folder(lambda folder: torch.save(data.codes.clone(), folder / "codes.pt"))
             folder = Path(tempfile.mkdtemp())
