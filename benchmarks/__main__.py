@@ -82,11 +82,12 @@ def compare_all(arguments: argparse.Namespace) -> None:
     before = in_child(lambda: rates(arguments.device, arguments.quick))
     rows = []
     for name in chosen(arguments.only, names()):
-        work = find(name, arguments.device, arguments.quick, arguments.long)
+        work = find(name)
         if arguments.device not in work.devices:
             print(f"{name}: not on {arguments.device}", file=sys.stderr)
             continue
-        for row in measure(work, name, work.sizes(), 0.0 if arguments.quick else arguments.budget):
+        for sizes in work.sizes(arguments.quick, arguments.long):
+            row = measure(name, sizes, arguments.device, 0.0 if arguments.quick else arguments.budget, arguments.long)
             print(f"{time.monotonic() - start:4.0f} s  {row['title']}, {row['label']}", file=sys.stderr, flush=True)
             rows.append(row)
     after = in_child(lambda: rates(arguments.device, arguments.quick))

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from benchmarks.machine import Rates, facts, rates
 from benchmarks.report import machine_lines
 from benchmarks.runner import Row, compare, in_child, measure
-from benchmarks.work import Sizes, find
+from benchmarks.work import Sizes
 
 BUDGET = 2.0  # seconds of timed rounds per point
 
@@ -114,12 +114,11 @@ def points(line: Line, device: str, quick: bool, machine_rates: Rates) -> list[R
     """x, seconds and those of the floor for each value, with all runs."""
     found = []
     for x in line.values[: 1 if quick else None]:
-        work = find(line.work, device)
-        (row,) = measure(work, line.work, [line.sizes(x)], 0.0 if quick else BUDGET, first_only=True)
-        ours = compare(row, machine_rates)["contenders"][row["ours"]]
-        floor = compare(row, machine_rates)["floor"]
+        row = measure(line.work, line.sizes(x), device, 0.0 if quick else BUDGET, first_only=True)
+        row = compare(row, machine_rates)
+        ours = row["contenders"][row["ours"]]
         found.append({"x": x, "label": row["label"], "seconds": ours["median_s"], "times_s": ours["times_s"],
-                      "floor_s": floor["seconds"], "peak_mib": ours["peak_mib"]})
+                      "floor_s": row["floor"]["seconds"], "peak_mib": ours["peak_mib"]})
         print(f"{line.name}, {x:,}: {ours['median_s']:.3g} s", file=sys.stderr, flush=True)
     return found
 

@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import Rates, free_memory, synchronise
-from benchmarks.work import Contender, Driven, Estimate, Floor, Seconds, Sizes, Work, missing
+from benchmarks.work import Contender, Driven, Estimate, Floor, Seconds, Sizes, find, missing
 
 Row = dict[str, Any]
 MOST_ROUNDS, FEWEST_ROUNDS = 15, 3
@@ -28,46 +28,45 @@ SLOW = 5.0  # seconds of a run above which a contender takes a turn in the first
 VERY_SLOW = 90.0  # of the first run, above which it counts as the only one: more than any compilation takes
 
 
-def measure(work: Work, name: str, all_sizes: Iterable[Sizes], budget: float, first_only: bool = False
-            ) -> Iterable[Row]:
-    """A row for each of the sizes, with about `budget` seconds of timed rounds, or the fewest rounds if they take more;
-    0: a single round.
+def measure(name: str, sizes: Sizes, device: str, budget: float, long: bool = False, first_only: bool = False) -> Row:
+    """The row of works/NAME.py at these sizes, with about `budget` seconds of timed rounds, or `FEWEST_ROUNDS` if these
+    take more; 0: a single round.
 
-    first_only: the project's own contender alone, for curves.
+    long: contenders that take minutes run too. first_only: the project's own contender alone, for curves.
     """
-    for sizes in all_sizes:
-        contenders = work.contenders(**sizes)[: 1 if first_only else None]
-        free = in_child(lambda: free_memory(work.device))
-        described = {contender.name: describe(contender, work, free) for contender in contenders}
-        running = [contender for contender in contenders
-                   if isinstance(contender, Contender) and "left_out" not in described[contender.name]]
-        for contender, (first, times, peak) in zip(running, turns(running, work.device, budget)):
-            per = contender.count
-            described[contender.name] |= {
-                "first_s": first / per, "times_s": [taken / per for taken in times],
-                "median_s": statistics.median(times) / per, "fastest_s": min(times) / per, "peak_mib": peak}
-        for contender in contenders:
-            if isinstance(contender, Estimate) and "median_s" in described[contender.of]:
-                for key in ("median_s", "fastest_s"):
-                    described[contender.name][key] = described[contender.of][key] * contender.times
-        floor = in_child(lambda: work.floor(**sizes))
-        yield {
-            "work": name, "title": work.title, "label": work.label(**sizes), "sizes": sizes, "unit": work.unit,
-            "device": str(work.device), "threads": torch.get_num_threads(), "ours": contenders[0].name,
-            "contenders": described,
-            "floor": asdict(floor) | {"dtype": str(floor.dtype).removeprefix("torch.")}
-                     if isinstance(floor, Floor) else floor,
-            "checks": {} if first_only else in_child(lambda: work.check(**sizes)),
-        }
+    work = find(name)(device=torch.device(device), **sizes)
+    contenders = work.contenders()[: 1 if first_only else None]
+    free = in_child(lambda: free_memory(work.device))
+    described = {contender.name: describe(contender, long, free) for contender in contenders}
+    running = [contender for contender in contenders
+               if isinstance(contender, Contender) and "left_out" not in described[contender.name]]
+    for own, (first, times, peak) in zip(running, turns(running, work.device, budget)):
+        per = own.count
+        described[own.name] |= {
+            "first_s": first / per, "times_s": [taken / per for taken in times],
+            "median_s": statistics.median(times) / per, "fastest_s": min(times) / per, "peak_mib": peak}
+    for contender in contenders:
+        if isinstance(contender, Estimate) and "median_s" in described[contender.of]:
+            for key in ("median_s", "fastest_s"):
+                described[contender.name][key] = described[contender.of][key] * contender.times
+    floor = in_child(work.floor)
+    return {
+        "work": name, "title": work.title, "label": work.label(), "sizes": sizes, "unit": work.unit,
+        "device": str(work.device), "threads": torch.get_num_threads(), "ours": contenders[0].name,
+        "contenders": described,
+        "floor": asdict(floor) | {"dtype": str(floor.dtype).removeprefix("torch.")}
+                 if isinstance(floor, Floor) else floor,
+        "checks": {} if first_only else in_child(work.check),
+    }
 
 
-def describe(contender: Contender | Estimate, work: Work, free: float) -> dict[str, Any]:
+def describe(contender: Contender | Estimate, long: bool, free: float) -> dict[str, Any]:
     if isinstance(contender, Estimate):
         return {"rival": True, "estimated": f"{contender.times:g} times {contender.of}"}
     facts: dict[str, Any] = {"rival": contender.rival, "count": contender.count}
     if contender.threads is not None:
         facts["threads"] = contender.threads
-    if reason := missing(contender, work.long, free):
+    if reason := missing(contender, long, free):
         facts["left_out"] = reason
     return facts
 

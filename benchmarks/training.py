@@ -50,7 +50,7 @@ class OwnSteps(Driven):
             next_turn()
             return loss(*arguments)
 
-        self._task.loss = held  # type: ignore[method-assign]
+        self._task.loss = held  # type: ignore[method-assign, assignment]
         train(self._task, self._splits, self._settings, Path(tempfile.mkdtemp()), 0, self._device, facts={})
 
 

@@ -1,15 +1,16 @@
 """What is measured: a `Work` at several sizes, each with its contenders and the floor below which no time can fall.
 
-A new work is one file in works/ with one subclass of `Work`: sizes, contenders (the project's own first), floor.
+A new work is one file in works/ with one subclass of `Work`: sizes, contenders (the project's own first), floor. `Work`
+is a dataclass whose fields are the sizes.
 """
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -76,33 +77,34 @@ class Estimate:
     times: float
 
 
+@dataclass(frozen=True, kw_only=True)
 class Work(ABC):
-    """One thing that takes time. Subclasses say what it is; runner.py measures it."""
+    """One thing that takes time, at given sizes: the fields that a subclass adds. runner.py measures it."""
 
-    title: str  # in the table
-    unit: str = ""  # of a contender's `count`; times are then per unit, and speeds are shown too
-    devices: tuple[str, ...] = ("cpu", "cuda")
+    title: ClassVar[str]  # in the table
+    unit: ClassVar[str] = ""  # of a contender's `count`; times are then per unit, and speeds are shown too
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
 
-    def __init__(self, device: str = "cpu", quick: bool = False, long: bool = False):
-        self.device, self.quick, self.long = torch.device(device), quick, long
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    @abstractmethod
+    def sizes(cls, quick: bool, long: bool) -> Iterable[Sizes]:
+        """The fields of each work to measure. quick: tiny, a second in all; long: those that take minutes as well."""
 
     @abstractmethod
-    def sizes(self) -> Iterable[Sizes]:
-        """The keyword arguments of the other methods. `quick`: tiny, a second in all; `long`: those of minutes too."""
-
-    @abstractmethod
-    def label(self, **sizes: Any) -> str:
+    def label(self) -> str:
         """The sizes in words, for the table."""
 
     @abstractmethod
-    def contenders(self, **sizes: Any) -> list[Contender | Estimate]:
-        """The project's own way first. They take turns in one process."""
+    def contenders(self) -> Sequence[Contender | Estimate]:
+        """The project's own way first. They take turns, each in its process."""
 
     @abstractmethod
-    def floor(self, **sizes: Any) -> Floor | str | None:
-        """Derived in a comment; or the name of the contender that is the floor, or None where there is none."""
+    def floor(self) -> Floor | str:
+        """Derived in a comment; or the name of the contender that is the floor."""
 
-    def check(self, **sizes: Any) -> dict[str, float]:
+    def check(self) -> dict[str, float]:
         """Figures that say whether what was timed is right, such as the share of codes that differ from naive
         sampling. Default: none."""
         return {}
@@ -112,13 +114,13 @@ def names() -> list[str]:
     return sorted(path.stem for path in (Path(__file__).parent / "works").glob("*.py") if path.stem != "__init__")
 
 
-def find(name: str, device: str = "cpu", quick: bool = False, long: bool = False) -> Work:
+def find(name: str) -> type[Work]:
     """The work of works/NAME.py."""
     module = importlib.import_module(f"benchmarks.works.{name}")
     found = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Work)
              and value.__module__ == module.__name__]
     assert len(found) == 1, f"works/{name}.py: expected one subclass of Work, found {len(found)}"
-    return found[0](device, quick, long)
+    return found[0]
 
 
 def missing(contender: Contender, long: bool, free_memory: float) -> str:

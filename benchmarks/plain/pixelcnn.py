@@ -11,8 +11,8 @@ class MaskedConv2d(nn.Conv2d):
     mask: Tensor
 
     def __init__(self, channels_in: int, channels_out: int, mask: Tensor) -> None:
-        kernel = tuple(mask.shape)
-        super().__init__(channels_in, channels_out, kernel, padding=tuple(size // 2 for size in kernel))
+        height, width = mask.shape
+        super().__init__(channels_in, channels_out, (height, width), padding=(height // 2, width // 2))
         self.register_buffer("mask", mask[None, None])
 
     def forward(self, x: Tensor) -> Tensor:

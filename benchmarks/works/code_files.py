@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,58 +30,64 @@ class Numbers(Data):
         return CodeSplit(x, torch.zeros(len(x), 0, dtype=torch.int64), num_codebooks=1)
 
 
+@dataclass(frozen=True, kw_only=True)
 class CodeFiles(Work):
     title = "code data set"
     unit = "item"
     devices = ("cpu",)
+    what: str
+    count: int
+    grid: int
+    k: int
 
-    def sizes(self) -> Iterable[Sizes]:
-        sets = [(16, 4, 16)] if self.quick else [(100_000, 8, 512), (8192, 32, 512)]
+    @classmethod
+    def sizes(cls, quick: bool, long: bool) -> Iterable[Sizes]:
+        sets = [(16, 4, 16)] if quick else [(100_000, 8, 512), (8192, 32, 512)]
         return [{"what": what, "count": count, "grid": grid, "k": k} for count, grid, k in sets
                 for what in ("written", "opened", "read at random")]
 
-    def label(self, what: str, count: int, grid: int, k: int) -> str:
-        return f"{what}: {count:,} items of {grid}x{grid}, K = {k}"
+    def label(self) -> str:
+        return f"{self.what}: {self.count:,} items of {self.grid}x{self.grid}, K = {self.k}"
 
-    def contenders(self, what: str, count: int, grid: int, k: int) -> list[Contender]:
+    def contenders(self) -> list[Contender]:
         def own() -> Run:
-            data = Numbers(count, grid, k)
+            data = Numbers(self.count, self.grid, self.k)
 
             def encode(batch: Batch) -> dict[str, torch.Tensor]:
                 return {"codes": batch.x}
 
             def write(folder: Path) -> None:
-                write_codes(folder, data, encode, num_codes=k, num_codebooks=1, stage1_hash="0" * 64,
+                write_codes(folder, data, encode, num_codes=self.k, num_codebooks=1, stage1_hash="0" * 64,
                             batch_size=WRITTEN)
 
-            if what == "written":
+            if self.what == "written":
                 return in_folder(write)
             folder = Path(tempfile.mkdtemp())
             write(folder)
-            if what == "opened":
+            if self.what == "opened":
                 return lambda: CodeData(folder)
             split = CodeData(folder).split("train")
-            batches = torch.randperm(count).split(BATCH)
+            batches = torch.randperm(self.count).split(BATCH)
             return lambda: [split.batch(indices).x for indices in batches]
 
         def plain() -> Run:
-            data = Numbers(count, grid, k)
-            if what == "written":
+            data = Numbers(self.count, self.grid, self.k)
+            if self.what == "written":
                 return in_folder(lambda folder: torch.save(data.codes.clone(), folder / "codes.pt"))
             folder = Path(tempfile.mkdtemp())
             path = folder / "codes.pt"
             torch.save(data.codes, path)
-            if what == "opened":
+            if self.what == "opened":
                 return lambda: torch.load(path)
             loader = DataLoader(TensorDataset(torch.load(path)), batch_size=BATCH, shuffle=True)
             return lambda: [batch for (batch,) in loader]
 
         return [
-            Contender("CodeData", own, count=count),
-            Contender("torch.save, torch.load, DataLoader", plain, rival=True, count=count),
+            Contender("CodeData", own, count=self.count),
+            Contender("torch.save, torch.load, DataLoader", plain, rival=True, count=self.count),
         ]
 
-    def floor(self, what: str, count: int, grid: int, k: int) -> Floor:
+    def floor(self) -> Floor:
         # Codes in memory are int64, stored ones of 8 or 16 bits: each is read in one form and written in the other. The
         # disk, checksums and checks of ranges are not in it.
-        return Floor(bytes=grid**2 * (8 + (1 if k <= 256 else 2)))
+        return Floor(bytes=self.grid**2 * (8 + (1 if self.k <= 256 else 2)))

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -30,30 +31,36 @@ class Images(Data):
         return ImageSplit(x, torch.zeros(len(x), 0, dtype=torch.int64), size=self.shape[1:])
 
 
+@dataclass(frozen=True, kw_only=True)
 class Extraction(Work):
     title = "extraction"
     unit = "image"
+    count: int
+    size: int
+    k: int
 
-    def sizes(self) -> Iterable[Sizes]:
-        return [{"count": 8, "size": 8, "k": 16}] if self.quick else [
+    @classmethod
+    def sizes(cls, quick: bool, long: bool) -> Iterable[Sizes]:
+        return [{"count": 8, "size": 8, "k": 16}] if quick else [
             {"count": 4096, "size": 32, "k": 512}, {"count": 256, "size": 128, "k": 512}]
 
-    def label(self, count: int, size: int, k: int) -> str:
-        return f"{count:,} images of {size}x{size}, compact network, K = {k}"
+    def label(self) -> str:
+        return f"{self.count:,} images of {self.size}x{self.size}, compact network, K = {self.k}"
 
-    def contenders(self, count: int, size: int, k: int) -> list[Contender]:
+    def contenders(self) -> list[Contender]:
         def own() -> Run:
             if self.device.type == "cpu":
                 keep_freed_memory()  # as extract_codes.py does
-            data, model = Images(size, count), autoencoder(k, COMPACT).to(self.device).eval()
+            data, model = Images(self.size, self.count), autoencoder(self.k, COMPACT).to(self.device).eval()
             with torch.no_grad():
                 model.bottleneck.initialised.fill_(True)
             return in_folder(lambda folder: write_codes(
-                folder, data, lambda batch: {"codes": model.encode(batch.x)}, num_codes=k, num_codebooks=1,
+                folder, data, lambda batch: {"codes": model.encode(batch.x)}, num_codes=self.k, num_codebooks=1,
                 stage1_hash="0" * 64, device=self.device))
 
         def plain() -> Run:
-            x, model = images(size, count, self.device), PlainVQVAE(CHANNELS, k, D, COMPACT).to(self.device).eval()
+            x = images(self.size, self.count, self.device)
+            model = PlainVQVAE(CHANNELS, self.k, D, COMPACT).to(self.device).eval()
 
             def run(folder: Path) -> None:
                 codes = [model.encode(part.float() / 255 - 0.5).cpu() for part in x.split(128)]
@@ -62,13 +69,13 @@ class Extraction(Work):
             return in_folder(run)
 
         return [
-            Contender("write_codes of Autoencoder.encode", own, count=count),
-            Contender("plain loop, torch.save", plain, rival=True, count=count),
+            Contender("write_codes of Autoencoder.encode", own, count=self.count),
+            Contender("plain loop, torch.save", plain, rival=True, count=self.count),
         ]
 
-    def floor(self, count: int, size: int, k: int) -> Floor:
+    def floor(self) -> Floor:
         # the encoder's multiply-accumulates and the search's scores, in float32: codes are not to depend on rounding
-        return Floor(flops=2.0 * (encoder_macs(size, COMPACT) + (size / 4) ** 2 * k * D))
+        return Floor(flops=2.0 * (encoder_macs(self.size, COMPACT) + (self.size / 4) ** 2 * self.k * D))
 
 
 def in_folder(write: Callable[[Path], object]) -> Run:

@@ -5,6 +5,7 @@ pixels of 3 values of 256 levels.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 
@@ -14,30 +15,36 @@ from stage1_vqvae.bottlenecks.gumbel import Gumbel
 from stage1_vqvae.likelihoods.categorical import Categorical
 
 
+@dataclass(frozen=True, kw_only=True)
 class FreedMemory(Work):
     title = "freed memory kept"
     devices = ("cpu",)
+    part: str
+    batch: int
+    k: int
 
-    def sizes(self) -> Iterable[Sizes]:
-        return [{"part": part, "batch": 1 if self.quick else 32, "k": 8 if self.quick else 512}
+    @classmethod
+    def sizes(cls, quick: bool, long: bool) -> Iterable[Sizes]:
+        return [{"part": part, "batch": 1 if quick else 32, "k": 8 if quick else 512}
                 for part in ("dVAE bottleneck", "softmax over 256 levels")]
 
-    def label(self, part: str, batch: int, k: int) -> str:
-        return f"{part}, {batch} items"
+    def label(self) -> str:
+        return f"{self.part}, {self.batch} items"
 
-    def contenders(self, part: str, batch: int, k: int) -> list[Contender]:
-        steps = {"dVAE bottleneck": lambda: dvae(batch, k), "softmax over 256 levels": lambda: softmax(batch)}
+    def contenders(self) -> list[Contender]:
+        steps = {"dVAE bottleneck": lambda: dvae(self.batch, self.k),
+                 "softmax over 256 levels": lambda: softmax(self.batch)}
 
         def kept() -> Run:
             if not keep_freed_memory():
                 raise RuntimeError("this C library has no such setting")
-            return steps[part]()
+            return steps[self.part]()
 
-        return [Contender("kept", kept), Contender("given back", steps[part], rival=True)]
+        return [Contender("kept", kept), Contender("given back", steps[self.part], rival=True)]
 
-    def floor(self, part: str, batch: int, k: int) -> Floor:
+    def floor(self) -> Floor:
         # Forward reads the logits and writes their softmax, backward reads it and writes the logits' gradient; 4 bytes.
-        logits = batch * (64 * 10 * k if part == "dVAE bottleneck" else 32 * 32 * 3 * 256)
+        logits = self.batch * (64 * 10 * self.k if self.part == "dVAE bottleneck" else 32 * 32 * 3 * 256)
         return Floor(bytes=4 * 4.0 * logits)
 
 

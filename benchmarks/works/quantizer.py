@@ -1,6 +1,7 @@
 """A vector quantiser's training step: forward and backward, statistics, the codebook's update, revival of codes."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,54 +16,62 @@ POSITIONS = 64  # 8x8 latents
 SCORES = {"pythae": 4.2, "vector-quantize-pytorch": 7.4}
 
 
+@dataclass(frozen=True, kw_only=True)
 class QuantizerStep(Work):
     title = "quantiser, training step"
+    n: int
+    k: int
+    d: int
 
-    def sizes(self) -> Iterable[Sizes]:
-        if self.quick:
+    @classmethod
+    def sizes(cls, quick: bool, long: bool) -> Iterable[Sizes]:
+        if quick:
             return [{"n": 256, "k": 16, "d": 8}]
         sizes = [{"n": n, "k": k, "d": 64} for n, ks in ((32_768, (512, 8192, 65_536)), (2**20, (512, 8192)))
                  for k in ks]
-        return sizes + [{"n": 2**20, "k": 65_536, "d": 64}] * self.long
+        return sizes + [{"n": 2**20, "k": 65_536, "d": 64}] * long
 
-    def label(self, n: int, k: int, d: int) -> str:
-        return f"{n:,} vectors, D = {d}, K = {k:,}"
+    def label(self) -> str:
+        return f"{self.n:,} vectors, D = {self.d}, K = {self.k:,}"
 
-    def contenders(self, n: int, k: int, d: int) -> list[Contender]:
+    def contenders(self) -> list[Contender]:
         def inputs(channels_last: bool) -> tuple[Tensor, Tensor]:
             generator = torch.Generator().manual_seed(0)
             layout = torch.channels_last if channels_last else torch.contiguous_format
-            return tuple(torch.randn(n // POSITIONS, d, 8, 8, generator=generator).to(self.device, memory_format=layout)
-                         for _ in range(2))
+            shape = self.n // POSITIONS, self.d, 8, 8
+            maps, upstream = (torch.randn(shape, generator=generator).to(self.device, memory_format=layout)
+                              for _ in range(2))
+            return maps, upstream
 
         def own(kind: Callable[..., VectorQuantizer], channels_last: bool) -> Callable[[], Run]:
-            return lambda: own_step(kind(k, d).to(self.device), *inputs(channels_last))
+            return lambda: own_step(kind(self.k, self.d).to(self.device), *inputs(channels_last))
 
         def vectors() -> tuple[Tensor, Tensor]:
-            return tuple(maps.flatten(2).mT.contiguous() for maps in inputs(False))
+            z, upstream = (maps.flatten(2).mT.contiguous() for maps in inputs(False))
+            return z, upstream
 
         def lucidrains() -> Run:
             from vector_quantize_pytorch import VectorQuantize
 
-            module = VectorQuantize(d, k, decay=0.99, commitment_weight=0.25, kmeans_init=k <= 512,
+            module = VectorQuantize(self.d, self.k, decay=0.99, commitment_weight=0.25, kmeans_init=self.k <= 512,
                                     threshold_ema_dead_code=2)
             return rival_step(module.to(self.device), *vectors(), lambda output: (output[0], output[2].sum()))
 
         def pythae() -> Run:
             z, upstream = (x.unflatten(1, (8, 8)) for x in vectors())
-            return rival_step(pythae_quantizer(k, d).to(self.device), z, upstream.movedim(-1, 1),
+            return rival_step(pythae_quantizer(self.k, self.d).to(self.device), z, upstream.movedim(-1, 1),
                               lambda output: (output.quantized_vector, output.loss))
 
         def product(reused: bool) -> Run:
-            z, e = vectors()[0].flatten(0, 1), torch.randn(k, d, device=self.device)
+            z, e = vectors()[0].flatten(0, 1), torch.randn(self.k, self.d, device=self.device)
             if not reused:
                 return lambda: z @ e.T
-            scores = torch.empty(n, k, device=self.device)
+            scores = torch.empty(self.n, self.k, device=self.device)
             return lambda: torch.mm(z, e.T, out=scores)
 
-        scores = 4.0 * n * k
+        scores = 4.0 * self.n * self.k
         found = [Contender("EMAQuantizer, channels last", own(EMAQuantizer, True))]
-        if k <= 512 and n <= 32_768:
+        if self.k <= 512 and self.n <= 32_768:
             found += [
                 Contender("EMAQuantizer, channels first", own(EMAQuantizer, False)),
                 Contender("GradientQuantizer, channels last", own(GradientQuantizer, True)),
@@ -72,14 +81,14 @@ class QuantizerStep(Work):
             ]
         return found + [
             Contender("vector-quantize-pytorch", lucidrains, rival=True, needs="vector_quantize_pytorch",
-                      memory=SCORES["vector-quantize-pytorch"] * scores, long=n > 32_768),
+                      memory=SCORES["vector-quantize-pytorch"] * scores, long=self.n > 32_768),
             Contender("pythae, QuantizerEMA", pythae, rival=True, needs="pythae", memory=SCORES["pythae"] * scores),
         ]
 
-    def floor(self, n: int, k: int, d: int) -> Floor:
+    def floor(self) -> Floor:
         # The n K products of length d are 2 n K d operations, in float32, so that the nearest code is found exactly.
         # Read: z and its upstream gradient; written: z_q and the gradient of z; 4 bytes each. Scores need no memory.
-        return Floor(flops=2.0 * n * k * d, bytes=4 * 4.0 * n * d)
+        return Floor(flops=2.0 * self.n * self.k * self.d, bytes=4 * 4.0 * self.n * self.d)
 
 
 def own_step(quantizer: VectorQuantizer, maps: Tensor, upstream: Tensor) -> Run:

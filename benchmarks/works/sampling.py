@@ -1,6 +1,7 @@
 """Cached sampling of image priors: gated PixelCNN of 15 layers of 64 features, float32, K = 512."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -27,36 +28,44 @@ def sharpened(heads: Iterable[nn.Module]) -> None:
             head[3].weight *= 20  # type: ignore[index]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Sampling(Work):
     title = "sampling"
+    batch: int
+    grid: int
+    layers: int
+    p: int
+    k: int
 
-    def sizes(self) -> Iterable[Sizes]:
-        if self.quick:
+    @classmethod
+    def sizes(cls, quick: bool, long: bool) -> Iterable[Sizes]:
+        if quick:
             return [{"batch": 2, "grid": 3, "layers": 2, "p": 8, "k": 16}]
         sizes = [(batch, grid) for grid in (8, 32, 64) for batch in (1, 64, 512)]
         return [{"batch": batch, "grid": grid, "layers": 15, "p": 64, "k": 512} for batch, grid in sizes
-                if (batch, grid) != (512, 64) or self.long]
+                if (batch, grid) != (512, 64) or long]
 
-    def label(self, batch: int, grid: int, layers: int, p: int, k: int) -> str:
-        return f"{batch} grid{'s' * (batch > 1)} of {grid}x{grid}, {layers} layers x {p}, K = {k}"
+    def label(self) -> str:
+        grids = "grids" if self.batch > 1 else "grid"
+        return f"{self.batch} {grids} of {self.grid}x{self.grid}, {self.layers} layers x {self.p}, K = {self.k}"
 
-    def prior(self, layers: int, p: int, k: int, kind: type[GatedPixelCNN] = GatedPixelCNN) -> GatedPixelCNN:
+    def prior(self, kind: type[GatedPixelCNN] = GatedPixelCNN) -> GatedPixelCNN:
         torch.manual_seed(0)
-        prior = kind(k, channels=p, num_layers=layers)
+        prior = kind(self.k, channels=self.p, num_layers=self.layers)
         sharpened(prior.heads)
         return prior.to(self.device).eval()
 
     def uniforms(self, batch: int, grid: int) -> Tensor:
         return torch.rand(batch, grid, grid, dtype=torch.float64, device=self.device)
 
-    def contenders(self, batch: int, grid: int, layers: int, p: int, k: int) -> list[Contender | Estimate]:
+    def contenders(self) -> list[Contender | Estimate]:
         def cached(kind: type[GatedPixelCNN]) -> Run:
-            prior, uniforms = self.prior(layers, p, k, kind), self.uniforms(batch, grid)
+            prior, uniforms = self.prior(kind), self.uniforms(self.batch, self.grid)
             return lambda: sample(prior, uniforms)
 
         def forward(layout: torch.memory_format) -> Run:
-            prior = self.prior(layers, p, k).to(memory_format=layout)
-            codes = torch.randint(k, (batch, grid, grid), device=self.device)
+            prior = self.prior().to(memory_format=layout)
+            codes = torch.randint(self.k, (self.batch, self.grid, self.grid), device=self.device)
 
             def run() -> None:
                 with torch.inference_mode():
@@ -71,20 +80,21 @@ class Sampling(Work):
             Contender(one, lambda: forward(torch.contiguous_format)),
             Contender(last, lambda: forward(torch.channels_last)),
         ]
-        if (batch, grid) == (64, 8) or self.quick:
+        if self.batch <= 64 and self.grid <= 8 and self.batch > 1:
             found.append(Contender("sample, stepper in PyTorch", lambda: cached(SteppedPixelCNN)))
-        return [*found, Estimate("sample_naive: a forward pass per code", one, grid**2)]
+        return [*found, Estimate("sample_naive: a forward pass per code", one, self.grid**2)]
 
-    def floor(self, batch: int, grid: int, layers: int, p: int, k: int) -> Floor:
+    def floor(self) -> Floor:
         # Each position passes every layer once, as in one forward pass, in float32. A column of the horizontal stacks
         # and of the head waits for the one before: where few grids are drawn, each column reads their weights anew,
         # (2 + 4 + 1) p^2 a layer, of which `across`, 4 p^2, is done a row at a time; from the cache.
-        weights = 4.0 * (layers * 3 * p**2 + p * 256 + 256 * k)
-        return Floor(flops=2.0 * batch * grid**2 * pixelcnn_macs(k, p, layers), bytes=grid**2 * weights, cached=True)
+        weights = 4.0 * (self.layers * 3 * self.p**2 + self.p * 256 + 256 * self.k)
+        macs = self.batch * self.grid**2 * pixelcnn_macs(self.k, self.p, self.layers)
+        return Floor(flops=2.0 * macs, bytes=self.grid**2 * weights, cached=True)
 
-    def check(self, batch: int, grid: int, layers: int, p: int, k: int) -> dict[str, float]:
-        if batch < 2 or grid > 32:
+    def check(self) -> dict[str, float]:
+        if self.batch < 2 or self.grid > 32:
             return {}
-        prior, uniforms = self.prior(layers, p, k), self.uniforms(min(batch, 8), 8)
+        prior, uniforms = self.prior(), self.uniforms(min(self.batch, 8), 8)
         differing = (sample(prior, uniforms) != sample_naive(prior, uniforms)).float().mean().item()
         return {f"share of codes that differ from sample_naive, {len(uniforms)} of 8x8": differing}

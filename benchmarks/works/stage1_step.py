@@ -1,6 +1,7 @@
 """A training step of stage 1, against public VQ-VAEs of the same layers: of Sonnet's CIFAR-10 example, of the paper."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,27 +58,33 @@ def decoder_macs(size: int, widths: Widths) -> float:
         4 * outer * CHANNELS)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Stage1Step(Work):
     title = "stage-1 training step"
+    batch: int
+    size: int
+    network: str
+    k: int
 
-    def sizes(self) -> Iterable[Sizes]:
-        if self.quick:
+    @classmethod
+    def sizes(cls, quick: bool, long: bool) -> Iterable[Sizes]:
+        if quick:
             return [{"batch": 4, "size": 8, "network": "compact", "k": 16}]
         return [{"batch": batch, "size": 32, "network": network, "k": 512}
                 for network in NETWORKS for batch in (32, 128)]
 
-    def label(self, batch: int, size: int, network: str, k: int) -> str:
-        return f"{batch} images of {size}x{size}, {network} network, K = {k}"
+    def label(self) -> str:
+        return f"{self.batch} images of {self.size}x{self.size}, {self.network} network, K = {self.k}"
 
-    def contenders(self, batch: int, size: int, network: str, k: int) -> list[Contender]:
-        widths = NETWORKS[network]
-        count = max(batch, min(ITEMS, ITEMS * 32**2 // size**2))
+    def contenders(self) -> list[Contender]:
+        widths = NETWORKS[self.network]
+        count = max(self.batch, min(ITEMS, ITEMS * 32**2 // self.size**2))
 
         def own(precision: str) -> Run:
-            x = images(size, count, torch.device("cpu"))
-            split = ImageSplit(x, torch.zeros(count, 0, dtype=torch.int64), size=(size, size))
-            task = AutoencoderTask(autoencoder(k, widths), [], lambda *_, **__: None)
-            return OwnSteps(task, {"train": split, "validation": split}, settings("stage1", batch, precision),
+            x = images(self.size, count, torch.device("cpu"))
+            split = ImageSplit(x, torch.zeros(count, 0, dtype=torch.int64), size=(self.size, self.size))
+            task = AutoencoderTask(autoencoder(self.k, widths), [], lambda *_, **__: None)
+            return OwnSteps(task, {"train": split, "validation": split}, settings("stage1", self.batch, precision),
                             self.device)
 
         def plain(model: nn.Module) -> Run:
@@ -86,27 +93,28 @@ class Stage1Step(Work):
                 reconstruction, quantiser_loss = model(x)
                 return F.mse_loss(reconstruction, x) / 0.06 + quantiser_loss
 
-            return plain_steps(model.to(self.device), loss, images(size, count, self.device), batch, 3e-4)
+            return plain_steps(model.to(self.device), loss, images(self.size, count, self.device), self.batch, 3e-4)
 
         def pythae() -> Run:
-            return plain_steps(pythae_vqvae(CHANNELS, size, k, D, widths).to(self.device),
+            return plain_steps(pythae_vqvae(CHANNELS, self.size, self.k, D, widths).to(self.device),
                                lambda model, x: model({"data": x.float() / 255 - 0.5}).loss,
-                               images(size, count, self.device), batch, 3e-4)
+                               images(self.size, count, self.device), self.batch, 3e-4)
 
         return [
             Contender("the loop, precision auto", lambda: own("auto")),
             Contender("the loop, float32", lambda: own("float32")),
             Contender("vector-quantize-pytorch, same layers",
-                      lambda: plain(LucidrainsVQVAE(CHANNELS, k, D, widths)), rival=True,
+                      lambda: plain(LucidrainsVQVAE(CHANNELS, self.k, D, widths)), rival=True,
                       needs="vector_quantize_pytorch"),
             Contender("pythae VQVAE, same layers", pythae, rival=True, needs="pythae"),
-            Contender("plain port, one-hot rows", lambda: plain(PlainVQVAE(CHANNELS, k, D, widths)), rival=True),
+            Contender("plain port, one-hot rows", lambda: plain(PlainVQVAE(CHANNELS, self.k, D, widths)), rival=True),
         ]
 
-    def floor(self, batch: int, size: int, network: str, k: int) -> Floor:
+    def floor(self) -> Floor:
         # Forward, and backward to inputs and to weights: three times the multiply-accumulates of the convolutions, less
         # the gradient of the images; the search's scores once. All at the rate of the type that the loop multiplies in.
-        widths = NETWORKS[network]
-        first = (size / 2) ** 2 * 16 * CHANNELS * widths.outer
-        macs = 3 * (encoder_macs(size, widths) + decoder_macs(size, widths)) - first + (size / 4) ** 2 * k * D
-        return Floor(flops=2 * batch * macs, dtype=product_dtype(self.device))
+        widths = NETWORKS[self.network]
+        first = (self.size / 2) ** 2 * 16 * CHANNELS * widths.outer
+        macs = 3 * (encoder_macs(self.size, widths) + decoder_macs(self.size, widths)) - first
+        macs += (self.size / 4) ** 2 * self.k * D
+        return Floor(flops=2 * self.batch * macs, dtype=product_dtype(self.device))

@@ -1,10 +1,12 @@
 """A training step of the image prior: a gated PixelCNN of 15 layers of 64 features, against a plain public one."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from benchmarks.plain.pixelcnn import PlainGatedPixelCNN, cross_entropy
 from benchmarks.training import code_split, plain_steps, prior_steps, product_dtype
 from benchmarks.work import Contender, Floor, Run, Sizes, Work
+from pipelines.data.codes import CodeSplit
 from stage2_prior.pixelcnn import GatedPixelCNN
 
 HEAD = 256
@@ -17,27 +19,36 @@ def pixelcnn_macs(k: int, p: int, layers: int) -> float:
     return (21 * (layers - 1) + 53) * p**2 + p * HEAD + HEAD * k
 
 
+@dataclass(frozen=True, kw_only=True)
 class Stage2Step(Work):
     title = "stage-2 training step"
+    batch: int
+    grid: int
+    k: int
+    layers: int
+    p: int
 
-    def sizes(self) -> Iterable[Sizes]:
-        if self.quick:
+    @classmethod
+    def sizes(cls, quick: bool, long: bool) -> Iterable[Sizes]:
+        if quick:
             return [{"batch": 2, "grid": 4, "k": 16, "layers": 2, "p": 8}]
         return [{"batch": batch, "grid": grid, "k": 512, "layers": 15, "p": 64}
                 for grid in (16, 32) for batch in (16, 64)]
 
-    def label(self, batch: int, grid: int, k: int, layers: int, p: int) -> str:
-        return f"{batch} grids of {grid}x{grid}, {layers} layers x {p}, K = {k}"
+    def label(self) -> str:
+        return f"{self.batch} grids of {self.grid}x{self.grid}, {self.layers} layers x {self.p}, K = {self.k}"
 
-    def contenders(self, batch: int, grid: int, k: int, layers: int, p: int) -> list[Contender]:
+    def contenders(self) -> list[Contender]:
+        def codes() -> CodeSplit:
+            return code_split(self.k, (4 * self.batch, self.grid, self.grid))
+
         def own(precision: str) -> Run:
-            prior = GatedPixelCNN(k, channels=p, num_layers=layers, head_channels=HEAD)
-            return prior_steps(prior, code_split(k, (4 * batch, grid, grid)), batch, precision, self.device)
+            prior = GatedPixelCNN(self.k, channels=self.p, num_layers=self.layers, head_channels=HEAD)
+            return prior_steps(prior, codes(), self.batch, precision, self.device)
 
         def plain() -> Run:
-            codes = code_split(k, (4 * batch, grid, grid)).x.long().to(self.device)
-            model = PlainGatedPixelCNN(k, p, layers, HEAD).to(self.device)
-            return plain_steps(model, cross_entropy, codes, batch, 1e-3)
+            model = PlainGatedPixelCNN(self.k, self.p, self.layers, HEAD).to(self.device)
+            return plain_steps(model, cross_entropy, codes().x.long().to(self.device), self.batch, 1e-3)
 
         return [
             Contender("the loop, precision auto", lambda: own("auto")),
@@ -45,6 +56,7 @@ class Stage2Step(Work):
             Contender("plain public one: masked convolutions", plain, rival=True),
         ]
 
-    def floor(self, batch: int, grid: int, k: int, layers: int, p: int) -> Floor:
+    def floor(self) -> Floor:
         # forward, and backward to features and to weights: three times the forward pass
-        return Floor(flops=6.0 * batch * grid**2 * pixelcnn_macs(k, p, layers), dtype=product_dtype(self.device))
+        macs = self.batch * self.grid**2 * pixelcnn_macs(self.k, self.p, self.layers)
+        return Floor(flops=6.0 * macs, dtype=product_dtype(self.device))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.work import Contender, Sizes, Work
@@ -43,35 +44,41 @@ BEGINNINGS = {  # verb -> module and function that begin its work: the first ste
 TRAINED = ("train_stage1", "extract_codes", "train_stage2")
 
 
+@dataclass(frozen=True, kw_only=True)
 class StartUp(Work):
     title = "start"
     devices = ("cpu",)
+    verb: str
+    what: str
+    compiles: bool = True  # `sample` starts with an empty cache of machine code
 
-    def sizes(self) -> Iterable[Sizes]:
-        shown = ["sample"] if self.quick else list(verbs())
-        begun = ["train-stage1"] if self.quick else list(BEGINNINGS)
+    @classmethod
+    def sizes(cls, quick: bool, long: bool) -> Iterable[Sizes]:
+        shown = ["sample"] if quick else list(verbs())
+        begun = ["train-stage1"] if quick else list(BEGINNINGS)
         return [*({"verb": verb, "what": "help"} for verb in shown), {"verb": "import pipelines", "what": "import"},
-                *({"verb": verb, "what": "begin"} for verb in begun), {"verb": "sample", "what": "sample"}]
+                *({"verb": verb, "what": "begin"} for verb in begun),
+                {"verb": "sample", "what": "sample", "compiles": not quick}]
 
-    def label(self, verb: str, what: str) -> str:
-        return {"help": f"{verb} --help", "import": verb, "begin": f"{verb} of digits, until it begins to compute",
-                "sample": "sample --run mnist --n 1, whole"}[what]
+    def label(self) -> str:
+        return {"help": f"{self.verb} --help", "import": self.verb, "sample": "sample --run mnist --n 1, whole",
+                "begin": f"{self.verb} of digits, until it begins to compute"}[self.what]
 
-    def contenders(self, verb: str, what: str) -> list[Contender]:
+    def contenders(self) -> list[Contender]:
         python, torch = (Contender(name, lambda code=code: process("-c", code))
                          for name, code in (("python alone", "pass"), ("python, import torch", "import torch")))
-        module = f"pipelines.{verb.replace('-', '_')}"
-        if what == "help":
+        module = f"pipelines.{self.verb.replace('-', '_')}"
+        if self.what == "help":
             return [Contender("--help", lambda: process("-m", module, "--help")),
                     Contender("a refused flag", lambda: process("-m", module, "--refused", status=2)), python]
-        if what == "import":
+        if self.what == "import":
             return [Contender("import pipelines", lambda: process("-c", "import pipelines")), python]
-        if what == "begin":
-            return [Contender("until it begins", lambda: beginning(verb)), torch]
-        return [Contender("sample --n 1", lambda: one_sample(compiles=not self.quick)), torch]
+        if self.what == "begin":
+            return [Contender("until it begins", lambda: beginning(self.verb)), torch]
+        return [Contender("sample --n 1", lambda: one_sample(self.compiles)), torch]
 
-    def floor(self, verb: str, what: str) -> str:
-        return "python alone" if what in ("help", "import") else "python, import torch"
+    def floor(self) -> str:
+        return "python alone" if self.what in ("help", "import") else "python, import torch"
 
 
 def process(*arguments: str, status: int = 0, environment: dict[str, str] | None = None) -> Callable[[], None]:

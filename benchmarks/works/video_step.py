@@ -1,6 +1,7 @@
 """A training step of the video prior with the sizes of configs/prior/gated_pixelcnn3d.yaml, actions given."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 
@@ -18,37 +19,46 @@ def video_macs(k: int, p: int, layers: int, temporal: int) -> float:
     return pixelcnn_macs(k, p, layers) + layers * 4 * p**2 + temporal * (18 * 2 * p**2 + p**2 + ACTIONS * 2 * p)
 
 
+@dataclass(frozen=True, kw_only=True)
 class VideoStep(Work):
     title = "video prior, training step"
+    batch: int
+    frames: int
+    grid: int
+    layers: int
+    temporal: int
+    p: int
+    k: int
 
-    def sizes(self) -> Iterable[Sizes]:
-        if self.quick:
+    @classmethod
+    def sizes(cls, quick: bool, long: bool) -> Iterable[Sizes]:
+        if quick:
             return [{"batch": 2, "frames": 2, "grid": 4, "layers": 2, "temporal": 1, "p": 8, "k": 16}]
         return [{"batch": 4, "frames": 16, "grid": 21, "layers": 12, "temporal": 6, "p": 64, "k": 512}]
 
-    def label(self, batch: int, frames: int, grid: int, layers: int, temporal: int, p: int, k: int) -> str:
-        return f"{batch} clips of {frames} x {grid}x{grid}, {layers} + {temporal} layers x {p}, K = {k}"
+    def label(self) -> str:
+        return (f"{self.batch} clips of {self.frames} x {self.grid}x{self.grid}, {self.layers} + {self.temporal} "
+                f"layers x {self.p}, K = {self.k}")
 
-    def contenders(self, batch: int, frames: int, grid: int, layers: int, temporal: int, p: int, k: int
-                   ) -> list[Contender]:
-        shape = (2 * batch, frames, grid, grid)
+    def contenders(self) -> list[Contender]:
+        shape = (2 * self.batch, self.frames, self.grid, self.grid)
 
         def model() -> GatedPixelCNN3d:
-            return GatedPixelCNN3d(k, channels=p, num_layers=layers, num_temporal_layers=temporal,
+            return GatedPixelCNN3d(self.k, channels=self.p, num_layers=self.layers, num_temporal_layers=self.temporal,
                                    local_channels=ACTIONS)
 
         def own(precision: str) -> Run:
-            actions = torch.randn(shape[0], ACTIONS, frames, 1, 1).expand(-1, -1, *shape[1:])
-            return prior_steps(model(), code_split(k, shape, local=actions), batch, precision, self.device)
+            actions = torch.randn(shape[0], ACTIONS, self.frames, 1, 1).expand(-1, -1, *shape[1:])
+            return prior_steps(model(), code_split(self.k, shape, local=actions), self.batch, precision, self.device)
 
         def plain() -> Run:
-            local = torch.randn(batch, ACTIONS, *shape[1:], device=self.device)
+            local = torch.randn(self.batch, ACTIONS, *shape[1:], device=self.device)
 
             def loss(prior: torch.nn.Module, codes: torch.Tensor) -> torch.Tensor:
                 return torch.nn.functional.cross_entropy(prior(codes, local=local), codes)
 
-            codes = code_split(k, shape).x.long().to(self.device)
-            return plain_steps(model().to(self.device), loss, codes, batch, 1e-3)
+            codes = code_split(self.k, shape).x.long().to(self.device)
+            return plain_steps(model().to(self.device), loss, codes, self.batch, 1e-3)
 
         return [
             Contender("the loop, precision auto", lambda: own("auto")),
@@ -57,7 +67,8 @@ class VideoStep(Work):
             Contender("the same model, plain loop in float32", plain, rival=True),
         ]
 
-    def floor(self, batch: int, frames: int, grid: int, layers: int, temporal: int, p: int, k: int) -> Floor:
+    def floor(self) -> Floor:
         # forward, and backward to features and to weights: three times the forward pass
-        positions = batch * frames * grid**2
-        return Floor(flops=6.0 * positions * video_macs(k, p, layers, temporal), dtype=product_dtype(self.device))
+        positions = self.batch * self.frames * self.grid**2
+        macs = positions * video_macs(self.k, self.p, self.layers, self.temporal)
+        return Floor(flops=6.0 * macs, dtype=product_dtype(self.device))

@@ -1,6 +1,7 @@
 """Cached sampling of a WaveNet: 40 layers of 32 / 64 / 256 channels, K = 256, float32."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 
@@ -20,41 +21,49 @@ class SteppedWaveNet(WaveNet):
         return None
 
 
+@dataclass(frozen=True, kw_only=True)
 class WaveNetGeneration(Work):
     title = "WaveNet generation"
     unit = "position"  # of each clip: n clips of t positions are n t
+    batch: int
+    length: int
+    layers: int
+    k: int
+    local: int
 
-    def sizes(self) -> Iterable[Sizes]:
-        if self.quick:
+    @classmethod
+    def sizes(cls, quick: bool, long: bool) -> Iterable[Sizes]:
+        if quick:
             return [{"batch": 2, "length": 8, "layers": 3, "k": 16, "local": 0}]
         return [{"batch": batch, "length": length, "layers": 40, "k": 256, "local": 0}
                 for batch, length in ((1, 4096), (16, 4096), (64, 2048))]
 
-    def label(self, batch: int, length: int, layers: int, k: int, local: int) -> str:
-        conditioned = f", {local} local channels" * bool(local)
-        return f"{batch} clip{'s' * (batch > 1)} of {length:,}, {layers} layers, K = {k}{conditioned}"
+    def label(self) -> str:
+        conditioned = f", {self.local} local channels" * bool(self.local)
+        clips = "clips" if self.batch > 1 else "clip"
+        return f"{self.batch} {clips} of {self.length:,}, {self.layers} layers, K = {self.k}{conditioned}"
 
-    def prior(self, layers: int, k: int, local: int, kind: type[WaveNet] = WaveNet) -> WaveNet:
+    def prior(self, kind: type[WaveNet] = WaveNet) -> WaveNet:
         torch.manual_seed(0)
-        prior = kind(k, residual_channels=RESIDUAL, gate_channels=GATE, skip_channels=SKIP, num_layers=layers,
-                     local_channels=local)
+        prior = kind(self.k, residual_channels=RESIDUAL, gate_channels=GATE, skip_channels=SKIP,
+                     num_layers=self.layers, local_channels=self.local)
         sharpened(prior.heads)
         return prior.to(self.device).eval()
 
-    def contenders(self, batch: int, length: int, layers: int, k: int, local: int) -> list[Contender | Estimate]:
-        stepped = min(length, STEPPED)
-        threads = 1 if batch == 1 else None
+    def contenders(self) -> list[Contender | Estimate]:
+        stepped = min(self.length, STEPPED)
+        threads = 1 if self.batch == 1 else None
 
         def cached(kind: type[WaveNet], positions: int) -> Run:
-            prior = self.prior(layers, k, local, kind)
-            uniforms = torch.rand(batch, positions, dtype=torch.float64, device=self.device)
-            features = torch.randn(batch, local, positions, device=self.device) if local else None
+            prior = self.prior(kind)
+            uniforms = torch.rand(self.batch, positions, dtype=torch.float64, device=self.device)
+            features = torch.randn(self.batch, self.local, positions, device=self.device) if self.local else None
             return lambda: sample(prior, uniforms, local=features)
 
         def forward() -> Run:
-            prior = self.prior(layers, k, local)
-            codes = torch.randint(k, (batch, length), device=self.device)
-            features = torch.randn(batch, local, length, device=self.device) if local else None
+            prior = self.prior()
+            codes = torch.randint(self.k, (self.batch, self.length), device=self.device)
+            features = torch.randn(self.batch, self.local, self.length, device=self.device) if self.local else None
 
             def run() -> None:
                 with torch.inference_mode():
@@ -64,25 +73,25 @@ class WaveNetGeneration(Work):
 
         one = "one forward pass"
         return [
-            Contender("sample", lambda: cached(WaveNet, length), count=batch * length, threads=threads),
+            Contender("sample", lambda: cached(WaveNet, self.length), count=self.batch * self.length, threads=threads),
             Contender("cached step in PyTorch", lambda: cached(SteppedWaveNet, stepped), rival=True,
-                      count=batch * stepped, threads=threads),
-            Contender(one, forward, count=batch * length, threads=threads),
-            Estimate("sample_naive: a forward pass per position", one, length),
+                      count=self.batch * stepped, threads=threads),
+            Contender(one, forward, count=self.batch * self.length, threads=threads),
+            Estimate("sample_naive: a forward pass per position", one, self.length),
         ]
 
-    def floor(self, batch: int, length: int, layers: int, k: int, local: int) -> Floor:
+    def floor(self) -> Floor:
         # Per position: the multiply-accumulates of all layers, in float32; for every one in turn, all weights are read
         # once for all clips, from the cache where they fit into it (2.4 MB for 40 layers), 4 bytes each.
-        macs = wavenet_macs(k, layers) + layers * local * GATE
-        return Floor(flops=2.0 * macs, bytes=4.0 * macs / batch, cached=True)
+        macs = wavenet_macs(self.k, self.layers) + self.layers * self.local * GATE
+        return Floor(flops=2.0 * macs, bytes=4.0 * macs / self.batch, cached=True)
 
-    def check(self, batch: int, length: int, layers: int, k: int, local: int) -> dict[str, float]:
-        found, positions = {}, min(length, 64)
+    def check(self) -> dict[str, float]:
+        found, positions = {}, min(self.length, 64)
         for dtype in (torch.float32, torch.float64):
-            prior = self.prior(layers, k, local).to(dtype)
+            prior = self.prior().to(dtype)
             uniforms = torch.rand(4, positions, dtype=torch.float64, device=self.device)
-            features = torch.randn(4, local, positions, dtype=dtype, device=self.device) if local else None
+            features = torch.randn(4, self.local, positions, dtype=dtype, device=self.device) if self.local else None
             differing = sample(prior, uniforms, local=features) != sample_naive(prior, uniforms, local=features)
             name = f"share of codes that differ from sample_naive, {str(dtype).removeprefix('torch.')}"
             found[name] = differing.float().mean().item()
