@@ -24,7 +24,7 @@ from benchmarks.work import Contender, Driven, Estimate, Floor, Seconds, Sizes, 
 
 Row = dict[str, Any]
 MOST_ROUNDS, FEWEST_ROUNDS = 15, 3
-SLOW = 5.0  # seconds of a run above which a contender takes a turn in the first round alone
+SLOW = 8.0  # seconds of a run above which a contender takes a turn in the first round alone
 VERY_SLOW = 90.0  # of the first run, above which it counts as the only one: more than any compilation takes
 
 

@@ -12,18 +12,18 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKS = sorted(path.stem for path in (ROOT / "benchmarks" / "works").glob("*.py") if path.stem != "__init__")
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True,
+def bench(*arguments: str, module: str = "benchmarks") -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True,
                           env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> tuple[dict, str]:
-    """The JSON file of all works, each at its tiny sizes, and what was printed."""
+def run(tmp_path_factory) -> tuple[dict, str, Path]:
+    """The JSON file of all works, each at its tiny sizes, what was printed, and the file's path."""
     out = tmp_path_factory.mktemp("bench") / "bench.json"
     result = bench("--quick", "--out", str(out))
     assert result.returncode == 0, result.stderr[-3000:]
-    return json.loads(out.read_text()), result.stdout
+    return json.loads(out.read_text()), result.stdout, out
 
 
 def test_the_machine_is_stated(run):
@@ -65,6 +65,13 @@ def test_the_table_has_a_line_for_each_contender(run):
     for row in run[0]["rows"]:
         for name in row["contenders"]:
             assert any(f"  {name}" in line for line in lines), f"{row['work']}: {name}"
+
+
+def test_the_summary_has_a_line_for_each_row(run):
+    result = bench(str(run[2]), module="benchmarks.summary")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2 + len(run[0]["rows"]) and len({line.count("|") for line in lines}) == 1
 
 
 def test_a_curve_has_a_plot_and_its_numbers(tmp_path):
