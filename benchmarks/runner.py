@@ -75,7 +75,7 @@ def turns(contenders: list[Contender], device: torch.device, budget: float
           ) -> list[tuple[float, list[float], float | None]]:
     """(seconds of the first run, seconds of the others, peak MiB) of each contender.
 
-    The first run, which compiles and fills caches, is told apart. Then all take turns, so that each meets the same load
+    The first run, which compiles and fills caches, is kept apart. Then all take turns, so that each meets the same load
     of the machine: in at least `FEWEST_ROUNDS` rounds, in more while `budget` lasts. Slow ones take fewer turns.
     """
     children = [Child(lambda end, own=contender: serve(own, device, end)) for contender in contenders]
