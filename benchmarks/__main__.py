@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--long", action="store_true", help="also the sizes that take minutes a run")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument("--threads", type=int, default=0, help="default: one per core, as PyTorch chooses")
-    parser.add_argument("--budget", type=float, default=6.0, help="seconds of timed rounds per size (default: 6)")
+    parser.add_argument("--budget", type=float, default=4.0, help="seconds of timed rounds per size (default: 4)")
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="default: bench.json")
     parser.add_argument("--curves", type=Path, metavar="FOLDER", help="plots and their numbers instead of the table")
     return parser.parse_args()
@@ -74,13 +74,13 @@ def chosen(only: list[str] | None, known: list[str]) -> list[str]:
 def compare_all(arguments: argparse.Namespace) -> None:
     """Every work, the machine's rates before and after; prints the table, writes the JSON file."""
     from benchmarks.machine import facts, rates
-    from benchmarks.report import machine_lines, table
+    from benchmarks.report import duration, machine_lines, table
     from benchmarks.runner import compare, in_child, measure
 
     start = time.monotonic()
     machine = in_child(lambda: facts(arguments.device))
     before = in_child(lambda: rates(arguments.device, arguments.quick))
-    rows = []
+    machine["rates"], rows = before, []
     for name in chosen(arguments.only, names()):
         work = find(name)
         if arguments.device not in work.devices:
@@ -88,14 +88,20 @@ def compare_all(arguments: argparse.Namespace) -> None:
             continue
         for sizes in work.sizes(arguments.quick, arguments.long):
             row = measure(name, sizes, arguments.device, 0.0 if arguments.quick else arguments.budget, arguments.long)
-            print(f"{time.monotonic() - start:4.0f} s  {row['title']}, {row['label']}", file=sys.stderr, flush=True)
-            rows.append(row)
+            rows.append(compare(row, before))
+            write(arguments, machine, rows)  # what is measured stays if a later work fails
+            print(f"{time.monotonic() - start:4.0f} s  {row['title']}, {row['label']}: "
+                  f"{duration(row['contenders'][row['ours']]['median_s'])}", file=sys.stderr, flush=True)
     after = in_child(lambda: rates(arguments.device, arguments.quick))
     machine["rates"] = {name: max(rate, after[name]) for name, rate in before.items()}
     machine["seconds"] = round(time.monotonic() - start)
     rows = [compare(row, machine["rates"]) for row in rows]
-    arguments.out.write_text(json.dumps({"machine": machine, "quick": arguments.quick, "rows": rows}, indent=1) + "\n")
+    write(arguments, machine, rows)
     print(f"{machine_lines(machine)}\n\n{table(rows)}\n\n{arguments.out}: measured in {machine['seconds']} s")
+
+
+def write(arguments: argparse.Namespace, machine: dict, rows: list[dict]) -> None:
+    arguments.out.write_text(json.dumps({"machine": machine, "quick": arguments.quick, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def rates(device: str, quick: bool = False) -> Rates:
 def fastest(run: Callable[[], Any], device: str, quick: bool) -> float:
     """Seconds of the fastest of several runs."""
     taken = []
-    for _ in range(2 if quick else 8):
+    for _ in range(2 if quick else 5):
         synchronise(device)
         start = time.perf_counter()
         run()

@@ -24,8 +24,8 @@ def line(row: Row, name: str) -> tuple[str, ...]:
     head = (row["title"], row["label"]) if first else ("", "")
     if "median_s" not in facts:
         return (*head, name, "left out", "", "", "", "", "", "")
-    ratio = "" if first or "median_s" not in ours else number(facts["median_s"] / ours["median_s"])
-    floor = row["floor"]["seconds"] if first and row["floor"] else None
+    ratio = "" if first else number(facts["median_s"] / ours["median_s"])
+    floor = row["floor"]["seconds"] if first else None
     note = " (estimated)" if "estimated" in facts else f", {facts['threads']} thread" if "threads" in facts else ""
     return (
         *head,
@@ -35,7 +35,7 @@ def line(row: Row, name: str) -> tuple[str, ...]:
         ratio,
         f"{1 / facts['median_s']:,.0f} {row['unit']}s/s" if row["unit"] else "",
         duration(floor) if floor else "",
-        number(row["ratio_to_floor"]) if first and row["ratio_to_floor"] else "",
+        number(row["ratio_to_floor"]) if first else "",
         "" if facts.get("peak_mib") is None else f"{facts['peak_mib']:,.0f}",
     )
 

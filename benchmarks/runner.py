@@ -213,22 +213,22 @@ def resident_bytes() -> int:
 
 
 def compare(row: Row, rates: Rates) -> Row:
-    """Adds the floor's seconds and the ratios: to the floor, and of the fastest rival to us (2: twice as fast)."""
+    """Adds the floor's seconds and the ratios: to the floor, and of the fastest rival to us (2: twice as fast).
+
+    Of a row that was compared already, these are made anew."""
     ours = row["contenders"][row["ours"]]
-    floor = row["floor"]
-    seconds = None
-    if isinstance(floor, str):
-        seconds = row["contenders"][floor].get("median_s")
-        row = row | {"floor": {"contender": floor, "seconds": seconds}}
-    elif floor is not None:
+    floor = {"contender": row["floor"]} if isinstance(row["floor"], str) else row["floor"]
+    if "contender" in floor:
+        seconds = row["contenders"][floor["contender"]]["median_s"]
+        row = row | {"floor": floor | {"seconds": seconds}}
+    else:
         parts = {"arithmetic": floor["flops"] / rates[floor["dtype"]],
                  "memory": floor["bytes"] / rates["cache" if floor["cached"] else "memory"]}
         bound = max(parts, key=lambda name: parts[name])
         seconds = parts[bound]
         row = row | {"floor": floor | {"seconds": seconds, "bound_by": bound}}
-    ratio = ours["median_s"] / seconds if seconds and "median_s" in ours else None
     timed = {name: facts["median_s"] for name, facts in row["contenders"].items()
              if facts["rival"] and "median_s" in facts}
-    rival = min(timed, key=lambda name: timed[name]) if timed and "median_s" in ours else None
-    return row | {"ratio_to_floor": ratio, "rival": rival,
+    rival = min(timed, key=lambda name: timed[name]) if timed else None
+    return row | {"ratio_to_floor": ours["median_s"] / seconds, "rival": rival,
                   "ratio_to_rival": timed[rival] / ours["median_s"] if rival else None}
