@@ -86,8 +86,9 @@ def compare_all(arguments: argparse.Namespace) -> None:
         if arguments.device not in work.devices:
             print(f"{name}: not on {arguments.device}", file=sys.stderr)
             continue
-        for sizes in work.sizes(arguments.quick, arguments.long):
-            row = measure(name, sizes, arguments.device, 0.0 if arguments.quick else arguments.budget, arguments.long)
+        for number, sizes in enumerate(work.sizes(arguments.quick, arguments.long)):
+            row = measure(name, sizes, arguments.device, 0.0 if arguments.quick else arguments.budget, arguments.long,
+                          check=number == 0)
             rows.append(compare(row, before))
             write(arguments, machine, rows)  # what is measured stays if a later work fails
             print(f"{time.monotonic() - start:4.0f} s  {row['title']}, {row['label']}: "

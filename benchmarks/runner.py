@@ -28,7 +28,8 @@ SLOW = 8.0  # seconds of a run above which a contender takes a turn in the first
 VERY_SLOW = 90.0  # of the first run, above which it counts as the only one: more than any compilation takes
 
 
-def measure(name: str, sizes: Sizes, device: str, budget: float, long: bool = False, first_only: bool = False) -> Row:
+def measure(name: str, sizes: Sizes, device: str, budget: float, long: bool = False, check: bool = False,
+            first_only: bool = False) -> Row:
     """The row of works/NAME.py at these sizes, with about `budget` seconds of timed rounds, or `FEWEST_ROUNDS` if these
     take more; 0: a single round.
 
@@ -56,7 +57,7 @@ def measure(name: str, sizes: Sizes, device: str, budget: float, long: bool = Fa
         "contenders": described,
         "floor": asdict(floor) | {"dtype": str(floor.dtype).removeprefix("torch.")}
                  if isinstance(floor, Floor) else floor,
-        "checks": {} if first_only else in_child(work.check),
+        "checks": in_child(work.check) if check else {},
     }
 
 

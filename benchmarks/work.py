@@ -106,7 +106,7 @@ class Work(ABC):
 
     def check(self) -> dict[str, float]:
         """Figures that say whether what was timed is right, such as the share of codes that differ from naive
-        sampling. Default: none."""
+        sampling; asked of the first sizes of a work. Default: none."""
         return {}
 
 

