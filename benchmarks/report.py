@@ -3,6 +3,7 @@
 from benchmarks.runner import Row
 
 HEADINGS = ("work", "sizes", "contender", "time", "fastest", "/ ours", "speed", "floor", "/ floor", "peak MiB")
+NOTED = 0.2  # seconds above a floor that was measured, from which a note gives them
 
 
 def table(rows: list[Row]) -> str:
@@ -41,15 +42,17 @@ def line(row: Row, name: str) -> tuple[str, ...]:
 
 
 def footnotes(rows: list[Row]) -> list[str]:
-    """What was left out and why, first runs that took long, checks."""
+    """What was left out and why, seconds above a measured floor, first runs that took long, checks."""
     notes = []
     for row in rows:
         where = f"{row['title']}, {row['label']}"
         for name, facts in row["contenders"].items():
             if "left_out" in facts:
                 notes.append(f"{where}: {name} left out: {facts['left_out']}")
-        ours = row["contenders"][row["ours"]]
-        if ours.get("first_s", 0) > 1 + 2 * ours.get("median_s", 0):
+        ours, floor = row["contenders"][row["ours"]], row["floor"]
+        if "contender" in floor and ours["median_s"] - floor["seconds"] > NOTED:
+            notes.append(f"{where}: {duration(ours['median_s'] - floor['seconds'])} above {floor['contender']}")
+        if ours["first_s"] > 1 + 2 * ours["median_s"]:
             notes.append(f"{where}: the first run took {duration(ours['first_s'])}")
         notes += [f"{where}: {name}: {value:g}" for name, value in row["checks"].items()]
     return ["", *notes] if notes else []
