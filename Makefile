@@ -10,13 +10,14 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SPEECH := $(VENV)/.speech
 VIDEO := $(VENV)/.video
+BENCH := $(VENV)/.bench
 # a process a core, each on one thread; a file's tests stay together, since they share a trained run
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 CHOICE = experiment=$(EXPERIMENT) $(ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-audio demo-video doom-data stage1 extract-codes stage2 sample evaluate compare study \
-	lint test test-all benchmark gpu-check gpu-check-cpu gpu-wheels clean
+	lint test test-all bench bench-curves gpu-check gpu-check-cpu gpu-wheels clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -79,12 +80,15 @@ test: $(READY)  ## all tests but the slow ones
 test-all: $(READY)  ## all tests
 	$(PYTEST)
 
-benchmark: $(READY)  ## speed, side by side: quantiser, sampling, audio, video, start-up
-	$(RUN) benchmarks/quantizer.py
-	$(RUN) benchmarks/sampling.py
-	$(RUN) benchmarks/wavenet.py
-	$(RUN) benchmarks/video.py
-	$(RUN) benchmarks/startup.py
+$(BENCH): $(READY)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	@touch $@
+
+bench: $(BENCH)  ## time and memory of everything, against floor and rivals: make bench ARGS="--only quantizer --device cuda"
+	$(RUN) -m benchmarks $(ARGS)
+
+bench-curves: $(BENCH)  ## time over image size, K, layers, batch and clip length: plots in docs/bench
+	$(RUN) -m benchmarks --curves docs/bench $(ARGS)
 
 gpu-check:  ## on one card, at most 8 minutes: every GPU path, then speed; WHEELS=FOLDER ARGS="--only reference"
 	@$(PYTHON) -m benchmarks.gpu_check $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)

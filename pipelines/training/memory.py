@@ -1,7 +1,7 @@
 """Keeps memory that PyTorch frees on the CPU for its next tensor.
 
 glibc returns freed blocks above 32 MiB to the system, which clears every page of the next block. With tensors of this
-size that takes up to half the time of a training step (`benchmarks/memory.py`).
+size that takes up to half the time of a training step (`benchmarks/works/freed_memory.py`).
 """
 
 import ctypes

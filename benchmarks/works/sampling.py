@@ -1,0 +1,110 @@
+"""Cached sampling of image priors: gated PixelCNN of 15 layers of 64 features, float32, K = 512."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.work import Contender, Estimate, Floor, Run, Sizes, Work
+from benchmarks.works.stage2_step import pixelcnn_macs
+from stage2_prior.pixelcnn import GatedPixelCNN
+from stage2_prior.prior import Prior
+from stage2_prior.sampling import sample, sample_naive
+
+PART = 64  # grids of one forward pass at once: logits of more would fill the memory
+
+
+class SteppedPixelCNN(GatedPixelCNN):
+    """Without the compiled loop, as where numba is missing."""
+
+    def compiled_loop(self) -> None:
+        return None
+
+
+def sharpened(heads: Iterable[nn.Module]) -> None:
+    """Logits with a standard deviation near 2, as in a trained prior; an untrained one is close to uniform."""
+    with torch.no_grad():
+        for head in heads:
+            head[3].weight *= 20  # type: ignore[index]
+
+
+def compared(prior: Prior, inputs: Callable[[torch.dtype], dict[str, Tensor | None]]) -> dict[str, float]:
+    """The share of codes in which `sample` and `sample_naive` differ. In float64 there are none; in float32 a draw that
+    falls on a rounding edge of the distribution may differ, and with it all later codes of its sample."""
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        prior, arguments = prior.to(dtype), inputs(dtype)
+        differing = sample(prior, **arguments) != sample_naive(prior, **arguments)
+        name = f"share of codes that differ from sample_naive, {str(dtype).removeprefix('torch.')}"
+        found[name] = differing.float().mean().item()
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Work):
+    title = "sampling"
+    batch: int
+    grid: int
+    layers: int
+    p: int
+    k: int
+
+    @classmethod
+    def sizes(cls, quick: bool, long: bool) -> Iterable[Sizes]:
+        if quick:
+            return [{"batch": 2, "grid": 3, "layers": 2, "p": 8, "k": 16}]
+        sizes = [(batch, grid) for grid in (8, 32, 64) for batch in (1, 64, 512)]
+        return [{"batch": batch, "grid": grid, "layers": 15, "p": 64, "k": 512} for batch, grid in sizes
+                if (batch, grid) != (512, 64) or long]
+
+    def label(self) -> str:
+        grids = "grids" if self.batch > 1 else "grid"
+        return f"{self.batch} {grids} of {self.grid}x{self.grid}, {self.layers} layers x {self.p}, K = {self.k}"
+
+    def prior(self, kind: type[GatedPixelCNN] = GatedPixelCNN) -> GatedPixelCNN:
+        torch.manual_seed(0)
+        prior = kind(self.k, channels=self.p, num_layers=self.layers)
+        sharpened(prior.heads)
+        return prior.to(self.device).eval()
+
+    def uniforms(self, batch: int, grid: int) -> Tensor:
+        return torch.rand(batch, grid, grid, dtype=torch.float64, device=self.device)
+
+    def contenders(self) -> list[Contender | Estimate]:
+        def cached(kind: type[GatedPixelCNN]) -> Run:
+            prior, uniforms = self.prior(kind), self.uniforms(self.batch, self.grid)
+            return lambda: sample(prior, uniforms)
+
+        def forward(layout: torch.memory_format) -> Run:
+            prior = self.prior().to(memory_format=layout)
+            codes = torch.randint(self.k, (self.batch, self.grid, self.grid), device=self.device)
+
+            def run() -> None:
+                with torch.inference_mode():
+                    for part in codes.split(PART):
+                        prior(part)
+
+            return run
+
+        one, last = "one forward pass", "one forward pass, channels last"
+        found = [
+            Contender("sample", lambda: cached(GatedPixelCNN)),
+            Contender(one, lambda: forward(torch.contiguous_format)),
+            Contender(last, lambda: forward(torch.channels_last)),
+        ]
+        if self.batch <= 64 and self.grid <= 8 and self.batch > 1:
+            found.append(Contender("sample, stepper in PyTorch", lambda: cached(SteppedPixelCNN)))
+        return [*found, Estimate("sample_naive: a forward pass per code", one, self.grid**2)]
+
+    def floor(self) -> Floor:
+        # Each position passes every layer once, as in one forward pass, in float32. A column of the horizontal stacks
+        # and of the head waits for the one before: where few grids are drawn, each column reads their weights anew,
+        # (2 + 4 + 1) p^2 a layer, of which `across`, 4 p^2, is done a row at a time; from the cache.
+        weights = 4.0 * (self.layers * 3 * self.p**2 + self.p * 256 + 256 * self.k)
+        macs = self.batch * self.grid**2 * pixelcnn_macs(self.k, self.p, self.layers)
+        return Floor(flops=2.0 * macs, bytes=self.grid**2 * weights, cached=True)
+
+    def check(self) -> dict[str, float]:
+        uniforms = self.uniforms(8, min(self.grid, 8))
+        return compared(self.prior(), lambda dtype: {"uniforms": uniforms})
