@@ -49,24 +49,21 @@ class Gates(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor]:
         ctx.dtypes = [None if x is None else x.dtype for x in (across, across_bias, horizontal, out, out_bias)]
         across, out = (x.to(seen.dtype)[:, :, 0, 0] for x in (across, out))
-        across_bias, out_bias = across_bias.to(seen.dtype), out_bias.to(seen.dtype)
         horizontal = None if horizontal is None else horizontal.to(seen.dtype)
         batch, height, width, features = seen.shape
         p = features // 2
         with torch.autocast("cpu", enabled=False):
-            sums = torch.addmm(across_bias, _rows(seen), across.T).view(seen.shape)
+            sums = (_rows(seen) @ across.T).view(seen.shape)
             if bias is not None:
                 sums += last(bias)
             beside = left if horizontal is None else last(F.conv2d(first(left), horizontal))
             gated = seen.new_empty(batch, height, width, p)
-            kernels.run(kernels.gate_of_sum, _rows(sums), _rows(beside), _rows(gated))
+            kernels.run(kernels.gate_of_sum, _rows(sums), _rows(beside), across_bias, _rows(gated))
             dropped = gated if kept is None else (gated * kept).mul_(scale)
-            update = torch.addmm(out_bias, _rows(dropped), out.T).view(gated.shape)
-            if horizontal is None:
-                h = F.pad(update, (0, 0, reach, 0))
-            else:
-                h = seen.new_empty(batch, height, reach + width, p)
-                kernels.run(kernels.residual, left, left.shape[2] - width, update, h, reach)
+            update = (_rows(dropped) @ out.T).view(gated.shape)
+            h = seen.new_empty(batch, height, reach + width, p)
+            old = torch.zeros_like(update) if horizontal is None else left
+            kernels.run(kernels.residual, old, old.shape[2] - width, update, out_bias, h, reach)
             v = None
             if reach:
                 v = seen.new_empty(batch, reach + height, width + 2 * reach, p)

@@ -56,9 +56,9 @@ def prepare(dtype: torch.dtype) -> None:
     table, bias, codes = torch.zeros(1, 1, 2, dtype=number), torch.zeros(2, dtype=number), torch.zeros(1, 1, 1).long()
     taps, wide, one = np.zeros(1, np.int64), torch.zeros(1, 2, dtype=dtype), torch.zeros(1, dtype=number)
     run(gate, sums, frame, 0, 0)
-    run(gate_of_sum, wide, wide.clone(), rows)
+    run(gate_of_sum, wide, wide.clone(), bias, rows)
     run(gate_gradient, sums, frame, 0, 0, sums.clone(), False)
-    run(residual, frame, 0, frame.clone(), frame.clone(), 0)
+    run(residual, frame, 0, frame.clone(), one, frame.clone(), 0)
     run(add_inside, frame, 0, frame.clone(), 0)
     run(look_up, codes.numpy(), table, taps, taps, bias, sums)
     run(look_up_gradient, codes.numpy(), sums, taps, taps, table)
@@ -214,14 +214,14 @@ def gate(sums: Array, frame: Array, top: int, left: int, threads: int) -> None:
 
 
 @_kernel
-def gate_of_sum(sums: Array, more: Array, out: Array, threads: int) -> None:
-    """sums += more, both (n, 2p), and their gates, out (n, p)."""
+def gate_of_sum(sums: Array, more: Array, bias: Array, out: Array, threads: int) -> None:
+    """sums += more + bias, (n, 2p), (n, 2p) and (2p), and their gates, out (n, p)."""
     rows, features = sums.shape
     for thread in prange(threads):
         for n in range(rows * thread // threads, rows * (thread + 1) // threads):
             total, other = sums[n], more[n]
             for i in range(features):
-                total[i] = store(load(total[i]) + load(other[i]), total[i])
+                total[i] = store(load(total[i]) + load(other[i]) + bias[i], total[i])
             _row_of_gates(total, out[n])
 
 
@@ -239,8 +239,8 @@ def gate_gradient(sums: Array, frame: Array, top: int, left: int, out: Array, ad
 
 
 @_kernel
-def residual(frame: Array, left: int, update: Array, out: Array, new_left: int, threads: int) -> None:
-    """out, a frame (b, h, new_left + w, p), = frame (b, h, left + w, p) + update (b, h, w, p)."""
+def residual(frame: Array, left: int, update: Array, bias: Array, out: Array, new_left: int, threads: int) -> None:
+    """out, a frame (b, h, new_left + w, p), = frame (b, h, left + w, p) + update (b, h, w, p) + bias (p)."""
     batch, height, width, features = update.shape
     rows = batch * height
     for thread in prange(threads):
@@ -251,7 +251,7 @@ def residual(frame: Array, left: int, update: Array, out: Array, new_left: int, 
                 old, change = frame[image, row, left + column], update[image, row, column]
                 new = out[image, row, new_left + column]
                 for i in range(features):
-                    new[i] = store(load(old[i]) + load(change[i]), new[i])
+                    new[i] = store(load(old[i]) + load(change[i]) + bias[i], new[i])
 
 
 @_kernel
