@@ -9,6 +9,7 @@ from torch import Tensor
 # scores held at once: few enough to stay in a core's second-level cache; on a GPU many enough to fill it, since a batch
 # in small blocks would wait for the launch of each
 BLOCK_BYTES = {"cpu": 2**21, "cuda": 2**28}
+FEWEST_ROWS = 512  # of a block: of large codebooks it has some of the codes, so that each is read for many vectors
 
 
 def nearest_codes(z: Tensor, codebooks: Tensor, costs: Tensor | None = None) -> Tensor:
@@ -20,14 +21,24 @@ def nearest_codes(z: Tensor, codebooks: Tensor, costs: Tensor | None = None) -> 
     n, g, _ = z.shape
     k = codebooks.shape[1]
     codes = torch.empty(n, g, dtype=torch.int64, device=z.device)
-    rows = max(1, BLOCK_BYTES.get(z.device.type, BLOCK_BYTES["cuda"]) // (k * z.element_size()))
+    size = BLOCK_BYTES.get(z.device.type, BLOCK_BYTES["cuda"]) // z.element_size()
+    columns = min(k, max(1, size // FEWEST_ROWS))
+    rows = max(1, size // columns)
     offsets = (codebooks.square().sum(-1) + (0 if costs is None else costs)) / -2
-    scores = z.new_empty(min(rows, n), k)
+    scores = z.new_empty(min(rows, n) * columns)
     for group in range(g):
-        transposed = codebooks[group].T
         for start in range(0, n, rows):
             block = z[start : start + rows, group]
-            out = scores[: len(block)]
-            torch.addmm(offsets[group], block, transposed, out=out)
-            codes[start : start + rows, group] = out.max(1).indices
+            best, found = None, codes[start : start + rows, group]
+            for first in range(0, k, columns):
+                some = codebooks[group, first : first + columns]
+                out = scores[: len(block) * len(some)].view(len(block), len(some))
+                torch.addmm(offsets[group, first : first + columns], block, some.T, out=out)
+                top, index = out.max(1)
+                if best is None:
+                    best = top
+                    found.copy_(index)
+                else:
+                    found.copy_(torch.where(top > best, index + first, found))
+                    best = torch.maximum(best, top)
     return codes

@@ -47,9 +47,13 @@ def test_the_order_of_memory_and_of_blocks_does_not_matter(monkeypatch):
     codebooks = torch.randn(2, 64, 8, generator=generator)
     codes = nearest_codes(z, codebooks)
     assert torch.equal(nearest_codes(z.permute(2, 1, 0).contiguous().permute(2, 1, 0), codebooks), codes)
-    monkeypatch.setitem(nearest.BLOCK_BYTES, "cpu", 64 * 4 * 7)  # seven rows at a time, and a rest of five
-    assert torch.equal(nearest_codes(z, codebooks), codes)
-    assert torch.equal(nearest_codes(z[:0], codebooks), codes[:0])
+    monkeypatch.setitem(nearest.BLOCK_BYTES, "cpu", 64 * 4 * 7)
+    for rows in (7, 28, 60):  # at a time, and a rest, with 64, 16 and 7 codes
+        monkeypatch.setattr(nearest, "FEWEST_ROWS", rows)
+        assert torch.equal(nearest_codes(z, codebooks), codes)
+        assert torch.equal(nearest_codes(z[:0], codebooks), codes[:0])
+        doubled = torch.cat([codebooks, codebooks], 1)
+        assert torch.equal(nearest_codes(z.round(), doubled.round()), nearest_codes(z.round(), codebooks.round()))
 
 
 def test_memory_stays_far_below_all_distances():
