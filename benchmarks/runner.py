@@ -41,7 +41,8 @@ def measure(name: str, sizes: Sizes, device: str, budget: float, long: bool = Fa
     described = {contender.name: describe(contender, long, free) for contender in contenders}
     running = [contender for contender in contenders
                if isinstance(contender, Contender) and "left_out" not in described[contender.name]]
-    for own, (first, times, peak) in zip(running, turns(running, work.device, budget)):
+    settles = work.settles if budget else 1
+    for own, (first, times, peak) in zip(running, turns(running, work.device, budget, settles)):
         per = own.count
         described[own.name] |= {
             "first_s": first / per, "times_s": [taken / per for taken in times],
@@ -72,12 +73,13 @@ def describe(contender: Contender | Estimate, long: bool, free: float) -> dict[s
     return facts
 
 
-def turns(contenders: list[Contender], device: torch.device, budget: float
+def turns(contenders: list[Contender], device: torch.device, budget: float, settles: int
           ) -> list[tuple[float, list[float], float | None]]:
     """(seconds of the first run, seconds of the others, peak MiB) of each contender.
 
-    The first run, which compiles and fills caches, is kept apart. Then all take turns, so that each meets the same load
-    of the machine: in at least `FEWEST_ROUNDS` rounds, in more while `budget` lasts. Slow ones take fewer turns.
+    The first run, which compiles and fills caches, is kept apart; `settles` - 1 more are not looked at. Then all take
+    turns, so that each meets the same load of the machine: in at least `FEWEST_ROUNDS` rounds, in more while `budget`
+    lasts. Slow ones take fewer turns.
     """
     children = [Child(lambda end, own=contender: serve(own, device, end)) for contender in contenders]
     try:
@@ -85,6 +87,9 @@ def turns(contenders: list[Contender], device: torch.device, budget: float
             child.receive()  # built
         firsts = [child.ask(True) for child in children]
         times: list[list[float]] = [[first] if first > VERY_SLOW else [] for first in firsts]
+        for child, taken in zip(children, times):
+            for _ in range(0 if taken else settles - 1):
+                child.ask(True)
         start = time.perf_counter()
         for done in range(MOST_ROUNDS):
             if done >= (FEWEST_ROUNDS if budget else 1) and time.perf_counter() - start > budget:

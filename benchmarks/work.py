@@ -82,6 +82,7 @@ class Work(ABC):
     """One thing that takes time, at given sizes: the fields that a subclass adds. runner.py measures it."""
 
     title: ClassVar[str]  # in the table
+    settles: ClassVar[int] = 1  # runs before those that count: they compile, fill caches, take memory that is kept
     unit: ClassVar[str] = ""  # of a contender's `count`; times are then per unit, and speeds are shown too
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
 

@@ -61,6 +61,7 @@ def decoder_macs(size: int, widths: Widths) -> float:
 @dataclass(frozen=True, kw_only=True)
 class Stage1Step(Work):
     title = "stage-1 training step"
+    settles = 6  # steps until the loop's process has the memory that it reuses from then on
     batch: int
     size: int
     network: str

@@ -22,6 +22,7 @@ def pixelcnn_macs(k: int, p: int, layers: int) -> float:
 @dataclass(frozen=True, kw_only=True)
 class Stage2Step(Work):
     title = "stage-2 training step"
+    settles = 6  # steps until the loop's process has the memory that it reuses from then on
     batch: int
     grid: int
     k: int

@@ -22,6 +22,7 @@ def video_macs(k: int, p: int, layers: int, temporal: int) -> float:
 @dataclass(frozen=True, kw_only=True)
 class VideoStep(Work):
     title = "video prior, training step"
+    settles = 6  # steps until the loop's process has the memory that it reuses from then on
     batch: int
     frames: int
     grid: int

@@ -21,6 +21,7 @@ def wavenet_macs(k: int, layers: int) -> float:
 @dataclass(frozen=True, kw_only=True)
 class WaveNetStep(Work):
     title = "WaveNet training step"
+    settles = 6  # steps until the loop's process has the memory that it reuses from then on
     batch: int
     length: int
     layers: int

@@ -3,14 +3,17 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipelines.files.atomic import write_atomically
 from pipelines.media.images import INK
 from stage1_vqvae.codebook import perplexity
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TRAIN, VALIDATION = "#9ab3cc", "#c0392b"
 
@@ -20,7 +23,7 @@ def plot_lines(path: Path, panels: list[tuple[str, str, dict[str, list[tuple]]]]
 
     Strings as x are spaced evenly in the order of their first use. The scale of y is logarithmic if positive values
     span a factor of more than 100."""
-    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+    figure = _new_figure(figsize=(5 * len(panels), 4))
     for axis, (x, y, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name, points in lines.items():
             points = [point for point in points if point[1] is not None]
@@ -40,7 +43,7 @@ def plot_curves(path: Path, stages: dict[str, list[dict]]) -> None:
     A stage's loss is the first figure that rows of both splits contain. Stages without rows are left out.
     """
     stages = {title: rows for title, rows in stages.items() if rows}
-    figure = Figure(figsize=(6 * max(len(stages), 1), 4), layout="constrained")
+    figure = _new_figure(figsize=(6 * max(len(stages), 1), 4))
     axes = figure.subplots(1, max(len(stages), 1), squeeze=False)[0]
     if not stages:
         axes[0].text(0.5, 0.5, "no rows in metrics.jsonl", ha="center")
@@ -71,7 +74,7 @@ def plot_codebook_use(path: Path, counts: Tensor) -> None:
     counts = counts.cpu().reshape(-1, counts.shape[-1])
     books, size = counts.shape
     used, effective = (counts > 0).sum(1).double().mean().item(), perplexity(counts).mean().item()
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = _new_figure(figsize=(8, 4))
     axis = figure.subplots()
     for book in counts.sort(dim=1, descending=True).values.numpy():
         axis.stairs(book, fill=books == 1, color=TRAIN)
@@ -86,7 +89,7 @@ def plot_codebook_use(path: Path, counts: Tensor) -> None:
 def plot_plane(path: Path, points: Tensor, box: Tensor, labels: Tensor | None = None,
                names: Sequence[str] = ()) -> None:
     """Points (n, 2) coloured by `labels` (n,), indices of `names`; box (2, 2): two corners of a rectangle."""
-    figure = Figure(figsize=(7, 6), layout="constrained")
+    figure = _new_figure(figsize=(7, 6))
     axis = figure.subplots()
     for number, name in enumerate(names if labels is not None else ("",)):
         of_class = points if labels is None else points[labels == number]
@@ -100,7 +103,13 @@ def plot_plane(path: Path, points: Tensor, box: Tensor, labels: Tensor | None = 
     _write_figure(path, figure)
 
 
-def _write_figure(path: Path, figure: Figure) -> None:
+def _new_figure(figsize: tuple[float, float]) -> "Figure":
+    from matplotlib.figure import Figure  # takes half a second to import
+
+    return Figure(figsize=figsize, layout="constrained")
+
+
+def _write_figure(path: Path, figure: "Figure") -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     write_atomically(Path(path), buffer.getvalue())
