@@ -1,9 +1,9 @@
 """Layers of the gated PixelCNN on a CPU: PyTorch's products and convolutions, and `training_kernels` for the rest.
 
 The same function as `pixelcnn.GatedLayer`, which serves other devices and which the tests compare with. There, half of
-the time of a training step goes into borders, copies, sums, gates and their gradients. Here a gate writes into the
-bordered input of the next layer, the horizontal stack is one product of features that lie beside each other, gradients
-of weights are products of transposed gradients, and the first layer looks up what its kernel makes of each code.
+the time of a training step goes into borders, copies, sums, gates and their gradients. Here gates write into the
+bordered input of the next layer, gradients are added where they stand, and the first layer looks up what its kernels
+make of each code. Sums of kernels run in float32 for bfloat16 features, in the features' precision otherwise.
 
 Features are laid out as (b, h, w, features).
 Axes: b batch, h rows, w columns, p features of a stack, k codes, m taps of a kernel, n positions.
@@ -49,6 +49,7 @@ class Gates(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor]:
         ctx.dtypes = [None if x is None else x.dtype for x in (across, across_bias, horizontal, out, out_bias)]
         across, out = (x.to(seen.dtype)[:, :, 0, 0] for x in (across, out))
+        across_bias, out_bias = (x.to(_sum_dtype(seen.dtype)) for x in (across_bias, out_bias))
         horizontal = None if horizontal is None else horizontal.to(seen.dtype)
         batch, height, width, features = seen.shape
         p = features // 2
@@ -164,7 +165,7 @@ class Nats(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, codes: Tensor) -> Tensor:
         logits, codes = logits.contiguous(), codes.contiguous()
-        nats = logits.new_empty(len(logits), dtype=torch.promote_types(logits.dtype, torch.float32))
+        nats = logits.new_empty(len(logits), dtype=_sum_dtype(logits.dtype))
         scale = torch.empty_like(nats)
         kernels.run(kernels.nats, logits, codes.numpy(), scale, nats)
         ctx.save_for_backward(logits, codes, scale)
@@ -203,7 +204,12 @@ def convolve_codes(
         up = (padding[2] - torch.arange(rows)).repeat_interleave(columns)
         left = (padding[0] - torch.arange(columns)).repeat(rows)
         bias = table.new_zeros(n) if bias is None else bias
-        return LookUp.apply(codes, table.contiguous(), bias, up, left, dtype)  # type: ignore[no-untyped-call]
+        table, bias = (x.to(_sum_dtype(dtype)).contiguous() for x in (table, bias))
+        return LookUp.apply(codes, table, bias, up, left, dtype)  # type: ignore[no-untyped-call]
+
+
+def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Fused layers compute what the plain ones do: values, gradients, masks, and NaN; on any number of threads."""
 
 import itertools
+import math
 from functools import partial
 
 import pytest
@@ -125,6 +126,17 @@ def test_gradients_in_bfloat16_are_as_near_those_in_float64_as_plain_ones(tiny, 
         for gradients in (fused_ones, plain_ones, exact)
     )
     assert 0 < (ours - truth).norm() < 1.1 * (theirs - truth).norm()
+
+
+@pytest.mark.parametrize("per_code", [0, math.inf])
+def test_parameters_may_be_bfloat16_themselves(tiny, per_code, monkeypatch):
+    monkeypatch.setattr(pixelcnn, "PER_CODE", per_code)
+    codes = torch.randint(7, (16, 6, 6))
+    model = tiny(channels=32).bfloat16()
+    rounded = value_and_gradients(model, codes, None, None)
+    exact = value_and_gradients(model.double(), codes, None, None)
+    assert rounded[1].dtype == torch.bfloat16
+    torch.testing.assert_close(rounded[0].double(), exact[0], rtol=0.02, atol=0)  # features have 8 bits
 
 
 def test_results_do_not_depend_on_the_number_of_threads(tiny):
