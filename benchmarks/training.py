@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from benchmarks.work import Driven
+from benchmarks.work import Driven, Work
 from pipelines.data.codes import CodeSplit
 from pipelines.files.places import configs
 from pipelines.splits.base import Split
@@ -32,6 +32,12 @@ def settings(stage: str, batch_size: int, precision: str = "auto") -> Settings:
 def product_dtype(device: torch.device) -> torch.dtype:
     """What the loop multiplies in: the floor of its steps is at this type's rate."""
     return choose_precision("auto", device)
+
+
+class TrainingStep(Work):
+    """A work whose runs are steps of the loop."""
+
+    settles = 6  # steps until a process of the loop has the memory that it reuses from then on
 
 
 class OwnSteps(Driven):

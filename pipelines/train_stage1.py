@@ -61,8 +61,8 @@ def main(cfg: "DictConfig") -> None:
             claim_folder(run.stage1, config)
         distributed.barrier()
         state = train(task, splits, settings, run.stage1, cfg.seed, device, facts={})
-    if distributed.rank() == 0:
-        print(f"stage 1 is trained: {run.stage1}, step {state.step}; {describe_best(state, task.criterion)}")
+        if distributed.rank() == 0:
+            print(f"stage 1 is trained: {run.stage1}, step {state.step}; {describe_best(state, task.criterion)}")
 
 
 if __name__ == "__main__":

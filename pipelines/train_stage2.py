@@ -76,9 +76,10 @@ def main(cfg: "DictConfig") -> None:
         means = {name: mean_codes(split) for name, split in splits.items()}
         task = PriorTask(prior, columns, means, with_length)
         state = train(task, splits, settings, run.stage2, cfg.seed, device, facts)
-    if distributed.rank() == 0:
-        early = ", stopped early" if state.stopped_early else ""
-        print(f"stage 2 is trained: {run.stage2}, step {state.step}{early}; {describe_best(state, 'bits per code')}")
+        if distributed.rank() == 0:
+            early = ", stopped early" if state.stopped_early else ""
+            best = describe_best(state, "bits per code")
+            print(f"stage 2 is trained: {run.stage2}, step {state.step}{early}; {best}")
 
 
 if __name__ == "__main__":

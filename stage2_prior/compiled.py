@@ -196,7 +196,9 @@ def multiply(x: Array, weight: Array, out: Array) -> None:
                 _multiply_narrow_row(x, row, weight, panel, out)
 
 
-def _exponential(real: Any, integer: Any, mantissa: int, log2: tuple[float, float], terms: int) -> Callable[[Any], Any]:
+def exponential_of_terms(
+    real: Any, integer: Any, mantissa: int, log2: tuple[float, float], terms: int
+) -> Callable[[Any], Any]:
     """exp(x) = 2^n exp(r), |r| <= log(2) / 2, as plain arithmetic, which LLVM turns into vector instructions.
 
     exp(r) by `terms` terms of its Taylor series; 2^n, a normal number, by writing n into the exponent's bits.
@@ -219,8 +221,8 @@ def _exponential(real: Any, integer: Any, mantissa: int, log2: tuple[float, floa
 
 
 # The first omitted term: 0.347^8 / 8! = 5e-9 in float32, 0.347^14 / 14! = 4e-18 in float64.
-_EXP_32 = _exponential(np.float32, np.int32, 23, (0.693359375, -2.1219444005469058e-4), terms=8)
-_EXP_64 = _exponential(np.float64, np.int64, 52, (0.693145751953125, 1.4286068203094172e-6), terms=14)
+_EXP_32 = exponential_of_terms(np.float32, np.int32, 23, (0.693359375, -2.1219444005469058e-4), terms=8)
+_EXP_64 = exponential_of_terms(np.float64, np.int64, 52, (0.693145751953125, 1.4286068203094172e-6), terms=14)
 
 
 def exp(x: float) -> float:

@@ -56,8 +56,8 @@ class Gates(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             sums = (_rows(seen) @ across.T).view(seen.shape)
             if bias is not None:
-                sums += last(bias)
-            beside = left if horizontal is None else last(F.conv2d(first(left), horizontal))
+                sums += channels_last(bias)
+            beside = left if horizontal is None else channels_last(F.conv2d(channels_first(left), horizontal))
             gated = seen.new_empty(batch, height, width, p)
             kernels.run(kernels.gate_of_sum, _rows(sums), _rows(beside), across_bias, _rows(gated))
             dropped = gated if kept is None else (gated * kept).mul_(scale)
@@ -92,17 +92,17 @@ class Gates(torch.autograd.Function):
         for_left, for_horizontal = for_sums, None
         if horizontal is not None:
             for_left, for_horizontal, _ = torch.ops.aten.convolution_backward(
-                first(for_sums), first(left), horizontal, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1,
-                [True, True, False],
+                channels_first(for_sums), channels_first(left), horizontal, None,
+                [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False],
             )  # fmt: skip
-            for_left = last(for_left)
+            for_left = channels_last(for_left)
             kernels.run(kernels.add_inside, for_left, left.shape[2] - width, for_h, ctx.reach)
         if for_v is not None:
             kernels.run(kernels.gate_gradient, seen, for_v.contiguous(), ctx.reach, ctx.reach, for_seen, True)
         for_bias = None
         if ctx.bias is not None:
             shape, dtype = ctx.bias
-            for_bias = first(for_sums).to(dtype).sum_to_size(shape)
+            for_bias = channels_first(for_sums).to(dtype).sum_to_size(shape)
         parameters = (
             for_across[..., None, None], _rows(for_sums).sum(0), for_horizontal, for_out[..., None, None],
             for_update.sum(0),
@@ -216,9 +216,9 @@ def _rows(x: Tensor) -> Tensor:
     return x.view(-1, x.shape[-1])
 
 
-def first(x: Tensor) -> Tensor:
+def channels_first(x: Tensor) -> Tensor:
     return rearrange(x, "b h w c -> b c h w")
 
 
-def last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
     return rearrange(x, "b c h w -> b h w c").contiguous()

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from stage2_prior import fused, kernels
+from stage2_prior import fused, triton_compiler
 from stage2_prior.codebooks import CodebookPrior
 from stage2_prior.compiler import available, compiled, ready
 from stage2_prior.dropout import GlobalBatchDropout
@@ -26,9 +26,8 @@ from stage2_prior.layers import Layers, embed_labels
 from stage2_prior.prior import NOT_FINITE, CompiledLoop, ReplayableStepper, RowKernel
 from stage2_prior.rule import Rule
 
-# Positions per code from which on the first layer looks up what its kernels make of each code, rather than computing it
-# for each position. The products take K / positions of the time of the convolutions; the rest of it costs a fifth.
-PER_CODE = 4
+PER_CODE = 4  # positions per code from which on the first layer looks up what its kernels make of a code: it multiplies
+#               once per code instead of once per position, and a look-up costs a fifth of those products
 
 
 class GatedPixelCNN(CodebookPrior):
@@ -113,13 +112,13 @@ class GatedPixelCNN(CodebookPrior):
             beside = convolve(first.horizontal.weight, None, padding=first.horizontal_padding)
         else:
             x = self.embed(codes).movedim(-1, 1)
-            seen = fused.last(first.vertical(F.pad(x, first.vertical_padding)))
-            beside = fused.last(first.horizontal(F.pad(x, first.horizontal_padding)))
+            seen = fused.channels_last(first.vertical(F.pad(x, first.vertical_padding)))
+            beside = fused.channels_last(first.horizontal(F.pad(x, first.horizontal_padding)))
         v = None
         reaches = [*(layer.reach for layer in self.layers), 0]
         for layer, reach in zip(self.layers, reaches[1:], strict=True):
             if v is not None:
-                seen = fused.last(layer.vertical(fused.first(v)))
+                seen = fused.channels_last(layer.vertical(fused.channels_first(v)))
             v, beside = layer.fused(seen, beside, labels, local, reach)
         return beside
 
@@ -170,7 +169,7 @@ class GatedLayer(nn.Module):
         """`forward` from the vertical convolution's sums on, in the layout and with the borders of `fused.Gates`."""
         bias_v, bias_h = self.condition(labels, local)
         if bias_v is not None:
-            seen = (seen + fused.last(bias_v)).to(seen.dtype)
+            seen = (seen + fused.channels_last(bias_v)).to(seen.dtype)
         kept = self.dropout.kept((*seen.shape[:3], seen.shape[3] // 2), seen.device)
         scale = 1.0 / (1.0 - self.dropout.probability)
         horizontal = None if self.first else self.horizontal.weight
@@ -286,7 +285,7 @@ class PixelCNNStepper(ReplayableStepper):
 
     def row_kernel(self, rule: Rule) -> RowKernel | None:
         prior, p = self.prior, self.sums.shape[-1] // 2
-        module = kernels.pixelcnn(self.sums.device)
+        module = triton_compiler.pixelcnn(self.sums.device)
         if module is None or not module.applies(self.batch, p, prior.num_codes, self.sums.dtype, rule):
             return None
         rows: RowKernel = module.PixelCNNRows(

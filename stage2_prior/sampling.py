@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from stage2_prior import kernels
+from stage2_prior import triton_compiler
 from stage2_prior.compiler import give_up
 from stage2_prior.errors import CompilerError
 from stage2_prior.precision import full_float32
@@ -212,7 +212,7 @@ def _fill_by_replay(
                         yield new.shape[0] * new.shape[1]
                     continue
                 except CompilerError as error:  # nothing is drawn of this row: the steps draw it
-                    kernels.give_up(error)
+                    triton_compiler.give_up(error)
                     kernel = None
             for _ in range(width):
                 step()

@@ -2,8 +2,8 @@
 
 PyTorch makes one pass over memory per operation; these make one per stack and layer. Arrays are C-contiguous, in
 bfloat16 (as uint16: numba has no such type), float32 or float64; arithmetic is in float32 or float64. Rows are shared
-out to the threads of PyTorch's own OpenMP runtime where numba can use it; otherwise one thread computes all. Results do
-not depend on the number of threads. Import it through `compiler`.
+out to the threads of PyTorch's own OpenMP runtime. Where numba has no OpenMP they serve a single thread alone. Results
+do not depend on the number of threads. Import it through `compiler`.
 
 numba's cache checks this file alone: a change of what it imports from `compiled` would be missed.
 
@@ -22,7 +22,7 @@ from numba import njit, prange, types
 from numba.extending import overload
 from torch import Tensor
 
-from stage2_prior.compiled import Array, _exponential, exp
+from stage2_prior.compiled import Array, exp, exponential_of_terms
 
 ONE, TWO = np.float32(1.0), np.float32(2.0)  # a float64 in Python would make float64 of float32
 LEAST = np.float32(-87.0)  # exp of it is the least normal number of float32, or nearly
@@ -45,8 +45,8 @@ _without_nan = njit(nogil=True, error_model="numpy", fastmath={"contract", "reas
 
 
 def applies(dtype: torch.dtype) -> bool:
-    """Whether there are kernels for tensors of this dtype."""
-    return dtype in _VIEWS
+    """Whether there are kernels for tensors of this dtype that use all threads that PyTorch's own operations would."""
+    return dtype in _VIEWS and (_PARALLEL or torch.get_num_threads() == 1)
 
 
 def prepare(dtype: torch.dtype) -> None:
@@ -108,7 +108,7 @@ def _rounded(x: Any, element: Any) -> Any:
 
 
 # The first omitted term is 0.347^6 / 6! = 2e-6, the rounding of a bfloat16 4e-3.
-_few_terms = _inline(_exponential(np.float32, np.int32, 23, (0.693359375, -2.1219444005469058e-4), terms=6))
+_few_terms = _inline(exponential_of_terms(np.float32, np.int32, 23, (0.693359375, -2.1219444005469058e-4), terms=6))
 
 
 def _exponential_of_few_terms(x: Any, element: Any) -> Any:

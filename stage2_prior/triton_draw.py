@@ -6,6 +6,7 @@ TF32), cumulative sums float64.
 Axes: b samples, n features padded to a power of two, k codes, g codebooks.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -140,9 +141,9 @@ class DrawingKernel(RowKernel):
         }
         self.compiled = False
 
+    @abstractmethod
     def arguments(self, codes: Tensor, known: Tensor, uniforms: Tensor, finite: Tensor) -> tuple[Tensor | int, ...]:
         """The arguments of the kernel but for its constants, in order."""
-        raise NotImplementedError
 
     def draw(self, codes: Tensor, known: Tensor, uniforms: Tensor, finite: Tensor) -> None:
         for x in (codes, known, uniforms):

@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from stage2_prior import kernels
+from stage2_prior import triton_compiler
 from stage2_prior.codebooks import CodebookPrior
 from stage2_prior.compiler import available, compiled, ready
 from stage2_prior.dropout import GlobalBatchDropout
@@ -279,7 +279,7 @@ class WaveNetStepper(ReplayableStepper):
         return self.prior.heads[codebook](self.features)
 
     def row_kernel(self, rule: Rule) -> RowKernel | None:
-        prior, module = self.prior, kernels.wavenet(self.start.device)
+        prior, module = self.prior, triton_compiler.wavenet(self.start.device)
         r, skip = self.start.shape[1], prior.skip.out_features
         h = prior.layers[0].dilated.out_features // 2
         batch, dtype = len(self.start), self.start.dtype

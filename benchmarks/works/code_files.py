@@ -78,8 +78,8 @@ class CodeFiles(Work):
             path = folder / "codes.pt"
             torch.save(data.codes, path)
             if self.what == "opened":
-                return lambda: torch.load(path)
-            loader = DataLoader(TensorDataset(torch.load(path)), batch_size=BATCH, shuffle=True)
+                return lambda: torch.load(path, weights_only=True)
+            loader = DataLoader(TensorDataset(torch.load(path, weights_only=True)), batch_size=BATCH, shuffle=True)
             return lambda: [batch for (batch,) in loader]
 
         return [

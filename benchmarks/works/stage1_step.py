@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.plain.vqvae import BLOCKS, COMPACT, PAPER, LucidrainsVQVAE, PlainVQVAE, Widths, pythae_vqvae
-from benchmarks.training import OwnSteps, plain_steps, product_dtype, settings
-from benchmarks.work import Contender, Floor, Run, Sizes, Work
+from benchmarks.training import OwnSteps, TrainingStep, plain_steps, product_dtype, settings
+from benchmarks.work import Contender, Floor, Run, Sizes
 from pipelines.data.images import ImageSplit
 from pipelines.training.autoencoder import AutoencoderTask
 from stage1_vqvae.autoencoder import Autoencoder
@@ -59,9 +59,8 @@ def decoder_macs(size: int, widths: Widths) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage1Step(Work):
+class Stage1Step(TrainingStep):
     title = "stage-1 training step"
-    settles = 6  # steps until the loop's process has the memory that it reuses from then on
     batch: int
     size: int
     network: str

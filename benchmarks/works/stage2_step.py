@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from benchmarks.plain.pixelcnn import PlainGatedPixelCNN, cross_entropy
-from benchmarks.training import code_split, plain_steps, prior_steps, product_dtype
-from benchmarks.work import Contender, Floor, Run, Sizes, Work
+from benchmarks.training import TrainingStep, code_split, plain_steps, prior_steps, product_dtype
+from benchmarks.work import Contender, Floor, Run, Sizes
 from pipelines.data.codes import CodeSplit
 from stage2_prior.pixelcnn import GatedPixelCNN
 
@@ -20,9 +20,8 @@ def pixelcnn_macs(k: int, p: int, layers: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage2Step(Work):
+class Stage2Step(TrainingStep):
     title = "stage-2 training step"
-    settles = 6  # steps until the loop's process has the memory that it reuses from then on
     batch: int
     grid: int
     k: int

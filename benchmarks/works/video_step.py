@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.training import code_split, plain_steps, prior_steps, product_dtype
-from benchmarks.work import Contender, Floor, Run, Sizes, Work
+from benchmarks.training import TrainingStep, code_split, plain_steps, prior_steps, product_dtype
+from benchmarks.work import Contender, Floor, Run, Sizes
 from benchmarks.works.stage2_step import pixelcnn_macs
 from stage2_prior.video import GatedPixelCNN3d
 
@@ -20,9 +20,8 @@ def video_macs(k: int, p: int, layers: int, temporal: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoStep(Work):
+class VideoStep(TrainingStep):
     title = "video prior, training step"
-    settles = 6  # steps until the loop's process has the memory that it reuses from then on
     batch: int
     frames: int
     grid: int

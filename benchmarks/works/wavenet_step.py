@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from benchmarks.plain.pixelcnn import cross_entropy
 from benchmarks.plain.wavenet import PlainWaveNet
-from benchmarks.training import code_split, plain_steps, prior_steps, product_dtype
-from benchmarks.work import Contender, Floor, Run, Sizes, Work
+from benchmarks.training import TrainingStep, code_split, plain_steps, prior_steps, product_dtype
+from benchmarks.work import Contender, Floor, Run, Sizes
 from pipelines.data.codes import CodeSplit
 from stage2_prior.wavenet import WaveNet
 
@@ -19,9 +19,8 @@ def wavenet_macs(k: int, layers: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WaveNetStep(Work):
+class WaveNetStep(TrainingStep):
     title = "WaveNet training step"
-    settles = 6  # steps until the loop's process has the memory that it reuses from then on
     batch: int
     length: int
     layers: int

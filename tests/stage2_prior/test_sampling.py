@@ -10,7 +10,7 @@ from scipy.stats import chi2
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stage2_prior import compiled, kernels, sampling
+from stage2_prior import compiled, sampling, triton_compiler
 from stage2_prior.pixelcnn import GatedPixelCNN
 from stage2_prior.prior import Prior, Stepper
 from stage2_prior.rule import Rule
@@ -254,7 +254,7 @@ def on_cuda(request, monkeypatch) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     if request.param == "recorded":
-        monkeypatch.setattr(kernels, "pixelcnn", lambda device: None)
+        monkeypatch.setattr(triton_compiler, "pixelcnn", lambda device: None)
 
 
 @pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)
@@ -271,7 +271,7 @@ def test_on_cuda_equals_naive_and_the_cpu(tiny, on_cuda, options, grid):
         prior.cuda()
         assert torch.equal(sample(prior, uniforms.cuda(), **there).cpu(), expected)
         assert torch.equal(sample_naive(prior, uniforms.cuda(), **there).cpu(), expected)
-    assert kernels._failure is None
+    assert triton_compiler._failure is None
 
 
 @pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)

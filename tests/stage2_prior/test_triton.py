@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stage2_prior import kernels
+from stage2_prior import triton_compiler
 from stage2_prior.codebooks import CodebookPrior
 from stage2_prior.pixelcnn import GatedPixelCNN
 from stage2_prior.rule import Rule
@@ -53,9 +53,9 @@ def rows(monkeypatch) -> list[int]:
         launch(self, codes, *others)
 
     monkeypatch.setattr(triton_draw.DrawingKernel, "draw", counted)
-    monkeypatch.setattr(kernels, "pixelcnn", lambda device: triton_pixelcnn)
-    monkeypatch.setattr(kernels, "wavenet", lambda device: triton_wavenet)
-    monkeypatch.setattr(kernels, "give_up", fail)
+    monkeypatch.setattr(triton_compiler, "pixelcnn", lambda device: triton_pixelcnn)
+    monkeypatch.setattr(triton_compiler, "wavenet", lambda device: triton_wavenet)
+    monkeypatch.setattr(triton_compiler, "give_up", fail)
     return drawn
 
 
@@ -300,7 +300,7 @@ def test_interpreted_draw_says_what_is_no_distribution(value):
 )
 @torch.no_grad()
 def test_other_sizes_and_rules_go_by_steps(tiny, monkeypatch, options, rule):
-    monkeypatch.setattr(kernels, "pixelcnn", lambda device: triton_pixelcnn)
+    monkeypatch.setattr(triton_compiler, "pixelcnn", lambda device: triton_pixelcnn)
     stepper = tiny(**options).stepper(1, GRID, None, None)
     assert stepper.row_kernel(rule) is None
     assert tiny().stepper(1, GRID, None, None).row_kernel(Rule()) is not None
@@ -316,9 +316,9 @@ def test_on_a_cpu_there_is_no_kernel(tiny):
 @not_interpreted
 def test_where_the_kernel_fails_the_steps_draw_the_same_codes_with_one_line(tiny, monkeypatch, caplog):
     """Tensors of a CPU are what Triton cannot launch a kernel for, with a GPU and without."""
-    monkeypatch.setattr(kernels, "_failure", None)
-    find = kernels.pixelcnn
-    monkeypatch.setattr(kernels, "pixelcnn", lambda device: find(torch.device("cuda")))
+    monkeypatch.setattr(triton_compiler, "_failure", None)
+    find = triton_compiler.pixelcnn
+    monkeypatch.setattr(triton_compiler, "pixelcnn", lambda device: find(torch.device("cuda")))
     prior = tiny()
     uniforms = arguments_for(prior)["uniforms"]
     expected = sample_naive(prior, uniforms)
@@ -327,19 +327,19 @@ def test_where_the_kernel_fails_the_steps_draw_the_same_codes_with_one_line(tiny
         for _ in range(2):
             assert torch.equal(sample(prior, uniforms), expected)
     (record,) = caplog.records
-    assert record.name == "stage2_prior.kernels" and "\n" not in record.getMessage()
+    assert record.name == "stage2_prior.triton_compiler" and "\n" not in record.getMessage()
     assert record.getMessage().startswith("Triton cannot compile the sampling kernel (CompilerError: ")
 
 
 @not_interpreted
 def test_without_triton_one_line_says_so(monkeypatch, caplog):
-    monkeypatch.setattr(kernels, "_failure", None)
+    monkeypatch.setattr(triton_compiler, "_failure", None)
     for name in ("triton_draw", "triton_pixelcnn", "triton_wavenet"):
         monkeypatch.delitem(sys.modules, f"stage2_prior.{name}")
     monkeypatch.setitem(sys.modules, "triton", None)
     with caplog.at_level(logging.WARNING):
-        assert kernels.pixelcnn(torch.device("cuda")) is None
-        assert kernels.wavenet(torch.device("cuda")) is None
+        assert triton_compiler.pixelcnn(torch.device("cuda")) is None
+        assert triton_compiler.wavenet(torch.device("cuda")) is None
     assert [record.getMessage() for record in caplog.records] == [
         "Triton cannot compile the sampling kernel (ModuleNotFoundError: import of triton halted; None in "
         "sys.modules): replaying recorded steps, several times slower"
@@ -349,7 +349,7 @@ def test_without_triton_one_line_says_so(monkeypatch, caplog):
 @not_interpreted
 @torch.no_grad()
 def test_a_wavenet_of_other_sizes_and_rules_goes_by_steps(tiny_wavenet, monkeypatch):
-    monkeypatch.setattr(kernels, "wavenet", lambda device: triton_wavenet)
+    monkeypatch.setattr(triton_compiler, "wavenet", lambda device: triton_wavenet)
 
     def kernel(rule: Rule, **options: int) -> object:
         return tiny_wavenet(**options).stepper(1, (9,), None, None).row_kernel(rule)
@@ -378,8 +378,8 @@ def test_compiles_without_spills_and_without_tensor_cores(tmp_path, monkeypatch,
     if not ((tools / "ptxas").exists() and (tools / "cuobjdump").exists()):
         pytest.skip("this Triton comes without NVIDIA's assembler")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(kernels, "pixelcnn", lambda device: triton_pixelcnn)
-    monkeypatch.setattr(kernels, "wavenet", lambda device: triton_wavenet)
+    monkeypatch.setattr(triton_compiler, "pixelcnn", lambda device: triton_pixelcnn)
+    monkeypatch.setattr(triton_compiler, "wavenet", lambda device: triton_wavenet)
     kind, options, grid = PUBLISHED[name]
     prior = kind(**options).to(dtype)
     with torch.no_grad():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stage2_prior import compiled, kernels, pixelcnn, sampling
+from stage2_prior import compiled, pixelcnn, sampling, triton_compiler
 from stage2_prior.sampling import sample, sample_naive
 from stage2_prior.video import GatedPixelCNN3d
 
@@ -227,7 +227,7 @@ def test_a_frame_a_row_and_a_column_recorded_once_are_right_for_all(tiny_video, 
 @pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)
 def test_on_cuda_equals_naive_and_the_cpu(tiny_video, monkeypatch, options, kernel):
     if not kernel:
-        monkeypatch.setattr(kernels, "pixelcnn", lambda device: None)
+        monkeypatch.setattr(triton_compiler, "pixelcnn", lambda device: None)
     prior = tiny_video(**options)
     uniforms, conditions = uniforms_for(prior, grid=(5, 4, 3)), conditions_for(prior, grid=(5, 4, 3))
     known = torch.full(uniforms.shape, -1)
@@ -239,7 +239,7 @@ def test_on_cuda_equals_naive_and_the_cpu(tiny_video, monkeypatch, options, kern
         prior.cuda()
         assert torch.equal(sample(prior, uniforms.cuda(), **there).cpu(), expected)
         assert torch.equal(sample_naive(prior, uniforms.cuda(), **there).cpu(), expected)
-    assert kernels._failure is None
+    assert triton_compiler._failure is None
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stage2_prior import compiled, kernels, sampling, wavenet
+from stage2_prior import compiled, sampling, triton_compiler, wavenet
 from stage2_prior.sampling import sample, sample_naive
 from stage2_prior.wavenet import WaveNet
 
@@ -372,7 +372,7 @@ def test_a_step_recorded_once_is_right_for_every_position(tiny_wavenet, recordin
 @pytest.mark.parametrize("kernel", [True, False])
 def test_on_cuda_equals_naive(tiny_wavenet, monkeypatch, options, length, kernel):
     if not kernel:
-        monkeypatch.setattr(kernels, "wavenet", lambda device: None)
+        monkeypatch.setattr(triton_compiler, "wavenet", lambda device: None)
     prior = tiny_wavenet(**options).cuda()
     uniforms = uniforms_for(prior, length=length).cuda()
     conditions = {name: x.cuda() for name, x in conditions_for(prior, length=length).items()}
@@ -381,7 +381,7 @@ def test_on_cuda_equals_naive(tiny_wavenet, monkeypatch, options, length, kernel
     for given, rule in itertools.product((None, known), ({}, RULES["argmax"], RULES["all"])):
         expected = sample_naive(prior, uniforms, **conditions, **rule, known=given)
         assert torch.equal(sample(prior, uniforms, **conditions, **rule, known=given), expected)
-    assert kernels._failure is None
+    assert triton_compiler._failure is None
 
 
 # Refused input.
