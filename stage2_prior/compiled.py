@@ -9,7 +9,7 @@ It relies on numba's extension interface and on LLVM's vector types, which chang
 0.61.2, 0.64.0 and 0.68.1 (llvmlite 0.44, 0.46 and 0.50). Import it through `compiler`: where another version fails, the
 steppers take over.
 
-Axes: s samples of a block (for a PixelCNN padded to a multiple of ROWS), w columns, t positions, p gated features,
+Axes: s samples of a block, w columns, t positions, p gated features,
 r residual channels, n outputs (padded to whole panels).
 """
 
@@ -87,6 +87,12 @@ def pack(weight: Tensor, fitted: bool = False) -> Array:
     return np.ascontiguousarray(rearrange(filled, "... depth (panels width) -> ... panels depth width", width=width))
 
 
+def for_pairs(taps: Tensor) -> Tensor:
+    """Kernels (..., 3, n, depth) -> (..., 4, n, depth): what `correlate_pairs` multiplies by."""
+    left, middle, right = taps.unbind(-3)
+    return torch.stack((left, (left + middle + right) / 2, (left - middle + right) / 2, right), dim=-3)
+
+
 def fill_up(bias: Tensor) -> Array:
     """(..., n) -> the same, zero-padded along n to whole panels."""
     values = bias.detach().numpy()
@@ -161,10 +167,13 @@ def _tile(rows: int, width_bytes: int, vector_bytes: int) -> Any:
 
 
 _multiply_wide_tile = _tile(ROWS, WIDE, vector_bytes=64)
+_multiply_wide_pair = _tile(2, WIDE, vector_bytes=64)
 _multiply_wide_row = _tile(1, WIDE, vector_bytes=64)
 _multiply_half_tile = _tile(ROWS, HALF, vector_bytes=64)
+_multiply_half_pair = _tile(2, HALF, vector_bytes=64)
 _multiply_half_row = _tile(1, HALF, vector_bytes=64)
 _multiply_narrow_tile = _tile(ROWS, NARROW, vector_bytes=32)
+_multiply_narrow_pair = _tile(2, NARROW, vector_bytes=32)
 _multiply_narrow_row = _tile(1, NARROW, vector_bytes=32)
 
 
@@ -172,27 +181,34 @@ _multiply_narrow_row = _tile(1, NARROW, vector_bytes=32)
 def multiply(x: Array, weight: Array, out: Array) -> None:
     """out (rows, n) += x (rows, depth or more) @ weight, which is packed.
 
-    Rows beyond a multiple of ROWS are computed one by one. Every sum runs over the depth in order, in a tile as in a
-    single row.
+    Rows beyond a multiple of ROWS are computed as a pair, which takes no longer than a single row, and one by one.
+    Every sum runs over the depth in order, whatever the tile.
     """
     width = weight.shape[2] * weight.itemsize
     rows = out.shape[0]
     tiled = rows - rows % ROWS
+    paired = rows - rows % 2
     for panel in range(weight.shape[0]):
         if width == WIDE:
             for row in range(0, tiled, ROWS):
                 _multiply_wide_tile(x, row, weight, panel, out)
-            for row in range(tiled, rows):
+            for row in range(tiled, paired, 2):
+                _multiply_wide_pair(x, row, weight, panel, out)
+            for row in range(paired, rows):
                 _multiply_wide_row(x, row, weight, panel, out)
         elif width == HALF:
             for row in range(0, tiled, ROWS):
                 _multiply_half_tile(x, row, weight, panel, out)
-            for row in range(tiled, rows):
+            for row in range(tiled, paired, 2):
+                _multiply_half_pair(x, row, weight, panel, out)
+            for row in range(paired, rows):
                 _multiply_half_row(x, row, weight, panel, out)
         else:
             for row in range(0, tiled, ROWS):
                 _multiply_narrow_tile(x, row, weight, panel, out)
-            for row in range(tiled, rows):
+            for row in range(tiled, paired, 2):
+                _multiply_narrow_pair(x, row, weight, panel, out)
+            for row in range(paired, rows):
                 _multiply_narrow_row(x, row, weight, panel, out)
 
 
@@ -338,10 +354,12 @@ class Weights(NamedTuple):
     """A GatedPixelCNN's parameters: weights packed (`pack`), biases padded; l layers, t taps, g codebooks."""
 
     embeddings: Array  # (g, k, p)
-    first_vertical: Array  # (t, ...): taps in raster order
-    vertical: Array  # (l - 1, t, ...)
+    first_vertical: Array  # (y, x, ...): rows above, columns; empty where tables serve
+    vertical: Array  # (l - 1, y, x, ...), or (l - 1, y, 4, ...): `for_pairs` of columns
     across: Array  # (l, ...)
-    first_horizontal: Array  # (t, ...)
+    first_horizontal: Array  # (t, ...): the leftmost tap first; empty where tables serve
+    tables_above: Array  # (g, y, x, k, n): what `first_vertical` makes of each code, or empty
+    tables_left: Array  # (g, t, k, n): what `first_horizontal` makes of each code, or empty
     horizontal: Array  # (l - 1, t, ...)
     out: Array  # (l, ...)
     out_bias: Array  # (l, n)
@@ -357,11 +375,13 @@ class State(NamedTuple):
     """Cached activations of a block of samples, and workspace. Rows and columns are kept in rings, by index modulo."""
 
     biases: Array  # (l, 2: vertical and horizontal, s, n): the convolutions' biases plus label terms
-    inputs: Array  # (rows, w * s, p): embedded codes, zero margins left and right, like `rows`
+    inputs: Array  # (rows, w * s, p): embedded codes, zero margins left and right, like `rows`; empty with tables
     rows: Array  # (l - 1, rows, w * s, p): inputs of the vertical stack's layers after the first
     columns: Array  # (l - 1, columns, s, n): inputs of the horizontal stack's layers after the first
     sums: Array  # (l, w * s, n): before the horizontal gates, one row
-    chunk: Array  # (several columns * s, n): before the vertical gates
+    chunk: Array  # (an even number of columns * s, n): before the vertical gates
+    spread: Array  # (4, pairs of columns * s, p): what `correlate_pairs` multiplies
+    products: Array  # (4, pairs of columns * s, n): its products
     gated: Array  # (s, p)
     features: Array  # (s, n)
     hidden: Array  # (s, n)
@@ -370,27 +390,61 @@ class State(NamedTuple):
 
 
 @compiled
-def vertical_stack(row: int, local: Array, weights: Weights, state: State) -> None:
+def vertical_stack(row: int, codes: Array, local: Array, weights: Weights, state: State) -> None:
     """One row of the vertical stack, all layers: fills `state.sums` with its terms of the horizontal stack."""
     samples, length, last = state.gated.shape[0], state.sums.shape[1], weights.across.shape[0] - 1
-    margin = (state.rows.shape[2] - length) // 2  # in rows of the ring: columns * samples
+    pairs = weights.vertical.shape[2] == 4
+    margin = (1 if pairs else weights.vertical.shape[2] // 2) * samples  # in rows of the ring: columns * samples
     for i in range(last + 1):
         for start in range(0, length, state.chunk.shape[0]):
             stop = min(start + state.chunk.shape[0], length)
             chunk, sums = state.chunk[: stop - start], state.sums[i, start:stop]
-            for j in range(stop - start):
-                chunk[j] = state.biases[i, 0, j % samples]
-                sums[j] = state.biases[i, 1, j % samples]
+            for at in range(0, stop - start, samples):
+                flat(chunk, at, samples)[:] = flat(state.biases[i, 0], 0, samples)
+                flat(sums, at, samples)[:] = flat(state.biases[i, 1], 0, samples)
             if local.shape[1] > 0:
                 multiply(local[start:stop], weights.local[i, 0], chunk)
                 multiply(local[start:stop], weights.local[i, 1], sums)
-            if i == 0:
+            if i == 0 and weights.tables_above.shape[0] > 0:
+                look_up_above(codes, row, start, weights.tables_above, chunk)
+            elif i == 0:
                 correlate(state.inputs, row - 1, start, samples, weights.first_vertical, chunk)
+            elif pairs:
+                correlate_pairs(state.rows[i - 1], row, start, weights.vertical[i - 1], chunk, state)
             else:
                 correlate(state.rows[i - 1], row, start, samples, weights.vertical[i - 1], chunk)
             multiply(chunk, weights.across[i], sums)
             if i < last:
                 gate(chunk, state.rows[i, row % state.rows.shape[1], margin + start : margin + stop])
+
+
+@compiled
+def look_up_above(codes: Array, row: int, start: int, tables: Array, out: Array) -> None:
+    """`correlate` of embedded codes (s, h, w, g) with the first layer's kernel, by tables (g, y, x, k, n)."""
+    samples, _, columns, codebooks = codes.shape
+    height, width = tables.shape[1], tables.shape[2]
+    for j in range(out.shape[0]):
+        column, s = (start + j) // samples, (start + j) % samples
+        for y in range(max(0, height - row), height):
+            for x in range(width):
+                beside = column + x - width // 2
+                if 0 <= beside < columns:
+                    for g in range(codebooks):
+                        code = codes[s, row - height + y, beside, g]
+                        for n in range(out.shape[1]):
+                            out[j, n] += tables[g, y, x, code, n]
+
+
+@compiled
+def look_up_left(codes: Array, row: int, column: int, tables: Array, out: Array) -> None:
+    """The first layer's horizontal kernel on embedded codes (s, h, w, g), by tables (g, t, k, n): out (s, n) += it."""
+    taps = tables.shape[1]
+    for s in range(codes.shape[0]):
+        for tap in range(max(0, taps - column), taps):
+            for g in range(codes.shape[3]):
+                code = codes[s, row, column - taps + tap, g]
+                for n in range(out.shape[1]):
+                    out[s, n] += tables[g, tap, code, n]
 
 
 @compiled
@@ -408,16 +462,83 @@ def correlate(ring: Array, newest: int, start: int, samples: int, weight: Array,
 
 
 @compiled
-def horizontal_stack(row: int, column: int, weights: Weights, state: State) -> None:
+def correlate_pairs(ring: Array, newest: int, start: int, weight: Array, out: Array, state: State) -> None:
+    """`correlate` with kernels of three columns in two thirds of the multiplications, by weights `for_pairs`.
+
+    Two neighbouring outputs of three taps on inputs d0 to d3 are sums of four products (Winograd's F(2, 3), as in Lavin
+    and Gray, arXiv 1509.09308). `start` is at an even column; the last pair may reach one column beyond the row.
+    """
+    samples, height = state.gated.shape[0], weight.shape[0]
+    columns = out.shape[0] // samples
+    rows = (columns + 1) // 2 * samples
+    for k in range(4):
+        state.products[k, :rows] = 0
+    for y in range(height):
+        inputs = ring[(newest + 1 - height + y) % ring.shape[0]]
+        for at in range(0, rows, samples):
+            d0, d1 = flat(inputs, start + 2 * at, samples), flat(inputs, start + 2 * at + samples, samples)
+            d2 = flat(inputs, start + 2 * at + 2 * samples, samples)
+            d3 = flat(inputs, start + 2 * at + 3 * samples, samples)
+            subtract(d0, d2, flat(state.spread[0], at, samples))
+            add(d1, d2, flat(state.spread[1], at, samples))
+            subtract(d2, d1, flat(state.spread[2], at, samples))
+            subtract(d1, d3, flat(state.spread[3], at, samples))
+        for k in range(4):
+            multiply(state.spread[k], weight[y, k], state.products[k, :rows])
+    for column in range(columns):
+        at = column // 2 * samples
+        m0, m1 = flat(state.products[0], at, samples), flat(state.products[1], at, samples)
+        m2, m3 = flat(state.products[2], at, samples), flat(state.products[3], at, samples)
+        sums = flat(out, column * samples, samples)
+        if column % 2 == 0:
+            add_three(m0, m1, m2, sums)
+        else:
+            subtract_two(m1, m2, m3, sums)
+
+
+@compiled
+def flat(x: Array, start: int, rows: int) -> Array:
+    """The rows from `start` on of a contiguous x, one after the other."""
+    return x[start : start + rows].reshape(-1)
+
+
+@compiled
+def add(x: Array, y: Array, out: Array) -> None:
+    for i in range(len(out)):
+        out[i] = x[i] + y[i]
+
+
+@compiled
+def subtract(x: Array, y: Array, out: Array) -> None:
+    for i in range(len(out)):
+        out[i] = x[i] - y[i]
+
+
+@compiled
+def add_three(x: Array, y: Array, z: Array, out: Array) -> None:
+    for i in range(len(out)):
+        out[i] += x[i] + y[i] + z[i]
+
+
+@compiled
+def subtract_two(x: Array, y: Array, z: Array, out: Array) -> None:
+    for i in range(len(out)):
+        out[i] += x[i] - y[i] - z[i]
+
+
+@compiled
+def horizontal_stack(row: int, column: int, codes: Array, weights: Weights, state: State) -> None:
     """One position of the horizontal stack, all layers: `state.sums` -> `state.features`."""
     samples, last = state.gated.shape[0], weights.across.shape[0] - 1
-    taps, first_taps = state.columns.shape[1], weights.first_horizontal.shape[0]
+    taps = state.columns.shape[1]
     here = column % taps
-    inputs = state.inputs[row % state.inputs.shape[0]]
     for i in range(last + 1):
         sums = state.sums[i, column * samples : (column + 1) * samples]
-        if i == 0:  # its leftmost tap is first_taps columns back, and so is the margin
-            for tap in range(first_taps):
+        if i == 0 and weights.tables_left.shape[0] > 0:
+            look_up_left(codes, row, column, weights.tables_left, sums)
+        elif i == 0:  # its leftmost tap is as many columns back as it has taps, and so is the margin
+            inputs = state.inputs[row % state.inputs.shape[0]]
+            for tap in range(weights.first_horizontal.shape[0]):
                 seen = inputs[(column + tap) * samples : (column + tap + 1) * samples]
                 multiply(seen, weights.first_horizontal[tap], sums)
         else:
@@ -459,12 +580,13 @@ def draw_row(
     samples, p = state.gated.shape
     width = codes.shape[2]
     margin = weights.first_horizontal.shape[0] * samples
-    embedded = state.inputs[row % state.inputs.shape[0]]
-    embedded[:] = 0
+    multiplied = weights.tables_left.shape[0] == 0  # what the first layer makes of codes, rather than looked up
+    if multiplied:
+        state.inputs[row % state.inputs.shape[0]] = 0
     state.columns[:] = 0
-    vertical_stack(row, local, weights, state)
+    vertical_stack(row, codes, local, weights, state)
     for column in range(width):
-        horizontal_stack(row, column, weights, state)
+        horizontal_stack(row, column, codes, weights, state)
         for g in range(codes.shape[3]):
             if codes[:, row, column, g].min() < 0:
                 rectified_product(state.features, weights.hidden[g], weights.hidden_bias[g], state.gated, state.hidden)
@@ -477,10 +599,12 @@ def draw_row(
                     if code < 0:
                         return False
                     codes[s, row, column, g] = code
-                at = margin + column * samples + s
-                for i in range(p):
-                    embedded[at, i] += weights.embeddings[g, code, i]
-                    if g + 1 < codes.shape[3]:
+                if multiplied:
+                    at = margin + column * samples + s
+                    for i in range(p):
+                        state.inputs[row % state.inputs.shape[0], at, i] += weights.embeddings[g, code, i]
+                if g + 1 < codes.shape[3]:
+                    for i in range(p):
                         state.features[s, i] += weights.within[g, code, i]
     return True
 

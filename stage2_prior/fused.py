@@ -200,12 +200,17 @@ def convolve_codes(
     """
     n, _, rows, columns = weight.shape
     with torch.autocast(codes.device.type, enabled=False):
-        table = rearrange(embedding @ rearrange(weight, "n p y x -> p (y x n)"), "k (m n) -> m k n", n=n)
+        looked_up = table(embedding, weight)
         up = (padding[2] - torch.arange(rows)).repeat_interleave(columns)
         left = (padding[0] - torch.arange(columns)).repeat(rows)
-        bias = table.new_zeros(n) if bias is None else bias
-        table, bias = (x.to(_sum_dtype(dtype)).contiguous() for x in (table, bias))
-        return LookUp.apply(codes, table, bias, up, left, dtype)  # type: ignore[no-untyped-call]
+        bias = looked_up.new_zeros(n) if bias is None else bias
+        looked_up, bias = (x.to(_sum_dtype(dtype)).contiguous() for x in (looked_up, bias))
+        return LookUp.apply(codes, looked_up, bias, up, left, dtype)  # type: ignore[no-untyped-call]
+
+
+def table(embedding: Tensor, weight: Tensor) -> Tensor:
+    """What each tap of a kernel (n, p, rows, columns) makes of each embedded code (k, p): (rows * columns, k, n)."""
+    return rearrange(embedding @ rearrange(weight, "n p y x -> p (y x n)"), "k (m n) -> m k n", n=len(weight))
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:

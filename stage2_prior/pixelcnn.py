@@ -28,6 +28,7 @@ from stage2_prior.rule import Rule
 
 PER_CODE = 4  # positions per code from which on the first layer looks up what its kernels make of a code: it multiplies
 #               once per code instead of once per position, and a look-up costs a fifth of those products
+TABLES = 2**25  # bytes up to which the compiled loop does so: more would be read from memory, beyond the caches
 
 
 class GatedPixelCNN(CodebookPrior):
@@ -341,12 +342,19 @@ class CompiledPixelCNN(CompiledLoop):
         first, later = layers[0], layers[1:]
         halves = partial(rearrange, pattern="(two n) c 1 1 -> two n c", two=2)
         pack, fill_up = compiled.pack, compiled.fill_up
+        embeddings = [table.weight.detach() for table in prior.embeddings]
+        above, left = first.vertical, first.horizontal
+        rows = prior.num_codes * prior.num_codebooks * sum(x.weight[0, 0].numel() for x in (above, left))
+        tables = rows * first.across.weight[0].nbytes <= TABLES
+        pairs = compiled.for_pairs if later and later[0].vertical.kernel_size[1] == 3 else nn.Identity()
         self.weights = compiled.Weights(
-            embeddings=self._stack([table.weight for table in prior.embeddings], axes=2),
-            first_vertical=pack(_taps(first.vertical)),
-            vertical=self._stack([pack(_taps(layer.vertical)) for layer in later], axes=5),
+            embeddings=self._stack(embeddings, axes=2),
+            first_vertical=self._stack([] if tables else list(pack(_taps(above))), axes=4),
+            vertical=self._stack([pack(pairs(_taps(layer.vertical))) for layer in later], axes=5),
             across=self._stack([pack(layer.across.weight[:, :, 0, 0]) for layer in layers], axes=3),
-            first_horizontal=pack(_taps(first.horizontal)[0]),
+            first_horizontal=self._stack([] if tables else list(pack(_taps(left)[0])), axes=3),
+            tables_above=self._stack([self._table(x, above) for x in embeddings if tables], axes=4),
+            tables_left=self._stack([self._table(x, left)[0] for x in embeddings if tables], axes=3),
             horizontal=self._stack([pack(_taps(layer.horizontal)[0]) for layer in later], axes=4),
             out=self._stack([pack(layer.out.weight[:, :, 0, 0]) for layer in layers], axes=3),
             out_bias=self._stack([fill_up(bias_of(layer.out)) for layer in layers], axes=1),
@@ -358,6 +366,13 @@ class CompiledPixelCNN(CompiledLoop):
             logits_bias=self._stack([fill_up(logits.bias) for _, logits in heads], axes=1),
         )
 
+    @staticmethod
+    def _table(embedding: Tensor, convolution: nn.Conv2d) -> np.ndarray:
+        """What each tap makes of each code: (y, x, k, n)."""
+        rows, columns = convolution.kernel_size
+        table = fused.table(embedding, convolution.weight.detach())
+        return compiled.fill_up(rearrange(table, "(y x) k n -> y x k n", y=rows, x=columns))
+
     def _stack(self, parts: Sequence[np.ndarray | Tensor], axes: int) -> np.ndarray:
         return compiled.stack(parts, axes, self.dtype)
 
@@ -366,13 +381,11 @@ class CompiledPixelCNN(CompiledLoop):
     ) -> Iterator[int]:
         batch, height, width = codes.shape[:3]
         drawn, numbers = (x.contiguous().numpy().reshape(batch, height, width, -1) for x in (codes, uniforms))
-        samples = batch + -batch % compiled.ROWS
-        state = self._state(samples, width, self._biases(labels, samples))
+        state = self._state(batch, width, self._biases(labels, batch))
         if local is None:
-            features = np.zeros((height, width * samples, 0), self.dtype)
+            features = np.zeros((height, width * batch, 0), self.dtype)
         else:
-            filled = F.pad(rearrange(local, "b c h w -> h w c b"), (0, samples - batch))
-            features = rearrange(filled, "h w c s -> h (w s) c").contiguous().numpy()
+            features = rearrange(local, "b c h w -> h (w b) c").contiguous().numpy()
         top_k = self.prior.num_codes if rule.top_k is None else rule.top_k
         top_p = np.inf if rule.top_p is None else float(rule.top_p)
         how = float(rule.temperature), top_k, top_p
@@ -394,6 +407,8 @@ class CompiledPixelCNN(CompiledLoop):
     def _state(self, samples: int, width: int, biases: np.ndarray) -> "compiled.State":
         first, last = self.prior.layers[0], self.prior.layers[-1]
         layers, p = len(self.prior.layers), first.out.weight.shape[0]
+        multiplied = len(self.weights.first_vertical) > 0
+        pairs = max(1, compiled.CHUNK // (2 * samples)) * samples
         first_margin, margin = first.vertical.kernel_size[1] // 2, last.vertical.kernel_size[1] // 2
 
         def zeros(*shape: int) -> np.ndarray:
@@ -401,11 +416,13 @@ class CompiledPixelCNN(CompiledLoop):
 
         return compiled.State(
             biases=biases,
-            inputs=zeros(first_margin + 1, (width + 2 * first_margin) * samples, p),
-            rows=zeros(layers - 1, margin + 1, (width + 2 * margin) * samples, p),
+            inputs=zeros(first_margin + 1, (width + 2 * first_margin) * samples * multiplied, p),
+            rows=zeros(layers - 1, margin + 1, (width + width % 2 + 2 * margin) * samples, p),
             columns=zeros(layers - 1, margin + 1, samples, self.weights.out_bias.shape[1]),
             sums=zeros(layers, width * samples, biases.shape[-1]),
-            chunk=zeros(max(1, compiled.CHUNK // samples) * samples, biases.shape[-1]),
+            chunk=zeros(2 * pairs, biases.shape[-1]),
+            spread=zeros(4, pairs, p),
+            products=zeros(4, pairs, biases.shape[-1]),
             gated=zeros(samples, p),
             features=zeros(samples, self.weights.out_bias.shape[1]),
             hidden=zeros(samples, self.weights.hidden_bias.shape[1]),

@@ -7,7 +7,7 @@ convolutions in place of its encoder and LSTM. The stack's input is delayed by o
 frame that it conditions.
 
 Axes: b batch, t frames, h rows, w columns, k codes of a codebook, g codebooks, c channels, p features of a stack,
-s samples of a block (padded to a multiple of compiled.ROWS).
+s samples of a block.
 """
 
 from collections.abc import Iterator, Sequence
@@ -196,17 +196,15 @@ class CompiledPixelCNN3d(CompiledLoop):
         self, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: Rule
     ) -> Iterator[int]:
         batch, frames, height, width = codes.shape[:4]
-        samples = batch + -batch % compiled.ROWS
-        state = self._state(samples, height, width)
+        state = self._state(batch, height, width)
         # By position and sample, without the margins: the stack's input, and its output, which conditions a frame.
         p, margin = self.prior.frame.local_channels, self.weights.seen.shape[2] // 2
-        grids = rearrange(torch.from_numpy(state.frames), "l t h (w s) p -> l t h w s p", s=samples)
-        grids = grids[:, :, margin:-margin, margin:-margin, :batch, :p]
+        grids = rearrange(torch.from_numpy(state.frames), "l t h (w s) p -> l t h w s p", s=batch)
+        grids = grids[:, :, margin:-margin, margin:-margin, :, :p]
         if local is None:
-            features = np.zeros((frames, height, width * samples, 0), self.frame.dtype)
+            features = np.zeros((frames, height, width * batch, 0), self.frame.dtype)
         else:
-            filled = F.pad(rearrange(local, "b c t h w -> t h w c b"), (0, samples - batch))
-            features = rearrange(filled, "t h w c s -> t h (w s) c").contiguous().numpy()
+            features = rearrange(local, "b c t h w -> t h (w b) c").contiguous().numpy()
         for t in range(frames):
             here = t % state.frames.shape[1]
             if t > 0:
