@@ -93,6 +93,11 @@ def for_pairs(taps: Tensor) -> Tensor:
     return torch.stack((left, (left + middle + right) / 2, (left - middle + right) / 2, right), dim=-3)
 
 
+def pairs_at_once(samples: int) -> int:
+    """Pairs of columns * samples: at least one pair of columns, and about CHUNK rows."""
+    return max(1, CHUNK // (2 * samples)) * samples
+
+
 def fill_up(bias: Tensor) -> Array:
     """(..., n) -> the same, zero-padded along n to whole panels."""
     values = bias.detach().numpy()
@@ -410,7 +415,8 @@ def vertical_stack(row: int, codes: Array, local: Array, weights: Weights, state
             elif i == 0:
                 correlate(state.inputs, row - 1, start, samples, weights.first_vertical, chunk)
             elif pairs:
-                correlate_pairs(state.rows[i - 1], row, start, weights.vertical[i - 1], chunk, state)
+                weight, workspace = weights.vertical[i - 1], (state.spread, state.products)
+                correlate_pairs(state.rows[i - 1], row, start, samples, weight, workspace, chunk)
             else:
                 correlate(state.rows[i - 1], row, start, samples, weights.vertical[i - 1], chunk)
             multiply(chunk, weights.across[i], sums)
@@ -462,33 +468,35 @@ def correlate(ring: Array, newest: int, start: int, samples: int, weight: Array,
 
 
 @compiled
-def correlate_pairs(ring: Array, newest: int, start: int, weight: Array, out: Array, state: State) -> None:
+def correlate_pairs(
+    ring: Array, newest: int, start: int, samples: int, weight: Array, workspace: tuple[Array, Array], out: Array
+) -> None:
     """`correlate` with kernels of three columns in two thirds of the multiplications, by weights `for_pairs`.
 
     Two neighbouring outputs of three taps on inputs d0 to d3 are sums of four products (Winograd's F(2, 3), as in Lavin
     and Gray, arXiv 1509.09308). `start` is at an even column; the last pair may reach one column beyond the row.
     """
-    samples, height = state.gated.shape[0], weight.shape[0]
-    columns = out.shape[0] // samples
+    spread, products = workspace
+    height, columns = weight.shape[0], out.shape[0] // samples
     rows = (columns + 1) // 2 * samples
     for k in range(4):
-        state.products[k, :rows] = 0
+        products[k, :rows] = 0
     for y in range(height):
         inputs = ring[(newest + 1 - height + y) % ring.shape[0]]
         for at in range(0, rows, samples):
             d0, d1 = flat(inputs, start + 2 * at, samples), flat(inputs, start + 2 * at + samples, samples)
             d2 = flat(inputs, start + 2 * at + 2 * samples, samples)
             d3 = flat(inputs, start + 2 * at + 3 * samples, samples)
-            subtract(d0, d2, flat(state.spread[0], at, samples))
-            add(d1, d2, flat(state.spread[1], at, samples))
-            subtract(d2, d1, flat(state.spread[2], at, samples))
-            subtract(d1, d3, flat(state.spread[3], at, samples))
+            subtract(d0, d2, flat(spread[0], at, samples))
+            add(d1, d2, flat(spread[1], at, samples))
+            subtract(d2, d1, flat(spread[2], at, samples))
+            subtract(d1, d3, flat(spread[3], at, samples))
         for k in range(4):
-            multiply(state.spread[k], weight[y, k], state.products[k, :rows])
+            multiply(spread[k], weight[y, k], products[k, :rows])
     for column in range(columns):
         at = column // 2 * samples
-        m0, m1 = flat(state.products[0], at, samples), flat(state.products[1], at, samples)
-        m2, m3 = flat(state.products[2], at, samples), flat(state.products[3], at, samples)
+        m0, m1 = flat(products[0], at, samples), flat(products[1], at, samples)
+        m2, m3 = flat(products[2], at, samples), flat(products[3], at, samples)
         sums = flat(out, column * samples, samples)
         if column % 2 == 0:
             add_three(m0, m1, m2, sums)
@@ -612,7 +620,7 @@ def draw_row(
 class TemporalWeights(NamedTuple):
     """A GatedPixelCNN3d's temporal stack: weights packed (`pack`), biases padded; l layers, t frames of a kernel."""
 
-    seen: Array  # (l, t, y, x, ...): earliest frame first
+    seen: Array  # (l, t, y, x, ...): earliest frame first; or (l, t, y, 4, ...): `for_pairs` of columns
     bias: Array  # (l, n)
     local: Array  # (l, ...)
     out: Array  # (l, ...)
@@ -623,23 +631,24 @@ class TemporalState(NamedTuple):
     """Cached activations of a block's last frames, in a ring, by index modulo, and workspace."""
 
     frames: Array  # (l + 1, t, h, w * s, n): inputs of the layers and the last one's output, zero margins around
-    chunk: Array  # (CHUNK, n): before the gates
-    gated: Array  # (CHUNK, p)
+    chunk: Array  # (an even number of columns * s, n): before the gates
+    gated: Array  # (columns * s, p)
+    spread: Array  # (4, pairs of columns * s, n): what `correlate_pairs` multiplies
+    products: Array  # (4, pairs of columns * s, n): its products
 
 
 @entry
-def temporal_stack(frame: int, local: Array, weights: TemporalWeights, state: TemporalState) -> None:
+def temporal_stack(frame: int, samples: int, local: Array, weights: TemporalWeights, state: TemporalState) -> None:
     """One frame through all layers, from `state.frames[0]` to `state.frames[-1]`. local (h, w * s, channels)."""
-    layers, kernel, taps = weights.seen.shape[:3]
+    layers, kernel, taps, multiplied = weights.seen.shape[:4]
     height, length, _ = local.shape
-    samples = (state.frames.shape[3] - length) // (taps - 1)
     here, above, margin = frame % kernel, taps // 2, taps // 2 * samples
     for i in range(layers):
         for row in range(height):
             inputs = state.frames[i, here, above + row, margin : margin + length]
             outputs = state.frames[i + 1, here, above + row, margin : margin + length]
-            for start in range(0, length, CHUNK):
-                stop = min(start + CHUNK, length)
+            for start in range(0, length, state.chunk.shape[0]):
+                stop = min(start + state.chunk.shape[0], length)
                 chunk, gated = state.chunk[: stop - start], state.gated[: stop - start]
                 for j in range(stop - start):
                     chunk[j] = weights.bias[i]
@@ -647,7 +656,13 @@ def temporal_stack(frame: int, local: Array, weights: TemporalWeights, state: Te
                     multiply(local[row, start:stop], weights.local[i], chunk)
                 for tap in range(kernel):
                     earlier = state.frames[i, (frame + 1 + tap) % kernel]
-                    correlate(earlier, row + taps - 1, start, samples, weights.seen[i, tap], chunk)
+                    if multiplied == 4:
+                        workspace = state.spread, state.products
+                        correlate_pairs(
+                            earlier, row + taps - 1, start, samples, weights.seen[i, tap], workspace, chunk
+                        )
+                    else:
+                        correlate(earlier, row + taps - 1, start, samples, weights.seen[i, tap], chunk)
                 gate(chunk, gated)
                 for j in range(start, stop):
                     for n in range(outputs.shape[1]):

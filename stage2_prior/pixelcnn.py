@@ -408,7 +408,7 @@ class CompiledPixelCNN(CompiledLoop):
         first, last = self.prior.layers[0], self.prior.layers[-1]
         layers, p = len(self.prior.layers), first.out.weight.shape[0]
         multiplied = len(self.weights.first_vertical) > 0
-        pairs = max(1, compiled.CHUNK // (2 * samples)) * samples
+        pairs = compiled.pairs_at_once(samples)
         first_margin, margin = first.vertical.kernel_size[1] // 2, last.vertical.kernel_size[1] // 2
 
         def zeros(*shape: int) -> np.ndarray:

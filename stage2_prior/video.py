@@ -182,6 +182,7 @@ class CompiledPixelCNN3d(CompiledLoop):
         self.prior, self.frame = prior, CompiledPixelCNN(prior.frame)
         layers, pack, dtype = list(prior.temporal), compiled.pack, self.frame.dtype
         taps = [rearrange(layer.seen.weight, "n p t y x -> t y x n p") for layer in layers]
+        taps = [compiled.for_pairs(tap) if tap.shape[2] == 3 else tap for tap in taps]
         self.weights = compiled.TemporalWeights(
             seen=compiled.stack([pack(weight) for weight in taps], 6, dtype),
             bias=compiled.stack([compiled.fill_up(bias_of(layer.seen)) for layer in layers], 1, dtype),
@@ -199,8 +200,9 @@ class CompiledPixelCNN3d(CompiledLoop):
         state = self._state(batch, height, width)
         # By position and sample, without the margins: the stack's input, and its output, which conditions a frame.
         p, margin = self.prior.frame.local_channels, self.weights.seen.shape[2] // 2
+        inner = slice(margin, margin + height), slice(margin, margin + width)
         grids = rearrange(torch.from_numpy(state.frames), "l t h (w s) p -> l t h w s p", s=batch)
-        grids = grids[:, :, margin:-margin, margin:-margin, :, :p]
+        grids = grids[:, :, *inner, :, :p]
         if local is None:
             features = np.zeros((frames, height, width * batch, 0), self.frame.dtype)
         else:
@@ -209,7 +211,7 @@ class CompiledPixelCNN3d(CompiledLoop):
             here = t % state.frames.shape[1]
             if t > 0:
                 grids[0, here] = rearrange(self.prior.embed(codes[:, t - 1 : t]).detach(), "b p 1 h w -> h w b p")
-            compiled.temporal_stack(t, features[t], self.weights, state)
+            compiled.temporal_stack(t, batch, features[t], self.weights, state)
             if (codes[:, t] < 0).any():
                 drawn, context = codes[:, t].contiguous(), rearrange(grids[-1, here], "h w b p -> b p h w")
                 yield from self.frame.fill(drawn, uniforms[:, t], labels, context, rule)
@@ -219,9 +221,16 @@ class CompiledPixelCNN3d(CompiledLoop):
 
     def _state(self, samples: int, height: int, width: int) -> "compiled.TemporalState":
         layers, kernel, taps = self.weights.seen.shape[:3]
-        inputs = layers + 1, kernel, height + taps - 1, (width + taps - 1) * samples, self.weights.out_bias.shape[1]
+        columns, pairs = width + width % 2 + taps - 1, compiled.pairs_at_once(samples)
+        n = self.weights.out_bias.shape[1]
+
+        def zeros(*shape: int) -> np.ndarray:
+            return np.zeros(shape, self.frame.dtype)
+
         return compiled.TemporalState(
-            frames=np.zeros(inputs, self.frame.dtype),
-            chunk=np.zeros((compiled.CHUNK, self.weights.bias.shape[1]), self.frame.dtype),
-            gated=np.zeros((compiled.CHUNK, self.prior.frame.local_channels), self.frame.dtype),
+            frames=zeros(layers + 1, kernel, height + taps - 1, columns * samples, n),
+            chunk=zeros(2 * pairs, self.weights.bias.shape[1]),
+            gated=zeros(2 * pairs, self.prior.frame.local_channels),
+            spread=zeros(4, pairs, n),
+            products=zeros(4, pairs, self.weights.bias.shape[1]),
         )

@@ -18,7 +18,7 @@ def capability(request, monkeypatch) -> str:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("rows", "depth", "outputs"), [(4, 1, 1), (8, 7, 64), (12, 70, 130)])
+@pytest.mark.parametrize(("rows", "depth", "outputs"), [(1, 3, 5), (3, 9, 70), (4, 1, 1), (7, 7, 64), (12, 70, 130)])
 def test_multiply_adds_the_product(capability, dtype, rows, depth, outputs):
     rng = np.random.default_rng(0)
     x, weight = rng.normal(size=(rows, depth + 3)).astype(dtype), rng.normal(size=(outputs, depth)).astype(dtype)
@@ -30,6 +30,23 @@ def test_multiply_adds_the_product(capability, dtype, rows, depth, outputs):
     expected = start[:, :outputs] + x[:, :depth].astype(np.float64) @ weight.T
     np.testing.assert_allclose(out[:, :outputs], expected, rtol=0, atol=ULP[dtype] * 10 * depth)
     np.testing.assert_array_equal(out[:, outputs:], start[:, outputs:])
+
+
+@pytest.mark.parametrize(("dtype", "samples", "columns"), [(np.float32, 3, 5), (np.float64, 1, 4), (np.float64, 2, 1)])
+def test_correlating_pairs_of_columns_gives_the_same_sums(dtype, samples, columns):
+    """The second chunk of a row, of two rows of kernels; the ring's newest row comes before its oldest."""
+    rng, p, n, start = np.random.default_rng(0), 6, 10, 2 * samples
+    weight = torch.from_numpy(rng.normal(size=(2, 3, n, p)).astype(dtype))
+    ring = rng.normal(size=(2, (2 + columns + 3) * samples, p)).astype(dtype)
+    plain, paired = compiled.pack(weight), compiled.pack(compiled.for_pairs(weight))
+    before = rng.normal(size=(columns * samples, plain.shape[2] * plain.shape[4])).astype(dtype)
+    expected, found = before.copy(), before.copy()
+    compiled.correlate(ring, 4, start, samples, plain, expected)
+    pairs = (columns + 1) // 2 * samples
+    workspace = np.full((4, pairs, p), np.nan, dtype), np.full((4, pairs, before.shape[1]), np.nan, dtype)
+    compiled.correlate_pairs(ring, 4, start, samples, paired, workspace, found)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=200 * ULP[dtype])
+    assert np.abs(expected - before)[:, :n].max() > 1
 
 
 @njit

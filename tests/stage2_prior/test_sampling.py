@@ -10,7 +10,7 @@ from scipy.stats import chi2
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stage2_prior import compiled, sampling, triton_compiler
+from stage2_prior import compiled, pixelcnn, sampling, triton_compiler
 from stage2_prior.pixelcnn import GatedPixelCNN
 from stage2_prior.prior import Prior, Stepper
 from stage2_prior.rule import Rule
@@ -114,7 +114,18 @@ def test_cached_equals_naive_for_every_rule_and_known_codes(tiny, stepped, rule,
         assert not torch.equal(codes, sample(prior, uniforms, **rule))
 
 
-@pytest.mark.parametrize("grid", [(1, 1), (1, 6), (6, 1), (7, 4)])
+@pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)
+def test_cached_probabilities_are_exact_with_too_many_codes_for_tables(tiny, edge, monkeypatch, options):
+    prior = tiny(**options)
+    conditions = conditions_for(prior)
+    codes = torch.randint(prior.num_codes, uniforms_for(prior).shape, generator=torch.Generator().manual_seed(5))
+    assert len(prior.compiled_loop().weights.first_vertical) == 0
+    monkeypatch.setattr(pixelcnn, "TABLES", 0)
+    assert len(prior.compiled_loop().weights.tables_above) == 0
+    assert torch.equal(sample(prior, edge(prior, codes, 1e-9, **conditions), **conditions), codes)
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 6), (6, 1), (7, 4), (3, 41)])
 def test_cached_equals_naive_on_any_grid(tiny, stepped, grid):
     prior = tiny()
     uniforms = uniforms_for(prior, grid=grid)
