@@ -12,6 +12,8 @@ from benchmarks.runner import Row
 
 HEADINGS = "| work | sizes | time | times the floor | compared with | its time / ours | peak MiB |"
 
+FORWARD = ("one forward pass", "one forward pass, PyTorch's own layers", "one forward pass, all frames")
+
 
 def main() -> None:
     print(HEADINGS, "| --- | --- | --- | --- | --- | --- | --- |", sep="\n")
@@ -21,11 +23,11 @@ def main() -> None:
 
 
 def summary(row: Row) -> str:
-    """Compared with the fastest rival and, where something is sampled, with one forward pass over it."""
+    """Compared with the fastest rival and, where something is sampled, with forward passes over it."""
     ours = row["contenders"][row["ours"]]
     timed = {name: facts for name, facts in row["contenders"].items() if name != row["ours"] and "median_s" in facts}
     chosen = [row["rival"]] if row["rival"] else []
-    chosen += [name for name in timed if name in ("one forward pass", "one forward pass, all frames")]
+    chosen += [name for name in timed if name in FORWARD]
     compared = ", ".join(f"{name}" + " (estimated)" * ("estimated" in timed[name]) for name in chosen)
     ratios = ", ".join(number(timed[name]["median_s"] / ours["median_s"]) for name in chosen)
     speed = f" ({1 / ours['median_s']:,.0f} {row['unit']}s/s)" if row["unit"] else ""
