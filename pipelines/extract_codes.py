@@ -20,7 +20,8 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.data.codes import write_codes
     from pipelines.files.errors import InputError
     from pipelines.kinds import kind_of
-    from pipelines.runs.config import build, plain
+    from pipelines.runs.config import plain
+    from pipelines.runs.data import open_data
     from pipelines.runs.store import check_same_data, load_stage1, run_of, stage1_hash
     from pipelines.splits.base import Batch
     from pipelines.training.distributed import choose_device
@@ -35,7 +36,7 @@ def main(cfg: "DictConfig") -> None:
     if not isinstance(autoencoder.bottleneck, Quantizer):
         raise InputError(f"{run.stage1}: expected a bottleneck with codes, found "
                          f"{type(autoencoder.bottleneck).__name__}: there is nothing to extract")
-    data = build(cfg.data)
+    data = open_data(cfg.data)
     check_same_data(run, stage1, data, plain(cfg.data))
     kind = kind_of(data.kind)
     kind.check_views(options.views)

@@ -3,12 +3,23 @@
 import inspect
 import os
 from pathlib import Path
+from typing import Any
 
 from pipelines.files.errors import InputError
 from pipelines.runs import plugins
 from pipelines.runs.config import build, check_arguments, find_target
 from pipelines.runs.store import Run, TrainedStage, check_same_data
 from pipelines.splits.base import Data
+from pipelines.splits.describe import describe
+from pipelines.training import distributed
+
+
+def open_data(cfg: Any) -> Data:
+    """The data set that a configuration describes; one process prints the line that says what was loaded."""
+    data = build(cfg)
+    if distributed.rank() == 0:
+        print(describe(data), flush=True)
+    return data
 
 
 def load_data(run: Run, stage1: TrainedStage, root: Path | None) -> Data:
