@@ -73,7 +73,7 @@ def load_subject(cfg: "DictConfig") -> "Subject":
         keep_freed_memory()
     data = open_data(cfg.data)
     loaded = load_run(run, device, data.parent)
-    check_same_data(run, loaded.stage1, data, plain(cfg.data))
+    check_same_data(run, loaded.stage1, data, plain(cfg.data), options.other_data)
     name = options.split or ("test" if "test" in data.splits else "validation")
     return Subject(loaded, data, name, data.split(name).to(device), options, cfg.seed, device)
 

@@ -132,8 +132,10 @@ class _Walk:
                     continue
                 if not os.path.isdir(target):
                     to_files.append((part, path, target))
-                elif target in self.taken or any(_inside(root, target) for root in self.roots):
+                elif target in self.taken:
                     self._leave_out(part, path, DUPLICATE, f"a link to {target}, which is read anyway")
+                elif any(_inside(root, target) for root in self.roots):
+                    self._leave_out(part, path, DUPLICATE, f"a link to {target}, in which this folder lies")
                 else:
                     links += [(part, inner) for inner in self._read(part, f"{path}/", target)]
         for part, path, target in to_files:

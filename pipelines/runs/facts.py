@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from pipelines.files.errors import InputError
-from pipelines.runs.config import FACT, build, plain
+from pipelines.runs.config import FACT, build, find_target, plain
 from pipelines.splits.base import Data, label_columns
 from stage1_vqvae.likelihoods.base import Likelihood
 from stage2_prior.prior import Prior
@@ -48,6 +48,28 @@ def complete(cfg: DictConfig, data: Data) -> dict:
             plain(tree.autoencoder.encoder.encoder), build(plain(tree.autoencoder.likelihood)), data.shape),
     }
     return _resolve("autoencoder", cfg.autoencoder, makers)
+
+
+def check_planned_shape(cfg: DictConfig) -> None:
+    """Raises InputError for items that the encoder cannot divide into positions, before the data are read, where their
+    settings alone say how large these will be."""
+    settings = plain(cfg.data)
+    target = find_target(settings.get("_target_"), trusted_only=False)
+    planned = target.planned_shape(settings) if isinstance(target, type) and issubclass(target, Data) else None
+    if planned is None:
+        return
+    shape = planned
+    parts = OmegaConf.create({name: cfg.autoencoder[name] for name in ("encoder", "bottleneck", "likelihood")})
+    makers: Makers = {
+        "in_channels": lambda tree: shape[0],
+        "data_grid": lambda tree: list(shape[1:]),
+        "variance": lambda tree: 1.0,  # no shape depends on it
+        "bottleneck_dim": lambda tree: build(plain(tree.autoencoder.bottleneck)).in_dim,
+        "encoded_grid": lambda tree: encoded_grid(
+            plain(tree.autoencoder.encoder.encoder), build(plain(tree.autoencoder.likelihood)), shape),
+    }
+    resolved = _resolve("autoencoder", parts, makers)
+    encoded_grid(resolved["encoder"], build(resolved["likelihood"]), shape)
 
 
 def complete_prior(cfg: DictConfig, sizes: dict[str, Any]) -> dict:

@@ -137,6 +137,11 @@ class Data(ABC):
 
         def __getattr__(self, name: str) -> Any: ...  # one kind's data have attributes of their own: sample_rate_hz
 
+    @classmethod
+    def planned_shape(cls, settings: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """The shape of one item as the settings alone (the section `data`) state it; None if they do not."""
+        return getattr(cls, "shape", None)
+
     @abstractmethod
     def _split(self, name: str) -> Split:
         """The split of that name, one of `splits`."""
