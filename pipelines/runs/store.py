@@ -235,12 +235,14 @@ def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dic
     """Raises InputError where the run was trained on other data, or another split of them, than those given now.
 
     With `other_data`, files of other content are taken, with a note on stderr; their digest is returned. Whatever the
-    configuration says of the data must be the same all the same. Runs that know no digest take any files."""
+    configuration says of the data must be the same all the same. Runs that know no digest take any files. The same
+    files in a folder of another name are the same data."""
     if not isinstance(other_data, bool):
         raise InputError(f"other_data: expected true or false, found {other_data!r}")
     there, here = (example.to_config() for example in (stage1.example, example_of(data)))
     difference = first_difference({"data": stage1.config["data"]}, {"data": data_config})
-    names = ("data", "shape", "classes", "facts")
+    old, new = _digests({"example": there}, {"example": here})
+    names = ("shape", "classes", "facts") if old and old == new else ("data", "shape", "classes", "facts")
     if difference := difference or first_difference(
             *({name: _without_digest({"example": example})["example"][name] for name in names}
               for example in (there, here))):
@@ -248,7 +250,6 @@ def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dic
         key = {"facts.range": "data.range"}.get(key, key.removeprefix("facts."))
         raise InputError(f"{run.stage1 / 'config.yaml'}: {key}: expected {str(then)[:80]} as in training, found "
                          f"{str(now)[:80]} now")
-    old, new = _digests({"example": there}, {"example": here})
     if old == new:
         return None
     said = f"{run.stage1 / 'config.yaml'}: {changed_data(here, old, new)}"

@@ -248,7 +248,8 @@ def test_heic_is_read_with_its_extra_and_counted_with_its_name_without(load, tmp
     heif.register_heif_opener()
     content = saved(flag().resize((W * 8, H * 8), 0), "HEIF", quality=95, chroma=444)
     root = write(tmp_path / "mine", **{"phone.heic": content, "a.png": READ["rgb.png"][0], "b.png": READ["rgb.png"][0]})
-    assert np.abs(by_name(load(root, validation_fraction=0.34), root)["phone.heic"].astype(int) - RGB)[:, 2:-2].max() <= 30
+    pixels = by_name(load(root, validation_fraction=0.34), root)["phone.heic"].astype(int)
+    assert np.abs(pixels - RGB)[:, [0, 1, 6, 7]].max() <= 30  # away from where the colours meet
     without = {suffix: name for suffix, name in image_formats().items() if name != "HEIF"}
     monkeypatch.setattr(image_files, "image_formats", lambda: without)
     monkeypatch.setattr("pipelines.data.image_folder.image_formats", lambda: without)
@@ -288,8 +289,9 @@ def test_images_beside_class_folders_are_refused_or_taken_without_labels(load, t
         write(root / name, **{f"{n}.png": READ["rgb.png"][0] for n in range(2)})
     assert load(root).classes == (("a", "b"),) and load(root, labels=False).classes == ()
     write(root, **{"stray.png": READ["rgb.png"][0]})
-    with pytest.raises(InputError, match=r"expected all images in class folders, or none; found 1 of 5 beside 2 folders, "
-                                         r"such as stray\.png: move them into a folder, or give data\.labels=false"):
+    with pytest.raises(InputError, match=r"expected all images in class folders, or none; found 1 of 5 beside 2 "
+                                         r"folders, such as stray\.png: move them into a folder, or give "
+                                         r"data\.labels=false"):
         load(root)
     data = load(root, labels=False)
     assert data.classes == () and sum(len(data.split(split)) for split in data.splits) == 5
@@ -301,7 +303,7 @@ def test_images_beside_class_folders_are_refused_or_taken_without_labels(load, t
     ({"size": [8]}, "data.size: expected a number >= 1 or [HEIGHT,WIDTH], found [8]"),
     ({"size": [8, 0]}, "data.size: expected a number >= 1 or [HEIGHT,WIDTH], found [8, 0]"),
     ({"size": "8x8"}, "data.size: expected a number >= 1 or [HEIGHT,WIDTH], found 8x8"),
-    ({"size": [8, 12], "store_size": [12, 8]}, "data.store_size: expected 0 or a number >= size, [8, 12], found [12, 8]"),
+    ({"size": [8, 9], "store_size": [9, 8]}, "data.store_size: expected 0 or a number >= size, [8, 9], found [9, 8]"),
     ({"range": [1, 1]}, "data.range: expected null, auto or [LOW,HIGH] with LOW < HIGH, found [1, 1]"),
     ({"range": [0, float("nan")]}, "data.range: expected null, auto or [LOW,HIGH] with LOW < HIGH, found [0, nan]"),
     ({"range": "full"}, "data.range: expected null, auto or [LOW,HIGH] with LOW < HIGH, found full"),
