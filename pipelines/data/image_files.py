@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from pipelines.data.folders import shown, walk, warn_left_out, warn_unreadable
@@ -185,8 +186,9 @@ def _deep_colour(image: Image.Image, values: Range) -> tuple[Image.Image, Range]
         raise ValueError(f"16 bits per colour channel, for which data.range works with PNG only, not {image.format}")
     from torchvision.io import ImageReadMode, decode_png
 
-    image.fp.seek(0)
-    content = np.frombuffer(image.fp.read(), np.uint8).copy()
+    file = cast(ImageFile.ImageFile, image).fp
+    file.seek(0)
+    content = np.frombuffer(file.read(), np.uint8).copy()
     pixels = decode_png(torch.from_numpy(content), ImageReadMode.UNCHANGED).numpy()
     colours = pixels[: len(pixels) - (len(pixels) in (2, 4))]  # alpha is a share of all 16 bits
     reduced = np.concatenate([_eight_bits(colours, values), _eight_bits(pixels[len(colours) :], None)])
@@ -204,7 +206,7 @@ def measure_values(paths: list[Path], workers: int) -> dict[int, Range]:
 
 
 def _measure_chunk(paths: list[Path]) -> dict[int, Range]:
-    measured = {}
+    measured: dict[int, Range] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for place, path in enumerate(paths):

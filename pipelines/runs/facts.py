@@ -69,7 +69,12 @@ def check_planned_shape(cfg: DictConfig) -> None:
             plain(tree.autoencoder.encoder.encoder), build(plain(tree.autoencoder.likelihood)), shape),
     }
     resolved = _resolve("autoencoder", parts, makers)
-    encoded_grid(resolved["encoder"], build(resolved["likelihood"]), shape)
+    example = _network_units(build(resolved["likelihood"]), shape)
+    try:
+        with torch.inference_mode():  # not on `meta`, where a first convolution imports for a second
+            build(resolved["encoder"])(example)
+    except ValueError as error:
+        raise InputError(f"autoencoder: {error}, for data of shape {shape}") from None
 
 
 def complete_prior(cfg: DictConfig, sizes: dict[str, Any]) -> dict:
@@ -88,12 +93,17 @@ def check_prior(prior: Prior, sizes: dict[str, Any]) -> None:
 
 def encoded_grid(encoder: dict, likelihood: Likelihood, shape: tuple[int, ...]) -> list[int]:
     """The positions that an encoder makes of an example (c, *grid). Raises InputError for one that does not fit it."""
-    example = likelihood.to_network(likelihood.from_levels(torch.zeros(1, *shape, dtype=torch.int64)))
+    example = _network_units(likelihood, shape)
     with torch.device("meta"):
         try:
             return list(build(encoder)(example.to("meta")).shape[2:])
         except ValueError as error:
             raise InputError(f"autoencoder: {error}, for data of shape {shape}") from None
+
+
+def _network_units(likelihood: Likelihood, shape: tuple[int, ...]) -> torch.Tensor:
+    """An example of the lowest level, as the encoder reads it: (1, *shape)."""
+    return likelihood.to_network(likelihood.from_levels(torch.zeros(1, *shape, dtype=torch.int64)))
 
 
 def _given(facts: dict[str, Any]) -> Makers:

@@ -139,8 +139,9 @@ class Data(ABC):
 
     @classmethod
     def planned_shape(cls, settings: Mapping[str, Any]) -> tuple[int, ...] | None:
-        """The shape of one item as the settings alone (the section `data`) state it; None if they do not."""
-        return getattr(cls, "shape", None)
+        """The shape of one item where the settings alone (the section `data`) state it, and reading the data may take
+        long: a network that it does not fit is refused before. None: only the data know."""
+        return None
 
     @abstractmethod
     def _split(self, name: str) -> Split:
