@@ -62,7 +62,8 @@ def load_subject(cfg: "DictConfig") -> "Subject":
     """The run that the configuration names; the test split where the data have one, if none is asked for."""
     from pipelines.evaluation.measured import Subject
     from pipelines.runs.chain import load_run
-    from pipelines.runs.config import build, plain
+    from pipelines.runs.config import plain
+    from pipelines.runs.data import open_data
     from pipelines.runs.store import check_same_data, run_of
     from pipelines.training.distributed import choose_device
     from pipelines.training.memory import keep_freed_memory
@@ -70,9 +71,9 @@ def load_subject(cfg: "DictConfig") -> "Subject":
     run, device, options = run_of(cfg), choose_device(cfg.evaluate.device), cfg.evaluate
     if device.type == "cpu":
         keep_freed_memory()
-    data = build(cfg.data)
+    data = open_data(cfg.data)
     loaded = load_run(run, device, data.parent)
-    check_same_data(run, loaded.stage1, data, plain(cfg.data))
+    check_same_data(run, loaded.stage1, data, plain(cfg.data), options.other_data)
     name = options.split or ("test" if "test" in data.splits else "validation")
     return Subject(loaded, data, name, data.split(name).to(device), options, cfg.seed, device)
 

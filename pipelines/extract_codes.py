@@ -20,7 +20,8 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.data.codes import write_codes
     from pipelines.files.errors import InputError
     from pipelines.kinds import kind_of
-    from pipelines.runs.config import build, plain
+    from pipelines.runs.config import plain
+    from pipelines.runs.data import open_data
     from pipelines.runs.store import check_same_data, load_stage1, run_of, stage1_hash
     from pipelines.splits.base import Batch
     from pipelines.training.distributed import choose_device
@@ -35,8 +36,8 @@ def main(cfg: "DictConfig") -> None:
     if not isinstance(autoencoder.bottleneck, Quantizer):
         raise InputError(f"{run.stage1}: expected a bottleneck with codes, found "
                          f"{type(autoencoder.bottleneck).__name__}: there is nothing to extract")
-    data = build(cfg.data)
-    check_same_data(run, stage1, data, plain(cfg.data))
+    data = open_data(cfg.data)
+    other_data = check_same_data(run, stage1, data, plain(cfg.data), options.other_data)
     kind = kind_of(data.kind)
     kind.check_views(options.views)
 
@@ -48,7 +49,7 @@ def main(cfg: "DictConfig") -> None:
         run.codes, data, encode, num_codes=autoencoder.bottleneck.num_codes,
         num_codebooks=autoencoder.bottleneck.num_codebooks, stage1_hash=stage1_hash(stage1),
         parent_hash=data.parent_hash, device=device, views=options.views, seed=cfg.seed, batch_size=options.batch_size,
-        shard_size=options.shard_size, overwrite=options.overwrite,
+        shard_size=options.shard_size, overwrite=options.overwrite, other_data=other_data,
     )
     counts = ", ".join(f"{name} {len(codes.split(name))}" for name in codes.splits)
     print(f"codes are written: {run.codes}; {counts}; grid {'x'.join(map(str, codes.grid))}, K = {codes.num_codes}"

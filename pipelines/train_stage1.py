@@ -27,8 +27,9 @@ def main(cfg: "DictConfig") -> None:
 
     from pipelines.kinds import kind_of
     from pipelines.runs.config import build, plain
+    from pipelines.runs.data import open_data
     from pipelines.runs.example import example_of
-    from pipelines.runs.facts import complete
+    from pipelines.runs.facts import check_planned_shape, complete
     from pipelines.runs.store import claim_folder, run_of
     from pipelines.splits.base import label_columns
     from pipelines.splits.noise import seed_weights
@@ -40,7 +41,8 @@ def main(cfg: "DictConfig") -> None:
     run, settings = run_of(cfg), Settings(**plain(cfg.stage1))
     device = distributed.choose_device(settings.device)
     with distributed.process_group(device):
-        data = build(cfg.data)
+        check_planned_shape(cfg)
+        data = open_data(cfg.data)
         example = example_of(data)
         config = {
             "seed": cfg.seed,

@@ -178,7 +178,7 @@ def test_only_declared_packages_are_imported():
     """Each third-party import of the product stands in pyproject.toml."""
     declared = (ROOT / "pyproject.toml").read_text()
     names = {"sklearn": "scikit-learn", "PIL": "pillow", "hydra": "hydra-core", "yaml": "pyyaml",
-             "espeakng_loader": "espeakng-loader"}
+             "espeakng_loader": "espeakng-loader", "pillow_heif": "pillow-heif"}
     for name in MODULES:
         for package in packages(name) - set(sys.stdlib_module_names) - {*STAGES, "pipelines", *WITH_TORCH}:
             assert f'"{names.get(package, package)}' in declared, f"{name}: {package}"

@@ -31,7 +31,8 @@ class AudioFolder(AudioData):
         parts = find_parts(root, SUFFIXES, "audio files")
         speakers = class_names(parts["train"].files)
         files, splits, labels = [], [], []
-        for split, (folder, found) in parts.items():
+        for split, part in parts.items():
+            folder, found = part.folder, part.files
             prefix = "" if folder == root else f"{folder.name}/"
             files += [prefix + file.path for file in found]
             splits += [split] * len(found)

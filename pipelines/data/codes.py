@@ -55,12 +55,14 @@ def write_codes(
     batch_size: int = 256,
     shard_size: int = 8192,
     overwrite: bool = False,
+    other_data: str | None = None,
 ) -> "CodeData":
     """Encodes every split of `data` into `folder`, apart from shards that are already there, and reads it back.
 
     `encode` maps a batch on `device` to "codes" (b, *grid[, g]) int64 and anything to store beside them: "lengths"
     (b,), local fields (b, c, *grid), each size of the grid or 1. With `views` > 1 the training split is written that
     many times, first without augmentation, then as in epochs 0, 1, ... with `seed`: item v * n + i is view v of item i.
+    other_data: the digest of `data` if they are not those that stage 1 was trained on.
 
     Raises InputError where the folder holds codes of another model or other settings, unless `overwrite` removes them.
     """
@@ -72,7 +74,8 @@ def write_codes(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     splits = {name: data.split(name).to(device) for name in data.splits}
-    manifest = _plan(data, splits, encode, num_codes, num_codebooks, stage1_hash, parent_hash, views, seed, shard_size)
+    manifest = _plan(data, splits, encode, num_codes, num_codebooks, stage1_hash, parent_hash, views, seed, shard_size,
+                     other_data)
     _prepare(folder, manifest, overwrite)
     if (folder / MANIFEST).exists():
         return CodeData(folder)
@@ -151,7 +154,7 @@ class CodeData(Data):
 
 
 def _plan(data: Data, splits: dict[str, Split], encode: Encode, num_codes: int, num_codebooks: int, stage1_hash: str,
-          parent_hash: str | None, views: int, seed: int, shard_size: int) -> Manifest:
+          parent_hash: str | None, views: int, seed: int, shard_size: int, other_data: str | None) -> Manifest:
     """The manifest without its shards; one item is encoded to find out the grid."""
     with torch.inference_mode():
         grid = tuple(encode(splits["train"].batch(torch.arange(1)))["codes"].shape[1:])
@@ -172,6 +175,8 @@ def _plan(data: Data, splits: dict[str, Split], encode: Encode, num_codes: int, 
     }
     counts = {name: len(split) for name, split in splits.items()}
     settings = {"version": SHARDS, "counts": counts, "seed": seed, "shard_size": shard_size}
+    if other_data is not None:
+        settings["other_data"] = other_data
     extraction = hashlib.sha256(json.dumps(facts | settings, sort_keys=True).encode()).hexdigest()
     return Manifest(**facts, extraction=extraction, splits={})
 

@@ -19,13 +19,13 @@ from typing import NamedTuple
 import numpy as np
 import PIL
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pipelines.data.cache import cache_key, locked, made_whole, read_only
 from pipelines.data.folders import FoundFile, class_folder, class_names, list_files
 from pipelines.data.frames import EpisodeData
-from pipelines.data.image_files import SUFFIXES, read_image
+from pipelines.data.image_files import image_formats, open_image, read_image
+from pipelines.files.arrays import read_array
 from pipelines.files.errors import InputError
 
 FRAMES = "frames.npy"
@@ -83,7 +83,7 @@ class FramesFolder(EpisodeData):
         parts = []
         for episode, size in zip(self._episodes, self._sizes.tolist(), strict=True):
             path = episode.folder / f"{name}.npy"
-            part = _load(path)
+            part = read_array(path, mapped=True)
             if part.shape[:1] != (size,) or part.dtype.kind not in "iuf":
                 raise InputError(f"{path}: expected numbers for each of {size} frames, found {part.dtype} {part.shape}")
             parts.append(torch.from_numpy(np.array(part)))
@@ -95,7 +95,7 @@ def find_episodes(root: Path) -> list[Episode]:
     if not root.is_dir():
         raise InputError(f"{root}: expected a folder of episodes, found {'a file' if root.exists() else 'nothing'}; "
                          "name it with data.root=FOLDER, or record one with make doom-data")
-    files = [file for file in list_files(root, {".npy", *SUFFIXES})
+    files = [file for file in list_files(root, {".npy", *image_formats()})
              if not file.path.endswith(".npy") or Path(file.path).name == FRAMES]
     folders = {folder: list(own) for folder, own in groupby(sorted(files, key=_folder), _folder)}
     episodes = []
@@ -113,7 +113,7 @@ def frames_shape(episode: Episode) -> tuple[int, int, int, int]:
     """(t, h, w, c), read from file headers only."""
     first = episode.folder / Path(episode.files[0].path).name
     if first.name == FRAMES:
-        frames = _load(first)
+        frames = read_array(first, mapped=True)
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] not in (1, 3) or 0 in frames.shape:
             raise InputError(f"{first}: expected uint8 (frames, height, width, 1 or 3), found {frames.dtype} "
                              f"{frames.shape}")
@@ -134,7 +134,7 @@ def read_actions(folder: Path, count: int) -> list[str]:
                          f"{' and '.join(path.name for path in found) or 'none'}")
     path = found[0]
     if path.suffix == ".npy":
-        actions = _load(path)
+        actions = read_array(path, mapped=True)
         if actions.dtype.kind not in "iu" or actions.ndim not in (1, 2):
             raise InputError(f"{path}: expected integers (frames,) or (frames, k), found {actions.dtype} "
                              f"{actions.shape}")
@@ -168,7 +168,7 @@ def _packed(episodes: list[Episode], shapes: list[tuple[int, int, int, int]], ca
     with locked(cache):
         if not target.exists():
             _pack(episodes, shapes, target, shape)
-    frames = _load(target)
+    frames = read_array(target, mapped=True)
     if frames.dtype != np.uint8 or frames.shape != shape:
         raise InputError(f"{target}: expected uint8 {shape}, found {frames.dtype} {frames.shape}; remove it, it will "
                          "be created again")
@@ -186,24 +186,14 @@ def _pack(
             for found in episode.files:
                 path = episode.folder / Path(found.path).name
                 if path.name == FRAMES:
-                    file.write(np.ascontiguousarray(np.moveaxis(_load(path), 3, 1)))
+                    file.write(np.ascontiguousarray(np.moveaxis(read_array(path, mapped=True), 3, 1)))
                 else:
                     file.write(np.ascontiguousarray(_read_image(path, (channels, height, width))))
 
 
-def _load(path: Path) -> np.ndarray:
-    """A .npy file, memory-mapped."""
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected a NumPy array, found nothing") from None
-    except (ValueError, EOFError) as error:  # truncated, another format, or an array of objects
-        raise InputError(f"{path}: expected a NumPy array, found a file that cannot be read ({error})") from None
-
-
 def _image_size(path: Path) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return image.size
     except Exception as error:  # any error of a decoder means that this image is unreadable
         raise InputError(f"{path}: expected an image, found a file that cannot be read ({error})") from None

@@ -8,9 +8,13 @@ Training therefore needs no loader processes: a batch is a gather from GPU memor
 """
 
 import json
+import math
 import os
+from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -19,21 +23,39 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipelines.data.cache import cache_key, locked, made_whole, map_values
-from pipelines.data.folders import FOLDERS, Part, class_folder, class_names, find_parts, warn_unreadable
-from pipelines.data.image_files import SUFFIXES, decode_images
+from pipelines.data.folders import (
+    FOLDERS,
+    Part,
+    check_strays,
+    class_folder,
+    class_names,
+    find_parts,
+    warn_left_out,
+    warn_unreadable,
+)
+from pipelines.data.image_files import Found, Range, decode_images, image_formats, measure_values, suffix_hints
 from pipelines.data.images import ImageSplit
 from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
 from pipelines.splits.base import Data, checked_hold_out_size, hold_out
 
+VERSION = 2  # of the cached files
+DARK = 2**15  # 16-bit images whose largest value is below it are said to be dark
+
 
 class ImageFolder(Data):
-    """uint8 (channels, size, size): the central square of each image, resized to `store_size` and cropped to `size`.
+    """uint8 (channels, *size): the centre of each image, resized to `store_size` and cropped to `size`.
 
-    A `store_size` above `size` leaves room for random crops; `pad` and `flip` augment too (pipelines/data/images.py).
-    There are labels if all training images lie in class folders, at least two. The decoded images are stored in `cache`
-    under a name that depends on every file's name, size and time and on the settings. `workers` processes decode them;
-    0 means one per core. Unreadable images are left out, counted and named.
+    `size` and `store_size` are a number, of squares, or (height, width). A `store_size` above `size` leaves room for
+    random crops; `pad` and `flip` augment too (pipelines/data/images.py).
+
+    There are labels if all training images lie in class folders, at least two; with `labels` false there are none, and
+    images may also lie beside folders. The decoded images are stored in `cache` under a name that depends on every
+    file's name, size and time and on the settings. `workers` processes decode them; 0 means one per core. Whatever is
+    left out is counted, and unreadable images are named.
+
+    `range`: the values of pixels with more than 8 bits that become 0 and 255; "auto": the least (0 if all are integers
+    above it) and the largest of the training images; None: 16 bits are reduced to their upper 8, 32 bits are refused.
 
     Raises InputError for a folder that is missing or contains no readable image.
     """
@@ -45,39 +67,72 @@ class ImageFolder(Data):
         root: str,
         cache: str,
         name: str = "",
-        size: int = 64,
-        store_size: int = 0,
+        size: int | list[int] = 64,
+        store_size: int | list[int] = 0,
         channels: int = 3,
+        range: str | list[float] | None = None,
+        labels: bool | None = None,
         pad: int = 0,
         flip: bool = False,
         validation_fraction: float = 0.1,
         workers: int = 0,
         seed: int = 0,
     ):
-        store_size = store_size or size
-        for key, found, accepted, expected in (
-            ("size", size, size >= 1, "a number >= 1"),
-            ("store_size", store_size, store_size >= size, f"0 or a number >= size, {size}"),
-            ("channels", channels, channels in (1, 3), "1 or 3"),
-            ("workers", workers, workers >= 0, "a number >= 0"),
-        ):
-            if not accepted:
-                raise InputError(f"data.{key}: expected {expected}, found {found}")
+        self.shape = item_shape(size, channels)
+        stored = (channels, *_stored_size(store_size, size))
+        check_range(range)
+        if labels is not None and not isinstance(labels, bool):
+            raise InputError(f"data.labels: expected true, false or null, found {labels!r}")
+        if workers < 0:
+            raise InputError(f"data.workers: expected a number >= 0, found {workers}")
         self.name = name or Path(root).resolve().name
-        self.shape = (channels, size, size)
-        self.augmentation = {"size": (size, size), "pad": pad, "flip": flip}
-        parts = find_parts(Path(root), SUFFIXES, "images")
-        names = class_names(parts["train"].files)
+        self.augmentation = {"size": self.shape[1:], "pad": pad, "flip": flip}
+        parts = find_parts(Path(root), image_formats().keys(), "images", suffix_hints())
+        for part in parts.values():
+            warn_left_out(part.folder, part.details)
+        if labels is not False:
+            check_strays(parts["train"], "images", "give data.labels=false: all images, without labels")
+        names = class_names(parts["train"].files) if labels is not False else ()
+        if labels and not names:
+            raise InputError(f"data.labels: expected at least two class folders in {parts['train'].folder}, found none")
         self.label_names, self.classes = (("class",), (names,)) if names else ((), ())
-        labels = {split: self._labels(part) for split, part in parts.items()}
+        numbers = {split: self._labels(part) for split, part in parts.items()}
         workers = workers or len(os.sched_getaffinity(0))
-        stored = (channels, store_size, store_size)
-        self.pixels, readable = decoded(list(parts.values()), Path(cache), self.name, stored, workers)
-        self.parts = _place(labels, readable, validation_fraction, seed)
+        rows = _rows(numbers, validation_fraction, seed)
+        paths = [part.folder / file.path for part in parts.values() for file in part.files]
+        key = [[split, part.folder.name, part.files] for split, part in parts.items()]
+        if range == "auto":
+            self.values = _values_of_training(paths, rows["train"], Path(cache), self.name, key, workers)
+        else:
+            self.values = None if range is None else (range[0], range[1])
+        found = decoded(parts, Path(cache), self.name, stored, self.values, workers)
+        self.pixels, self.digest = found.pixels, found.digest
+        self.parts = {split: (own[found.readable[own]], torch.cat(list(numbers.values()))[own[found.readable[own]]])
+                      for split, own in rows.items()}
         self.splits = tuple(split for split in FOLDERS if split in self.parts)
-        for split, (rows, _) in self.parts.items():
-            if not len(rows):
+        for split, (own, _) in self.parts.items():
+            if not len(own):
                 raise InputError(f"{root}: expected images for {split}, found none that can be read")
+        self.left_out = sum((Counter(part.left_out) for part in parts.values()), Counter(
+            {"unreadable image": len(paths) - int(found.readable.sum())}))
+        self.remarks = self._said_of_values(found.deep)
+
+    @classmethod
+    def planned_shape(cls, settings: Mapping[str, Any]) -> tuple[int, ...] | None:
+        return item_shape(settings.get("size", 64), settings.get("channels", 3))
+
+    @property
+    def saved_facts(self) -> dict[str, Any]:
+        return {} if self.values is None else {"range": list(self.values)}
+
+    def _said_of_values(self, deep: list[Range]) -> tuple[str, ...]:
+        """What the line of what was loaded says of images with more than 8 bits."""
+        if not deep:
+            return ()
+        low, high = min(low for low, _ in deep), max(high for _, high in deep)
+        to = self.values or (0, 2**16 - 1)
+        dark = "; dark? data.range=auto" if self.values is None and high < DARK else ""
+        return (f"{len(deep)} with more than 8 bits, values {low:g} to {high:g}, read as {to[0]:g} to {to[1]:g}{dark}",)
 
     def _split(self, name: str) -> ImageSplit:
         rows, labels = self.parts[name]
@@ -95,52 +150,122 @@ class ImageFolder(Data):
         return torch.tensor([[numbers[class_folder(file)]] for file in part.files])
 
 
-def decoded(
-    parts: list[Part], cache: Path, name: str, shape: tuple[int, int, int], workers: int
-) -> tuple[Tensor, Tensor]:
-    """All images of the parts, one part after the other: uint8 (n, *shape), memory-mapped, and bool (n,): readable?
+def item_shape(size: int | list[int], channels: int) -> tuple[int, int, int]:
+    """(c, h, w) of `data.size` and `data.channels`. Raises InputError for values that are none."""
+    if channels not in (1, 3) or isinstance(channels, bool):
+        raise InputError(f"data.channels: expected 1 or 3, found {channels}")
+    sides = _sides(size)
+    if sides is None or min(sides) < 1:
+        raise InputError(f"data.size: expected a number >= 1 or [HEIGHT,WIDTH], found {size}")
+    return channels, *sides
 
-    The cache holds NAME-KEY.u8, raw pixels, and NAME-KEY.json, the unreadable files with reasons; KEY is a hash of the
+
+def check_range(values: Any) -> None:
+    """Raises InputError for a `data.range` that is none."""
+    if values is None or values == "auto":
+        return
+    numbers = isinstance(values, list | tuple) and len(values) == 2 and all(
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in values)
+    if not numbers or values[0] >= values[1]:
+        raise InputError(f"data.range: expected null, auto or [LOW,HIGH] with LOW < HIGH, found {values}")
+
+
+def _sides(size: Any) -> tuple[int, int] | None:
+    """Height and width of a size; None if it is none."""
+    sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else ()
+    return (sides[0], sides[1]) if len(sides) == 2 and all(type(side) is int for side in sides) else None
+
+
+def _stored_size(store_size: int | list[int], size: int | list[int]) -> tuple[int, int]:
+    sides, least = _sides(store_size or size), _sides(size)
+    if sides is None or least is None or sides[0] < least[0] or sides[1] < least[1]:
+        raise InputError(f"data.store_size: expected 0 or a number >= size, {size}, found {store_size}")
+    return sides
+
+
+class Decoded(NamedTuple):
+    """All images of a folder."""
+
+    pixels: Tensor  # uint8 (n, c, h, w), memory-mapped
+    readable: Tensor  # bool (n,)
+    deep: list[Range]  # least and largest value of each image with more than 8 bits
+    digest: str  # SHA-256 over splits, paths and contents of the files
+
+
+def decoded(parts: dict[str, Part], cache: Path, name: str, shape: tuple[int, int, int], values: Range | None,
+            workers: int) -> Decoded:
+    """All images of the parts, one part after the other.
+
+    The cache holds NAME-KEY.u8, raw pixels, and NAME-KEY.json, what was found out while decoding; KEY is a hash of the
     list of files and the settings. Missing caches are created first, by one of several processes.
     """
-    paths = [part.folder / file.path for part in parts for file in part.files]
-    settings = [[part.folder.name, part.files] for part in parts], shape, PIL.__version__
-    pixels, notes = (cache / f"{name}-{cache_key(settings)}{suffix}" for suffix in (".u8", ".json"))
+    paths = [part.folder / file.path for part in parts.values() for file in part.files]
+    listed = [[part.folder.name, part.files] for part in parts.values()]
+    pixels, notes = (cache / f"{name}-{cache_key([VERSION, listed, shape, values, PIL.__version__])}{suffix}"
+                     for suffix in (".u8", ".json"))
     with locked(cache):
         if not notes.exists():
-            unreadable = _decode(paths, pixels, shape, workers)
-            write_atomically(notes, json.dumps(unreadable, indent=1).encode())
+            found = _decode(paths, pixels, shape, values, workers)
+            names = [[split, file.path] for split, part in parts.items() for file in part.files]
+            content = {"unreadable": found.unreadable, "deep": found.deep,
+                       "digest": cache_key([[*name, found.digests[place]] for place, name in enumerate(names)], 64)}
+            write_atomically(notes, json.dumps(content, indent=1).encode())
     try:
-        unreadable = {int(place): str(reason) for place, reason in json.loads(notes.read_text()).items()}
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{notes}: expected a list of unreadable images, found other content; remove it") from error
+        content = json.loads(notes.read_text())
+        unreadable = {int(place): str(reason) for place, reason in content["unreadable"].items()}
+        deep = [(low, high) for low, high in content["deep"].values()]
+        digest = str(content["digest"])
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{notes}: expected what was found out about images, found other content; remove it"
+                         ) from error
     warn_unreadable("images", len(paths), {str(paths[place]): reason for place, reason in unreadable.items()})
     readable = torch.tensor([place not in unreadable for place in range(len(paths))])
-    return map_values(pixels, np.uint8, (len(paths), *shape)), readable
+    return Decoded(map_values(pixels, np.uint8, (len(paths), *shape)), readable, deep, digest)
 
 
-def _decode(paths: list[Path], target: Path, shape: tuple[int, int, int], workers: int) -> dict[int, str]:
-    """Decodes into the file `target`; returns the reason for each unreadable image."""
+def _decode(paths: list[Path], target: Path, shape: tuple[int, int, int], values: Range | None, workers: int) -> Found:
+    """Decodes into the file `target`."""
     try:
         with (made_whole(target) as temporary,
               tqdm(total=len(paths), desc="decode", unit="image", disable=None, dynamic_ncols=True) as bar):
-            unreadable = decode_images(paths, temporary, shape, workers, bar.update)
-            if len(unreadable) == len(paths):
-                raise InputError(f"{paths[0]}: expected an image, found {unreadable[0]}; "
+            found = decode_images(paths, temporary, shape, values, workers, bar.update)
+            if len(found.unreadable) == len(paths):
+                raise InputError(f"{paths[0]}: expected an image, found {found.unreadable[0]}; "
                                  f"none of {len(paths)} can be read")
     except BrokenProcessPool as error:
         raise InputError(f"data.workers: expected memory for {workers} decoding processes, found one killed") from error
-    return unreadable
+    return found
 
 
-def _place(labels: dict[str, Tensor], readable: Tensor, fraction: float, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """For each split the rows of its readable images among all decoded ones (n,), and their labels (n, L)."""
-    rows = dict(zip(labels, torch.arange(len(readable)).split([len(part) for part in labels.values()]), strict=True))
-    placed = {split: (rows[split], labels[split]) for split in labels}
+def _values_of_training(paths: list[Path], training: Tensor, cache: Path, name: str, key: list, workers: int
+                        ) -> Range | None:
+    """`data.range=auto`: of the training images with more than 8 bits; None if there are none.
+
+    What was measured is kept in the cache, NAME-KEY.values.json, for all images."""
+    notes = cache / f"{name}-{cache_key([VERSION, key, PIL.__version__])}.values.json"
+    with locked(cache):
+        if not notes.exists():
+            write_atomically(notes, json.dumps(measure_values(paths, workers)).encode())
+    try:
+        measured = {int(place): (low, high) for place, (low, high) in json.loads(notes.read_text()).items()}
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise InputError(f"{notes}: expected values of images, found other content; remove it") from error
+    found = [measured[place] for place in training.tolist() if place in measured]
+    if not found:
+        return None
+    low, high = min(low for low, _ in found), max(high for _, high in found)
+    if low >= 0 and all(isinstance(value, int) for own in found for value in own):
+        low = 0
+    return (low, high) if low < high else (low, low + 1)
+
+
+def _rows(labels: dict[str, Tensor], fraction: float, seed: int) -> dict[str, Tensor]:
+    """For each split the rows of its images among all, (n,); `labels` are those of each folder."""
+    counts = [len(part) for part in labels.values()]
+    rows = dict(zip(labels, torch.arange(sum(counts)).split(counts), strict=True))
     if "validation" not in labels:
         # held out before unreadable images are removed, so that a damaged one moves no other image to another split
         count = len(rows["train"])
         size = checked_hold_out_size("data.validation_fraction", round(fraction * count), count)
-        for split, chosen in zip(("train", "validation"), hold_out(count, size, seed), strict=True):
-            placed[split] = rows["train"][chosen], labels["train"][chosen]
-    return {split: (rows[readable[rows]], labels[readable[rows]]) for split, (rows, labels) in placed.items()}
+        rows["train"], rows["validation"] = (rows["train"][chosen] for chosen in hold_out(count, size, seed))
+    return rows

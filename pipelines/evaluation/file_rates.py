@@ -8,7 +8,7 @@ from einops import rearrange
 from PIL import Image
 
 from pipelines.data.folders import find_parts
-from pipelines.data.image_files import SUFFIXES
+from pipelines.data.image_files import image_formats
 from pipelines.data.image_folder import ImageFolder
 from pipelines.splits.base import Data
 
@@ -31,7 +31,7 @@ def own(data: Data, config: dict, split: str) -> float | None:
     exactly those of the files: for other data than a folder of images, a held-out split, images cropped or resized."""
     if not isinstance(data, ImageFolder):
         return None
-    part = find_parts(Path(config["root"]), SUFFIXES, "images").get(split)
+    part = find_parts(Path(config["root"]), image_formats().keys(), "images").get(split)
     if part is None or len(part.files) != len(data.split(split)):
         return None
     for file in part.files:

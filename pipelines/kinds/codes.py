@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.files.errors import InputError
 from pipelines.kinds.base import Items, Kind, Written
-from pipelines.kinds.image import Image, read_images, reconstruct_files
+from pipelines.kinds.image import Image, read_images, reconstruct_files, value_range
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +51,7 @@ class Codes(Kind):
             if x.min() < 0 or x.max() >= num_codes:
                 raise InputError(f"codes: expected values from 0 to {num_codes - 1}, found {x.min()} to {x.max()}")
             return Items(x if x.ndim == 4 else x[None], single=x.ndim == 3)
-        images = read_images(x, self.data_shape(loaded))
+        images = read_images(x, self.data_shape(loaded), value_range(loaded))
         device = next(loaded.stage1.module.parameters()).device
         return Items(climb(loaded.parents, images.x.to(device)).cpu(), images.single)
 

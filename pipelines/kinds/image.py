@@ -66,7 +66,7 @@ class Image(Kind):
         return folder / "grid.png"
 
     def read(self, loaded: LoadedRun, x: Any) -> Items:
-        return read_images(x, self.data_shape(loaded))
+        return read_images(x, self.data_shape(loaded), value_range(loaded))
 
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                     batch_size: int) -> Written:
@@ -116,7 +116,7 @@ def reconstruct_files(kind: Kind, loaded: LoadedRun, source: Path, out: Path, la
     from pipelines.metrics.psnr import psnr_db
     from pipelines.metrics.squares import squared_errors
 
-    paths, originals = load_images(find_images(source), kind.data_shape(loaded))
+    paths, originals = load_images(find_images(source), kind.data_shape(loaded), value_range(loaded))
     given = decoder_labels(loaded.stage1, labels, len(paths))
     made = reconstruct(loaded, kind.read(loaded, originals).x, given, seed, batch_size)
     out.mkdir(parents=True, exist_ok=True)
@@ -125,10 +125,18 @@ def reconstruct_files(kind: Kind, loaded: LoadedRun, source: Path, out: Path, la
     return originals, made, f"PSNR {psnr_db(squared_errors(made, originals)).mean():.2f} dB"
 
 
-def read_images(x: Any, shape: tuple[int, ...]) -> Items:
+def value_range(loaded: LoadedRun) -> tuple[float, float] | None:
+    """The values of pixels with more than 8 bits that were 0 and 255 in training, of a run on codes its images'."""
+    stage1 = loaded.parents[-1] if loaded.parents else loaded.stage1
+    found = stage1.example.facts.get("range")
+    return None if found is None else (found[0], found[1])
+
+
+def read_images(x: Any, shape: tuple[int, ...], values: tuple[float, float] | None = None) -> Items:
     """Files, Pillow images, uint8 arrays and tensors, or lists of these -> uint8 (n, c, h, w).
 
-    Files and Pillow images are cropped and resized to `shape` (c, h, w) as training images are. Tensors are (c, h, w);
+    Files and Pillow images are cropped and resized to `shape` (c, h, w) as training images are, and their pixels of
+    more than 8 bits reduced by `values` (pipelines/data/image_files.py). Tensors are (c, h, w);
     NumPy arrays (h, w, c), (h, w) or (c, h, w); both may have a batch axis in front.
     Raises InputError for another type, dtype or shape."""
     import torch
@@ -140,13 +148,13 @@ def read_images(x: Any, shape: tuple[int, ...]) -> Items:
     if isinstance(x, (list, tuple)):
         if not x:
             raise InputError("images: expected at least one, found an empty list")
-        return Items(torch.cat([read_images(one, shape).x for one in x]), single=False)
+        return Items(torch.cat([read_images(one, shape, values).x for one in x]), single=False)
     if isinstance(x, (str, Path)):
         path = Path(x)
-        return Items(load_images(find_images(path), shape)[1], single=not path.is_dir())
+        return Items(load_images(find_images(path), shape, values)[1], single=not path.is_dir())
     if isinstance(x, Pillow.Image):
         try:
-            return Items(torch.from_numpy(fit_image(x, shape).copy())[None], single=True)
+            return Items(torch.from_numpy(fit_image(x, shape, values).copy())[None], single=True)
         except ValueError as error:
             raise InputError(f"images: expected an image that can be converted, found {error}") from None
     return read_pixels(x, shape, "images", "a path, a Pillow image")

@@ -71,8 +71,9 @@ class Video(Kind):
     def read(self, loaded: LoadedRun, x: Any) -> Items:
         """uint8 tensors (c, t, h, w), NumPy arrays (t, h, w, c) or (c, t, h, w), or a path of a .npy file of frames
         (t, h, w, c); with a batch axis in front, or a list of clips."""
-        import numpy as np
         import torch
+
+        from pipelines.files.arrays import read_array
 
         shape = loaded.stage1.example.shape
         if isinstance(x, (list, tuple)):
@@ -82,10 +83,7 @@ class Video(Kind):
         if isinstance(x, (str, Path)):
             if not Path(x).is_file():
                 raise InputError(f"{x}: expected a .npy file of frames (t, h, w, c), found none")
-            try:
-                x = np.load(x, allow_pickle=False)
-            except (ValueError, EOFError):
-                raise InputError(f"{x}: expected frames (t, h, w, c) in a .npy file, found none") from None
+            x = read_array(x)
         return read_pixels(x, shape, "video", "a path")
 
     def predict(self, loaded: LoadedRun, data_root: Path | None, out: Path, count: int, context: int, frames: int,

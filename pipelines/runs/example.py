@@ -3,6 +3,7 @@
 Both are read from the stage's config.yaml and checked here, once; everything else uses their fields.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -30,7 +31,7 @@ class Example:
     shape: tuple[int, ...]  # (c, *grid)
     label_names: tuple[str, ...]  # one per column of the labels
     classes: tuple[tuple[str, ...], ...]  # sorted class names of each label
-    facts: dict[str, Any]  # of this kind alone: sample_rate_hz of audio, action_names of video, parent of codes
+    facts: dict[str, Any]  # of this kind alone: range and digest of images, sample_rate_hz of audio, ...
 
     @classmethod
     def from_config(cls, config: dict, path: Path) -> Self:
@@ -53,8 +54,8 @@ class Example:
 
 def example_of(data: Data) -> Example:
     """What stage 1 notes of the data set that it is trained on."""
-    return Example(data.name, data.kind, tuple(data.shape), tuple(data.label_names), tuple(data.classes),
-                   dict(data.saved_facts))
+    facts = dict(data.saved_facts) | ({} if data.digest is None else {"digest": data.digest})
+    return Example(data.name, data.kind, tuple(data.shape), tuple(data.label_names), tuple(data.classes), facts)
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,13 @@ def _check_facts(path: Path, facts: Any) -> None:
     if "action_names" in facts:
         names = facts["action_names"]
         expect(path, "example.facts.action_names", names, is_names(names), "a list of different names")
+    if "range" in facts:
+        values = facts["range"]
+        accepted = isinstance(values, list) and len(values) == 2 and all(
+            type(value) in (int, float) and math.isfinite(value) for value in values) and values[0] < values[1]
+        expect(path, "example.facts.range", values, accepted, "two numbers, the lower one first")
+    if "digest" in facts:
+        expect(path, "example.facts.digest", facts["digest"], is_hash(facts["digest"]), "64 hexadecimal digits")
     if "parent" in facts:
         parent = facts["parent"]
         expect_keys(path, "example.facts.parent", parent, {"stage1_hash", "extraction"})

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from pipelines.files.errors import InputError
-from pipelines.runs.config import FACT, build, plain
+from pipelines.runs.config import FACT, build, find_target, plain
 from pipelines.splits.base import Data, label_columns
 from stage1_vqvae.likelihoods.base import Likelihood
 from stage2_prior.prior import Prior
@@ -50,6 +50,33 @@ def complete(cfg: DictConfig, data: Data) -> dict:
     return _resolve("autoencoder", cfg.autoencoder, makers)
 
 
+def check_planned_shape(cfg: DictConfig) -> None:
+    """Raises InputError for items that the encoder cannot divide into positions, before the data are read, where their
+    settings alone say how large these will be."""
+    settings = plain(cfg.data)
+    target = find_target(settings.get("_target_"), trusted_only=False)
+    planned = target.planned_shape(settings) if isinstance(target, type) and issubclass(target, Data) else None
+    if planned is None:
+        return
+    shape = planned
+    parts = OmegaConf.create({name: cfg.autoencoder[name] for name in ("encoder", "bottleneck", "likelihood")})
+    makers: Makers = {
+        "in_channels": lambda tree: shape[0],
+        "data_grid": lambda tree: list(shape[1:]),
+        "variance": lambda tree: 1.0,  # no shape depends on it
+        "bottleneck_dim": lambda tree: build(plain(tree.autoencoder.bottleneck)).in_dim,
+        "encoded_grid": lambda tree: encoded_grid(
+            plain(tree.autoencoder.encoder.encoder), build(plain(tree.autoencoder.likelihood)), shape),
+    }
+    resolved = _resolve("autoencoder", parts, makers)
+    example = _network_units(build(resolved["likelihood"]), shape)
+    try:
+        with torch.inference_mode():  # not on `meta`, where a first convolution imports for a second
+            build(resolved["encoder"])(example)
+    except ValueError as error:
+        raise InputError(f"autoencoder: {error}, for data of shape {shape}") from None
+
+
 def complete_prior(cfg: DictConfig, sizes: dict[str, Any]) -> dict:
     """The prior's configuration with every `${facts.NAME}` resolved, NAME being one of `sizes`; else InputError."""
     return _resolve("prior", cfg.prior, _given(sizes))
@@ -66,12 +93,17 @@ def check_prior(prior: Prior, sizes: dict[str, Any]) -> None:
 
 def encoded_grid(encoder: dict, likelihood: Likelihood, shape: tuple[int, ...]) -> list[int]:
     """The positions that an encoder makes of an example (c, *grid). Raises InputError for one that does not fit it."""
-    example = likelihood.to_network(likelihood.from_levels(torch.zeros(1, *shape, dtype=torch.int64)))
+    example = _network_units(likelihood, shape)
     with torch.device("meta"):
         try:
             return list(build(encoder)(example.to("meta")).shape[2:])
         except ValueError as error:
             raise InputError(f"autoencoder: {error}, for data of shape {shape}") from None
+
+
+def _network_units(likelihood: Likelihood, shape: tuple[int, ...]) -> torch.Tensor:
+    """An example of the lowest level, as the encoder reads it: (1, *shape)."""
+    return likelihood.to_network(likelihood.from_levels(torch.zeros(1, *shape, dtype=torch.int64)))
 
 
 def _given(facts: dict[str, Any]) -> Makers:

@@ -29,13 +29,15 @@ from pipelines.files.formats import CONFIG, FORMAT, format_of, migrated
 from pipelines.runs.config import build, read_config
 from pipelines.runs.example import CodeSpec, Example, example_of
 from pipelines.splits.base import Data
+from pipelines.splits.describe import NOUNS
 from pipelines.splits.seeds import check_seed
 from pipelines.training.checkpoint import State, find_checkpoint, load_weights, read_trained
 from pipelines.training.layout import channels_last
 from pipelines.training.loop import RESUMABLE
 
 # What may differ from before in the configuration of a run that goes on.
-MAY_CHANGE = {"train": RESUMABLE, "data": {"root", "download", "workers", "cache", "run"}}
+# Of data.range it is what came of it that counts, which stands among the facts of the example.
+MAY_CHANGE = {"train": RESUMABLE, "data": {"root", "download", "workers", "cache", "run", "range"}}
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,16 @@ def claim_folder(folder: Path, config: dict) -> None:
     path, content = folder / "config.yaml", {"format": FORMAT} | config
     if path.exists() and find_checkpoint(folder) is not None:
         saved = read_config(path)
-        if difference := first_difference(migrated(saved, path, CONFIG), config):
+        before = migrated(saved, path, CONFIG)
+        old, new = _digests(before, config)
+        if old != new and not first_difference({"data": before.get("data")}, {"data": config.get("data")}):
+            raise InputError(f"{path}: {changed_data(config['example'], old, new)}; give the run another name with "
+                             "run=NAME, or bring back the data")
+        if difference := first_difference(_without_digest(before), _without_digest(config)):
             key, there, here = difference
+            key = {"example.facts.range": "data.range"}.get(key, key)
+            if key.endswith(".variance"):
+                key = f"the data changed? {key}"  # a fact of the data, unless it was given
             raise InputError(f"{path}: {key}: expected {there!r} as in this run so far, found {here!r}; "
                              "give the run another name with run=NAME, or remove its folder")
         if format_of(saved, path, CONFIG) < FORMAT:
@@ -220,15 +230,52 @@ def check_same_stage1(expected: str | None, stage1: TrainedStage, what: Path) ->
                          f"{stage1.step_folder} ({found[:12]}); extract the codes and train stage 2 again")
 
 
-def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dict) -> None:
-    """Raises InputError where the run was trained on other data, or another split of them, than those given now."""
-    there, here = ({"data": example.data, "shape": list(example.shape), "classes": list(map(list, example.classes)),
-                    **example.facts} for example in (stage1.example, example_of(data)))
+def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dict, other_data: bool = False
+                    ) -> str | None:
+    """Raises InputError where the run was trained on other data, or another split of them, than those given now.
+
+    With `other_data`, files of other content are taken, with a note on stderr; their digest is returned. Whatever the
+    configuration says of the data must be the same all the same. Runs that know no digest take any files. The same
+    files in a folder of another name are the same data."""
+    if not isinstance(other_data, bool):
+        raise InputError(f"other_data: expected true or false, found {other_data!r}")
+    there, here = (example.to_config() for example in (stage1.example, example_of(data)))
     difference = first_difference({"data": stage1.config["data"]}, {"data": data_config})
-    if difference := difference or first_difference(there, here):
+    old, new = _digests({"example": there}, {"example": here})
+    names = ("shape", "classes", "facts") if old and old == new else ("data", "shape", "classes", "facts")
+    if difference := difference or first_difference(
+            *({name: _without_digest({"example": example})["example"][name] for name in names}
+              for example in (there, here))):
         key, then, now = difference
+        key = {"facts.range": "data.range"}.get(key, key.removeprefix("facts."))
         raise InputError(f"{run.stage1 / 'config.yaml'}: {key}: expected {str(then)[:80]} as in training, found "
                          f"{str(now)[:80]} now")
+    if old == new:
+        return None
+    said = f"{run.stage1 / 'config.yaml'}: {changed_data(here, old, new)}"
+    if not other_data:
+        raise InputError(f"{said}; to use these, extract.other_data=true or evaluate.other_data=true")
+    print(f"note: {said}", file=sys.stderr)
+    return new
+
+
+def changed_data(example: dict, old: str, new: str) -> str:
+    """Says that the source of the data has another content than in training."""
+    noun = NOUNS.get(example["kind"], "data")
+    return f"the {noun} changed: expected those of training ({old[:12]}), found others ({new[:12]})"
+
+
+def _digests(old: dict, new: dict) -> tuple[str, str]:
+    """The digests of the data that two configurations know; ("", "") where one of them knows none."""
+    old, new = ((config.get("example") or {}).get("facts", {}).get("digest") for config in (old, new))
+    return (old, new) if old and new else ("", "")
+
+
+def _without_digest(config: dict) -> dict:
+    if not isinstance(example := config.get("example"), dict):
+        return config
+    facts = {name: fact for name, fact in example.get("facts", {}).items() if name != "digest"}
+    return config | {"example": example | {"facts": facts}}
 
 
 def parent_of(run: Run, stage1: TrainedStage) -> Run | None:

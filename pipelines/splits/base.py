@@ -4,9 +4,10 @@ Axes: n items of a split, b items of a batch, L labels of an item, c channels.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -128,10 +129,19 @@ class Data(ABC):
     parent: Any = None  # of codes: the run that made them
     parent_hash: str | None = None  # for codes: the hash of the stage 1 that made them
     splits: tuple[str, ...]  # "train", "validation" (held-out items) and, where published, "test"
+    left_out: Mapping[str, int] = MappingProxyType({})  # how much of a source was not taken, by reason: {".txt": 12}
+    remarks: tuple[str, ...] = ()  # what else the line of what was loaded says (pipelines/splits/describe.py)
+    digest: str | None = None  # SHA-256 of the source, whatever machine it is on; None: not known
 
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...  # one kind's data have attributes of their own: sample_rate_hz
+
+    @classmethod
+    def planned_shape(cls, settings: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """The shape of one item where the settings alone (the section `data`) state it, and reading the data may take
+        long: a network that it does not fit is refused before. None: only the data know."""
+        return None
 
     @abstractmethod
     def _split(self, name: str) -> Split:
