@@ -7,7 +7,6 @@
 Training therefore needs no loader processes: a batch is a gather from GPU memory or from the page cache.
 """
 
-import json
 import os
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -18,11 +17,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pipelines.data.cache import cache_key, locked, made_whole, map_values
+from pipelines.data.cache import cache_key, cached, made_whole, map_values
 from pipelines.data.folders import FOLDERS, Part, class_folder, class_names, find_parts, warn_unreadable
 from pipelines.data.image_files import SUFFIXES, decode_images
 from pipelines.data.images import ImageSplit
-from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
 from pipelines.splits.base import Data, checked_hold_out_size, hold_out
 
@@ -100,20 +98,15 @@ def decoded(
 ) -> tuple[Tensor, Tensor]:
     """All images of the parts, one part after the other: uint8 (n, *shape), memory-mapped, and bool (n,): readable?
 
-    The cache holds NAME-KEY.u8, raw pixels, and NAME-KEY.json, the unreadable files with reasons; KEY is a hash of the
-    list of files and the settings. Missing caches are created first, by one of several processes.
+    The cache holds NAME-KEY.u8, raw pixels, and NAME-KEY.json, its checksum and the unreadable files with reasons; KEY
+    is a hash of the list of files and the settings. Missing and damaged caches are created first, by one of several
+    processes.
     """
     paths = [part.folder / file.path for part in parts for file in part.files]
     settings = [[part.folder.name, part.files] for part in parts], shape, PIL.__version__
-    pixels, notes = (cache / f"{name}-{cache_key(settings)}{suffix}" for suffix in (".u8", ".json"))
-    with locked(cache):
-        if not notes.exists():
-            unreadable = _decode(paths, pixels, shape, workers)
-            write_atomically(notes, json.dumps(unreadable, indent=1).encode())
-    try:
-        unreadable = {int(place): str(reason) for place, reason in json.loads(notes.read_text()).items()}
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{notes}: expected a list of unreadable images, found other content; remove it") from error
+    pixels = cache / f"{name}-{cache_key(settings)}.u8"
+    notes = cached(pixels, lambda: _decode(paths, pixels, shape, workers))
+    unreadable = {int(place): reason for place, reason in notes.items()}
     warn_unreadable("images", len(paths), {str(paths[place]): reason for place, reason in unreadable.items()})
     readable = torch.tensor([place not in unreadable for place in range(len(paths))])
     return map_values(pixels, np.uint8, (len(paths), *shape)), readable
