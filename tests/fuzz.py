@@ -66,7 +66,7 @@ VIDEO = ["data.clip_length=4", *(f"autoencoder.encoder.network.{size}" for size 
                                  (*ENCODER, "outer_hidden=8", "num_downsamplings=1")),
          "autoencoder.bottleneck.num_codes=16", "autoencoder.bottleneck.dim=4", "prior.num_temporal_layers=1",
          "prior.first_kernel_size=3"]
-BOTTOM = ["experiment=doom", "data=room", "data.episodes=4", "data.frames=12", "data.size=24",
+BOTTOM = ["experiment=doom", "data=room", "data.episodes=4", "data.frames=12", "data.size=24", "data.validation_fraction=0.25",
           *(f"autoencoder.encoder.{size}" for size in (*ENCODER, "outer_hidden=8")),
           "autoencoder.bottleneck.num_codes=16", "autoencoder.bottleneck.dim=4"]
 TOP = ["experiment=doom_3codes",
