@@ -30,11 +30,10 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     import json
 
-    import yaml
-
     from pipelines.evaluation import comparison
     from pipelines.evaluation.comparison import LEGEND, System
     from pipelines.files.atomic import write_atomically
+    from pipelines.files.reading import yaml_bytes
     from pipelines.media.plots import plot_lines
     from pipelines.runs.config import build, read_config
 
@@ -48,7 +47,7 @@ def main(arguments: argparse.Namespace) -> None:
             if status := run_verb(verb, system.overrides):
                 raise InputError(f"{system.name}: expected {verb} to succeed, found exit status {status}; its message "
                                  "is above")
-        write_atomically(done, yaml.safe_dump(system.config, sort_keys=False).encode())
+        write_atomically(done, yaml_bytes(system.config))
 
     out = arguments.out or Path("runs") / f"compare_{arguments.set}"
     spec = comparison.read_set(arguments.set)

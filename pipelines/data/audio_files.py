@@ -4,7 +4,6 @@ All recordings of a data set lie one after another in one memory-mapped file of 
 the length of each, and the files that could not be read.
 """
 
-import json
 import os
 import re
 from concurrent.futures.process import BrokenProcessPool
@@ -18,10 +17,9 @@ from torch import Tensor
 from torchaudio.functional import resample
 from tqdm import tqdm
 
-from pipelines.data.cache import cache_key, locked, made_whole, map_values
+from pipelines.data.cache import cache_key, cached, made_whole, map_values
 from pipelines.data.folders import list_files, warn_unreadable
 from pipelines.data.workers import worker_pool
-from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
 
 SUFFIXES = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"}
@@ -110,25 +108,15 @@ def decoded_audio(
     """All audio `files` below `root`: int16 (total samples,), memory-mapped; starts and lengths (n,) int64.
 
     An unreadable file has length 0 and is named in a warning. The cache holds NAME-KEY.i16 and NAME-KEY.json; KEY is a
-    hash of the files' names, sizes and times and of the settings. Missing caches are created first, by one of several
-    processes. Raises InputError if no file can be read, and for a damaged cache.
+    hash of the files' names, sizes and times and of the settings. Missing and damaged caches are created first, by one
+    of several processes. Raises InputError if no file can be read.
     """
     status = [os.stat(root / file) for file in files]
     facts = [[file, found.st_size, found.st_mtime_ns] for file, found in zip(files, status, strict=True)]
     settings = VERSION, facts, sample_rate_hz, peak, soundfile.__libsndfile_version__
-    samples, notes = (cache / f"{name}-{cache_key(settings)}{suffix}" for suffix in (".i16", ".json"))
-    with locked(cache):
-        if not notes.exists():
-            found = _decode(root, files, samples, sample_rate_hz, peak, workers)
-            write_atomically(notes, json.dumps(found).encode())
-    try:
-        found = json.loads(notes.read_text())
-        lengths, unreadable = torch.tensor(found["lengths"], dtype=torch.int64), dict(found["unreadable"])
-        accepted = lengths.shape == (len(files),) and lengths.min() >= 0 and lengths.sum() > 0
-    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:
-        raise InputError(f"{notes}: expected lengths of decoded files, found other content; remove it") from error
-    if not accepted:
-        raise InputError(f"{notes}: expected the lengths of {len(files)} audio files, found others; remove it")
+    samples = cache / f"{name}-{cache_key(settings)}.i16"
+    notes = cached(samples, lambda: _decode(root, files, samples, sample_rate_hz, peak, workers))
+    lengths, unreadable = torch.tensor(notes["lengths"], dtype=torch.int64), notes["unreadable"]
     warn_unreadable("audio files", len(files), {str(root / file): reason for file, reason in unreadable.items()})
     return map_values(samples, np.int16, (int(lengths.sum()),)), lengths.cumsum(0) - lengths, lengths
 

@@ -34,6 +34,7 @@ from tqdm import tqdm
 from pipelines.data.manifest import MANIFEST
 from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError, naming
+from pipelines.files.reading import read_json
 from pipelines.splits.counters import below, words
 
 VERSION = 1  # covers everything that determines the bytes of the files
@@ -98,8 +99,8 @@ def generate_doom(folder: Path, episodes: int, frames: int, seed: int) -> Path:
 
 def _check_same(manifest: Path, settings: dict[str, int]) -> None:
     try:
-        found = {key: value for key, value in json.loads(manifest.read_text()).items() if key in settings}
-    except (OSError, ValueError, AttributeError):
+        found = {key: value for key, value in read_json(manifest, "a manifest").items() if key in settings}
+    except InputError:
         raise InputError(f"{manifest.parent}: expected a folder written by make_doom_data.py, or none, found "
                          "another folder; choose a new one") from None
     if found != settings:

@@ -21,7 +21,7 @@ import PIL
 import torch
 from torch import Tensor
 
-from pipelines.data.cache import cache_key, locked, made_whole, read_only
+from pipelines.data.cache import cache_key, cached, made_whole, read_only
 from pipelines.data.folders import FoundFile, class_folder, class_names, list_files
 from pipelines.data.frames import EpisodeData
 from pipelines.data.image_files import image_formats, open_image, read_image
@@ -165,14 +165,8 @@ def _packed(episodes: list[Episode], shapes: list[tuple[int, int, int, int]], ca
     shape = sum(shape[0] for shape in shapes), channels, height, width
     settings = [[str(episode.folder.resolve()), episode.files] for episode in episodes], PIL.__version__
     target = cache / f"{name}-{cache_key(settings)}.npy"
-    with locked(cache):
-        if not target.exists():
-            _pack(episodes, shapes, target, shape)
-    frames = read_array(target, mapped=True)
-    if frames.dtype != np.uint8 or frames.shape != shape:
-        raise InputError(f"{target}: expected uint8 {shape}, found {frames.dtype} {frames.shape}; remove it, it will "
-                         "be created again")
-    return read_only(frames)
+    cached(target, lambda: _pack(episodes, shapes, target, shape))
+    return read_only(read_array(target, mapped=True))
 
 
 def _pack(

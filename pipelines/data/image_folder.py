@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pipelines.data.cache import cache_key, locked, made_whole, map_values
+from pipelines.data.cache import cache_key, cached, made_whole, map_values
 from pipelines.data.folders import (
     FOLDERS,
     Part,
@@ -196,28 +196,23 @@ def decoded(parts: dict[str, Part], cache: Path, name: str, shape: tuple[int, in
             workers: int) -> Decoded:
     """All images of the parts, one part after the other.
 
-    The cache holds NAME-KEY.u8, raw pixels, and NAME-KEY.json, what was found out while decoding; KEY is a hash of the
-    list of files and the settings. Missing caches are created first, by one of several processes.
+    The cache holds NAME-KEY.u8, raw pixels, and NAME-KEY.json, its checksum and what was found out while decoding; KEY
+    is a hash of the list of files and the settings. Missing and damaged caches are created first, by one of several
+    processes.
     """
     paths = [part.folder / file.path for part in parts.values() for file in part.files]
     listed = [[part.folder.name, part.files] for part in parts.values()]
-    pixels, notes = (cache / f"{name}-{cache_key([VERSION, listed, shape, values, PIL.__version__])}{suffix}"
-                     for suffix in (".u8", ".json"))
-    with locked(cache):
-        if not notes.exists():
-            found = _decode(paths, pixels, shape, values, workers)
-            names = [[split, file.path] for split, part in parts.items() for file in part.files]
-            content = {"unreadable": found.unreadable, "deep": found.deep,
-                       "digest": cache_key([[*name, found.digests[place]] for place, name in enumerate(names)], 64)}
-            write_atomically(notes, json.dumps(content, indent=1).encode())
-    try:
-        content = json.loads(notes.read_text())
-        unreadable = {int(place): str(reason) for place, reason in content["unreadable"].items()}
-        deep = [(low, high) for low, high in content["deep"].values()]
-        digest = str(content["digest"])
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{notes}: expected what was found out about images, found other content; remove it"
-                         ) from error
+    pixels = cache / f"{name}-{cache_key([VERSION, listed, shape, values, PIL.__version__])}.u8"
+
+    def decode() -> dict[str, Any]:
+        found = _decode(paths, pixels, shape, values, workers)
+        names = [[split, file.path] for split, part in parts.items() for file in part.files]
+        digest = cache_key([[*name, found.digests[place]] for place, name in enumerate(names)], 64)
+        return {"unreadable": found.unreadable, "deep": found.deep, "digest": digest}
+
+    notes = cached(pixels, decode)
+    unreadable = {int(place): reason for place, reason in notes["unreadable"].items()}
+    deep, digest = [(low, high) for low, high in notes["deep"].values()], notes["digest"]
     warn_unreadable("images", len(paths), {str(paths[place]): reason for place, reason in unreadable.items()})
     readable = torch.tensor([place not in unreadable for place in range(len(paths))])
     return Decoded(map_values(pixels, np.uint8, (len(paths), *shape)), readable, deep, digest)
@@ -241,15 +236,10 @@ def _values_of_training(paths: list[Path], training: Tensor, cache: Path, name: 
                         ) -> Range | None:
     """`data.range=auto`: of the training images with more than 8 bits; None if there are none.
 
-    What was measured is kept in the cache, NAME-KEY.values.json, for all images."""
-    notes = cache / f"{name}-{cache_key([VERSION, key, PIL.__version__])}.values.json"
-    with locked(cache):
-        if not notes.exists():
-            write_atomically(notes, json.dumps(measure_values(paths, workers)).encode())
-    try:
-        measured = {int(place): (low, high) for place, (low, high) in json.loads(notes.read_text()).items()}
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise InputError(f"{notes}: expected values of images, found other content; remove it") from error
+    What was measured of all images is kept in the cache, NAME-KEY.values, with its checksum in NAME-KEY.json."""
+    target = cache / f"{name}-{cache_key([VERSION, key, PIL.__version__])}.values"
+    cached(target, lambda: write_atomically(target, json.dumps(measure_values(paths, workers)).encode()))
+    measured = {int(place): (low, high) for place, (low, high) in json.loads(target.read_text()).items()}
     found = [measured[place] for place in training.tolist() if place in measured]
     if not found:
         return None

@@ -11,9 +11,9 @@ import numpy as np
 from pipelines.files.checks import expect, expect_classes, expect_counts, expect_keys, is_hash, is_integer, is_sizes
 from pipelines.files.errors import InputError
 from pipelines.files.formats import CODES, FORMAT, migrated
+from pipelines.files.reading import read_json
 
 MANIFEST = "manifest.json"
-LARGEST = 64 * 2**20  # bytes of a manifest: some 400,000 shards
 SPLIT_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -61,16 +61,10 @@ class Manifest:
 def read_manifest(folder: Path | str) -> Manifest:
     """The manifest of a finished code data set, every value checked. Raises InputError that names file and key."""
     path = Path(folder) / MANIFEST
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: expected the manifest of a finished code data set, found none; extract the codes: "
                          "make extract-codes")
-    if path.stat().st_size > LARGEST:
-        raise InputError(f"{path}: expected at most {LARGEST} bytes, found {path.stat().st_size}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON, found {error}") from error
-    expect(path, "manifest", content, isinstance(content, dict), "an object")
+    content = read_json(path, "the manifest of a finished code data set")
     content = migrated(content, path, CODES)
     expect_keys(path, "keys", content, {field.name for field in fields(Manifest)})
     _check_model(path, content)

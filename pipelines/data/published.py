@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -49,7 +48,7 @@ class PublishedImages(Data):
         """The training and the test part. torchvision unpickles CIFAR-10 after checking the published MD5 sums."""
         try:
             return [self.published(root, train=train, download=download) for train in (True, False)]
-        except (RuntimeError, ValueError, TypeError, KeyError, AssertionError, URLError) as error:
+        except Exception as error:  # whatever torchvision makes of a damaged file
             raise InputError(
                 f"{Path(root) / self.folder}: expected the published files of {self.published.__name__}, found none "
                 f"that can be read ({error or type(error).__name__}); name their root with data.root=FOLDER, or "
@@ -61,7 +60,8 @@ class PublishedImages(Data):
         images, targets = torch.from_numpy(np.asarray(part.data)), torch.as_tensor(part.targets, dtype=torch.int64)
         images = rearrange(images, "n h w -> n 1 h w" if images.ndim == 3 else "n h w c -> n c h w").contiguous()
         classes = len(self.published_classes)
-        if images.shape[1:] != self.shape or len(images) != len(targets) or targets.max() >= classes:
+        fits = len(images) == len(targets) > 0 and images.shape[1:] == self.shape and images.dtype == torch.uint8
+        if not fits or targets.max() >= classes:
             raise InputError(f"{folder}: expected images {self.shape} and equally many labels below {classes}, found "
-                             f"{len(images)} {tuple(images.shape[1:])}, {len(targets)} labels up to {targets.max()}")
+                             f"{len(images)} {tuple(images.shape[1:])}, {len(targets)} labels up to {max(targets.tolist(), default=None)}")
         return images, targets

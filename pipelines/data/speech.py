@@ -39,6 +39,7 @@ from tqdm import tqdm
 from pipelines.data.cache import cache_key, locked
 from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
+from pipelines.files.reading import read_json
 from pipelines.splits.counters import below, permutation
 from pipelines.splits.counters import words as random_words
 
@@ -176,7 +177,7 @@ def read_speech(folder: Path) -> Speech:
     """
     path = folder / "clips.json"
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path, "a description of clips")
         version = content["version"]
         if version != VERSION:
             raise InputError(f"{path}: expected version {VERSION}, found {version!r}")
@@ -185,10 +186,6 @@ def read_speech(folder: Path) -> Speech:
             for clip in content["clips"]
         )
         rate, voices, names = content["sample_rate_hz"], tuple(content["voices"]), tuple(content["words"])
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: expected a description of clips, found nothing") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON, found {error}") from error
     except KeyError as error:
         raise InputError(f"{path}: expected the key {error.args[0]!r}, found none") from error
     except TypeError as error:

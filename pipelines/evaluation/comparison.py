@@ -107,7 +107,23 @@ def has_codes(system: System) -> bool:
 
 
 def row(system: System, published: float | None) -> dict[str, Any]:
-    """A system's choices and figures under the keys of COLUMNS; those that do not apply are None."""
+    """A system's choices and figures under the keys of COLUMNS; those that do not apply are None.
+
+    Raises InputError for a metrics.json that evaluate.py did not write."""
+    try:
+        own = _row(system, published)
+        for key, (_, form) in COLUMNS.items():
+            if own[key] is not None:
+                form.format(**own)
+        return own
+    except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{system.run.root / 'metrics.json'}: expected the figures that evaluate.py writes, found "
+                         f"others ({type(error).__name__}: {error}); evaluate the run again") from None
+
+
+def _row(system: System, published: float | None) -> dict[str, Any]:
     figures, trained = read_figures(system.run), read_config(system.run.stage1 / "config.yaml")
     bits, latents = figures["bits_per_dim"], figures["latents"]
     bounds, codes = figures["bounds"] or {}, figures["codes"] or {}
@@ -180,7 +196,7 @@ def panel(systems: list[System], rows: list[dict], x: str, y: str) -> tuple[str,
     for system, own in zip(systems, rows, strict=True):
         if x == "step":
             logged = [step for step in read_metrics(system.run.stage1 / "metrics.jsonl") if step["split"] == "train"]
-            lines[system.name] = [(step["step"], step[y]) for step in logged]
+            lines[system.name] = [(step["step"], step[y]) for step in logged if y in step]
             continue
         others = in_words({axis: choice for axis, choice in system.choices.items() if axis != x})
         lines.setdefault(others, []).append((str(system.choices[x]), own[y]))

@@ -1,5 +1,6 @@
 """Checks of what was read from a file: each refusal names the file, the key, what was expected and what was found."""
 
+import math
 import re
 from collections.abc import Set
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from pipelines.files.errors import InputError
 
 HASH = re.compile(r"[0-9a-f]{64}")
+LARGEST_SIZE = 2**28  # values of one item: an hour of sound at 48 kHz has 2**27
 
 
 def expect(path: Path, key: str, found: Any, accepted: Any, expected: str) -> None:
@@ -52,8 +54,9 @@ def is_integer(value: Any, lowest: int = 0, highest: int = 2**62) -> bool:
 
 
 def is_sizes(value: Any) -> bool:
-    """Whether it is a list of one positive integer or more."""
-    return isinstance(value, list) and bool(value) and all(is_integer(size, 1) for size in value)
+    """Whether it is a list of one positive integer or more, the shape of an array of at most LARGEST_SIZE values."""
+    return (isinstance(value, list) and 1 <= len(value) <= 8 and all(is_integer(size, 1) for size in value)
+            and math.prod(value) <= LARGEST_SIZE)
 
 
 def is_names(value: Any) -> bool:

@@ -6,7 +6,15 @@ from functools import cached_property
 import torch
 
 from pipelines.files.errors import InputError
-from pipelines.runs.store import Run, TrainedStage, check_same_stage1, load_parents, load_stage1, load_stage2
+from pipelines.runs.store import (
+    Run,
+    TrainedStage,
+    check_same_codes,
+    check_same_stage1,
+    load_parents,
+    load_stage1,
+    load_stage2,
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,7 @@ class LoadedRun:
             return None
         stage2 = load_stage2(self.run, self.device)
         check_same_stage1(stage2.state.stage1_hash, self.stage1, self.run.stage2)
+        check_same_codes(self.stage1, stage2)
         expected, found = stage2.state.parent_hash, self.stage1.example.facts.get("parent", {}).get("stage1_hash")
         if expected != found:
             raise InputError(f"{self.run.stage2}: parent_hash: expected {self.run.stage1} to be trained on codes of "

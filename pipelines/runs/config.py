@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -23,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.files.errors import InputError
 from pipelines.files.places import configs
+from pipelines.files.reading import read_yaml
 from pipelines.runs import plugins
 from pipelines.training.settings import Settings
 
@@ -175,12 +175,4 @@ def check_arguments(name: str, target: Callable, arguments: dict[str, Any]) -> N
 
 def read_config(path: Path) -> dict:
     """A YAML file as plain data: of a run's config.yaml what it says, in whatever format."""
-    try:
-        config = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected the configuration of a trained stage, found no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected YAML, found {str(error).splitlines()[0]}") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: expected a mapping, found {type(config).__name__}")
-    return config
+    return read_yaml(path, "the configuration of a trained stage")

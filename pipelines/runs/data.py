@@ -40,6 +40,12 @@ def load_data(run: Run, stage1: TrainedStage, root: Path | None) -> Data:
     accepted = inspect.signature(target).parameters
     arguments = build(cfg, trusted_only=True) | {key: place for key, place in places.items() if key in accepted}
     check_arguments(name, target, arguments)
-    data = target(**arguments)
+    try:
+        data = target(**arguments)
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: data: expected the settings of {name}, found others: "
+                         f"{(str(error).splitlines() or [type(error).__name__])[0][:120]}") from None
     check_same_data(run, stage1, data, stage1.config["data"], other_data=True)
     return data

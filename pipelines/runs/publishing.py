@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import torch
-import yaml
 
 from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
 from pipelines.files.formats import FORMAT
+from pipelines.files.reading import yaml_bytes
 from pipelines.runs.figures import read_figures
 from pipelines.runs.store import Run, TrainedStage, load_parents, load_stage1, load_stage2, stage1_hash
 from pipelines.training.checkpoint import write_parts
@@ -72,4 +72,4 @@ def write_stage(folder: Path, stage: TrainedStage) -> None:
     config = dict(stage.saved)  # in its own format, and so with its own hash
     if "data" in config:  # paths of this machine do not belong in a published run
         config["data"] = {key: value for key, value in config["data"].items() if key not in ("root", "cache", "run")}
-    write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+    write_atomically(folder / "config.yaml", yaml_bytes(config))

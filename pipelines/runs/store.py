@@ -19,21 +19,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.files.atomic import write_atomically
-from pipelines.files.checks import expect, is_names
+from pipelines.files.checks import brief, expect, is_names
 from pipelines.files.errors import InputError
 from pipelines.files.formats import CONFIG, FORMAT, format_of, migrated
-from pipelines.runs.config import build, read_config
+from pipelines.files.reading import yaml_bytes
+from pipelines.runs.config import read_config
 from pipelines.runs.example import CodeSpec, Example, example_of
+from pipelines.runs.saved import build_saved, check_autoencoder
 from pipelines.splits.base import Data
 from pipelines.splits.describe import NOUNS
 from pipelines.splits.seeds import check_seed
-from pipelines.training.checkpoint import State, find_checkpoint, load_weights, read_trained
+from pipelines.training.checkpoint import State, find_checkpoint, read_trained, settle_latest, step_folders
 from pipelines.training.layout import channels_last
 from pipelines.training.loop import RESUMABLE
+from stage1_vqvae.autoencoder import Autoencoder
+from stage1_vqvae.bottlenecks.base import Quantizer
+from stage2_prior.prior import Prior
 
 # What may differ from before in the configuration of a run that goes on.
 # Of data.range it is what came of it that counts, which stands among the facts of the example.
@@ -81,6 +85,7 @@ class TrainedStage:
     state: State
     step_folder: Path
     example: Example | None  # what stage 1 knows of its data
+    grid: tuple[int, ...]  # of the latents, or codes, of an item
     codes: CodeSpec | None  # what stage 2 knows of its data
     condition_on: tuple[str, ...]  # the labels that its decoder, or its prior, is conditioned on
     condition_on_length: bool  # whether a prior knows at each code how much of the clip has passed and is left
@@ -118,7 +123,10 @@ def claim_folder(folder: Path, config: dict) -> None:
     Raises InputError for a difference other than steps, device, logging and where the data are: such a run could not
     go on. A configuration of an earlier format keeps it, and with it the hash that codes and priors know."""
     path, content = folder / "config.yaml", {"format": FORMAT} | config
-    if path.exists() and find_checkpoint(folder) is not None:
+    if find_checkpoint(folder) is not None or step_folders(folder):
+        if not path.exists():
+            raise InputError(f"{path}: expected the configuration of the checkpoints beside it, found no such file; put "
+                             f"it back, give the run another name with run=NAME, or remove {folder}")
         saved = read_config(path)
         before = migrated(saved, path, CONFIG)
         old, new = _digests(before, config)
@@ -138,8 +146,9 @@ def claim_folder(folder: Path, config: dict) -> None:
                 if section in config:
                     both = names & config[section].keys() & content[section].keys()
                     content[section] |= {name: config[section][name] for name in both}
+        settle_latest(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, yaml.safe_dump(content, sort_keys=False).encode())
+    write_atomically(path, yaml_bytes(content))
 
 
 def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
@@ -157,21 +166,24 @@ def first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] 
 
 def load_stage1(run: Run, device: torch.device, which: str = "best") -> TrainedStage:
     """The autoencoder of a run, with the checkpoint that `which` names."""
-    return _load(run.stage1, "autoencoder", "stage 1", which, device)
+    return _load(run.stage1, "autoencoder", Autoencoder, "stage 1", which, device)
 
 
 def load_stage2(run: Run, device: torch.device, which: str = "best") -> TrainedStage:
     """The prior of a run; its averaged weights where they are kept."""
-    return _load(run.stage2, "prior", "stage 2", which, device)
+    return _load(run.stage2, "prior", Prior, "stage 2", which, device)
 
 
-def _load(folder: Path, component: str, title: str, which: str, device: torch.device) -> TrainedStage:
+def _load(folder: Path, component: str, kind: type, title: str, which: str, device: torch.device) -> TrainedStage:
     trained = read_trained(folder, which)
     if trained is None:  # training stopped before a validation that counts
         trained = read_trained(folder, "latest")
         if trained is None:
-            raise InputError(f"{folder}: expected a trained {title}, found no checkpoint; train it first: "
-                             f"make {title.replace(' ', '')}")
+            command = f"make {title.replace(' ', '')}"
+            if step_folders(folder):
+                raise InputError(f"{folder / 'checkpoints'}: expected best or latest to name a checkpoint, found "
+                                 f"neither; training that goes on puts it right: {command}")
+            raise InputError(f"{folder}: expected a trained {title}, found no checkpoint; train it first: {command}")
         print(f"note: {folder}: no validation counts yet, so the latest checkpoint is used, {trained[0].name}",
               file=sys.stderr)
     step_folder, state, weights_path, weights = trained
@@ -187,12 +199,22 @@ def _load(folder: Path, component: str, title: str, which: str, device: torch.de
            f"names among {list(known)}")
     length = config.get("condition_on_length") if codes else False
     expect(path, "condition_on_length", length, isinstance(length, bool), "true or false")
-    module = build(config[component], trusted_only=True)
-    load_weights(module, weights, weights_path)
+    def check(model: Any) -> tuple[int, ...]:
+        if example is not None:
+            return check_autoencoder(model, example.shape, len(condition_on), path)
+        classes = [len(codes.classes[codes.label_names.index(name)]) for name in condition_on]
+        for key, found, expected in (("num_codes", model.num_codes, codes.num_codes),
+                                     ("num_codebooks", model.num_codebooks, codes.num_codebooks),
+                                     ("num_classes", list(model.num_classes), classes),
+                                     ("grid_axes", model.grid_axes, len(codes.grid))):
+            expect(path, f"prior.{key}", found, found == expected, f"{expected} as its codes have")
+        return codes.grid
+
+    module, grid = build_saved(config[component], path, component, kind, weights, weights_path, check)
     module.to(device)
     if device.type == "cuda":  # on a CPU the bits of an evaluation are those of the plain layout
         channels_last(module)
-    return TrainedStage(module.eval().requires_grad_(False), config, saved, state, step_folder, example,
+    return TrainedStage(module.eval().requires_grad_(False), config, saved, state, step_folder, example, grid,
                         codes, tuple(condition_on), length)
 
 
@@ -228,6 +250,19 @@ def check_same_stage1(expected: str | None, stage1: TrainedStage, what: Path) ->
     if expected != found:
         raise InputError(f"{what}: expected to be used with the stage 1 it was made with ({str(expected)[:12]}), found "
                          f"{stage1.step_folder} ({found[:12]}); extract the codes and train stage 2 again")
+
+
+def check_same_codes(stage1: TrainedStage, stage2: TrainedStage) -> None:
+    """Raises InputError unless stage 2 models codes of the sizes and labels that stage 1 makes."""
+    example, codes, bottleneck = stage1.example, stage2.codes, stage1.module.bottleneck
+    path = stage2.step_folder.parents[1] / "config.yaml"
+    if not isinstance(bottleneck, Quantizer):
+        raise InputError(f"{path}: expected a stage 1 with codes, found {type(bottleneck).__name__}")
+    for key, expected in (("num_codes", bottleneck.num_codes), ("num_codebooks", bottleneck.num_codebooks),
+                          ("grid", stage1.grid), ("shape", example.shape), ("data", example.data),
+                          ("label_names", example.label_names), ("classes", example.classes)):
+        found = getattr(codes, key)
+        expect(path, f"codes.{key}", found, found == expected, f"{brief(expected)} as stage 1 has")
 
 
 def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dict, other_data: bool = False
@@ -284,7 +319,9 @@ def parent_of(run: Run, stage1: TrainedStage) -> Run | None:
         return None
     if run.published_parent.is_dir():
         return Run(run.published_parent)
-    parent = Run(Path(stage1.config["data"].get("run", run.published_parent)))
+    named = stage1.config["data"].get("run", str(run.published_parent))
+    expect(run.stage1 / "config.yaml", "data.run", named, isinstance(named, str), "the folder of a run")
+    parent = Run(Path(named))
     if not parent.stage1.is_dir():
         raise InputError(f"{run.stage1 / 'config.yaml'}: data.run: expected the run whose codes {run.root} was trained "
                          f"on, found no stage 1 in {parent.root}; if it moved, make stage1 with data.run=RUN notes it")
@@ -304,6 +341,16 @@ def load_parents(run: Run, stage1: TrainedStage, device: torch.device, parent: R
             raise InputError(f"{run.stage1}: expected the parent it was trained on ({expected[:12]}), found "
                              f"{below.step_folder} ({found[:12]}): {parent.root} was trained anew; extract its codes "
                              f"and train {run.root} on them")
+        _check_below(run, stage1, below)
         stages.append(below)
         run, stage1, parent = parent, below, parent_of(parent, below)
     return stages
+
+
+def _check_below(run: Run, stage1: TrainedStage, below: TrainedStage) -> None:
+    """Raises InputError unless the data of a run on codes are of the sizes of the codes that the run below makes."""
+    path, bottleneck = run.stage1 / "config.yaml", below.module.bottleneck
+    shape = (bottleneck.num_codebooks, *below.grid)
+    expect(path, "example.shape", stage1.example.shape, stage1.example.shape == shape, f"{shape} as the run below has")
+    found = stage1.module.likelihood.params_per_value
+    expect(path, "autoencoder.likelihood", found, found == bottleneck.num_codes, f"{bottleneck.num_codes} codes")

@@ -7,7 +7,8 @@
     checkpoints/latest, best                     one line each: the name of a folder beside it
 
 Each is written under a temporary name, forced to the disk and renamed; a pointer moves only afterwards. A part is read
-once: the bytes that are compared with their checksum are those that are used.
+once: the bytes that are compared with their checksum are those that are used. (An optimiser's state is mapped besides,
+since only then does PyTorch keep within the bounds of a damaged file.)
 """
 
 import hashlib
@@ -15,7 +16,10 @@ import io
 import json
 import math
 import os
+import re
 import shutil
+import sys
+import zipfile
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -29,8 +33,10 @@ from pipelines.files.atomic import sync_folder, write_atomically
 from pipelines.files.checks import expect, expect_keys, is_hash, is_integer
 from pipelines.files.errors import InputError
 from pipelines.files.formats import FORMAT, STATE, migrated
+from pipelines.files.reading import read_file, read_json, read_text
 
 MODEL, EMA, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.pt"
+STEP_NAME = re.compile(r"step-[0-9]{7,18}")
 
 
 @dataclass
@@ -62,7 +68,7 @@ def save_checkpoint(folder: Path, state: State, weights: dict, ema: dict | None,
     root = folder / "checkpoints"
     root.mkdir(parents=True, exist_ok=True)
     for leftover in root.glob(".step-*"):
-        shutil.rmtree(leftover)
+        _remove(leftover)
     target, temporary = root / step_name(state.step), root / f".{step_name(state.step)}"
     temporary.mkdir()
     try:
@@ -70,8 +76,8 @@ def save_checkpoint(folder: Path, state: State, weights: dict, ema: dict | None,
     except BaseException:  # a full disk, say: what was there before stays as it was
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    if target.exists():  # left by a kill between the rename and the pointer: the same bits
-        shutil.rmtree(target)
+    if target.exists() or target.is_symlink():  # left by a kill between the rename and the pointer: the same bits
+        _remove(target)
     os.rename(temporary, target)
     sync_folder(root)
     write_atomically(root / "latest", f"{step_name(state.step)}\n".encode())
@@ -95,7 +101,7 @@ def write_parts(folder: Path, state: State, weights: dict, ema: dict | None = No
 
 
 def settle_pointers(folder: Path, state: State) -> None:
-    """Makes `best` agree with the state of `latest`, and removes checkpoints that neither names.
+    """Makes `best` agree with the state of the newest checkpoint, and removes those that are neither.
 
     Raises InputError where the best one is not there, and removes nothing."""
     root = folder / "checkpoints"
@@ -106,23 +112,40 @@ def settle_pointers(folder: Path, state: State) -> None:
             raise InputError(f"{root}: expected {best}, the best checkpoint, found none")
         keep.add(best)
         write_atomically(root / "best", f"{best}\n".encode())
-    for path in root.glob("step-*"):
+    for path in step_folders(folder):
         if path.name not in keep:
-            shutil.rmtree(path)
+            _remove(path)
 
 
 def find_checkpoint(folder: Path, which: str = "latest") -> Path | None:
     """The folder that `latest` or `best` names; None before the first checkpoint."""
-    pointer = folder / "checkpoints" / which
-    if not pointer.exists():
+    root = folder / "checkpoints"
+    pointer = root / which
+    if not (pointer.exists() or pointer.is_symlink()):
         return None
-    name = pointer.read_text().strip()
-    path = folder / "checkpoints" / name
-    if Path(name).name != name or not path.is_dir():
-        if pointer.read_text().strip() != name:  # a training beside this reader has moved on
-            return find_checkpoint(folder, which)
+    name = read_text(pointer, "the name of a checkpoint beside it", 1000).strip()
+    path = root / name
+    if STEP_NAME.fullmatch(name) is None or not path.is_dir():
+        if read_text(pointer, "the name of a checkpoint beside it", 1000).strip() != name:
+            return find_checkpoint(folder, which)  # a training beside this reader has moved on
         raise InputError(f"{pointer}: expected the name of a checkpoint beside it, found {name[:80]!r}")
     return path
+
+
+def settle_latest(folder: Path) -> None:
+    """Where checkpoints are there and `latest` is gone, points it to the one of the last step, with a line on stderr: a
+    training that began anew beside them would end with removing them."""
+    pointer = folder / "checkpoints" / "latest"
+    if find_checkpoint(folder) is None and (steps := step_folders(folder)):
+        print(f"note: {pointer}: expected the name of the newest checkpoint, found no such file; going on from "
+              f"{steps[-1].name}", file=sys.stderr)
+        write_atomically(pointer, f"{steps[-1].name}\n".encode())
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """All whole checkpoints, by their steps."""
+    found = [path for path in (folder / "checkpoints").glob("step-*") if STEP_NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def restore(step_folder: Path, state: State, model: torch.nn.Module, average: torch.nn.Module | None,
@@ -134,8 +157,13 @@ def restore(step_folder: Path, state: State, model: torch.nn.Module, average: to
     for name, module in modules.items():
         check_weights(module, weights[name], step_folder / name)
     if optimizer is not None:
-        moments = read_optimizer(step_folder, state, device)
+        moments = read_optimizer(step_folder, state)
         check_optimizer(optimizer, moments, step_folder / OPTIMIZER)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for index, values in moments["state"].items():  # copies, laid out as the parameter is: fused kernels rely on it
+            like = parameters[index].detach()
+            moments["state"][index] = {name: value.clone() if name == "step" else torch.empty_like(like).copy_(value)
+                                       for name, value in values.items()}
         own = [(group["lr"], group["capturable"]) for group in optimizer.param_groups]
         optimizer.load_state_dict(moments)
         for group, (rate, capturable) in zip(optimizer.param_groups, own, strict=True):
@@ -147,12 +175,7 @@ def restore(step_folder: Path, state: State, model: torch.nn.Module, average: to
 def read_state(step_folder: Path) -> State:
     """A checkpoint's state.json, every value checked. Raises InputError that names file and key."""
     path = step_folder / "state.json"
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
-        raise InputError(f"{path}: expected a checkpoint's state, found none that can be read ({reason})") from None
-    expect(path, "state", content, isinstance(content, dict), "an object")
+    content = read_json(path, "a checkpoint's state")
     content = migrated(content, path, STATE)
     expect_keys(path, "keys", content, {field.name for field in fields(State)})
     state = State(**content)
@@ -184,9 +207,9 @@ def has_part(step_folder: Path, state: State, name: str) -> bool:
 def read_part(step_folder: Path, state: State, name: str) -> bytes:
     """A part's bytes. Raises InputError where it is missing, or is another than the checkpoint was written with."""
     path = step_folder / name
-    if not has_part(step_folder, state, name) or not path.is_file():
+    if not has_part(step_folder, state, name):
         raise InputError(f"{path}: expected a part of this checkpoint, found none")
-    content = path.read_bytes()
+    content = read_file(path, "a part of this checkpoint")
     if state.checksums is not None and (found := hashlib.sha256(content).hexdigest()) != state.checksums[name]:
         raise InputError(f"{path}: expected the checksum {state.checksums[name][:12]}... that state.json has, found "
                          f"{found[:12]}...: it is damaged, or of another checkpoint")
@@ -198,7 +221,7 @@ def read_weights(step_folder: Path, state: State, name: str) -> dict[str, torch.
     content = read_part(step_folder, state, name)
     try:
         return load(content)
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise InputError(f"{step_folder / name}: expected a whole safetensors file, found one that cannot be read "
                          f"({error})") from None
 
@@ -235,12 +258,6 @@ def read_trained(folder: Path, which: str) -> tuple[Path, State, Path, dict[str,
     return None
 
 
-def load_weights(module: torch.nn.Module, weights: dict, source: Path) -> None:
-    """Copies weights into a module, cast to its dtypes, once `check_weights` has found nothing."""
-    check_weights(module, weights, source)
-    module.load_state_dict(weights)
-
-
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict:
     """An optimiser's state as it is stored, the same from every device: on a GPU the learning rate is a tensor, and
     `capturable` is set, for the sake of CUDA graphs."""
@@ -249,14 +266,21 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict:
     return state | {"param_groups": plain}
 
 
-def read_optimizer(step_folder: Path, state: State, device: torch.device) -> dict:
-    """An optimiser's state, without ever unpickling an object."""
-    content = read_part(step_folder, state, OPTIMIZER)
+def read_optimizer(step_folder: Path, state: State) -> dict:
+    """An optimiser's state, on the CPU, without ever unpickling an object.
+
+    The file is mapped: then PyTorch refuses a tensor that reaches beyond the file, and does not trust its sizes."""
+    path, content = step_folder / OPTIMIZER, read_part(step_folder, state, OPTIMIZER)
     try:
-        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it is compressed")
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} is damaged")
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # zip, pickle and torch errors alike: a truncated or foreign file
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise InputError(f"{step_folder / OPTIMIZER}: expected a whole optimiser state, found one that cannot be read "
+        raise InputError(f"{path}: expected a whole optimiser state, found one that cannot be read "
                          f"({reason})") from None
 
 
@@ -275,7 +299,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer, found: Any, source: Path) 
         expect(source, f"param_groups[{number}]", sorted(map(str, group)), needed <= group.keys(), f"{sorted(needed)}")
         expect(source, f"param_groups[{number}].lr", group["lr"], _is_number(group["lr"]), "a finite number")
         for key in expected.keys() & group.keys() - {"lr"}:  # the schedule sets lr at every step
-            expect(source, f"param_groups[{number}].{key}", group[key], group[key] == expected[key], f"{expected[key]}")
+            same = _same_option(group[key], expected[key])
+            expect(source, f"param_groups[{number}].{key}", group[key], same, f"{expected[key]}")
     parameters = dict(enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]))
     expect(source, "state", moments, isinstance(moments, dict) and moments.keys() <= parameters.keys(),
            f"{len(parameters)} parameters' moments")
@@ -284,10 +309,38 @@ def check_optimizer(optimizer: torch.optim.Optimizer, found: Any, source: Path) 
         for name, value in values.items():
             like = torch.zeros(()) if name == "step" else parameters[index]
             form = (like.dtype, tuple(like.shape))
-            expect(source, f"state[{index}].{name}", type(value), isinstance(value, torch.Tensor), "a tensor")
+            accepted = type(value) is torch.Tensor and value.layout is torch.strided and value.device.type == "cpu"
+            expect(source, f"state[{index}].{name}", type(value), accepted, "a tensor on the CPU")
             expect(source, f"state[{index}].{name}", (value.dtype, tuple(value.shape)),
                    (value.dtype, tuple(value.shape)) == form, f"{form}")
+            expect(source, f"state[{index}].{name}", f"strides {value.stride()}", _is_whole(value), "one value a place")
             expect(source, f"state[{index}].{name}", "NaN or infinity", value.isfinite().all(), "finite values")
+
+
+def _same_option(found: Any, expected: Any) -> bool:
+    """Whether an option is the same and of the same type: a list is no tuple, True no 1; but 0 is 0.0."""
+    if isinstance(expected, list | tuple):
+        return type(found) is type(expected) and len(found) == len(expected) and all(map(_same_option, found, expected))
+    numbers = {int, float}
+    return (type(found) is type(expected) or {type(found), type(expected)} == numbers) and found == expected
+
+
+def _is_whole(value: torch.Tensor) -> bool:
+    """Whether a tensor has a place in memory of its own for each value, with none in between: no expanded view."""
+    expected = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(value.stride(), value.shape) if size > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _remove(path: Path) -> None:
+    """Removes a checkpoint's folder; of one that is elsewhere only the link to it."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def _plain(weights: dict) -> dict:
@@ -295,7 +348,7 @@ def _plain(weights: dict) -> dict:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return is_integer(abs(value)) if type(value) is int else type(value) is float and math.isfinite(value)
 
 
 def _is_time(value: Any) -> bool:

@@ -2,25 +2,44 @@
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
+from types import NoneType
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from pipelines.files.atomic import write_atomically
+from pipelines.files.checks import brief, is_integer
+from pipelines.files.errors import InputError
+from pipelines.files.reading import parse_json, read_file
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl, in order; a truncated last line is left out."""
-    rows = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
+    """The rows of a metrics.jsonl, in order: `step`, `split`, and figures, numbers or None. [] where there is none.
+
+    A last line without its end, as a kill leaves it, is left out. Raises InputError that names any other line that is
+    no row: what follows it is not dropped in silence."""
+    if not (path.exists() or path.is_symlink()):
+        return []
+    *lines, last = read_file(path, "a log of figures").split(b"\n")
+    rows = [_row(line, path, number) for number, line in enumerate(lines, 1)]
+    if last:
+        with suppress(InputError):
+            rows.append(_row(last, path, len(lines) + 1))
     return rows
+
+
+def _row(line: bytes, path: Path, number: int) -> dict:
+    """One line. Raises InputError that says how to go on where it is damaged."""
+    source, what = f"{path}: line {number}", "a row of figures; remove this line to go on without it"
+    row = parse_json(line.decode("utf-8", "replace"), source, what)
+    figures = [value for key, value in row.items() if key not in ("step", "split")]
+    if not (is_integer(row.get("step")) and isinstance(row.get("split"), str)
+            and all(type(value) in (int, float, NoneType) for value in figures)):
+        raise InputError(f"{source}: expected {what}, found {brief(row)}")
+    return row
 
 
 class RunLog:

@@ -672,32 +672,20 @@ def test_an_interrupted_decoding_leaves_nothing_that_counts(folder, load, monkey
     assert len(load(root, validation_fraction=0.25).split("train")) == 3
 
 
-def note(notes: Path, lengths: list) -> None:
-    notes.write_text(json.dumps({"lengths": lengths, "unreadable": {}}))
-
-
-@pytest.mark.parametrize(("damage", "message"), [
-    (lambda samples, notes: os.truncate(samples, 100), "i16: expected 400 bytes, found 100; remove it"),
-    (lambda samples, notes: samples.unlink(), "i16: expected 400 bytes, found 0; remove it"),
-    (lambda samples, notes: notes.write_bytes(b""),
-     "json: expected lengths of decoded files, found other content; remove it"),
-    (lambda samples, notes: notes.write_text("[]"), "json: expected lengths of decoded files, found other content"),
-    (lambda samples, notes: notes.write_text("{}"), "json: expected lengths of decoded files, found other content"),
-    (lambda samples, notes: note(notes, ["a"]), "json: expected lengths of decoded files, found other content"),
-    (lambda samples, notes: note(notes, [200]), "json: expected the lengths of 2 audio files, found others; remove it"),
-    (lambda samples, notes: note(notes, [[200, 0]]), "json: expected the lengths of 2 audio files"),
-    (lambda samples, notes: note(notes, [300, -100]), "json: expected the lengths of 2 audio files"),
-    (lambda samples, notes: (note(notes, [0, 0]), os.truncate(samples, 0)),
-     "json: expected the lengths of 2 audio files"),
-], ids=["cut", "gone", "empty notes", "a list", "no keys", "no numbers", "too few", "nested", "negative", "nothing"])
-def test_a_damaged_cache_is_named(damage, message, folder, load, tmp_path):
+@pytest.mark.parametrize("damage", [
+    lambda samples, notes: os.truncate(samples, 100), lambda samples, notes: samples.unlink(),
+    lambda samples, notes: notes.write_bytes(b""), lambda samples, notes: notes.write_text("[]"),
+    lambda samples, notes: notes.write_text(notes.read_text().replace("200", "199")),
+], ids=["cut", "gone", "empty notes", "a list", "other lengths"])
+def test_a_damaged_cache_is_made_anew(damage, folder, load, tmp_path, capsys):
     root = folder(flat(2))
-    load(root, validation_fraction=0.5)
+    first = load(root, validation_fraction=0.5)
     (samples,), (notes,) = ((tmp_path / "cache").glob(f"*.{suffix}") for suffix in ("i16", "json"))
     damage(samples, notes)
-    with pytest.raises(InputError, match=message) as error:
-        load(root, validation_fraction=0.5)
-    assert str(error.value).startswith(str(tmp_path / "cache"))
+    again = load(root, validation_fraction=0.5)
+    assert torch.equal(everything(first, "train").x, everything(again, "train").x)
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert str(tmp_path / "cache") in line and line.endswith("it is made anew")
 
 
 # Synthetic speech

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.data.cache import cache_key, locked, made_whole, map_values
+from pipelines.data.cache import cache_key, cached, locked, made_whole, map_values
 from pipelines.files.errors import InputError
 
 
@@ -47,3 +47,24 @@ def test_a_lock_makes_its_folder_and_is_given_back(tmp_path):
     for _ in range(2):  # the second would wait for ever, had the first not given it back
         with locked(tmp_path / "cache" / "deep") as descriptor:
             assert os.fstat(descriptor)
+
+
+def test_a_file_is_made_once_and_anew_when_it_or_its_notes_are_damaged(tmp_path, capsys):
+    target, made = tmp_path / "cache" / "values.u8", []
+
+    def make() -> dict:
+        made.append(1)
+        with made_whole(target) as path:
+            path.write_bytes(b"abc")
+        return {"count": 3}
+
+    for damage in (lambda: None, lambda: None, lambda: target.write_bytes(b"abd"), target.unlink,
+                   lambda: target.with_suffix(".json").write_bytes(b"{"),
+                   lambda: target.with_suffix(".json").write_text(
+                       target.with_suffix(".json").read_text().replace("3", "4"))):
+        if made:
+            damage()
+        assert cached(target, make) == {"count": 3} and target.read_bytes() == b"abc"
+    assert len(made) == 5
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 4 and all(line.startswith("note: ") and line.endswith("it is made anew") for line in notes)

@@ -183,9 +183,10 @@ def test_frames_are_packed_once_and_again_when_a_file_changes(folder, load, tmp_
     assert {episode for split in ("train", "validation")
             for episode, _ in origins(everything(load(folder), split).x)} == {9, 1, 2, 3}
     (changed,) = set((tmp_path / "cache").glob("walks-*.npy")) - {packed}
-    changed.write_bytes(changed.read_bytes()[:-1])
-    with pytest.raises(InputError, match=r"cache/walks-[0-9a-f]{16}.npy: expected a NumPy array, found a file"):
-        load(folder)
+    expected = changed.read_bytes()
+    changed.write_bytes(expected[:-1])
+    load(folder)
+    assert changed.read_bytes() == expected
 
 
 def replace_frames(array):

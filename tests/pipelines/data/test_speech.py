@@ -261,8 +261,8 @@ def test_a_bad_description_is_named(described, changes, message):
 
 
 @pytest.mark.parametrize("content, message", [
-    (None, "found nothing"), (b"", "expected JSON"), (b"{", "expected JSON"), (b"\xff\xfe", "expected JSON"),
-    (b"[" * 10**5, "expected JSON"), (b"[]", "found other content"),
+    (None, "found no such file"), (b"", "in JSON"), (b"{", "in JSON"), (b"\xff\xfe", "not UTF-8"),
+    (b"[" * 10**5, "in JSON"), (b"[]", "a mapping, found a list"),
     (b"{}", "expected the key 'version', found none"),
     (b'{"version": 1, "clips": []}', "expected the key 'sample_rate_hz', found none"),
 ])

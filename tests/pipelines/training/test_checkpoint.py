@@ -108,7 +108,7 @@ def test_one_flipped_bit_of_any_part_is_found_and_nothing_is_used(name, folder):
 @pytest.mark.parametrize("name", [MODEL, EMA, OPTIMIZER])
 def test_a_missing_part_is_named(name, folder):
     (find_checkpoint(folder) / name).unlink()
-    with pytest.raises(InputError, match=f"{name}: expected a part of this checkpoint, found none"):
+    with pytest.raises(InputError, match=f"{name}: expected a part of this checkpoint, found no such file"):
         restored(folder)
 
 
