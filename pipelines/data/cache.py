@@ -3,7 +3,6 @@
 A file's name contains a key of all that its content depends on, so that another source or setting makes another file.
 """
 
-import fcntl
 import hashlib
 import json
 import math
@@ -18,6 +17,7 @@ import numpy as np
 
 from pipelines.files.atomic import sync_folder
 from pipelines.files.errors import InputError, naming
+from pipelines.files.locks import locked as locked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,15 +26,6 @@ if TYPE_CHECKING:
 def cache_key(settings: object, digits: int = 16) -> str:
     """A hash of what JSON can hold, in hexadecimal digits."""
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:digits]
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Creates the folder and lets one process at a time go on; yields the descriptor that holds the lock."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock.fileno()
 
 
 @contextmanager

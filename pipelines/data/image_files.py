@@ -4,7 +4,6 @@ Axes: n images, c channels (1 grey, 3 RGB), h w pixels.
 """
 
 import math
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from pipelines.data.folders import list_files, warn_unreadable
 from pipelines.data.workers import worker_pool
 from pipelines.files.errors import InputError, naming
+from pipelines.files.platforms import reserve
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 100_000_000  # per image: 300 MB decoded; a file of a few kB can claim a thousand times as many
@@ -88,7 +88,7 @@ def decode_images(
     `concurrent.futures.process.BrokenProcessPool` if a process was killed.
     """
     with open(target, "wb") as file, naming(target):  # a full disk fails now, not after an hour of decoding
-        os.posix_fallocate(file.fileno(), 0, len(paths) * math.prod(shape))
+        reserve(file, len(paths) * math.prod(shape))
     tasks = [(target, start, paths[start : start + CHUNK], shape) for start in range(0, len(paths), CHUNK)]
     unreadable: dict[int, str] = {}
     with worker_pool(min(workers, len(tasks))) as pool:

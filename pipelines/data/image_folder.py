@@ -8,7 +8,6 @@ Training therefore needs no loader processes: a batch is a gather from GPU memor
 """
 
 import json
-import os
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from pipelines.data.image_files import SUFFIXES, decode_images
 from pipelines.data.images import ImageSplit
 from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
+from pipelines.files.platforms import usable_cores
 from pipelines.splits.base import Data, checked_hold_out_size, hold_out
 
 
@@ -70,7 +70,7 @@ class ImageFolder(Data):
         names = class_names(parts["train"].files)
         self.label_names, self.classes = (("class",), (names,)) if names else ((), ())
         labels = {split: self._labels(part) for split, part in parts.items()}
-        workers = workers or len(os.sched_getaffinity(0))
+        workers = workers or usable_cores()
         stored = (channels, store_size, store_size)
         self.pixels, readable = decoded(list(parts.values()), Path(cache), self.name, stored, workers)
         self.parts = _place(labels, readable, validation_fraction, seed)
