@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from pipelines.files.locks import locked as locked
 if TYPE_CHECKING:
     from torch import Tensor
 
+LEFTOVER = re.compile(r".+-[0-9a-f]{16}\.tmp")  # of a file whose name ends in a key
+
 
 def cache_key(settings: object, digits: int = 16) -> str:
     """A hash of what JSON can hold, in hexadecimal digits."""
@@ -32,8 +35,11 @@ def cache_key(settings: object, digits: int = 16) -> str:
 def made_whole(target: Path) -> Iterator[Path]:
     """Yields a path to write to; at the end, that file becomes `target`. After an error it is removed.
 
-    Call it under the folder's lock: the path is the same each time, so that a killed process leaves one file at most.
+    Call it under the folder's lock: files of this kind that are there belong to killed processes, and are removed.
     """
+    for leftover in target.parent.glob("*.tmp"):
+        if LEFTOVER.fullmatch(leftover.name):
+            leftover.unlink()
     temporary = target.with_suffix(".tmp")
     try:
         with naming(target):
