@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pipelines.data.codes import CodeData
 from pipelines.files.errors import InputError
+from pipelines.files.locks import only_writer
 from pipelines.files.places import outputs
 from pipelines.generation.decoding import decode, descend
 from pipelines.generation.labels import conditioning_labels, decoder_labels, parse_labels
@@ -205,27 +206,31 @@ class TrainedRun:
         names = self._loaded.stage1.condition_on
         wanted = _wanted(labels, names)
         check_able(self._kind, "reconstruct", self.folder)
-        return self._kind.reconstruct(self._loaded, Path(source), Path(out), wanted, seed, batch_size)
+        with only_writer(_folder(out), "reconstruct"):
+            return self._kind.reconstruct(self._loaded, Path(source), Path(out), wanted, seed, batch_size)
 
     def convert_files(self, source: str | Path, out: str | Path, label: str, target: str, seed: int = 0,
                       batch_size: int = 16) -> Written:
         """Writes each recording decoded with the class `target` of a label, such as another speaker."""
         check_able(self._kind, "convert", self.folder)
-        return self._kind.convert(self._loaded, Path(source), Path(out), label, target, seed, batch_size)
+        with only_writer(_folder(out), "convert_speaker"):
+            return self._kind.convert(self._loaded, Path(source), Path(out), label, target, seed, batch_size)
 
     def predict_clips(self, out: str | Path, n: int = 8, context: int = 6, frames: int = 10,
                       actions: Sequence[str] = ("recorded",), data_root: Path | None = None, seed: int = 0,
                       batch_size: int = 64, **truncation: Any) -> Written:
         """Writes held-out clips, continued after `context` frames, conditioned on actions."""
         check_able(self._kind, "predict", self.folder)
-        return self._kind.predict(self._loaded, data_root, Path(out), n, context, frames, actions, seed, batch_size,
-                                  **truncation)
+        with only_writer(_folder(out), "predict_video"):
+            return self._kind.predict(self._loaded, data_root, Path(out), n, context, frames, actions, seed,
+                                      batch_size, **truncation)
 
     def plot_latents(self, out: str | Path, data_root: Path | None = None, split: str | None = None, example: int = 0,
                      seed: int = 0, batch_size: int = 64) -> dict[str, Path | str]:
         """Writes figures of what the latents mean; returns their paths, or why one was left out, by title."""
         check_able(self._kind, "plot_latents", self.folder)
-        return self._kind.plot_latents(self._loaded, data_root, Path(out), split, example, seed, batch_size)
+        with only_writer(_folder(out), "plot_latents"):
+            return self._kind.plot_latents(self._loaded, data_root, Path(out), split, example, seed, batch_size)
 
     # --- checks ---------------------------------------------------------------------------------------------
 
@@ -314,7 +319,8 @@ class SampledItems:
 
     def save(self, folder: str | Path) -> Path:
         """Writes one file per sample and one overview of all, whose path is returned."""
-        return self._run._kind.write_samples(_folder(folder), self._samples, self._run._loaded.stage1.example)
+        with only_writer(_folder(folder), "sample"):
+            return self._run._kind.write_samples(Path(folder), self._samples, self._run._loaded.stage1.example)
 
 
 class CodeItems(torch.utils.data.Dataset):
@@ -348,9 +354,8 @@ def _wanted(labels: Any, names: Sequence[str]) -> dict[str, str]:
 
 
 def _folder(path: str | Path) -> Path:
-    """The folder, made if it is not there."""
+    """The folder, which need not exist."""
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder, found a file")
-    folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -33,6 +33,7 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.files.atomic import write_atomically
     from pipelines.files.errors import InputError
     from pipelines.files.formats import FORMAT
+    from pipelines.files.locks import only_writer
     from pipelines.kinds import kind_of
 
     start = time.monotonic()
@@ -43,19 +44,19 @@ def main(cfg: "DictConfig") -> None:
         if (found := subject.options[name]) < least:
             raise InputError(f"evaluate.{name}: expected a number >= {least}, found {found}")
     kind.check(subject)
-    measured, figures = measure_shared(subject)
-    figures |= kind.figures(measured, subject, figures)
-    result = {"format": FORMAT, "run": cfg.run, "data": subject.data.name, "split": subject.split_name,
-              "items": len(subject.split),
-              "stage1_step": stage1.state.step, "stage2_step": stage2 and stage2.state.step,
-              "training_seconds": {"stage1": stage1.state.seconds, "stage2": stage2 and stage2.state.seconds},
-              **figures}
-    write_atomically(run.root / "metrics.json", (json.dumps(rounded(result), indent=1) + "\n").encode())
-    run.figures.mkdir(parents=True, exist_ok=True)
-    paths = kind.draw(measured, subject, result) | draw_training(measured, subject)
-    print(table(result, kind.rows(result)))
-    print("\n".join(f"{title:<34}{path}" for title, path in paths.items()))
-    print(f"measured in {time.monotonic() - start:.0f} s -> {run.root / 'metrics.json'}")
+    with only_writer(run.root, "evaluate"), only_writer(run.figures, "evaluate"):
+        measured, figures = measure_shared(subject)
+        figures |= kind.figures(measured, subject, figures)
+        result = {"format": FORMAT, "run": cfg.run, "data": subject.data.name, "split": subject.split_name,
+                  "items": len(subject.split),
+                  "stage1_step": stage1.state.step, "stage2_step": stage2 and stage2.state.step,
+                  "training_seconds": {"stage1": stage1.state.seconds, "stage2": stage2 and stage2.state.seconds},
+                  **figures}
+        write_atomically(run.root / "metrics.json", (json.dumps(rounded(result), indent=1) + "\n").encode())
+        paths = kind.draw(measured, subject, result) | draw_training(measured, subject)
+        print(table(result, kind.rows(result)))
+        print("\n".join(f"{title:<34}{path}" for title, path in paths.items()))
+        print(f"measured in {time.monotonic() - start:.0f} s -> {run.root / 'metrics.json'}")
 
 
 def load_subject(cfg: "DictConfig") -> "Subject":

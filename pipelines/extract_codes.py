@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 def main(cfg: "DictConfig") -> None:
     from pipelines.data.codes import write_codes
     from pipelines.files.errors import InputError
+    from pipelines.files.locks import only_writer
+    from pipelines.files.signals import saying
     from pipelines.kinds import kind_of
     from pipelines.runs.config import plain
     from pipelines.runs.data import open_data
@@ -45,12 +47,14 @@ def main(cfg: "DictConfig") -> None:
         codes = autoencoder.encode(batch.x)
         return {"codes": codes, **kind.code_fields(batch, codes, data)}
 
-    codes = write_codes(
-        run.codes, data, encode, num_codes=autoencoder.bottleneck.num_codes,
-        num_codebooks=autoencoder.bottleneck.num_codebooks, stage1_hash=stage1_hash(stage1),
-        parent_hash=data.parent_hash, device=device, views=options.views, seed=cfg.seed, batch_size=options.batch_size,
-        shard_size=options.shard_size, overwrite=options.overwrite, other_data=other_data,
-    )
+    with only_writer(run.codes, "extract_codes"), saying("the same command continues after the last whole shard"):
+        codes = write_codes(
+            run.codes, data, encode, num_codes=autoencoder.bottleneck.num_codes,
+            num_codebooks=autoencoder.bottleneck.num_codebooks, stage1_hash=stage1_hash(stage1),
+            parent_hash=data.parent_hash, device=device, views=options.views, seed=cfg.seed,
+            batch_size=options.batch_size, shard_size=options.shard_size, overwrite=options.overwrite,
+            other_data=other_data,
+        )
     counts = ", ".join(f"{name} {len(codes.split(name))}" for name in codes.splits)
     print(f"codes are written: {run.codes}; {counts}; grid {'x'.join(map(str, codes.grid))}, K = {codes.num_codes}"
           + (f", {codes.num_codebooks} codebooks" if codes.num_codebooks > 1 else ""))

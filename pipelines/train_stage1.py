@@ -59,10 +59,11 @@ def main(cfg: "DictConfig") -> None:
         task = AutoencoderTask(autoencoder, columns, partial(kind_of(data.kind).show, example=example))
         for epoch in (None, 0):  # as evaluation and as training see it
             check_fit(task, splits["train"].batch(torch.arange(1), cfg.seed, epoch))
-        if distributed.rank() == 0:
-            claim_folder(run.stage1, config)
-        distributed.barrier()
-        state = train(task, splits, settings, run.stage1, cfg.seed, device, facts={})
+        with distributed.only_training(run.stage1, "train_stage1", device):
+            if distributed.rank() == 0:
+                claim_folder(run.stage1, config)
+            distributed.barrier()
+            state = train(task, splits, settings, run.stage1, cfg.seed, device, facts={})
         if distributed.rank() == 0:
             print(f"stage 1 is trained: {run.stage1}, step {state.step}; {describe_best(state, task.criterion)}")
 

@@ -59,7 +59,7 @@ def main(cfg: "DictConfig") -> None:
             codes.manifest.extraction, codes.name, codes.manifest.data["shape"],
             None if split.lengths is None else length_counts(split.labels, split.lengths)).to_config(),
     }
-    with distributed.process_group(device):
+    with distributed.process_group(device), distributed.only_training(run.stage2, "train_stage2", device):
         if distributed.rank() == 0:
             claim_folder(run.stage2, config)
         distributed.barrier()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from pipelines.commands.processes import refuse_ranks
 from pipelines.files.errors import InputError
 from pipelines.splits.seeds import check_seed
 
@@ -61,7 +62,8 @@ def truncation(arguments: argparse.Namespace) -> dict[str, float | None]:
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
-    """Raises InputError for a count that is too small and a seed out of range."""
+    """Raises InputError for a count that is too small, a seed out of range, and several ranks."""
+    refuse_ranks()
     for name, least in LEAST.items():
         if (found := getattr(arguments, name, least)) < least:
             raise InputError(f"--{name.replace('_', '-')}: expected a number >= {least}, found {found}")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pipelines.commands.help import verb_help
+from pipelines.commands.processes import refuse_ranks
 from pipelines.commands.refusals import refuse_flags, refused_override
 from pipelines.files.errors import InputError, one_line_errors
 
@@ -22,7 +23,7 @@ def hydra_main(stage: str, *concerns: str) -> Callable[[Callable[["DictConfig"],
 
     `concerns` are the keys of configs/main.yaml that --help lists besides those of every verb; `train` stands for the
     stage's training. `main` imports torch, and all that does, in its body. The user's errors become one line and exit
-    status 2; an interrupted training exits with 128 + the number of its signal."""
+    status 2; a command that a signal stops exits with 128 + its number. Only training runs in several ranks."""
 
     def decorate(main: Callable[["DictConfig"], None]) -> Callable[[], None]:
         @functools.wraps(main)
@@ -30,14 +31,9 @@ def hydra_main(stage: str, *concerns: str) -> Callable[[Callable[["DictConfig"],
             from hydra.core.hydra_config import HydraConfig
 
             from pipelines.runs.config import settle_bottleneck
-            from pipelines.training.loop import Interrupted
 
             with one_line_errors():
-                try:
-                    main(settle_bottleneck(cfg, HydraConfig.get()))
-                except Interrupted as interrupted:
-                    print(interrupted, file=sys.stderr)
-                    sys.exit(128 + interrupted.signal_number)
+                main(settle_bottleneck(cfg, HydraConfig.get()))
 
         @functools.wraps(main)
         def run() -> None:
@@ -47,6 +43,8 @@ def hydra_main(stage: str, *concerns: str) -> Callable[[Callable[["DictConfig"],
                     print(verb_help(main.__globals__["__doc__"], stage, concerns))
                     return
                 refuse_flags(given)
+                if "train" not in concerns:
+                    refuse_ranks()
                 compose_and_call(guarded, stage, given)
 
         return run

@@ -21,6 +21,7 @@ from pipelines.data.cache import cache_key, cached, made_whole, map_values
 from pipelines.data.folders import list_files, warn_unreadable
 from pipelines.data.workers import worker_pool
 from pipelines.files.errors import InputError
+from pipelines.files.platforms import usable_cores
 
 SUFFIXES = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"}
 VERSION = 1  # version of the decoding: part of the cache's name
@@ -125,7 +126,7 @@ def _decode(root: Path, files: list[str], target: Path, sample_rate_hz: int, pea
     """Decodes into the file `target`. Returns lengths, and unreadable files with reasons."""
     lengths: list[int] = []
     unreadable: dict[str, str] = {}
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or usable_cores()
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     paths = [[str(root / file) for file in chunk] for chunk in chunks]
     rates, peaks = [sample_rate_hz] * len(chunks), [peak] * len(chunks)

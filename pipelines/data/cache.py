@@ -4,11 +4,11 @@ A file's name contains a key of all that its content depends on, so that another
 Beside it lies NAME.json with its checksum and what is known of it; a damaged file is made anew.
 """
 
-import fcntl
 import hashlib
 import json
 import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,10 +21,13 @@ import numpy as np
 from pipelines.files.atomic import sync_folder, write_atomically
 from pipelines.files.checks import expect, expect_keys
 from pipelines.files.errors import InputError, naming
+from pipelines.files.locks import locked as locked
 from pipelines.files.reading import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+LEFTOVER = re.compile(r".+-[0-9a-f]{16}\.tmp")  # of a file whose name ends in a key
 
 
 def cache_key(settings: object, digits: int = 16) -> str:
@@ -33,20 +36,14 @@ def cache_key(settings: object, digits: int = 16) -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Creates the folder and lets one process at a time go on; yields the descriptor that holds the lock."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock.fileno()
-
-
-@contextmanager
 def made_whole(target: Path) -> Iterator[Path]:
     """Yields a path to write to; at the end, that file becomes `target`. After an error it is removed.
 
-    Call it under the folder's lock: the path is the same each time, so that a killed process leaves one file at most.
+    Call it under the folder's lock: files of this kind that are there belong to killed processes, and are removed.
     """
+    for leftover in target.parent.glob("*.tmp"):
+        if LEFTOVER.fullmatch(leftover.name):
+            leftover.unlink()
     temporary = target.with_suffix(".tmp")
     try:
         with naming(target):

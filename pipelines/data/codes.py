@@ -15,7 +15,6 @@ Axes: n items, b items of a batch, g codebooks, L labels of an item, c channels;
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from pipelines.data.manifest import MANIFEST, Manifest, Shard, read_manifest
 from pipelines.files.atomic import write_atomically
 from pipelines.files.checks import brief, expect
 from pipelines.files.errors import InputError
+from pipelines.files.platforms import memory_bytes
 from pipelines.splits.base import Batch, Data, Split
 
 Encode = Callable[[Batch], dict[str, Tensor]]
@@ -248,8 +248,8 @@ def _check_sizes(folder: Path, manifest: Manifest) -> None:
                 raise InputError(f"{folder / MANIFEST}: splits.{name}: expected {shard.file} to have room for "
                                  f"{shard.count} items ({least} bytes), found {size} bytes")
             total += size
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if total > memory:
+    memory = memory_bytes()
+    if memory is not None and total > memory:
         raise InputError(f"{folder}: expected shards that fit into memory, {memory} bytes, found {total} bytes")
 
 

@@ -19,7 +19,6 @@ import hashlib
 import importlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Generator
 from importlib.util import find_spec
@@ -32,7 +31,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pipelines.data.manifest import MANIFEST
-from pipelines.files.atomic import write_atomically
+from pipelines.files.atomic import folder_made_whole, write_atomically
 from pipelines.files.errors import InputError, naming
 from pipelines.files.reading import read_json
 from pipelines.splits.counters import below, words
@@ -80,9 +79,7 @@ def generate_doom(folder: Path, episodes: int, frames: int, seed: int) -> Path:
     if find_spec("vizdoom") is None:
         raise InputError("doom: expected the extra [video], which renders it, found it not installed; "
                          "pip install 'neural-discrete-representations[video]', or here pip install -e '.[video]'")
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
-    try:
+    with folder_made_whole(folder.absolute(), "make_doom_data") as temporary:
         sums = {}
         with tqdm(total=episodes * frames, desc="walk", unit="frame", disable=None, dynamic_ncols=True) as bar, \
                 contextlib.closing(_episodes(episodes, frames, seed)) as walks:
@@ -90,10 +87,6 @@ def generate_doom(folder: Path, episodes: int, frames: int, seed: int) -> Path:
                 sums[name] = _write(temporary / name, files)
                 bar.update(frames)
         write_atomically(temporary / MANIFEST, (json.dumps(settings | {"sha256": sums}, indent=1) + "\n").encode())
-        temporary.chmod(0o755)
-        os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -5,7 +5,6 @@ Axes: n images, c channels (1 grey, 3 RGB), h w pixels.
 
 import hashlib
 import math
-import os
 import re
 import warnings
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from torch import Tensor
 from pipelines.data.folders import shown, walk, warn_left_out, warn_unreadable
 from pipelines.data.workers import worker_pool
 from pipelines.files.errors import InputError, naming
+from pipelines.files.platforms import reserve
 from pipelines.splits.describe import counted
 
 Range = tuple[float, float]  # the pixel values that become 0 and 255
@@ -230,7 +230,7 @@ def decode_images(
     the file, and `concurrent.futures.process.BrokenProcessPool` if a process was killed.
     """
     with open(target, "wb") as file, naming(target):  # a full disk fails now, not after an hour of decoding
-        os.posix_fallocate(file.fileno(), 0, len(paths) * math.prod(shape))
+        reserve(file, len(paths) * math.prod(shape))
     tasks = [(target, start, paths[start : start + CHUNK], shape, values) for start in range(0, len(paths), CHUNK)]
     found = Found()
     with worker_pool(min(workers, len(tasks))) as pool:

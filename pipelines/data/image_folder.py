@@ -9,7 +9,6 @@ Training therefore needs no loader processes: a batch is a gather from GPU memor
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures.process import BrokenProcessPool
@@ -37,6 +36,7 @@ from pipelines.data.image_files import Found, Range, decode_images, image_format
 from pipelines.data.images import ImageSplit
 from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
+from pipelines.files.platforms import usable_cores
 from pipelines.splits.base import Data, checked_hold_out_size, hold_out
 
 VERSION = 2  # of the cached files
@@ -97,7 +97,7 @@ class ImageFolder(Data):
             raise InputError(f"data.labels: expected at least two class folders in {parts['train'].folder}, found none")
         self.label_names, self.classes = (("class",), (names,)) if names else ((), ())
         numbers = {split: self._labels(part) for split, part in parts.items()}
-        workers = workers or len(os.sched_getaffinity(0))
+        workers = workers or usable_cores()
         rows = _rows(numbers, validation_fraction, seed)
         paths = [part.folder / file.path for part in parts.values() for file in part.files]
         key = [[split, part.folder.name, part.files] for split, part in parts.items()]

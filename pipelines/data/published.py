@@ -9,6 +9,7 @@ from einops import rearrange
 
 from pipelines.data.images import ImageSplit
 from pipelines.files.errors import InputError
+from pipelines.files.locks import locked
 from pipelines.splits.base import Data, checked_hold_out_size, hold_out
 
 
@@ -46,9 +47,18 @@ class PublishedImages(Data):
 
     def _open(self, root: str, download: bool) -> list[Any]:
         """The training and the test part. torchvision unpickles CIFAR-10 after checking the published MD5 sums."""
-        try:
+        def parts(download: bool) -> list[Any]:
             return [self.published(root, train=train, download=download) for train in (True, False)]
-        except Exception as error:  # whatever torchvision makes of a damaged file
+
+        try:
+            try:
+                return parts(download=False)
+            except Exception:  # whatever torchvision makes of a damaged file
+                if not download:
+                    raise
+            with locked(Path(root)):  # two runs that begin at once
+                return parts(download=True)
+        except Exception as error:
             raise InputError(
                 f"{Path(root) / self.folder}: expected the published files of {self.published.__name__}, found none "
                 f"that can be read ({error or type(error).__name__}); name their root with data.root=FOLDER, or "

@@ -19,6 +19,7 @@ import argparse
 import ctypes
 import importlib
 import json
+import multiprocessing
 import os
 import re
 import select
@@ -27,8 +28,10 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from itertools import count, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +42,7 @@ from tqdm import tqdm
 from pipelines.data.cache import cache_key, locked
 from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
+from pipelines.files.platforms import usable_cores
 from pipelines.files.reading import read_json
 from pipelines.splits.counters import below, permutation
 from pipelines.splits.counters import words as random_words
@@ -166,7 +170,7 @@ def generate_speech(folder: Path, clips: int, words_per_clip: int, voices: int, 
                          "pip install 'neural-discrete-representations[speech]', or here pip install -e '.[speech]'")
     with locked(target) as lock:
         if not (target / "clips.json").exists():
-            _generate(target, utterances, voices, workers or len(os.sched_getaffinity(0)), lock)
+            _generate(target, utterances, voices, workers or usable_cores(), lock)
     return target
 
 
@@ -278,7 +282,9 @@ def _generate(target: Path, utterances: list[Utterance], voices: int, workers: i
     with tempfile.TemporaryFile("w+") as request, tempfile.TemporaryFile("w+", errors="replace") as complaints:
         json.dump(utterances, request)
         request.seek(0)
-        options = {"stdin": request, "stdout": subprocess.PIPE, "stderr": complaints, "pass_fds": (lock,)}
+        options = {"stdin": request, "stdout": subprocess.PIPE, "stderr": complaints}
+        if os.name != "nt":
+            options["pass_fds"] = (lock,)
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a process that forks
         root = Path(__file__).resolve().parents[2]
         with subprocess.Popen(command, text=True, cwd=root, env=environment, **options) as process:
@@ -404,16 +410,36 @@ def _from_closures(wave: np.ndarray, events: list[tuple[str, int]]) -> list[tupl
     return moved
 
 
-def _speak_and_write(library: ctypes.CDLL, folder: Path, number: int, utterance: Utterance) -> None:
-    """Writes the audio file, then one line [number, samples, events] to stdout."""
+def _speak_and_write(library: ctypes.CDLL, folder: Path, number: int, utterance: Utterance) -> bytes:
+    """Writes the audio file; returns one line [number, samples, events]."""
     wave, events = _speak(library, utterance)
     with open(folder / _file_name(number), "wb") as file:
         soundfile.write(file, wave, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
         file.flush()
         os.fsync(file.fileno())
-    line = (json.dumps([number, len(wave), events]) + "\n").encode()
-    assert len(line) <= select.PIPE_BUF, len(line)  # so that lines of several processes do not mix
-    os.write(sys.stdout.fileno(), line)
+    return (json.dumps([number, len(wave), events]) + "\n").encode()
+
+
+def _speak_forked(folder: Path, workers: int, utterances: list[Utterance]) -> None:
+    """Each utterance in its own fork of this process."""
+    library = _initialise()
+    for number, utterance in enumerate(utterances):
+        if number >= workers:
+            _wait_for_one()
+        if os.fork() == 0:
+            status = 1
+            try:
+                line = _speak_and_write(library, folder, number, utterance)
+                assert len(line) <= select.PIPE_BUF, len(line)  # so that lines of several processes do not mix
+                os.write(sys.stdout.fileno(), line)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+            finally:
+                os._exit(status)
+    for _ in range(min(workers, len(utterances))):
+        _wait_for_one()
 
 
 def _wait_for_one() -> None:
@@ -424,29 +450,29 @@ def _wait_for_one() -> None:
         raise SystemExit(1)
 
 
+def _speak_spawned(folder: Path, workers: int, utterances: list[Utterance]) -> None:
+    """Each utterance in a new process, where a system has no forks: the same bytes, more slowly."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, max_tasks_per_child=1) as pool:
+        for line in pool.map(_speak_alone, repeat(folder), count(), utterances):
+            os.write(sys.stdout.fileno(), line)
+
+
+def _speak_alone(folder: Path, number: int, utterance: Utterance) -> bytes:
+    return _speak_and_write(_initialise(), folder, number, utterance)
+
+
 def main() -> None:
-    """Reads utterances as JSON from stdin and speaks each in its own fork, `--workers` of them in parallel."""
+    """Reads utterances as JSON from stdin and speaks each in its own process, `--workers` of them in parallel."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--workers", type=int, required=True)
     arguments = parser.parse_args()
     utterances = [Utterance(*fields) for fields in json.load(sys.stdin)]
-    library = _initialise()
-    for number, utterance in enumerate(utterances):
-        if number >= arguments.workers:
-            _wait_for_one()
-        if os.fork() == 0:
-            status = 1
-            try:
-                _speak_and_write(library, arguments.folder, number, utterance)
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-                sys.stderr.flush()
-            finally:
-                os._exit(status)
-    for _ in range(min(arguments.workers, len(utterances))):
-        _wait_for_one()
+    if hasattr(os, "fork"):
+        _speak_forked(arguments.folder, arguments.workers, utterances)
+    else:
+        _speak_spawned(arguments.folder, arguments.workers, utterances)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Files and errors: atomic writes, one-line errors."""
+"""Files and errors: atomic writes, locks, one-line errors, signals, what systems lack."""

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipelines.files.signals import Stopped, raising_stopped
+
 # Of the system's errors those that a user can cause and cure: a wrong path, no permission, no room.
 USER_ERRNOS = {
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP),
@@ -32,10 +34,15 @@ def naming(path: object) -> Iterator[None]:
 def one_line_errors() -> Iterator[None]:
     """Around the main part of a script, as `with one_line_errors():` or as a decorator, `@one_line_errors()`.
 
-    InputError, and an OSError of `USER_ERRNOS`, become `error: ...` on stderr and SystemExit(2). All else passes.
+    InputError, and an OSError of `USER_ERRNOS`, become `error: ...` on stderr and SystemExit(2). A SIGINT or SIGTERM
+    becomes a line and SystemExit(128 + its number). All else passes.
     """
     try:
-        yield
+        with raising_stopped():
+            yield
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(128 + stopped.number) from None
     except InputError as error:
         _exit(str(error))
     except OSError as error:

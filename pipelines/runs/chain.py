@@ -30,7 +30,8 @@ class LoadedRun:
     def stage2(self) -> TrainedStage | None:
         """The prior, read when it is first asked for; None where none was trained. Raises InputError where it was
         fitted to the codes of another stage 1 or, for a run on codes, to those of another parent."""
-        if not (self.run.stage2 / "checkpoints").is_dir():
+        pointers = self.run.stage2 / "checkpoints"
+        if not any((pointers / which).exists() for which in ("best", "latest")):  # the first may be being written
             return None
         stage2 = load_stage2(self.run, self.device)
         check_same_stage1(stage2.state.stage1_hash, self.stage1, self.run.stage2)

@@ -5,7 +5,7 @@ from pathlib import Path
 from pipelines.files.errors import InputError
 from pipelines.files.places import pretrained
 from pipelines.runs.store import Run
-from pipelines.training.checkpoint import find_checkpoint, read_state
+from pipelines.training.checkpoint import follow, read_state
 
 PRETRAINED = pretrained()
 
@@ -30,8 +30,9 @@ def chosen_run(name: Path | str | None, runs_dir: Path) -> Run:
         return find_run(name, runs_dir)
     trained = []
     for pointer in sorted(runs_dir.glob("*/stage2/checkpoints/best")):
-        step_folder = find_checkpoint(pointer.parent.parent, "best")
-        trained.append((read_state(step_folder).trained_at or "", pointer.parents[2]))
+        state = follow(pointer.parent.parent, "best", read_state)
+        if state is not None:
+            trained.append((state.trained_at or "", pointer.parents[2]))
     if trained:
         return Run(max(trained)[1])
     if is_run(PRETRAINED / "mnist"):

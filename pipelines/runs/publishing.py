@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from pipelines.files.atomic import write_atomically
+from pipelines.files.atomic import folder_made_whole, write_atomically
 from pipelines.files.errors import InputError
 from pipelines.files.formats import FORMAT
 from pipelines.files.reading import yaml_bytes
@@ -22,6 +22,12 @@ def publish(source: Run, target: Run) -> str:
     Raises InputError for an existing folder, and for a run on codes whose parent's weights are not yet rounded."""
     if target.root.exists():
         raise InputError(f"out: expected a folder that does not exist yet, found {target.root}")
+    with folder_made_whole(target.root, "publish") as folder:
+        return _write(source, Run(folder), target.root.name)
+
+
+def _write(source: Run, target: Run, name: str) -> str:
+    """Fills the folder of `target`, which will be called `name`; returns in words what it holds."""
     cpu = torch.device("cpu")
     stage1 = load_stage1(source, cpu)
     parents = load_parents(source, stage1, cpu)
@@ -46,7 +52,7 @@ def publish(source: Run, target: Run) -> str:
     round_weights(stage2.module)
     write_stage(target.stage2, stage2)
     if (source.root / "metrics.json").exists():
-        figures = {"format": FORMAT} | read_figures(source) | {"run": target.root.name}
+        figures = {"format": FORMAT} | read_figures(source) | {"run": name}
         write_atomically(target.root / "metrics.json", (json.dumps(figures, indent=1) + "\n").encode())
     return "both stages"
 

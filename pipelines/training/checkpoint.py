@@ -20,10 +20,11 @@ import re
 import shutil
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -37,6 +38,8 @@ from pipelines.files.reading import read_file, read_json, read_text
 
 MODEL, EMA, OPTIMIZER = "model.safetensors", "ema.safetensors", "optimizer.pt"
 STEP_NAME = re.compile(r"step-[0-9]{7,18}")
+MOST_MOVES = 100  # of a pointer while one reader reads: many more than a training can make in that time
+Read = TypeVar("Read")
 
 
 @dataclass
@@ -242,20 +245,33 @@ def check_weights(module: torch.nn.Module, weights: dict, source: Path) -> None:
         expect(source, name, "NaN or infinity", finite, "finite values")
 
 
-def read_trained(folder: Path, which: str) -> tuple[Path, State, Path, dict[str, torch.Tensor]] | None:
-    """What is used of a trained stage: the checkpoint's folder and state, and the file and tensors of its averaged
-    weights where they are kept, else of its raw ones. None before the first checkpoint.
+def follow(folder: Path, which: str, read: Callable[[Path], Read]) -> Read | None:
+    """`read` of the checkpoint that `latest` or `best` names; None before the first.
 
-    A training that goes on beside this reader may replace the checkpoint; then the newer one is read."""
-    while (step_folder := find_checkpoint(folder, which)) is not None:
+    A training that goes on beside this reader may replace the checkpoint meanwhile: then the newer one is read."""
+    for _ in range(MOST_MOVES):
+        step_folder = find_checkpoint(folder, which)
+        if step_folder is None:
+            return None
         try:
-            state = read_state(step_folder)
-            name = EMA if has_part(step_folder, state, EMA) else MODEL
-            return step_folder, state, step_folder / name, read_weights(step_folder, state, name)
-        except (InputError, FileNotFoundError):
+            return read(step_folder)
+        except (InputError, OSError):
             if find_checkpoint(folder, which) == step_folder:
                 raise
-    return None
+    raise InputError(f"{folder / 'checkpoints' / which}: expected a checkpoint that stays until it is read, found it "
+                     f"replaced {MOST_MOVES} times; raise checkpoint_every")
+
+
+def read_trained(folder: Path, which: str) -> tuple[Path, State, Path, dict[str, torch.Tensor]] | None:
+    """What is used of a trained stage: the checkpoint's folder and state, and the file and tensors of its averaged
+    weights where they are kept, else of its raw ones. None before the first checkpoint."""
+
+    def read(step_folder: Path) -> tuple[Path, State, Path, dict[str, torch.Tensor]]:
+        state = read_state(step_folder)
+        name = EMA if has_part(step_folder, state, EMA) else MODEL
+        return step_folder, state, step_folder / name, read_weights(step_folder, state, name)
+
+    return follow(folder, which, read)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict:

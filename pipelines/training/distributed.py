@@ -5,13 +5,15 @@ Batch sizes are global: rank r of w processes rows [r * b / w, (r + 1) * b / w) 
 """
 
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from pipelines.files.errors import InputError
+from pipelines.files.locks import only_writer
 
 
 @contextmanager
@@ -29,6 +31,22 @@ def process_group(device: torch.device):
         dist.barrier()  # a rank that leaves early aborts the others' last collective
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def only_training(folder: Path, command: str, device: torch.device):
+    """This job, of one process or of many, alone trains in a stage's folder. Raises InputError, on rank 0, that names
+    the other one; the other ranks then leave without a word."""
+    refusal = None
+    with ExitStack() as stack:
+        if rank() == 0:
+            try:
+                stack.enter_context(only_writer(folder, command, folder / "checkpoints"))
+            except (InputError, OSError) as error:
+                refusal = error
+        if any_rank(refusal is not None, device):
+            raise refusal or SystemExit(2)
+        yield
 
 
 def in_group() -> bool:

@@ -7,20 +7,18 @@ again with the same command ends with the same bits as one that was not (on a CP
 
 import copy
 import math
-import signal
-import threading
 import time
 from collections.abc import Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.files.errors import InputError
+from pipelines.files.signals import Stopped, stop_request
 from pipelines.splits.base import Batch, Split
 from pipelines.splits.noise import seed_step
 from pipelines.splits.order import step_items
@@ -45,8 +43,8 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
 
     `facts` are the fields of `State` that stand in every checkpoint: hashes, the time. Returns the last state.
     With float32 the products are of float32 on a GPU too, never of TF32: bfloat16 is the fast precision there.
-    Raises InputError for a loss that is NaN or infinite (the last good checkpoint stays) and `Interrupted` after SIGINT
-    or SIGTERM, once the present step is saved.
+    Raises InputError for a loss that is NaN or infinite (the last good checkpoint stays) and `Stopped` after SIGINT or
+    SIGTERM, once the present step is saved.
     """
     if device.type == "cpu":
         keep_freed_memory()
@@ -96,7 +94,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
     shown: dict[str, float] = {}
 
     steps = range(first_step + 1, settings.steps + 1)
-    with stop_signals() as stop, closing(log), closing(train_split.batches(batch_of, steps)) as batches:
+    with stop_request() as stop, closing(log), closing(train_split.batches(batch_of, steps)) as batches:
         for step, batch in zip(steps, batches):
             seed_step(seed, step)
             set_learning_rate(optimizer, learning_rate(settings, step))
@@ -149,7 +147,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
             if state.stopped_early:
                 break
             if stopping and not last:
-                raise Interrupted(stop.number, step)
+                raise Stopped(stop.number, f"stopped at step {step}, saved; the same command continues from here")
     return state
 
 
@@ -271,38 +269,3 @@ def refuse_bad_loss(first_bad: Tensor, folder: Path) -> None:
         good = checkpoint.find_checkpoint(folder)
         raise InputError(f"loss: expected a number, found NaN or infinity at step {int(steps[steps > 0].min())}; the "
                          f"last good checkpoint is {good.name if good else 'none'}: try a lower lr or grad_clip=1")
-
-
-class Interrupted(Exception):
-    """A signal stopped the training, after its step was saved."""
-
-    def __init__(self, signal_number: int, step: int):
-        super().__init__(f"stopped at step {step}, saved; the same command continues from here")
-        self.signal_number = signal_number
-
-
-class _Stop(threading.Event):
-    number = signal.SIGTERM
-
-
-@contextmanager
-def stop_signals():
-    """An event that the first SIGINT or SIGTERM sets; a second one has its usual effect."""
-    stop = _Stop()
-    previous: dict[int, Any] = {}  # signal -> what it did before
-
-    def handle(number, frame):
-        stop.number = number
-        stop.set()
-        signal.signal(number, previous[number])
-
-    if threading.current_thread() is not threading.main_thread():  # handlers can only be set there
-        yield stop
-        return
-    for caught in (signal.SIGINT, signal.SIGTERM):
-        previous[caught] = signal.signal(caught, handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

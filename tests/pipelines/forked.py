@@ -28,6 +28,7 @@ def begin(order: dict) -> None:
     if order["file_size"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_size"],) * 2)
     os.environ.update(order["environment"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where the tests run in the background
     signal.alarm(int(os.environ["NDR_TEST_LIMIT_S"]))
     if order["signal"]:
         sitecustomize.install(order["signal"])

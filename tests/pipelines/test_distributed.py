@@ -1,12 +1,15 @@
 """Two processes with half of the batch each are one process with the whole batch: both stages, 50 steps."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+
+from pipelines.files.locks import only_writer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,6 +68,26 @@ def test_stage2_with_dropout(tiny, tiny_run, tmp_path, command, on_two_ranks):
     command("train_stage2", *arguments, f"runs_dir={tmp_path / 'one'}")
     train(on_two_ranks, "train_stage2", *arguments, f"runs_dir={tmp_path / 'two'}")
     assert_close(tmp_path / "one/tiny/stage2", tmp_path / "two/tiny/stage2", 1e-6)
+
+
+@pytest.mark.parametrize("verb, arguments", [
+    ("extract_codes", ["experiment=digits"]), ("evaluate", ["experiment=digits"]), ("sample", ["--n", "2"]),
+    ("reconstruct", ["--input", "."]),
+])
+def test_a_command_that_is_one_process_is_refused_as_several(verb, arguments, command):
+    """All ranks would write the same files."""
+    result = command(verb, *arguments, check=False, environment={"WORLD_SIZE": "2", "RANK": "0"})
+    assert result.returncode == 2
+    assert result.stderr == "error: torchrun: expected one process, found 2: only training uses several\n"
+
+
+def test_a_second_job_is_refused_by_all_its_ranks(tiny, tmp_path, on_two_ranks):
+    with only_writer(tmp_path / "tiny" / "stage1", "train_stage1"):
+        result = on_two_ranks("train_stage1", *tiny, f"runs_dir={tmp_path}")
+    assert result.returncode != 0 and "Traceback (most recent" not in result.stderr.partition("torch.distributed")[0]
+    assert result.stderr.count("error: ") == 1
+    assert f"tiny/stage1: expected no other process that writes there, found train_stage1 (process {os.getpid()} on"\
+        in result.stderr
 
 
 def test_a_batch_that_the_ranks_cannot_share_is_refused(tiny, tmp_path, on_two_ranks):

@@ -23,6 +23,17 @@ def test_a_file_is_whole_or_absent(tmp_path):
     assert torch.equal(map_values(target, np.uint8, (2, 3)), torch.arange(6, dtype=torch.uint8).view(2, 3))
 
 
+def test_what_a_killed_process_left_of_any_file_is_removed(tmp_path):
+    """Another source or setting has another key, so that nothing would ever take that name again."""
+    key = cache_key("settings of before")
+    for name in (f"faces-{key}.tmp", f"faces-{key}.u8", "notes.tmp"):
+        (tmp_path / name).touch()
+    with made_whole(tmp_path / f"faces-{cache_key('others')}.u8") as path:
+        path.touch()
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
+        [f"faces-{key}.u8", f"faces-{cache_key('others')}.u8", "notes.tmp"])
+
+
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError) as caught, made_whole(tmp_path / "values.u8") as path:

@@ -1,11 +1,48 @@
 """Worker processes, with and without CUDA in the process that starts them."""
 
 import os
+import signal
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from pipelines.data.workers import worker_pool
+
+
+def slow_number(task: int) -> int:
+    time.sleep(0.05)  # so that the other worker takes the other task
+    return os.getpid()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="/proc tells whether a process is there")
+def test_workers_end_with_a_killed_process():
+    """Else they would wait for tasks for ever and hold its locks."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        pool = worker_pool(2)
+        workers = set(pool.map(slow_number, range(4)))
+        os.write(writing, " ".join(map(str, workers)).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with open(reading) as pipe:
+        workers = pipe.read().split()
+    assert len(workers) == 2
+    end = time.monotonic() + 20
+    while running := [worker for worker in workers if is_running(worker)]:
+        assert time.monotonic() < end, running
+        time.sleep(0.02)
+
+
+def is_running(process: str) -> bool:
+    """A zombie, whose new parent has not asked for its status, is not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.parametrize("used, method", [(False, None), (True, "forkserver")])
