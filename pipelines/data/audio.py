@@ -18,7 +18,7 @@ from torch import Tensor
 from pipelines.data.audio_files import FULL_SCALE, decoded_audio
 from pipelines.files.errors import InputError
 from pipelines.splits import counters
-from pipelines.splits.base import RESIDENT_SHARE, Batch, Data, Split, checked_hold_out_size, hold_out
+from pipelines.splits.base import RESIDENT_SHARE, Batch, Data, Split, held_out_size, hold_out
 from pipelines.splits.transfer import send, send_together
 
 CHUNK = 2**24  # audio samples processed at once when iterating over a whole split
@@ -135,8 +135,7 @@ class AudioData(Data):
         if not len(train):
             raise InputError(f"{root}: expected audio files for training, found {len(found.files)} of other splits")
         if not len(places["validation"]):
-            size = round(validation_fraction * len(train))
-            checked_hold_out_size("data.validation_fraction", size, len(train))
+            size = held_out_size("data.validation_fraction", validation_fraction, len(train))
             kept, held_out = hold_out(len(train), size, seed)
             places |= {"train": train[kept], "validation": train[held_out]}
         self.samples, starts, lengths = decoded_audio(Path(root), found.files, Path(cache), self.name, sample_rate_hz,

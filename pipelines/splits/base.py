@@ -183,9 +183,19 @@ def hold_out(num_items: int, num_held_out: int, seed: int) -> tuple[Tensor, Tens
 
 def checked_hold_out_size(key: str, size: int, num_items: int) -> int:
     """`size` if both parts get at least one item; otherwise raises an InputError that names `key`."""
+    if num_items < 2:
+        raise InputError(f"{key}: expected at least 2 items, one of which is held out for validation, found {num_items}")
     if not 0 < size < num_items:
         raise InputError(f"{key}: expected between 1 and {num_items - 1} of {num_items} items, found {size}")
     return size
+
+
+def held_out_size(key: str, fraction: float, num_items: int) -> int:
+    """The number of items that are held out: `fraction` of them, rounded, but one at least and not all. Raises an
+    InputError that names `key` for a fraction out of range, and for fewer than two items."""
+    if not 0 < fraction < 1:
+        raise InputError(f"{key}: expected a number above 0 and below 1, found {fraction}")
+    return checked_hold_out_size(key, min(max(round(fraction * num_items), 1), num_items - 1), num_items)
 
 
 def label_columns(key: str, names: list[str] | None, label_names: tuple[str, ...]) -> list[int]:
