@@ -30,7 +30,7 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.runs.example import example_of
     from pipelines.runs.facts import complete
     from pipelines.runs.store import claim_folder, run_of
-    from pipelines.splits.base import label_columns
+    from pipelines.splits.base import known_labels, label_columns
     from pipelines.splits.noise import seed_weights
     from pipelines.training import distributed
     from pipelines.training.autoencoder import AutoencoderTask, check_fit
@@ -42,6 +42,8 @@ def main(cfg: "DictConfig") -> None:
     with distributed.process_group(device):
         data = build(cfg.data)
         example = example_of(data)
+        cfg.decoder_condition_on = known_labels("decoder_condition_on", plain(cfg.decoder_condition_on),
+                                                data.label_names, data.name, distributed.rank() == 0)
         config = {
             "seed": cfg.seed,
             "data": plain(cfg.data),

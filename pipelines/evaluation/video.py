@@ -9,6 +9,7 @@ frames (pipelines/metrics/motion.py).
 """
 
 import math
+import sys
 from pathlib import Path
 
 from torch import Tensor
@@ -40,7 +41,8 @@ def check(subject: Subject) -> None:
     if options.predictions < 0:
         raise InputError(f"evaluate.predictions: expected a number >= 0, found {options.predictions}")
     if options.actions and not data.action_names:
-        print(f"note: evaluate.actions: {', '.join(options.actions)} are not measured, {data.name} has no actions")
+        print(f"note: evaluate.actions: {', '.join(options.actions)} are not measured, {data.name} has no actions",
+              file=sys.stderr)
     for name in (options.actions or ()) if data.action_names else ():
         if name not in data.action_names:
             raise InputError(f"evaluate.actions: expected names among {', '.join(data.action_names)}, or null for "

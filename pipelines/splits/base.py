@@ -3,6 +3,7 @@
 Axes: n items of a split, b items of a batch, L labels of an item, c channels.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -206,6 +207,18 @@ def label_columns(key: str, names: list[str] | None, label_names: tuple[str, ...
         if name not in label_names:
             raise InputError(f"{key}: expected labels among {list(label_names)}, found {name!r}")
     return [label_names.index(name) for name in names]
+
+
+def known_labels(key: str, names: list[str] | None, label_names: tuple[str, ...], data: str, active: bool
+                 ) -> list[str] | None:
+    """The labels that a model is to be conditioned on: `names`, but none where the data have no labels at all, as a flat
+    folder of recordings. A line on stderr, of an `active` process, then says so."""
+    if not names or label_names:
+        return names
+    if active:
+        print(f"note: {key}: {', '.join(names)} left out, since {data} has no labels: the model is unconditional "
+              f"({key}=[] says the same; labels are the names of folders)", file=sys.stderr)
+    return []
 
 
 def code_lengths(batch: Batch, positions: int) -> Tensor | None:

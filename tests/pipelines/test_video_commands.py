@@ -189,10 +189,11 @@ def test_video_without_actions_trains_samples_predicts_and_evaluates(without_act
     command("predict_video", "--run", str(run), "--n", "1", "--context", "2", "--frames", "3", "--out",
             str(tmp_path / "predictions"))
     assert len(frames_of(tmp_path / "predictions" / "00000.gif")) == 5
-    table = command("evaluate", *arguments, "evaluate.actions=[left]").stdout
+    result = command("evaluate", *arguments, "evaluate.actions=[left]")
     found = json.loads((run / "metrics.json").read_text())["video"]
     assert found["shift_columns"] == found["shift_columns_recorded"] == {} and len(found["prediction_psnr_db"]) == 2
-    assert "note: evaluate.actions: left are not measured" in table and "predicted: PSNR, dB" in table
+    assert "note: evaluate.actions: left are not measured" in result.stderr
+    assert "predicted: PSNR, dB" in result.stdout
 
 
 @pytest.mark.parametrize(("script", "flag"), [("sample", "--actions=left"), ("predict_video", "--actions=left")])
