@@ -12,8 +12,8 @@ def in_windows(network: Callable[[Tensor], Tensor], x: Tensor, per_code: int, wi
     """network(x) for x (b, c, t), t = n * per_code, computed `window` codes at a time.
 
     reach: how many positions of the codes to either side an output depends on, so that with as much context each window
-    has the values of the whole, up to rounding. Both ends are those of the whole. Example: an encoder of 64 samples per
-    code on (1, 1, 64 n) with per_code = 64 -> (1, d, n); an upsampler on (1, d, n) with per_code = 1 -> (1, c, 64 n)."""
+    has the values of the whole, up to rounding. Both ends are those of the whole. Example: an encoder of 64 samples
+    per code on (1, 1, 64 n), per_code = 64 -> (1, d, n); an upsampler on (1, d, n), per_code = 1 -> (1, c, 64 n)."""
     count, out = x.shape[-1] // per_code, None
     for begin in range(0, count, window):
         end = min(begin + window, count)

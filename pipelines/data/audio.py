@@ -18,7 +18,7 @@ from torch import Tensor
 from pipelines.data.audio_files import FULL_SCALE, decoded_audio
 from pipelines.files.errors import InputError
 from pipelines.splits import counters
-from pipelines.splits.base import RESIDENT_SHARE, Batch, Data, Split, held_out_size, hold_out
+from pipelines.splits.base import RESIDENT_SHARE, Batch, Data, Split, described, held_out_size, hold_out
 from pipelines.splits.transfer import send, send_together
 
 CHUNK = 2**24  # audio samples processed at once when iterating over a whole split
@@ -138,8 +138,8 @@ class AudioData(Data):
             size = held_out_size("data.validation_fraction", validation_fraction, len(train))
             kept, held_out = hold_out(len(train), size, seed)
             places |= {"train": train[kept], "validation": train[held_out]}
-        self.samples, starts, lengths = decoded_audio(Path(root), found.files, Path(cache), self.name, sample_rate_hz,
-                                                       peak, workers)
+        self.samples, starts, lengths, self.unreadable = decoded_audio(
+            Path(root), found.files, Path(cache), self.name, sample_rate_hz, peak, workers)
         # unreadable files, of length 0, are removed last, so that none moves another file to another split
         self._items = {name: _items(own, starts, lengths, length) for name, own in places.items() if len(own)}
         self._labels = found.labels
@@ -151,6 +151,14 @@ class AudioData(Data):
     @abstractmethod
     def _recordings(self, root: Path) -> Recordings:
         """The files, in a fixed order; also sets `name`, `label_names` and `classes`."""
+
+    def describe(self) -> str:
+        """What was loaded, in one line: recordings of each split, their duration, labels, and what was left out, by
+        reason."""
+        counts = {name: len(bounds.unique(dim=0)) for name, (*_, bounds) in self._items.items()}
+        return described(self.name, "recordings", counts,
+                         f"{len(self.samples) / self.sample_rate_hz:.1f} s at {self.sample_rate_hz} Hz", self,
+                         self.unreadable)
 
     @property
     def facts(self) -> dict[str, Any]:

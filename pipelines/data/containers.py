@@ -34,3 +34,12 @@ def opened(path: Path | str, kind: str) -> Iterator[tuple[Any, Any]]:
             if not found:
                 raise ValueError(f"it contains no {kind}")
             yield container, found[0]
+
+
+def promised_seconds(container, stream) -> float | None:
+    """The duration that a file's header gives for a stream; None where it gives none, or only a guess."""
+    if container.format.name in ("aac", "ac3", "amr", "avi", "eac3", "mp3", "mpeg", "mpegts", "m4v"):
+        return None
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return container.duration / 1e6 if container.duration else None

@@ -7,8 +7,10 @@ c channels, h w pixels, L labels.
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor
 from pipelines.data.images import ImageSplit
 from pipelines.files.errors import InputError
 from pipelines.splits import counters
-from pipelines.splits.base import Batch, Data, Split, held_out_size, hold_out
+from pipelines.splits.base import Batch, Data, Split, described, held_out_size, hold_out
 from pipelines.splits.transfer import send_together
 
 CHUNK = 1024  # frames processed at once when iterating over a whole split
@@ -56,14 +58,15 @@ class EpisodeData(Data):
     `seed`, are held out; no episode is in both splits.
 
     frames: uint8 (m, c, h, w), one episode after another; sizes: (episodes,), frames per episode, 0 where it cannot be
-    read. actions: (m,) int64, or None. labels: (episodes, L) int64. Raises InputError for settings out of range, and for
-    a split without a clip.
+    read. actions: (m,) int64, or None. labels: (episodes, L) int64. Raises InputError for settings out of range, and
+    for a split without a clip.
     """
 
     splits = ("train", "validation")
+    unreadable: Mapping[str, str] = MappingProxyType({})  # files that were left out, with reasons
 
-    def __init__(self, frames: Tensor, sizes: Tensor, actions: Tensor | None, labels: Tensor, action_names: tuple[str, ...],
-                 clip_length: int, validation_fraction: float, seed: int):
+    def __init__(self, frames: Tensor, sizes: Tensor, actions: Tensor | None, labels: Tensor,
+                 action_names: tuple[str, ...], clip_length: int, validation_fraction: float, seed: int):
         if clip_length < 0:
             raise InputError(f"data.clip_length: expected a number >= 0, found {clip_length}")
         channels, height, width = frames.shape[1:]
@@ -83,6 +86,18 @@ class EpisodeData(Data):
             if clip_length > sizes[episodes].max():
                 raise InputError(f"data.clip_length: expected at most {sizes[episodes].max()}, the length of the "
                                  f"longest {name} episode, found {clip_length}")
+
+    def describe(self) -> str:
+        """What was loaded, in one line: episodes of each split, their frames, actions, labels, and what was left out,
+        by reason."""
+        counts = {name: int((sizes > 0).sum()) for name, (_, sizes, _) in self._parts.items()}
+        frames = sum(len(rows) for rows, _, _ in self._parts.values())
+        short = sum(int(((sizes > 0) & (sizes < self.clip_length)).sum()) for _, sizes, _ in self._parts.values())
+        actions = f"{len(self.action_names)} actions" if self.action_names else "no actions"
+        size = f"{frames} frames of {'x'.join(map(str, self._frames.shape[2:]))}, {actions}"
+        if short:
+            size += f", {short} episodes shorter than a clip"
+        return described(self.name, "episodes", counts, size, self, self.unreadable)
 
     @abstractmethod
     def _recorded(self, name: str) -> Tensor:

@@ -239,8 +239,8 @@ def _packed(episodes: list[Episode], shape: tuple[int, int, int] | None, size: t
     reasons. shape (c, h, w); None: that of the first frame of the first video file.
 
     The cache holds NAME-KEY.npy and, written after it, NAME-KEY.json."""
-    settings = [VERSION, [[str(episode.folder.resolve()), episode.files] for episode in episodes], PIL.__version__, size,
-                frame_rate_hz, video_files.VERSION if any(episode.is_video for episode in episodes) else None]
+    sources = [[str(episode.folder.resolve()), episode.files] for episode in episodes]
+    settings = [VERSION, sources, PIL.__version__, size, frame_rate_hz, video_files.VERSION]
     target, notes = (cache / f"{name}-{cache_key(settings)}{suffix}" for suffix in (".npy", ".json"))
     with locked(cache):
         if not notes.exists():
@@ -299,7 +299,8 @@ def _pack_video(path: Path, shape: tuple[int, int, int] | None, resized: bool, f
                 write: Callable[[bytes], object]) -> tuple[tuple[int, int, int], int]:
     """Writes the frames of a video file; returns their shape (c, h, w) and number."""
     count = 0
-    for count, image in enumerate(read_video(path, frame_rate_hz), start=1):
+    for image in read_video(path, frame_rate_hz):
+        count += 1
         shape = shape or (3, image.height, image.width)
         if not resized and (image.height, image.width) != shape[1:]:
             raise InputError(f"{path}: expected frames of {shape[1]}x{shape[2]} pixels as in the files before, found "

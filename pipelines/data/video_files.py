@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageSequence
 
-from pipelines.data.containers import opened
+from pipelines.data.containers import opened, promised_seconds
 from pipelines.data.image_files import MAX_PIXELS
 
 SUFFIXES = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
@@ -80,16 +80,7 @@ def _container_frames(path: Path) -> Iterator[tuple[float, float, Image.Image]]:
             first = now if first is None else first
         if before is None:
             return
-        promised = _promised_seconds(container, stream)
+        promised = promised_seconds(container, stream)
         if promised is not None and begin + usual - first < promised - max(1.0, promised / 10):
             raise ValueError(f"it ends after {begin + usual - first:.1f} of {promised:.1f} seconds")
         yield begin, begin + usual, before
-
-
-def _promised_seconds(container, stream) -> float | None:
-    """The duration that a file's header gives; None where it gives none, as that of an AVI or MPEG stream is a guess."""
-    if container.format.name in ("avi", "mpeg", "mpegts", "m4v"):
-        return None
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    return container.duration / 1e6 if container.duration else None

@@ -5,7 +5,8 @@ Axes: n items of a split, b items of a batch, L labels of an item, c channels.
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -19,6 +20,7 @@ from pipelines.splits.counters import permutation
 from pipelines.splits.transfer import ahead, send
 
 RESIDENT_SHARE = 0.4  # share of a device's free memory that a split may take; the model needs the rest
+REASONS = 3  # for which files were left out, as a line of what was loaded names them
 CHUNK = 1024  # items processed at once when iterating over a whole split
 
 
@@ -175,6 +177,18 @@ class Data(ABC):
         return squares / count - (total / count) ** 2
 
 
+def described(name: str, noun: str, counts: dict[str, int], size: str, data: Data,
+              left_out: Mapping[str, str]) -> str:
+    """One line of what was loaded. counts: items of each split; size: in words; left_out: files with reasons."""
+    splits = ", ".join(f"{count} {split}" for split, count in counts.items())
+    labels = ", ".join(f"{label} ({len(names)})" for label, names in zip(data.label_names, data.classes, strict=True))
+    reasons = Counter(left_out.values()).most_common()
+    lost = "; ".join(f"{count} {reason}" for reason, count in reasons[:REASONS])
+    more = f"; and {len(reasons) - REASONS} more reasons" if len(reasons) > REASONS else ""
+    return (f"{name}: {sum(counts.values())} {noun} ({splits}), {size}, {f'labels {labels}' if labels else 'no labels'}"
+            + (f"; {len(left_out)} left out: {lost}{more}" if left_out else ""))
+
+
 def hold_out(num_items: int, num_held_out: int, seed: int) -> tuple[Tensor, Tensor]:
     """Splits range(num_items) by a seeded permutation: (kept, held out), int64, each ascending."""
     order = permutation(num_items, seed)
@@ -185,7 +199,8 @@ def hold_out(num_items: int, num_held_out: int, seed: int) -> tuple[Tensor, Tens
 def checked_hold_out_size(key: str, size: int, num_items: int) -> int:
     """`size` if both parts get at least one item; otherwise raises an InputError that names `key`."""
     if num_items < 2:
-        raise InputError(f"{key}: expected at least 2 items, one of which is held out for validation, found {num_items}")
+        raise InputError(f"{key}: expected at least 2 items, one of which is held out for validation, found "
+                         f"{num_items}")
     if not 0 < size < num_items:
         raise InputError(f"{key}: expected between 1 and {num_items - 1} of {num_items} items, found {size}")
     return size

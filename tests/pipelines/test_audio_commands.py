@@ -8,8 +8,8 @@ import pytest
 import soundfile
 import torch
 
-from pipelines.data.codes import CodeData
 from pipelines.data.audio_folder import AudioFolder
+from pipelines.data.codes import CodeData
 from pipelines.data.fsdd import FSDD
 from pipelines.files.errors import InputError
 from pipelines.runs.store import Run, load_stage1

@@ -36,8 +36,8 @@ def upsampler(factors=(3, 4), blocks=2) -> SoundUpsampler:
 
 
 @pytest.mark.parametrize(("network", "per_code"), [
-    (encoder(), 12), (encoder((2,) * 6, 0), 64), (encoder((1, 5), 3), 5), (upsampler(), 1), (upsampler((4, 4, 4), 0), 1),
-    (upsampler((5, 1), 3), 1)])
+    (encoder(), 12), (encoder((2,) * 6, 0), 64), (encoder((1, 5), 3), 5), (upsampler(), 1),
+    (upsampler((4, 4, 4), 0), 1), (upsampler((5, 1), 3), 1)])
 def test_nothing_beyond_its_reach_moves_an_output_and_what_is_within_does(network, per_code):
     """Seen from an output in the middle: inputs move it up to `reach` codes away, as a change of the input shows."""
     x = torch.randn(1, 1 if per_code > 1 else 4, CODES * per_code, dtype=torch.float64)

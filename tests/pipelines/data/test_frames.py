@@ -544,6 +544,8 @@ def test_videos_that_cannot_be_read_are_left_out_by_reason(tmp_path, load, capsy
     assert sum(len(data.split(split)) for split in data.splits) == 3 * 5 + 60
     assert set(data.unreadable) == {str(root / name) for name in ("cut.mp4", "empty.webm", "text.mov")}
     assert "left out 3 of 7 videos, which cannot be read" in capsys.readouterr().err
+    assert data.describe().startswith("films: 4 episodes (")
+    assert "75 frames of 32x48, no actions, no labels; 3 left out: " in data.describe()
     monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
     (root / "whole.mp4").write_bytes(whole + b"\0")
     assert "requires PyAV: pip install 'neural-discrete-representations[video]'" in load(
