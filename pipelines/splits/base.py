@@ -226,8 +226,8 @@ def label_columns(key: str, names: list[str] | None, label_names: tuple[str, ...
 
 def known_labels(key: str, names: list[str] | None, label_names: tuple[str, ...], data: str, active: bool
                  ) -> list[str] | None:
-    """The labels that a model is to be conditioned on: `names`, but none where the data have no labels at all, as a flat
-    folder of recordings. A line on stderr, of an `active` process, then says so."""
+    """The labels that a model is to be conditioned on: `names`, but none where the data have no labels at all, as a
+    flat folder of recordings. A line on stderr, of an `active` process, then says so."""
     if not names or label_names:
         return names
     if active:
