@@ -21,6 +21,7 @@ from torch import Tensor
 from torchaudio.functional import resample
 from tqdm import tqdm
 
+from pipelines.data import containers
 from pipelines.data.cache import cache_key, locked, made_whole, map_values
 from pipelines.data.containers import opened, promised_seconds
 from pipelines.data.folders import list_files, warn_unreadable
@@ -40,9 +41,8 @@ MAX_SECONDS = 7200.0  # per file: half a GB decoded; a small file can claim more
 MAX_FRAMES = 2**29  # per file at its own rate: 2 GB, three hours at 48 kHz
 BLOCK = 2**22  # values read at once, so that channels are averaged before more memory is used
 MIN_RATE_HZ = 1000  # below, it is not audio, and resampling to usual rates would take many gigabytes
-MAX_DENOMINATOR = 1000  # of a ratio of rates: 441/160 is exact
-MAX_FILTER = 2**21  # of its numerator times its denominator, about the size of the resampling filter, so that any rate
-#                     takes bounded time; odd rates, as 44,101 to 16,000 Hz, are off by less than a cent
+MAX_FILTER = 2**21  # numerator times denominator of a ratio of rates, about the size of the resampling filter: any rate
+#                     takes bounded time. 441/160 is exact; odd rates, as 44,101 to 16,000 Hz, are off by less than a cent
 UNRECOGNISED = 1  # libsndfile's error of a file of a format that it does not know
 UNKNOWN_BYTES = 2**31 - 2**16  # programs that write into a pipe put lengths from here on into the header
 FULL_SCALE = 32768  # 16-bit samples are x * 32768, so that silence is 0 and -1 is exact
@@ -83,7 +83,7 @@ def read_audio_file(path: Path | str, sample_rate_hz: int, peak: float = 0.0) ->
 def rate_ratio(rate: int, wanted: int) -> Fraction:
     """rate / wanted, or a fraction near it that makes a filter of bounded size."""
     ratio = Fraction(rate, wanted)
-    return ratio.limit_denominator(min(MAX_DENOMINATOR, max(1, int((MAX_FILTER / ratio) ** 0.5))))
+    return ratio.limit_denominator(max(1, int((MAX_FILTER / ratio) ** 0.5)))
 
 
 def _mono(path: Path | str) -> tuple[np.ndarray, int]:
@@ -186,7 +186,8 @@ def decoded_audio(
     """
     status = [os.stat(root / file) for file in files]
     facts = [[file, found.st_size, found.st_mtime_ns] for file, found in zip(files, status, strict=True)]
-    settings = VERSION, facts, sample_rate_hz, peak, soundfile.__libsndfile_version__
+    by_pyav = containers.version() if any(os.path.splitext(file)[1].lower() in BY_PYAV for file in files) else None
+    settings = VERSION, facts, sample_rate_hz, peak, soundfile.__libsndfile_version__, by_pyav
     samples, notes = (cache / f"{name}-{cache_key(settings)}{suffix}" for suffix in (".i16", ".json"))
     with locked(cache):
         if not notes.exists():

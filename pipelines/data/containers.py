@@ -15,6 +15,15 @@ FORMATS = ("aac", "ac3", "amr", "ape", "asf", "avi", "caf", "eac3", "flac", "flv
 OPTIONS = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
 
 
+def version() -> str | None:
+    """Of PyAV; None where it is missing. What is cached of a container depends on it."""
+    try:
+        import av
+    except ImportError:
+        return None
+    return av.__version__
+
+
 @contextmanager
 def opened(path: Path | str, kind: str) -> Iterator[tuple[Any, Any]]:
     """The open container and its first stream of a kind, "audio" or "video", ready to decode.
@@ -28,7 +37,7 @@ def opened(path: Path | str, kind: str) -> Iterator[tuple[Any, Any]]:
         try:
             container = av.open(file, metadata_errors="replace", container_options=OPTIONS)
         except (av.FFmpegError, ValueError) as error:
-            raise ValueError(f"it cannot be opened ({' '.join(str(error).split())[:100]})") from None
+            raise ValueError(f"it cannot be opened ({getattr(error, 'strerror', None) or error})") from None
         with container:
             found = [stream for stream in container.streams if stream.type == kind]
             if not found:

@@ -30,7 +30,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from pipelines.data import video_files
+from pipelines.data import containers, video_files
 from pipelines.data.cache import cache_key, locked, made_whole, read_only
 from pipelines.data.folders import FoundFile, class_folder, class_names, list_files, warn_unreadable
 from pipelines.data.frames import EpisodeData
@@ -240,7 +240,8 @@ def _packed(episodes: list[Episode], shape: tuple[int, int, int] | None, size: t
 
     The cache holds NAME-KEY.npy and, written after it, NAME-KEY.json."""
     sources = [[str(episode.folder.resolve()), episode.files] for episode in episodes]
-    settings = [VERSION, sources, PIL.__version__, size, frame_rate_hz, video_files.VERSION]
+    settings = [VERSION, sources, PIL.__version__, size, frame_rate_hz, video_files.VERSION,
+                containers.version() if any(episode.is_video for episode in episodes) else None]
     target, notes = (cache / f"{name}-{cache_key(settings)}{suffix}" for suffix in (".npy", ".json"))
     with locked(cache):
         if not notes.exists():

@@ -155,13 +155,14 @@ class Audio(Kind):
         decoder_labels(stage1, labels, 1)  # refused before anything is read
         found = read_recordings(stage1, source)
         given = decoder_labels(stage1, labels, len(found.names))
-        distances, shown, most = [], [], round(SHOWN_LONGEST_S * rate)
+        most, distances = round(SHOWN_LONGEST_S * rate), []
+        shown: list[tuple[Tensor, Tensor]] = []
         made = decoded_recordings(stage1, found.waves, given, seed, batch_size)
         for number, (name, before, after) in enumerate(zip(found.names, found.waves, made, strict=True)):
             out.mkdir(parents=True, exist_ok=True)
             write_wav(out / f"{number:05d}-{name}{ending}.wav", after, rate)
-            pair = [wave[None, None] for wave in (before, after)]
-            distances.append(float(log_spectral_distance(*pair, rate, torch.tensor([len(before)]))))
+            lengths = torch.tensor([len(before)])
+            distances.append(float(log_spectral_distance(before[None, None], after[None, None], rate, lengths)))
             if len(shown) < SHOWN_PAIRS:
                 shown.append((before[:most], after[:most].clone()))
         originals, others = (list(waves) for waves in zip(*shown, strict=True))

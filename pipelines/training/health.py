@@ -98,10 +98,8 @@ def overfitting(rows: Sequence[Row], facts: Facts) -> Finding | None:
     latest = scores[-VALIDATIONS:]
     if best_step >= latest[0][0] or not all(score > best + RISE * abs(best) for _, score in latest):
         return None
-    train = [(row["step"], row[facts.criterion]) for row in rows if row["split"] == "train"
-             and row.get(facts.criterion) is not None]
-    before = [score for step, score in train if step <= best_step][-ROWS_PER_SPAN:]
-    after = [score for step, score in train if step > latest[0][0]][-ROWS_PER_SPAN:]
+    steps = [step for step, _ in scores]
+    before, after = (_training_before(rows, facts.criterion, steps, step) for step in (best_step, steps[-1]))
     if not before or not after or statistics.median(after) >= statistics.median(before):
         return None
     remedy = ("prior.dropout, extract.views=8 (images) or a smaller prior" if facts.stage == "stage2"
@@ -114,6 +112,13 @@ def overfitting(rows: Sequence[Row], facts: Facts) -> Finding | None:
         f"the model memorises its training data; the checkpoint of step {best_step} is kept as best",
         f"fewer {facts.stage}.steps or {facts.stage}.patience=3 save the time, more data or {remedy} help",
     )
+
+
+def _training_before(rows: Sequence[Row], criterion: str, validated: list[int], step: int) -> list[float]:
+    """The training's scores between the validation at `step` and the one before it."""
+    earlier = max((other for other in validated if other < step), default=0)
+    return [row[criterion] for row in rows if row["split"] == "train" and row.get(criterion) is not None
+            and earlier < row["step"] <= step]
 
 
 def _now(rows: Sequence[Row], name: str) -> str:

@@ -36,7 +36,7 @@ BY_PYAV = {
     "stream.aac": ("adts", "aac", 44_100, "mono"), "surround.m4a": ("ipod", "aac", 48_000, "5.1"),
     "m4a, named.wav": ("ipod", "aac", 44_100, "mono"),
 }
-UNREADABLE = {"empty.wav": "", "nothing.flac": "it contains no samples", "cut.wav": "it ends before the length",
+UNREADABLE = {"empty.wav": "", "nothing.wav": "it contains no samples", "cut.wav": "it ends before the length",
               "cut.flac": "", "cut.m4a": "", "cut off.webm": "it ends after", "nan.wav": "it contains NaN or infinity",
               "text.wav": "Format not recognised", "slow.wav": "its sample rate is 500 Hz",
               "film.mp4": "it contains no audio"}
@@ -51,6 +51,7 @@ def encode(path: Path, container: str, codec: str, rate: int, layout: str, wave:
     av = pytest.importorskip("av")
     with av.open(str(path), "w", format=container) as file:
         stream = file.add_stream(codec, rate=rate, layout=layout)
+        stream.bit_rate = 128_000
         channels = np.repeat(wave[None].astype(np.float32), stream.layout.nb_channels, 0)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channels), format="fltp", layout=layout)
         frame.sample_rate, frame.pts = rate, 0
@@ -82,7 +83,7 @@ def sounds(tmp_path_factory) -> Path:
     soundfile.write(root / "silent.wav", np.zeros(4000), 8000)
     soundfile.write(root / "one sample.wav", np.full(1, 0.5), 16_000)
     (root / "empty.wav").touch()
-    soundfile.write(root / "nothing.flac", np.zeros(0), 16_000)
+    soundfile.write(root / "nothing.wav", np.zeros(0), 16_000)
     for name, source in (("cut.wav", "s16.wav"), ("cut.flac", "lossless.flac"), ("cut.m4a", "memo.m4a")):
         content = (root / source).read_bytes()
         (root / name).write_bytes(content[: len(content) // 2])
@@ -105,7 +106,8 @@ def test_each_format_is_read_at_its_pitch_level_and_length(sounds, name):
     middle = wave[len(wave) // 4 : 3 * len(wave) // 4]
     spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle)), 2**17))
     assert abs(spectrum.argmax() * RATE / 2**17 - HZ) < 1, spectrum.argmax() * RATE / 2**17
-    assert np.sqrt(np.mean(middle**2)) == pytest.approx(LEVEL / np.sqrt(2), rel=0.05)
+    expected = LEVEL / np.sqrt(2) * (5 / 6 if name == "surround.m4a" else 1)  # AAC keeps no 440 Hz in a subwoofer
+    assert np.sqrt(np.mean(middle**2)) == pytest.approx(expected, rel=0.05)
 
 
 def test_silence_and_a_single_sample_are_sounds(sounds):
@@ -114,7 +116,8 @@ def test_silence_and_a_single_sample_are_sounds(sounds):
 
 
 def folder(sounds: Path, cache: Path) -> AudioFolder:
-    return AudioFolder(str(sounds), str(cache), sample_rate_hz=RATE, crop=1024, length=4096, workers=1)
+    return AudioFolder(str(sounds), str(cache), sample_rate_hz=RATE, crop=1024, length=4096, workers=1,
+                       validation_fraction=0.3)
 
 
 def test_a_folder_of_odd_sounds_is_read_whole_or_left_out_by_reason(sounds, tmp_path, capsys):

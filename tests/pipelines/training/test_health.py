@@ -65,7 +65,7 @@ def test_validation_that_leaves_training_is_a_finding(validations, trainings, wa
 
 
 def test_steps_before_the_objective_has_settled_are_not_counted():
-    rows = course([1, 4, 3, 2.9, 2.8, 2.7], [1, 4, 3, 2, 1.9, 1.8])
+    rows = course([1, 4, 3, 2.9, 2.8, 2.7], [5, 4, 3, 2, 1.9, 1.8])
     assert overfitting(rows, PRIOR) and not overfitting(rows, Facts("stage2", "bits", settled_from=200))
 
 
