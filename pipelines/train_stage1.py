@@ -31,7 +31,7 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.runs.example import example_of
     from pipelines.runs.facts import check_planned_shape, complete
     from pipelines.runs.store import claim_folder, run_of
-    from pipelines.splits.base import label_columns
+    from pipelines.splits.base import known_labels, label_columns
     from pipelines.splits.noise import seed_weights
     from pipelines.training import distributed
     from pipelines.training.autoencoder import AutoencoderTask, check_fit
@@ -44,6 +44,8 @@ def main(cfg: "DictConfig") -> None:
         check_planned_shape(cfg)
         data = open_data(cfg.data)
         example = example_of(data)
+        cfg.decoder_condition_on = known_labels("decoder_condition_on", plain(cfg.decoder_condition_on),
+                                                data.label_names, data.name, distributed.rank() == 0)
         config = {
             "seed": cfg.seed,
             "data": plain(cfg.data),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 @hydra_main("stage2", "prior", "condition_on", "condition_on_length", "train")
 def main(cfg: "DictConfig") -> None:
+    import os
 
     from pipelines.data.codes import CodeData
     from pipelines.files.errors import InputError
@@ -25,7 +26,7 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.runs.example import CodeSpec
     from pipelines.runs.facts import check_prior, complete_prior
     from pipelines.runs.store import claim_folder, run_of
-    from pipelines.splits.base import label_columns
+    from pipelines.splits.base import known_labels, label_columns
     from pipelines.splits.lengths import CLOCK_CHANNELS, length_counts
     from pipelines.splits.noise import seed_weights
     from pipelines.training import distributed
@@ -37,7 +38,9 @@ def main(cfg: "DictConfig") -> None:
     run, settings = run_of(cfg), Settings(**plain(cfg.stage2))
     device = distributed.choose_device(settings.device)
     codes = CodeData(run.codes)
-    columns = label_columns("condition_on", plain(cfg.condition_on), codes.label_names)
+    wanted = known_labels("condition_on", plain(cfg.condition_on), codes.label_names, codes.name,
+                          os.environ.get("RANK", "0") == "0")
+    columns = label_columns("condition_on", wanted, codes.label_names)
     split = codes.split("train")
     local, with_length = split.local, bool(cfg.condition_on_length) and split.lengths is not None
     sizes = {

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from stage1_vqvae.windows import in_windows
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -50,12 +52,20 @@ class AutoregressiveDecoder(nn.Module):
         labels: Tensor | None,
         uniforms: Tensor,
         progress: Callable[[int, int], None] | None = None,
+        window: int | None = None,
     ) -> Tensor:
         """uniforms float64 (b, *grid) -> levels int64 (b, 1, *grid), drawn one after another.
 
-        The first axis of the grid may be shorter than that of the features: the rest is not drawn."""
-        features = self._features(z_q, labels)[:, :, : uniforms.shape[1]].contiguous()
+        The first axis of the grid may be shorter than that of the features: the rest is not drawn.
+        window: latents that an upsampler with a `reach` reads at once (b, d, n); None: all."""
+        features = self._features(z_q, labels, window)[:, :, : uniforms.shape[1]].contiguous()
         return self.sampler(self.network, uniforms, labels=labels, local=features, progress=progress)[:, None]
 
-    def _features(self, z_q: Tensor, labels: Tensor | None) -> Tensor:
-        return self.upsampler(z_q) if labels is None else self.upsampler(z_q, labels)
+    def _features(self, z_q: Tensor, labels: Tensor | None, window: int | None = None) -> Tensor:
+        def upsampled(part: Tensor) -> Tensor:
+            return self.upsampler(part) if labels is None else self.upsampler(part, labels)
+
+        reach = getattr(self.upsampler, "reach", None)
+        if window is None or not isinstance(reach, int):
+            return upsampled(z_q)
+        return in_windows(upsampled, z_q, 1, window, reach)

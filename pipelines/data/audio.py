@@ -6,7 +6,9 @@ Axes: n items of a split, b items of a batch, t samples.
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from torch import Tensor
 from pipelines.data.audio_files import FULL_SCALE, decoded_audio
 from pipelines.files.errors import InputError
 from pipelines.splits import counters
-from pipelines.splits.base import RESIDENT_SHARE, Batch, Data, Split, checked_hold_out_size, hold_out
+from pipelines.splits.base import RESIDENT_SHARE, Batch, Data, Split, held_out_size, hold_out
 from pipelines.splits.transfer import send, send_together
 
 CHUNK = 2**24  # audio samples processed at once when iterating over a whole split
@@ -32,6 +34,7 @@ class Recordings:
     files: list[str]  # relative to the root, with "/"
     labels: Tensor  # (m, L) int64
     splits: list[str]  # "train", "validation" or "test"; without "validation" a part of "train" is held out
+    left_out: Mapping[str, int] = field(default_factory=dict)  # what else was found, by reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,12 +138,11 @@ class AudioData(Data):
         if not len(train):
             raise InputError(f"{root}: expected audio files for training, found {len(found.files)} of other splits")
         if not len(places["validation"]):
-            size = round(validation_fraction * len(train))
-            checked_hold_out_size("data.validation_fraction", size, len(train))
+            size = held_out_size("data.validation_fraction", validation_fraction, len(train))
             kept, held_out = hold_out(len(train), size, seed)
             places |= {"train": train[kept], "validation": train[held_out]}
-        self.samples, starts, lengths = decoded_audio(Path(root), found.files, Path(cache), self.name, sample_rate_hz,
-                                                       peak, workers)
+        self.samples, starts, lengths, self.unreadable = decoded_audio(
+            Path(root), found.files, Path(cache), self.name, sample_rate_hz, peak, workers)
         # unreadable files, of length 0, are removed last, so that none moves another file to another split
         self._items = {name: _items(own, starts, lengths, length) for name, own in places.items() if len(own)}
         self._labels = found.labels
@@ -148,6 +150,8 @@ class AudioData(Data):
         for name, (recordings, *_) in self._items.items():
             if not len(recordings):
                 raise InputError(f"{root}: expected audio files for {name}, found none that can be read")
+        self.left_out = dict(Counter(found.left_out) + Counter({"unreadable recording": len(self.unreadable)}))
+        self.remarks = (f"{len(self.samples) / sample_rate_hz:.1f} s at {sample_rate_hz} Hz",)
 
     @abstractmethod
     def _recordings(self, root: Path) -> Recordings:

@@ -1,11 +1,14 @@
 """Audio files to 16-bit mono samples at one rate: any rate, channels and bit depth; several processes for thousands.
 
+soundfile reads what it can; PyAV (the extra `video`) reads the sound of M4A, MP4, WebM and others.
+
 All recordings of a data set lie one after another in one memory-mapped file of raw samples. A JSON file beside it gives
 the length of each, and the files that could not be read.
 """
 
 import os
 import re
+from collections.abc import Iterable
 from concurrent.futures.process import BrokenProcessPool
 from fractions import Fraction
 from pathlib import Path
@@ -17,19 +20,29 @@ from torch import Tensor
 from torchaudio.functional import resample
 from tqdm import tqdm
 
+from pipelines.data import containers
 from pipelines.data.cache import cache_key, cached, made_whole, map_values
+from pipelines.data.containers import opened, promised_seconds
 from pipelines.data.folders import list_files, warn_unreadable
 from pipelines.data.workers import worker_pool
 from pipelines.files.errors import InputError
 from pipelines.files.platforms import usable_cores
 
-SUFFIXES = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"}
-VERSION = 1  # version of the decoding: part of the cache's name
+BY_SOUNDFILE = {  # all of soundfile.available_formats() but RAW, which has no header, and MAT4, MAT5, SD2: other things
+    ".8svx", ".aif", ".aifc", ".aiff", ".au", ".avr", ".caf", ".flac", ".htk", ".iff", ".ircam", ".mp3", ".mpc",
+    ".nist", ".oga", ".ogg", ".opus", ".paf", ".pvf", ".rf64", ".sds", ".sf", ".snd", ".sph", ".svx", ".voc", ".w64",
+    ".wav", ".wave", ".wve", ".xi"}
+BY_PYAV = {".3gp", ".aac", ".ac3", ".amr", ".ape", ".m4a", ".m4b", ".mka", ".mkv", ".mov", ".mp2", ".mp4", ".tta",
+           ".webm", ".wma", ".wv"}
+SUFFIXES = BY_SOUNDFILE | BY_PYAV
+VERSION = 2  # version of the decoding: part of the cache's name
 MAX_SECONDS = 7200.0  # per file: half a GB decoded; a small file can claim more
 MAX_FRAMES = 2**29  # per file at its own rate: 2 GB, three hours at 48 kHz
 BLOCK = 2**22  # values read at once, so that channels are averaged before more memory is used
 MIN_RATE_HZ = 1000  # below, it is not audio, and resampling to usual rates would take many gigabytes
-MAX_DENOMINATOR = 1000  # of a ratio of rates: 441/160 is exact, 44,101 to 16,000 Hz off by less than a cent
+MAX_FILTER = 2**21  # numerator times denominator of a ratio of rates, about the size of the resampling filter: any rate
+#                     takes bounded time. 441/160 is exact; odd rates, as 44,101 to 16,000 Hz, are off by less than a cent
+UNRECOGNISED = 1  # libsndfile's error of a file of a format that it does not know
 UNKNOWN_BYTES = 2**31 - 2**16  # programs that write into a pipe put lengths from here on into the header
 FULL_SCALE = 32768  # 16-bit samples are x * 32768, so that silence is 0 and -1 is exact
 CHUNK = 64  # files that a process takes at once
@@ -51,9 +64,44 @@ def read_audio_file(path: Path | str, sample_rate_hz: int, peak: float = 0.0) ->
     """An audio file as float32 (samples,) at the given rate: channels averaged, DC offset removed.
 
     peak > 0 scales the largest magnitude to this value, but by no more than a factor of 100 * peak; 0 only clips to
-    [-1, 1]. Resampling is torchaudio's (windowed sinc). Raises soundfile's exceptions, and ValueError for a file that
-    is truncated, empty, too long, or contains NaN or infinity.
+    [-1, 1]. Resampling is torchaudio's (windowed sinc). Raises the decoders' exceptions, and ValueError for a file that
+    is truncated, empty, too long, or contains NaN or infinity, and for one that requires PyAV where that is missing.
     """
+    sound, rate = _mono(path)
+    if not np.isfinite(sound).all():
+        raise ValueError("it contains NaN or infinity")
+    sound = sound - sound.mean()  # before resampling, for which an offset is a step at both ends
+    if rate != sample_rate_hz:
+        ratio = rate_ratio(rate, sample_rate_hz)
+        sound = resample(torch.from_numpy(sound), ratio.numerator, ratio.denominator).numpy()
+    if peak:
+        sound = sound * (peak / max(np.abs(sound).max(), 0.01))  # background noise is not amplified to full scale
+    return np.clip(sound, -1.0, 1.0)
+
+
+def rate_ratio(rate: int, wanted: int) -> Fraction:
+    """rate / wanted, or a fraction near it that makes a filter of bounded size."""
+    ratio = Fraction(rate, wanted)
+    return ratio.limit_denominator(max(1, int((MAX_FILTER / ratio) ** 0.5)))
+
+
+def _mono(path: Path | str) -> tuple[np.ndarray, int]:
+    """float32 (samples,), channels averaged, and the file's rate in Hz; decoded by soundfile or, where that does not
+    know the format, by PyAV. A file's content says what it is, not its name."""
+    suffix = os.path.splitext(path)[1].lower()
+    try:
+        return _read_by_soundfile(path)
+    except soundfile.LibsndfileError as error:
+        if error.code != UNRECOGNISED or not os.path.getsize(path):
+            raise
+        try:
+            return _read_by_pyav(path)
+        except ValueError as other:
+            # a damaged file of soundfile's own formats is named as such
+            raise (other if suffix in BY_PYAV else error) from None
+
+
+def _read_by_soundfile(path: Path | str) -> tuple[np.ndarray, int]:
     with soundfile.SoundFile(path) as file:
         rate, promised = file.samplerate, file.frames
         if rate < MIN_RATE_HZ:
@@ -72,15 +120,37 @@ def read_audio_file(path: Path | str, sample_rate_hz: int, peak: float = 0.0) ->
     sound = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
     if len(sound) < promised:
         raise ValueError(f"it ends after {len(sound)} of {promised} samples")
-    if not np.isfinite(sound).all():
-        raise ValueError("it contains NaN or infinity")
-    sound = sound - sound.mean()  # before resampling, for which an offset is a step at both ends
-    if rate != sample_rate_hz:
-        ratio = Fraction(rate, sample_rate_hz).limit_denominator(MAX_DENOMINATOR)  # sets the filter size
-        sound = resample(torch.from_numpy(sound), ratio.numerator, ratio.denominator).numpy()
-    if peak:
-        sound = sound * (peak / max(np.abs(sound).max(), 0.01))  # background noise is not amplified to full scale
-    return np.clip(sound, -1.0, 1.0)
+    return sound, rate
+
+
+def _read_by_pyav(path: Path | str) -> tuple[np.ndarray, int]:
+    with opened(path, "audio") as (container, stream):
+        import av
+
+        rate, found, count = stream.rate, [], 0
+        if rate < MIN_RATE_HZ:
+            raise ValueError(f"its sample rate is {rate} Hz")
+        floats = av.AudioResampler(format="fltp")  # of the samples' type alone
+        for frame in _frames(container, stream):
+            for part in floats.resample(frame):
+                if part.sample_rate != rate:
+                    raise ValueError(f"its sample rate changes from {rate} to {part.sample_rate} Hz")
+                found.append(part.to_ndarray().mean(0, dtype=np.float32))
+                count += len(found[-1])
+            if count > min(MAX_SECONDS * rate, MAX_FRAMES):
+                raise ValueError(f"it is too long: more than {count} samples, {count / rate:.0f} seconds")
+        promised = promised_seconds(container, stream)
+    if not count:
+        raise ValueError("it contains no samples")
+    if promised is not None and count / rate < promised - max(0.2, promised / 100):
+        raise ValueError(f"it ends after {count / rate:.2f} of {promised:.2f} seconds")
+    return np.concatenate(found), rate
+
+
+def _frames(container, stream) -> Iterable:
+    """The decoded frames of a stream, and None, which asks a resampler for its rest."""
+    yield from container.decode(stream)
+    yield None
 
 
 def _is_cut_off(log: str) -> bool:
@@ -105,8 +175,9 @@ def load_audio_files(paths: list[Path], sample_rate_hz: int, peak: float = 0.0) 
 
 def decoded_audio(
     root: Path, files: list[str], cache: Path, name: str, sample_rate_hz: int, peak: float, workers: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """All audio `files` below `root`: int16 (total samples,), memory-mapped; starts and lengths (n,) int64.
+) -> tuple[Tensor, Tensor, Tensor, dict[str, str]]:
+    """All audio `files` below `root`: int16 (total samples,), memory-mapped; starts and lengths (n,) int64; the
+    unreadable files with reasons.
 
     An unreadable file has length 0 and is named in a warning. The cache holds NAME-KEY.i16 and NAME-KEY.json; KEY is a
     hash of the files' names, sizes and times and of the settings. Missing and damaged caches are created first, by one
@@ -114,12 +185,14 @@ def decoded_audio(
     """
     status = [os.stat(root / file) for file in files]
     facts = [[file, found.st_size, found.st_mtime_ns] for file, found in zip(files, status, strict=True)]
-    settings = VERSION, facts, sample_rate_hz, peak, soundfile.__libsndfile_version__
+    by_pyav = containers.version() if any(os.path.splitext(file)[1].lower() in BY_PYAV for file in files) else None
+    settings = VERSION, facts, sample_rate_hz, peak, soundfile.__libsndfile_version__, by_pyav
     samples = cache / f"{name}-{cache_key(settings)}.i16"
     notes = cached(samples, lambda: _decode(root, files, samples, sample_rate_hz, peak, workers))
-    lengths, unreadable = torch.tensor(notes["lengths"], dtype=torch.int64), notes["unreadable"]
-    warn_unreadable("audio files", len(files), {str(root / file): reason for file, reason in unreadable.items()})
-    return map_values(samples, np.int16, (int(lengths.sum()),)), lengths.cumsum(0) - lengths, lengths
+    lengths = torch.tensor(notes["lengths"], dtype=torch.int64)
+    unreadable = {str(root / file): reason for file, reason in notes["unreadable"].items()}
+    warn_unreadable("audio files", len(files), unreadable)
+    return map_values(samples, np.int16, (int(lengths.sum()),)), lengths.cumsum(0) - lengths, lengths, unreadable
 
 
 def _decode(root: Path, files: list[str], target: Path, sample_rate_hz: int, peak: float, workers: int) -> dict:

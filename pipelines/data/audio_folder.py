@@ -5,13 +5,14 @@
     root/{train,validation,test}/...  either layout in each; validation (or `val`, `valid`) and test may be missing
 """
 
+from collections import Counter
 from pathlib import Path
 
 import torch
 
 from pipelines.data.audio import AudioData, Recordings, labels_of
 from pipelines.data.audio_files import SUFFIXES
-from pipelines.data.folders import class_folder, class_names, find_parts
+from pipelines.data.folders import class_folder, class_names, find_parts, warn_left_out
 from pipelines.files.errors import InputError
 
 
@@ -31,7 +32,10 @@ class AudioFolder(AudioData):
         parts = find_parts(root, SUFFIXES, "audio files")
         speakers = class_names(parts["train"].files)
         files, splits, labels = [], [], []
+        left_out: Counter[str] = Counter()
         for split, part in parts.items():
+            left_out += Counter(part.left_out)
+            warn_left_out(part.folder, part.details)
             folder, found = part.folder, part.files
             prefix = "" if folder == root else f"{folder.name}/"
             files += [prefix + file.path for file in found]
@@ -42,6 +46,6 @@ class AudioFolder(AudioData):
                                      f"training speakers, found {class_folder(file) or 'no such folder'!r}")
                 labels.append(class_folder(file))
         if not speakers:
-            return Recordings(files, torch.zeros(len(files), 0, dtype=torch.int64), splits)
+            return Recordings(files, torch.zeros(len(files), 0, dtype=torch.int64), splits, left_out)
         self.label_names, self.classes, numbers = labels_of({"speaker": labels})
-        return Recordings(files, numbers, splits)
+        return Recordings(files, numbers, splits, left_out)

@@ -1,4 +1,5 @@
-"""Episodes of frames and actions, as single images or as clips; training clips start anywhere in an episode.
+"""Episodes of frames, with or without actions, as single images or as clips; training clips start anywhere in an
+episode.
 
 No clip spans two episodes. An action belongs to the frame that it leads to: actions[t] was taken between frame t - 1
 and frame t. Axes: n items of a split, b items of a batch, f frames of a split, t frames of a clip,
@@ -6,8 +7,10 @@ c channels, h w pixels, L labels.
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,7 +19,7 @@ from torch import Tensor
 from pipelines.data.images import ImageSplit
 from pipelines.files.errors import InputError
 from pipelines.splits import counters
-from pipelines.splits.base import Batch, Data, Split, checked_hold_out_size, hold_out
+from pipelines.splits.base import Batch, Data, Split, held_out_size, hold_out
 from pipelines.splits.transfer import send_together
 
 CHUNK = 1024  # frames processed at once when iterating over a whole split
@@ -24,14 +27,14 @@ CHUNK = 1024  # frames processed at once when iterating over a whole split
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSplit(Split):
-    """uint8 (b, c, t, h, w), with `Batch.actions`, int64 (b, t), from frames (m, c, h, w) in recorded order.
+    """uint8 (b, c, t, h, w), with `Batch.actions`, int64 (b, t), or None, from frames (m, c, h, w) in recorded order.
 
     With an `epoch` the items are clips from random places of their episodes; without, consecutive clips.
     """
 
     starts: Tensor  # (n,) int64, first frame of each item, counted within the split; `rows` maps these frames to x
     bounds: Tensor  # (n, 2) int64, first frame and end of each item's episode
-    actions: Tensor  # (f,) int64
+    actions: Tensor | None  # (f,) int64
     clip_length: int
 
     def batch(self, indices: Tensor, seed: int = 0, epoch: int | Tensor | None = None) -> Batch:
@@ -42,9 +45,10 @@ class ClipSplit(Split):
         drawn = torch.from_numpy(counters.below(bits, (end - begin - self.clip_length + 1).numpy()))
         starts = torch.where(epoch < 0, self.starts[items], begin + drawn)
         frames = starts[:, None] + torch.arange(self.clip_length)
-        here, places, actions = send_together([items, frames, self.actions[frames]], self.device)
+        own = [] if self.actions is None else [self.actions[frames]]
+        here, places, *actions = send_together([items, frames, *own], self.device)
         x = self._fetch(frames.flatten(), places.flatten()).unflatten(0, frames.shape).movedim(1, 2)
-        return Batch(x, self.labels[here], actions=actions)
+        return Batch(x, self.labels[here], actions=actions[0] if actions else None)
 
 
 class EpisodeData(Data):
@@ -53,14 +57,16 @@ class EpisodeData(Data):
     clip_length: frames per clip; 0: the items are single frames. `validation_fraction` of the episodes, chosen by
     `seed`, are held out; no episode is in both splits.
 
-    frames: uint8 (m, c, h, w), one episode after another; sizes: (episodes,), frames per episode. actions: (m,) int64.
-    labels: (episodes, L) int64. Raises InputError for settings out of range, and for a split without a clip.
+    frames: uint8 (m, c, h, w), one episode after another; sizes: (episodes,), frames per episode, 0 where it cannot be
+    read. actions: (m,) int64, or None. labels: (episodes, L) int64. Raises InputError for settings out of range, and
+    for a split without a clip.
     """
 
     splits = ("train", "validation")
+    unreadable: Mapping[str, str] = MappingProxyType({})  # files that were left out, with reasons
 
-    def __init__(self, frames: Tensor, sizes: Tensor, actions: Tensor, labels: Tensor, action_names: tuple[str, ...],
-                 clip_length: int, validation_fraction: float, seed: int):
+    def __init__(self, frames: Tensor, sizes: Tensor, actions: Tensor | None, labels: Tensor,
+                 action_names: tuple[str, ...], clip_length: int, validation_fraction: float, seed: int):
         if clip_length < 0:
             raise InputError(f"data.clip_length: expected a number >= 0, found {clip_length}")
         channels, height, width = frames.shape[1:]
@@ -69,15 +75,22 @@ class EpisodeData(Data):
             self.kind, self.shape = "video", (channels, clip_length, height, width)
         self.action_names, self.clip_length = action_names, clip_length
         self._frames, self._actions = frames, actions
-        size = checked_hold_out_size("data.validation_fraction", round(validation_fraction * len(sizes)), len(sizes))
+        size = held_out_size("data.validation_fraction", validation_fraction, len(sizes))
         ends = sizes.cumsum(0)
         self._parts = {}
         for name, episodes in zip(self.splits, hold_out(len(sizes), size, seed), strict=True):
             rows = torch.cat([torch.arange(ends[episode] - sizes[episode], ends[episode]) for episode in episodes])
             self._parts[name] = rows, sizes[episodes], labels[episodes]
+            if not sizes[episodes].max():
+                raise InputError(f"{self.name}: expected video for {name}, found none that can be read")
             if clip_length > sizes[episodes].max():
                 raise InputError(f"data.clip_length: expected at most {sizes[episodes].max()}, the length of the "
                                  f"longest {name} episode, found {clip_length}")
+        short = sum(int(((own > 0) & (own < clip_length)).sum()) for _, own, _ in self._parts.values())
+        self.left_out = {"unreadable video": len(self.unreadable)} if self.unreadable else {}
+        self.remarks = (f"{int(sizes.sum())} frames of {int((sizes > 0).sum())} episodes",
+                        f"{len(action_names)} actions" if action_names else "no actions",
+                        *([f"{short} episodes shorter than a clip"] if short else []))
 
     @abstractmethod
     def _recorded(self, name: str) -> Tensor:
@@ -119,7 +132,8 @@ class EpisodeData(Data):
         clips, ends = sizes // length, sizes.cumsum(0)
         bounds = torch.stack([ends - sizes, ends], 1)
         return ClipSplit(self._frames, labels.repeat_interleave(clips, 0), rows, starts=_places(sizes, length)[:, 0],
-                         bounds=bounds.repeat_interleave(clips, 0), actions=self._actions[rows], clip_length=length)
+                         bounds=bounds.repeat_interleave(clips, 0), clip_length=length,
+                         actions=None if self._actions is None else self._actions[rows])
 
 
 def _places(sizes: Tensor, clip_length: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Training of the small classifiers that evaluation uses, of images, audio and codes."""
 
+import sys
 from collections.abc import Callable
 
 import torch
@@ -12,6 +13,8 @@ from pipelines.splits.noise import seed_step
 from pipelines.splits.order import step_items
 from stage1_vqvae.precision import full_float32
 
+MAX_EPOCHS, FEWEST = 120, 200  # passes over 1,600 items or fewer, as the embedded digits; steps for the fewest
+
 
 @full_float32()
 def train_classifier(
@@ -21,7 +24,11 @@ def train_classifier(
     """A classifier into the classes of one column of the labels, in eval mode: AdamW, one cycle of the learning rate.
 
     make: () -> the untrained model. logits: (model, batch) -> (b, num_classes), augmentation included. Whatever they
-    draw from torch's global generator, the weights are a function of the split and `seed`."""
+    draw from torch's global generator, the weights are a function of the split and `seed`. steps: at most; see
+    `bounded_steps`. A line on stderr announces the training."""
+    steps = bounded_steps(steps, batch_size, len(split))
+    print(f"{title}: {steps} steps on {len(split)} training items (evaluate.classifier=false leaves it out)",
+          file=sys.stderr)
     seed_step(seed, 0)
     model = make().to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
@@ -36,6 +43,11 @@ def train_classifier(
         optimizer.step()
         schedule.step()
     return model.eval()
+
+
+def bounded_steps(steps: int, batch_size: int, items: int) -> int:
+    """`steps`, but at most MAX_EPOCHS passes over the items, or FEWEST steps: a few hundred items need no more."""
+    return min(steps, max(FEWEST, -(-MAX_EPOCHS * items // batch_size)))
 
 
 def accuracy(seen: Tensor, true: Tensor) -> float:

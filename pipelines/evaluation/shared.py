@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from pipelines.data.codes import CodeData, CodeSplit
+from pipelines.data.manifest import MANIFEST
 from pipelines.evaluation.bounds import bounds, others_nats, sample_posterior, shuffled
 from pipelines.evaluation.measured import Measured, Subject, batches, measure, uses
 from pipelines.evaluation.table import each
+from pipelines.files.errors import InputError
 from pipelines.media import plots
 from pipelines.metrics.ngrams import bigram_bits, unigram_bits
 from pipelines.runs.store import TrainedStage
@@ -26,6 +28,7 @@ def measure_shared(subject: Subject) -> tuple[Measured, dict]:
     """The figures that every kind of data has, under the keys of metrics.json."""
     stage1, split, options, seed = subject.loaded.stage1, subject.split, subject.options, subject.seed
     bottleneck, batch_size = stage1.module.bottleneck, options.batch_size
+    codes = None if subject.loaded.stage2 is None else extracted_codes(subject)  # refused before anything is measured
     shuffled_nats = others_nats(stage1, split, batch_size, seed)
     measured = replace(measure(stage1, split, batch_size, seed), others_nats=shuffled_nats)
     noisy = bottleneck.validation_draws > 0  # the distortion without noise is not part of a bound
@@ -36,8 +39,8 @@ def measure_shared(subject: Subject) -> tuple[Measured, dict]:
     figures = own_figures(measured, bottleneck)
     figures["bounds"] = bounds(sampled, measured.sizes, samples) if sampled and options.bound_samples else None
     figures["latents"]["shuffled"] = shuffled(measured)
-    if subject.loaded.stage2 is not None:
-        add_prior(figures, measured, subject)
+    if codes is not None:
+        add_prior(figures, measured, subject, codes)
     return measured, figures
 
 
@@ -70,14 +73,23 @@ def own_figures(measured: Measured, bottleneck: Bottleneck) -> dict:
     }
 
 
-def add_prior(figures: dict, measured: Measured, subject: Subject) -> None:
+def extracted_codes(subject: Subject) -> dict[str, CodeSplit]:
+    """The training codes and those of the measured split, which a prior is measured on. Raises InputError for a run
+    that has none, such as a published one."""
+    if not (subject.run.codes / MANIFEST).exists():
+        raise InputError(f"{subject.run.codes}: expected the codes that the prior is measured on, found none; extract "
+                         "them first: make extract-codes")
+    data = CodeData(subject.run.codes)
+    return {name: data.split(name) for name in ("train", subject.split_name)}
+
+
+def add_prior(figures: dict, measured: Measured, subject: Subject, splits: dict[str, CodeSplit]) -> None:
     """The prior's bits per code on the split and on as many training items, beside unigram and bigram bits, and the
     rate."""
-    data, num_codes = CodeData(subject.run.codes), figures["codes"]["num_codes"]
-    splits = [data.split(own) for own in ("train", subject.split_name)]
-    codes, real = zip(*(all_codes(split) for split in splits))
-    trained, held_out = (prior_bits(subject.loaded.stage2, split.to(subject.device), spread(len(splits[1]), len(split)),
-                                    subject.options.batch_size) for split in splits)
+    num_codes, parts = figures["codes"]["num_codes"], [splits["train"], splits[subject.split_name]]
+    codes, real = zip(*(all_codes(split) for split in parts))
+    trained, held_out = (prior_bits(subject.loaded.stage2, split.to(subject.device), spread(len(parts[1]), len(split)),
+                                    subject.options.batch_size) for split in parts)
     figures["codes"] |= {
         "unigram_bits": each(unigram_bits(codes[0], codes[1], num_codes, real)),
         "bigram_bits": each(bigram_bits(codes[0], codes[1], num_codes, real)),

@@ -1,4 +1,5 @@
-"""What `evaluate.py` measures of video: errors of frames, accuracy of continuations, and how actions move the image.
+"""What `evaluate.py` measures of video: errors of frames, accuracy of continuations, and, where the data have actions,
+how these move the image.
 
 Clips of the split are continued in the space of codes (pipelines/generation/continuation.py) after `evaluate.context`
 frames. Conditioned on the recorded actions, predictions are compared with the ground truth, beside repeating the last
@@ -8,6 +9,7 @@ frames (pipelines/metrics/motion.py).
 """
 
 import math
+import sys
 from pathlib import Path
 
 from torch import Tensor
@@ -38,7 +40,10 @@ def check(subject: Subject) -> None:
                          f"frames, found {options.context}")
     if options.predictions < 0:
         raise InputError(f"evaluate.predictions: expected a number >= 0, found {options.predictions}")
-    for name in options.actions or ():
+    if options.actions and not data.action_names:
+        print(f"note: evaluate.actions: {', '.join(options.actions)} are not measured, {data.name} has no actions",
+              file=sys.stderr)
+    for name in (options.actions or ()) if data.action_names else ():
         if name not in data.action_names:
             raise InputError(f"evaluate.actions: expected names among {', '.join(data.action_names)}, or null for "
                              f"all of them, found {name!r}")
@@ -58,9 +63,9 @@ def predictions(measured: Measured, subject: Subject) -> dict:
     items = spread(options.predictions, len(split))
     batch = split.batch(items)
 
-    def continued(actions: Tensor) -> Tensor:
-        return predict(subject.loaded.stage1, subject.loaded.stage2, batch.x[:, :, :context], actions, batch.labels,
-                       subject.seed, options.batch_size)
+    def continued(actions: Tensor | None) -> Tensor:
+        return predict(subject.loaded.stage1, subject.loaded.stage2, batch.x[:, :, :context], data.clip_length, actions,
+                       batch.labels, subject.seed, options.batch_size)
 
     last_frame = batch.x[:, :, context - 1 : context].expand_as(batch.x)
     clips = {"prediction": continued(batch.actions), "last_frame": last_frame,
@@ -68,7 +73,7 @@ def predictions(measured: Measured, subject: Subject) -> dict:
     steps = {f"{way}_{kind}": found for way, made in clips.items()
              for kind, found in fidelity(made, batch, context).items()}
     motion = {}
-    for name in data.action_names if options.actions is None else options.actions:
+    for name in data.action_names if options.actions is None or not data.action_names else options.actions:
         actions = batch.actions.clone()
         actions[:, context:] = data.action_names.index(name)
         motion[name] = shifts(continued(actions), context)
@@ -99,7 +104,9 @@ def shifts(clips: Tensor, context: int) -> dict[str, float]:
 
 
 def recorded_shifts(batch: Batch, context: int, names: tuple[str, ...]) -> dict[str, dict | None]:
-    """The same for the recorded frames, by action: the estimate for turns that took place."""
+    """The same for the recorded frames, by action: the estimate for turns that took place; {} without actions."""
+    if not names:
+        return {}
     found = horizontal_shifts(clip_frames(batch.x[:, :, context - 1 : -1]), clip_frames(batch.x[:, :, context:]))
     actions = batch.actions[:, context:].flatten()
     figures: dict[str, dict | None] = {}

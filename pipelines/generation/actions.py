@@ -31,7 +31,10 @@ def local_actions(actions: Tensor, num_actions: int, code_frames: int) -> Tensor
 def wanted_actions(wanted: str, names: Sequence[str], frames: int) -> Tensor:
     """Actions of `frames` frames, int64 (frames,): the name of one action for all, or a file with one name per line.
 
-    Raises InputError for anything else, for a file of another length, and for an action that is not among `names`."""
+    Raises InputError for anything else, for a file of another length, for an action that is not among `names`, and
+    where there are none."""
+    if not names:
+        raise InputError(f"actions: expected a run on video with actions, found one without and {wanted!r}")
     if not isinstance(wanted, str | Path):
         raise InputError(f"actions: expected one of {shown(names)}, or a file of them, found {wanted!r}")
     if wanted in names:

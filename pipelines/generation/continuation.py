@@ -1,5 +1,5 @@
 """Continuation of clips (arXiv 1711.00937, section 4.4): the prior draws the codes of the frames after a context,
-conditioned on actions, and the decoder turns them into frames.
+conditioned on actions where the data have some, and the decoder turns them into frames.
 
 The context is encoded on its own, so its codes depend on no later frame, whatever the encoder.
 """
@@ -18,23 +18,25 @@ from pipelines.splits.noise import draws, generator
 from stage2_prior.sampling import sample
 
 
-def predict(stage1: TrainedStage, stage2: TrainedStage, context: Tensor, actions: Tensor, labels: Tensor, seed: int,
-            batch_size: int, **truncation) -> Tensor:
-    """Clips uint8 (n, c, t, h, w), on the CPU: the decoded context, and the frames that were drawn after it.
+def predict(stage1: TrainedStage, stage2: TrainedStage, context: Tensor, frames: int, actions: Tensor | None,
+            labels: Tensor, seed: int, batch_size: int, **truncation) -> Tensor:
+    """Clips uint8 (n, c, t, h, w), t = `frames`, on the CPU: the decoded context, and the frames drawn after it.
 
-    context: uint8 (n, c, k, h, w). actions: int64 (n, t), of all frames of a clip. labels: (n, L) of the data.
+    context: uint8 (n, c, k, h, w). actions: int64 (n, t), of all frames of a clip; None for a run without actions.
+    labels: (n, L) of the data.
     Clip i is a function of `seed`, i and its own row alone. `truncation`: temperature, top_k, top_p.
     Raises InputError for a context or a length that is not a whole number of frames of codes."""
     spec, device = stage2.codes, next(stage1.module.parameters()).device
     stride = spec.shape[1] // spec.grid[0]
-    for name, count in (("context", context.shape[2]), ("context and prediction", actions.shape[1])):
+    for name, count in (("context", context.shape[2]), ("context and prediction", frames)):
         if count % stride:
             raise InputError(f"{name}: expected a multiple of {stride} frames, which one frame of codes covers, found "
                              f"{count}")
     columns, decoder_columns = stage2.prior_columns, stage1.decoder_columns
-    shape = [actions.shape[1] // stride, *spec.item_shape[1:]]
-    local = local_actions(actions, len(stage1.example.facts["action_names"]), shape[0])
-    local = local.expand(-1, -1, *shape[:3]).float()
+    shape, local = [frames // stride, *spec.item_shape[1:]], None
+    if actions is not None:
+        local = local_actions(actions, len(stage1.example.facts["action_names"]), shape[0])
+        local = local.expand(-1, -1, *shape[:3]).float()
     parts = []
     for rows in _batches(len(context), batch_size):
         own = [generator(seed, number) for number in rows.tolist()]
@@ -45,7 +47,7 @@ def predict(stage1: TrainedStage, stage2: TrainedStage, context: Tensor, actions
         known[:, : seen.shape[1]] = seen
         try:
             drawn = sample(stage2.module, uniforms, labels=given[:, columns].to(device) if columns else None,
-                           local=local[rows].to(device), known=known, **truncation)
+                           local=None if local is None else local[rows].to(device), known=known, **truncation)
         except ValueError as error:
             raise InputError(f"sampling: {error}") from None
         parts.append(decode(stage1, drawn, given[:, decoder_columns] if decoder_columns else None, None, own))

@@ -16,6 +16,8 @@ from pipelines.splits.base import check_one_axis
 from pipelines.splits.noise import draws
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 
+WINDOW = 1024  # codes that networks read at once of an item that is longer than those of the run
+
 
 def pixel_uniforms(stage1: TrainedStage, generators: list[np.random.Generator]) -> Tensor | None:
     """The uniforms (n, *grid) of data that the decoder draws position by position; None for any other decoder."""
@@ -30,7 +32,8 @@ def decode(stage1: TrainedStage, codes: Tensor, labels: Tensor | None, lengths: 
 
     labels (n, L): those that the decoder is conditioned on. lengths (n,): how much of the first axis of x is real; x is
     zero after it, and the codes after it are replaced by those of zeros (silence), as in training. An autoregressive
-    decoder draws from the generators, one for each row.
+    decoder draws from the generators, one for each row. With lengths there may be more codes than an item of the run
+    has, up to the end of each row: they are decoded in windows.
     """
     model, device = stage1.module, next(stage1.module.parameters()).device
     labels = None if labels is None else labels.to(device)
@@ -39,16 +42,19 @@ def decode(stage1: TrainedStage, codes: Tensor, labels: Tensor | None, lengths: 
         if lengths is None:
             return model.decode(codes, labels, pixel_uniforms(stage1, generators), progress).cpu()
         check_one_axis(stage1.example.shape)
-        size = stage1.example.shape[-1]
-        hop = size // codes.shape[1]
         silence = model.encode(torch.zeros(1, *stage1.example.shape, device=device))
+        usual, hop = silence.shape[1], stage1.example.shape[-1] // silence.shape[1]
+        size = codes.shape[1] * hop
         real = torch.arange(codes.shape[1]) < -(-lengths[:, None] // hop)
-        codes = torch.where(real.to(device).view(*real.shape, *[1] * (codes.ndim - 2)), codes, silence)
+        if not real.all():
+            assert codes.shape[1] == usual, "only items of the usual size are padded"
+            codes = torch.where(real.to(device).view(*real.shape, *[1] * (codes.ndim - 2)), codes, silence)
         uniforms, longest = None, size
         if isinstance(model.decoder, AutoregressiveDecoder):
             longest = int(lengths.max())
             uniforms = draws(generators, longest).to(device)
-        x = model.decode(codes, labels, uniforms, progress).cpu()[..., :longest]
+        window = None if codes.shape[1] <= usual else max(usual, WINDOW)
+        x = model.decode(codes, labels, uniforms, progress, window).cpu()[..., :longest]
     x = torch.where(torch.arange(longest) < lengths[:, None, None], x, 0)
     return F.pad(x, (0, size - longest))
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SHOWN_S = 1.0  # of a validation clip, as training shows it: a WaveNet draws sample by sample, and ranks wait
 SHOWN_SAMPLES = 8  # clips in the overview of samples
 SHOWN_PAIRS = 6  # clips in an overview of originals and what became of them
+SHOWN_LONGEST_S = 20.0  # of each of these, from its beginning
 
 
 class Audio(Kind):
@@ -95,8 +96,9 @@ class Audio(Kind):
         size, rate = stage1.example.shape[-1], stage1.example.facts["sample_rate_hz"]
         if isinstance(x, (str, Path)):
             found = read_recordings(stage1, Path(x))
-            self._refuse_long(found.cut, size, rate)
-            return Items(found.x, not Path(x).is_dir(), found.lengths)
+            self._refuse_long(found.names, found.waves, size, rate)
+            waves, lengths = padded(found.waves, size)
+            return Items(waves, not Path(x).is_dir(), lengths)
         if isinstance(x, (list, tuple)):
             if not x:
                 raise InputError("audio: expected at least one waveform, found an empty list")
@@ -113,20 +115,13 @@ class Audio(Kind):
         if x.ndim not in (1, 2, 3) or (x.ndim > 1 and x.shape[-2] != 1) or not x.numel():
             raise InputError(f"audio: expected shape (t,), (1, t) or (n, 1, t), found {tuple(x.shape)}")
         waves = list(x.float().reshape(-1, x.shape[-1]))
-        found = padded([str(number) for number in range(len(waves))], waves, size)
-        self._refuse_long(found.cut, size, rate)
-        return Items(found.x, x.ndim < 3, found.lengths)
+        self._refuse_long([str(number) for number in range(len(waves))], waves, size, rate)
+        waves, lengths = padded(waves, size)
+        return Items(waves, x.ndim < 3, lengths)
 
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                     batch_size: int) -> Written:
-        from pipelines.generation.labels import decoder_labels
-        from pipelines.metrics.spectral_distance import log_spectral_distance
-
-        decoder_labels(loaded.stage1, labels, 1)  # refused before anything is decoded
-        names, originals, made, lengths = self._decoded(loaded, source, labels, seed, batch_size)
-        overview = self._write(loaded, out, names, originals, made, lengths, "reconstruction", "")
-        distance = log_spectral_distance(originals, made, loaded.stage1.example.facts["sample_rate_hz"], lengths).mean()
-        return Written(len(names), overview, f"log-spectral distance {distance:.2f} dB")
+        return self._decode(loaded, source, out, labels, seed, batch_size, "reconstruction", "")
 
     def convert(self, loaded: LoadedRun, source: Path, out: Path, label: str, target: str, seed: int,
                 batch_size: int) -> Written:
@@ -138,9 +133,7 @@ class Audio(Kind):
                              f"conditioned on {list(stage1.condition_on)}")
         class_number(label, target, classes_of(stage1.example, label))
         first = {name: classes_of(stage1.example, name)[0] for name in stage1.condition_on}
-        names, originals, made, lengths = self._decoded(loaded, source, first | {label: target}, seed, batch_size)
-        overview = self._write(loaded, out, names, originals, made, lengths, target, f"-{target}")
-        return Written(len(names), overview, f"{label} {target}")
+        return self._decode(loaded, source, out, first | {label: target}, seed, batch_size, target, f"-{target}")
 
     @property
     def evaluation(self) -> ModuleType:
@@ -148,40 +141,39 @@ class Audio(Kind):
 
         return audio
 
-    def _decoded(self, loaded: LoadedRun, source: Path, labels: Mapping[str, str], seed: int,
-                 batch_size: int) -> tuple[list[str], Tensor, Tensor, Tensor]:
-        """Names, originals and decodings (n, 1, t), lengths (n,) of recordings; those that are cut off are named."""
-        from pipelines.generation.conversion import convert
+    def _decode(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
+                batch_size: int, title: str, ending: str) -> Written:
+        """Writes the decoding of each recording as soon as it is made, and an overview of the first ones."""
+        import torch
+
         from pipelines.generation.labels import decoder_labels
-        from pipelines.generation.recordings import encode_recordings, read_recordings
-
-        stage1 = loaded.stage1
-        found = read_recordings(stage1, source)
-        if found.cut:
-            seconds = stage1.example.shape[-1] / stage1.example.facts["sample_rate_hz"]
-            print(f"note: {len(found.cut)} of {len(found.names)} recordings are cut off after {seconds:.2f} s, the "
-                  f"longest item of the run: {found.cut[0]}" + (", ..." if len(found.cut) > 1 else ""))
-        codes = encode_recordings(stage1, found, batch_size)
-        made = convert(stage1, codes, decoder_labels(stage1, labels, len(codes)), found.lengths, seed, batch_size)
-        return found.names, found.x, made, found.lengths
-
-    @staticmethod
-    def _write(loaded: LoadedRun, out: Path, names: Sequence[str], originals: Tensor, made: Tensor, lengths: Tensor,
-               title: str, ending: str) -> Path:
+        from pipelines.generation.recordings import decoded_recordings, read_recordings
         from pipelines.media.audio import comparison, write_wav
+        from pipelines.metrics.spectral_distance import log_spectral_distance
 
-        rate = loaded.stage1.example.facts["sample_rate_hz"]
-        before, after = ([wave[0, :length] for wave, length in zip(x, lengths.tolist(), strict=True)]
-                         for x in (originals, made))
-        out.mkdir(parents=True, exist_ok=True)
-        for number, (name, wave) in enumerate(zip(names, after, strict=True)):
-            write_wav(out / f"{number:05d}-{name}{ending}.wav", wave, rate)
-        shown = {"original": before[:SHOWN_PAIRS], title: after[:SHOWN_PAIRS]}
-        comparison(out / "spectrograms.png", shown, {"original": list(names[:SHOWN_PAIRS])}, rate)
-        return out / "spectrograms.png"
+        stage1, rate = loaded.stage1, loaded.stage1.example.facts["sample_rate_hz"]
+        decoder_labels(stage1, labels, 1)  # refused before anything is read
+        found = read_recordings(stage1, source)
+        given = decoder_labels(stage1, labels, len(found.names))
+        most, distances = round(SHOWN_LONGEST_S * rate), []
+        shown: list[tuple[Tensor, Tensor]] = []
+        made = decoded_recordings(stage1, found.waves, given, seed, batch_size)
+        for number, (name, before, after) in enumerate(zip(found.names, found.waves, made, strict=True)):
+            out.mkdir(parents=True, exist_ok=True)
+            write_wav(out / f"{number:05d}-{name}{ending}.wav", after, rate)
+            lengths = torch.tensor([len(before)])
+            distances.append(float(log_spectral_distance(before[None, None], after[None, None], rate, lengths)))
+            if len(shown) < SHOWN_PAIRS:
+                shown.append((before[:most], after[:most].clone()))
+        originals, others = (list(waves) for waves in zip(*shown, strict=True))
+        comparison(out / "spectrograms.png", {"original": originals, title: others},
+                   {"original": found.names[:SHOWN_PAIRS]}, rate)
+        return Written(len(found.names), out / "spectrograms.png",
+                       f"log-spectral distance {sum(distances) / len(distances):.2f} dB")
 
     @staticmethod
-    def _refuse_long(cut: Sequence[str], size: int, rate: int) -> None:
-        if cut:
-            raise InputError(f"audio: expected at most {size} samples ({size / rate:.2f} s at {rate} Hz), the longest "
-                             f"item of the run, found more in {cut[0]}")
+    def _refuse_long(names: Sequence[str], waves: Sequence[Tensor], size: int, rate: int) -> None:
+        for name, wave in zip(names, waves, strict=True):
+            if len(wave) > size:
+                raise InputError(f"audio: expected at most {size} samples ({size / rate:.2f} s at {rate} Hz), the "
+                                 f"longest item of the run, found {len(wave)} in {name}")

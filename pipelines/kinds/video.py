@@ -1,4 +1,4 @@
-"""Video: uint8 (c, t, h, w), clips of frames with an action for each frame."""
+"""Video: uint8 (c, t, h, w), clips of frames, with an action for each frame where the data have actions."""
 
 from __future__ import annotations
 
@@ -55,6 +55,8 @@ class Video(Kind):
         if (wanted := flags.get("actions")) is not None:
             actions = wanted_actions(wanted, names, spec.shape[1])
             return {"local": local_actions(actions[None], len(names), spec.grid[0])}
+        if not names:
+            return {}
         if not (loaded.run.codes / MANIFEST).exists():
             raise InputError(f"actions: expected NAME or FILE for a run without its codes, {loaded.run.codes}, found "
                              "none")
@@ -88,6 +90,8 @@ class Video(Kind):
 
     def predict(self, loaded: LoadedRun, data_root: Path | None, out: Path, count: int, context: int, frames: int,
                 actions: Sequence[str], seed: int, batch_size: int, **truncation: Any) -> Written:
+        import torch
+
         from pipelines.generation.actions import RECORDED, wanted_actions
         from pipelines.generation.continuation import predict
         from pipelines.runs.data import load_data
@@ -96,15 +100,15 @@ class Video(Kind):
         names = loaded.stage1.example.facts["action_names"]
         wanted = {name: None if name == RECORDED else wanted_actions(name, names, frames) for name in actions}
         split = load_data(loaded.run, loaded.stage1, data_root).clips("validation", context + frames)
-        batch = split.batch(spread(count, len(split)))
+        batch, length = split.batch(spread(count, len(split))), context + frames
         start, rows = time.monotonic(), {"recorded": batch.x}
         for name, chosen in wanted.items():
-            given = batch.actions.clone()
+            given = batch.actions
             if chosen is not None:
-                given[:, context:] = chosen
+                given = torch.cat([given[:, :context], chosen.expand(len(given), -1)], 1)
             title = "predicted" if name == RECORDED else Path(name).stem
-            rows[title] = predict(loaded.stage1, loaded.stage2, batch.x[:, :, :context], given, batch.labels, seed,
-                                  batch_size, **truncation)
+            rows[title] = predict(loaded.stage1, loaded.stage2, batch.x[:, :, :context], length, given,
+                                  batch.labels, seed, batch_size, **truncation)
         figure = f"{frames} frames after {context} in {time.monotonic() - start:.1f} s"
         return Written(len(batch.x), write_predictions(out, rows, context), figure)
 

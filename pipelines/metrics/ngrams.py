@@ -46,11 +46,19 @@ def _unigram(codes: Tensor, num_codes: int) -> Tensor:
 
 
 def _bigram_cost(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], num_codes: int, weight: float) -> float:
-    """Bits per code; train and test are pairs of codes (n, t) and bool (n, t), False for padding at the end."""
+    """Bits per code; train and test are pairs of codes (n, t) and bool (n, t), False for padding at the end.
+
+    Only pairs that occur are counted, so that memory is that of the codes, not num_codes squared."""
     (codes, real), (held, real_held) = train, test
     base = _unigram(codes[real], num_codes)
-    following = (codes[:, :-1] * num_codes + codes[:, 1:])[real[:, 1:]]
-    pairs = torch.bincount(following, minlength=num_codes**2).double().reshape(num_codes, num_codes)
-    table = (pairs + weight * base) / (pairs.sum(1, keepdim=True) + weight)
-    nats = -base[held[:, 0]].log().sum() - table[held[:, :-1], held[:, 1:]][real_held[:, 1:]].log().sum()
+    pairs, counts = (codes[:, :-1] * num_codes + codes[:, 1:])[real[:, 1:]].unique(return_counts=True)
+    totals = torch.zeros(num_codes, dtype=torch.float64).index_add_(0, pairs // num_codes, counts.double())
+    before, after = held[:, :-1][real_held[:, 1:]], held[:, 1:][real_held[:, 1:]]
+    wanted = before * num_codes + after
+    seen = torch.zeros(len(wanted), dtype=torch.float64)
+    if len(pairs):
+        places = torch.searchsorted(pairs, wanted).clamp(max=len(pairs) - 1)
+        seen = torch.where(pairs[places] == wanted, counts[places].double(), seen)
+    chances = (seen + weight * base[after]) / (totals[before] + weight)
+    nats = -base[held[:, 0]].log().sum() - chances.log().sum()
     return float(nats) / int(real_held.sum()) / math.log(2)

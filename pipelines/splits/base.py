@@ -3,6 +3,7 @@
 Axes: n items of a split, b items of a batch, L labels of an item, c channels.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -193,9 +194,20 @@ def hold_out(num_items: int, num_held_out: int, seed: int) -> tuple[Tensor, Tens
 
 def checked_hold_out_size(key: str, size: int, num_items: int) -> int:
     """`size` if both parts get at least one item; otherwise raises an InputError that names `key`."""
+    if num_items < 2:
+        raise InputError(f"{key}: expected at least 2 items, one of which is held out for validation, found "
+                         f"{num_items}")
     if not 0 < size < num_items:
         raise InputError(f"{key}: expected between 1 and {num_items - 1} of {num_items} items, found {size}")
     return size
+
+
+def held_out_size(key: str, fraction: float, num_items: int) -> int:
+    """The number of items that are held out: `fraction` of them, rounded, but one at least and not all. Raises an
+    InputError that names `key` for a fraction out of range, and for fewer than two items."""
+    if not 0 < fraction < 1:
+        raise InputError(f"{key}: expected a number above 0 and below 1, found {fraction}")
+    return checked_hold_out_size(key, min(max(round(fraction * num_items), 1), num_items - 1), num_items)
 
 
 def label_columns(key: str, names: list[str] | None, label_names: tuple[str, ...]) -> list[int]:
@@ -206,6 +218,18 @@ def label_columns(key: str, names: list[str] | None, label_names: tuple[str, ...
         if name not in label_names:
             raise InputError(f"{key}: expected labels among {list(label_names)}, found {name!r}")
     return [label_names.index(name) for name in names]
+
+
+def known_labels(key: str, names: list[str] | None, label_names: tuple[str, ...], data: str, active: bool
+                 ) -> list[str] | None:
+    """The labels that a model is to be conditioned on: `names`, but none where the data have no labels at all, as a
+    flat folder of recordings. A line on stderr, of an `active` process, then says so."""
+    if not names or label_names:
+        return names
+    if active:
+        print(f"note: {key}: {', '.join(names)} left out, since {data} has no labels: the model is unconditional "
+              f"({key}=[] says the same; labels are the names of folders)", file=sys.stderr)
+    return []
 
 
 def code_lengths(batch: Batch, positions: int) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from pipelines.splits.base import Batch, columns_of, real_codes
 from pipelines.splits.noise import generator, step_permutation
 from pipelines.splits.transfer import send
 from pipelines.training import distributed
+from pipelines.training.health import Facts
 from pipelines.training.log import RunLog
 from pipelines.training.task import Figures, Task
 from stage1_vqvae.autoencoder import Autoencoder
@@ -34,6 +36,7 @@ class AutoencoderTask(Task):
         self.criterion = "objective" if bottleneck.rate_is_constant else "bound"
         self.settled_from = max(bottleneck.settled_from, autoencoder.beta_warmup_steps)
         self.usage: Tensor | None = None  # over the validation split
+        self.positions: int | None = None  # codes of each codebook in it, once they are counted
 
     def loss(self, network: nn.Module, batch: Batch, step: Tensor | int) -> tuple[Tensor, Figures]:
         output = network(batch.x, labels=self.labels(batch), step=step, lengths=batch.lengths)
@@ -71,7 +74,12 @@ class AutoencoderTask(Task):
         if self.usage is None:
             return {}
         counts, self.usage = distributed.sum_over_ranks(self.usage), None
+        self.positions = int(counts.sum(-1).max())
         return {name: float(figure) for name, figure in self.model.bottleneck.usage_figures(counts).items()}
+
+    def facts(self) -> Facts:
+        return replace(super().facts(), num_codes=getattr(self.model.bottleneck, "num_codes", None),
+                       positions=self.positions)
 
     def labels(self, batch: Batch) -> Tensor | None:
         """Those that the decoder is conditioned on."""

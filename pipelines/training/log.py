@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from contextlib import suppress
 from pathlib import Path
 from types import NoneType
@@ -14,6 +15,7 @@ from pipelines.files.atomic import write_atomically
 from pipelines.files.checks import brief, is_integer
 from pipelines.files.errors import InputError
 from pipelines.files.reading import parse_json, read_file
+from pipelines.training.health import Facts, Watch
 
 
 def read_metrics(path: Path) -> list[dict]:
@@ -58,6 +60,7 @@ class RunLog:
         path = folder / "metrics.jsonl"
         kept = [row for row in read_metrics(path) if row["step"] <= step]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self.watch = Watch(kept)
         self.file = open(path, "a", buffering=1)
         self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
@@ -65,6 +68,7 @@ class RunLog:
         if not self.active:
             return
         row = {"step": step, "split": split} | {name: round_figure(value) for name, value in figures.items()}
+        self.watch.see(row)
         self.file.write(json.dumps(row | {"seconds": round(seconds, 3)}) + "\n")
         for name, value in figures.items():
             self.tensorboard.add_scalar(f"{name}/{split}", value, step)
@@ -81,6 +85,11 @@ class RunLog:
         self.bar.update(step - self.bar.n)
         words = {name: f"{value:.4g}" for name, value in figures.items()}
         self.bar.set_postfix(words | {"items/s": f"{items_per_second:.0f}"}, refresh=False)
+
+    def warn(self, facts: Facts) -> None:
+        """Prints on stderr what the figures say is wrong with the training, each finding once: health.py."""
+        for finding in self.watch.news(facts) if self.active else ():
+            tqdm.write(f"warning: {finding}", file=sys.stderr)
 
     def close(self) -> None:
         self.bar.close()

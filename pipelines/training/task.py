@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.splits.base import Batch
+from pipelines.training.health import Facts
 from pipelines.training.log import RunLog
 
 Figures = Callable[[], dict[str, Tensor]]  # scalar figures of a step, computed where they are logged
@@ -33,6 +34,10 @@ class Task(ABC):
     def summary(self) -> dict[str, float]:
         """Figures of the whole split, requested once after its batches. Default: none."""
         return {}
+
+    def facts(self) -> Facts:
+        """What the rules of health.py need beside the figures, as of the last validation."""
+        return Facts(self.title.replace(" ", ""), self.criterion, self.settled_from)
 
     def before_first_step(self, batches) -> None:
         """`batches`: an iterator over the batches of steps 1, 2, ..., this rank's rows. Default: nothing."""

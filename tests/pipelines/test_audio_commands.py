@@ -8,8 +8,10 @@ import pytest
 import soundfile
 import torch
 
+from pipelines.data.audio_folder import AudioFolder
 from pipelines.data.codes import CodeData
 from pipelines.data.fsdd import FSDD
+from pipelines.files.errors import InputError
 from pipelines.runs.store import Run, load_stage1
 
 SMALL = [
@@ -108,6 +110,60 @@ def test_reconstruct_takes_any_rate_and_needs_the_speaker(run, command, tmp_path
     refused = command(*base, check=False)
     assert refused.returncode == 2
     assert refused.stderr.strip().splitlines()[-1].startswith("error: --label: expected speaker=")
+
+
+def test_recordings_of_any_length_are_converted_and_reconstructed_whole(run, recordings, command, tmp_path):
+    """Items of this run have 1,024 samples. A short recording comes out as before whatever stands beside it."""
+    generator, folder = np.random.default_rng(0), tmp_path / "mixed"
+    folder.mkdir()
+    sizes = {"a": 500, "b": 5000, "c": 1024, "d": 1025, "e": 1}
+    for name, size in sizes.items():
+        soundfile.write(folder / f"{name}.wav", generator.uniform(-0.5, 0.5, size), 8000)
+    command("convert_speaker", "--run", str(run), "--input", str(folder), "--speaker", "bob", "--out",
+            str(tmp_path / "bob"))
+    made = waves(tmp_path / "bob")
+    assert {name.split("-")[1]: len(wave) for name, wave in made.items()} == sizes
+    result = command("reconstruct", "--run", str(run), "--input", str(folder), "--label", "speaker=bob", "--out",
+                     str(tmp_path / "again"), "--batch-size", "1")
+    assert "cut off" not in result.stdout + result.stderr
+    for (name, wave), (_, again) in zip(made.items(), waves(tmp_path / "again").items(), strict=True):
+        assert np.array_equal(wave, again), name
+    assert (tmp_path / "bob" / "spectrograms.png").exists()
+
+
+def test_a_flat_folder_of_voices_trains_without_labels_and_says_so(recordings, arguments, command, tmp_path):
+    """The experiment conditions its decoder on the speaker, which a folder without speaker folders does not tell."""
+    (tmp_path / "voices").mkdir()
+    for number, path in enumerate(sorted(recordings.glob("*.wav"))[:3]):
+        (tmp_path / "voices" / f"{number}.wav").write_bytes(path.read_bytes())
+    chosen = [*arguments[0], "data=audio_folder", f"data.root={tmp_path / 'voices'}", "data.validation_fraction=0.1",
+              "data.sample_rate_hz=8000", f"runs_dir={tmp_path}", "stage1.batch_size=2", "stage2.batch_size=2",
+              "condition_on=[speaker]"]
+    result = command("train_stage1", *chosen)
+    assert "note: decoder_condition_on: speaker left out, since voices has no labels" in result.stderr
+    command("extract_codes", *chosen)
+    assert "note: condition_on: speaker left out" in command("train_stage2", *chosen).stderr
+    command("evaluate", *chosen)
+    command("sample", "--run", str(tmp_path / "small"), "--n", "1", "--out", str(tmp_path / "out"))
+    assert len(waves(tmp_path / "out")) == 1
+    refused = command("train_stage1", *arguments[0], "decoder_condition_on=[voice]", "run=other", check=False)
+    assert refused.returncode == 2 and refused.stderr.splitlines()[-1] == (
+        "error: decoder_condition_on: expected labels among ['digit', 'speaker'], found 'voice'")
+
+
+@pytest.mark.parametrize(("count", "message"), [
+    (1, "data.validation_fraction: expected at least 2 items, one of which is held out for validation, found 1"),
+    (2, None)])
+def test_a_few_recordings_are_enough_to_hold_one_out(recordings, tmp_path, count, message):
+    (tmp_path / "voices").mkdir()
+    for number, path in enumerate(sorted(recordings.glob("*.wav"))[:count]):
+        (tmp_path / "voices" / f"{number}.wav").write_bytes(path.read_bytes())
+    if message is None:
+        data = AudioFolder(str(tmp_path / "voices"), str(tmp_path / "cache"))
+        assert [len(data.split(split)) for split in data.splits] == [1, 1]
+    else:
+        with pytest.raises(InputError, match=message):
+            AudioFolder(str(tmp_path / "voices"), str(tmp_path / "cache"))
 
 
 def test_evaluation_counts_no_padding(run, arguments, command):

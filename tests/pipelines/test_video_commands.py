@@ -71,17 +71,17 @@ def test_a_prediction_keeps_its_context_and_depends_on_nothing_later(runs, name)
     stage1, stage2 = loaded.stage1, loaded.stage2
     batch = Room(**ROOM).split("validation").batch(torch.arange(4))
     context = batch.x[:, :, :4]
-    made = predict(stage1, stage2, context, batch.actions, batch.labels, seed=0, batch_size=3)
+    made = predict(stage1, stage2, context, 8, batch.actions, batch.labels, seed=0, batch_size=3)
     assert made.shape == batch.x.shape and made.dtype == torch.uint8
     model = stage1.module
     assert torch.equal(made[:, :, :4], model.decode(model.encode(context)))
     other = batch.actions.clone()
     other[:, 6:] = (other[:, 6:] + 1) % 3
-    changed = predict(stage1, stage2, context, other, batch.labels, seed=0, batch_size=4)
+    changed = predict(stage1, stage2, context, 8, other, batch.labels, seed=0, batch_size=4)
     assert torch.equal(changed[:, :, :6], made[:, :, :6]) and not torch.equal(changed, made)
-    alone = predict(stage1, stage2, context[:1], batch.actions[:1], batch.labels[:1], seed=0, batch_size=1)
+    alone = predict(stage1, stage2, context[:1], 8, batch.actions[:1], batch.labels[:1], seed=0, batch_size=1)
     assert torch.equal(alone[0], made[0])
-    assert not torch.equal(made, predict(stage1, stage2, context, batch.actions, batch.labels, seed=1, batch_size=4))
+    assert not torch.equal(made, predict(stage1, stage2, context, 8, batch.actions, batch.labels, seed=1, batch_size=4))
 
 
 def test_a_context_that_ends_within_a_frame_of_codes_is_refused(runs):
@@ -91,7 +91,7 @@ def test_a_context_that_ends_within_a_frame_of_codes_is_refused(runs):
     for context, frames, name in ((3, 8, "context"), (4, 7, "context and prediction")):
         found = 3 if context == 3 else 7
         with pytest.raises(InputError, match=f"^{name}: expected a multiple of 2 frames, .*, found {found}$"):
-            predict(stage1, stage2, batch.x[:, :, :context], batch.actions[:, :frames], batch.labels, 0, 1)
+            predict(stage1, stage2, batch.x[:, :, :context], frames, batch.actions[:, :frames], batch.labels, 0, 1)
 
 
 def test_predict_video_writes_a_gif_and_a_strip_of_each_clip(runs, tmp_path, command):
@@ -163,6 +163,44 @@ def test_a_run_without_its_codes_must_be_told_the_actions(runs, tmp_path, comman
 def test_actions_are_refused_for_pictures(tiny_run, command):
     result = command("sample", "--run", str(tiny_run), "--actions", "left", check=False)
     assert result.returncode == 2 and "--actions: expected a run on video," in result.stderr
+
+
+@pytest.fixture(scope="module")
+def without_actions(tmp_path_factory, command) -> tuple[Path, list[str]]:
+    """A run on four GIFs of 8 to 11 frames, with the arguments of its commands: both stages, without actions."""
+    folder = tmp_path_factory.mktemp("gifs")
+    room = Room(**ROOM | {"clip_length": 0}).split("train").batch(torch.arange(44)).x.movedim(1, 3).numpy()
+    for number, start in enumerate((0, 11, 22, 33)):
+        frames = [Image.fromarray(frame) for frame in room[start : start + 8 + number]]
+        frames[0].save(folder / f"{number}.gif", save_all=True, append_images=frames[1:], duration=50)
+    arguments = [*(own for own in TINY if not own.startswith("data.")), *PER_FRAME, "data=frames_folder", "run=gifs",
+                 f"data.root={folder}", f"data.cache={folder / 'cache'}", "~data.episodes", "~data.frames",
+                 "data.size=12", "data.clip_length=4", "evaluate.context=2", f"runs_dir={folder / 'runs'}"]
+    for script in ("train_stage1", "extract_codes", "train_stage2"):
+        command(script, *arguments)
+    return folder / "runs" / "gifs", arguments
+
+
+def test_video_without_actions_trains_samples_predicts_and_evaluates(without_actions, command, tmp_path):
+    run, arguments = without_actions
+    assert CodeData(run / "codes").split("train").local is None
+    command("sample", "--run", str(run), "--n", "2", "--out", str(tmp_path / "samples"))
+    assert len(list((tmp_path / "samples").glob("*.gif"))) == 2
+    command("predict_video", "--run", str(run), "--n", "1", "--context", "2", "--frames", "3", "--out",
+            str(tmp_path / "predictions"))
+    assert len(frames_of(tmp_path / "predictions" / "00000.gif")) == 5
+    result = command("evaluate", *arguments, "evaluate.actions=[left]")
+    found = json.loads((run / "metrics.json").read_text())["video"]
+    assert found["shift_columns"] == found["shift_columns_recorded"] == {} and len(found["prediction_psnr_db"]) == 2
+    assert "note: evaluate.actions: left are not measured" in result.stderr
+    assert "predicted: PSNR, dB" in result.stdout
+
+
+@pytest.mark.parametrize(("script", "flag"), [("sample", "--actions=left"), ("predict_video", "--actions=left")])
+def test_actions_are_refused_for_video_without_actions(without_actions, command, tmp_path, script, flag):
+    run, _ = without_actions
+    result = command(script, "--run", str(run), "--out", str(tmp_path / "out"), flag, check=False)
+    assert result.returncode == 2 and "--actions: expected a run on video with actions, found one" in result.stderr
 
 
 @pytest.mark.parametrize("name", STAGES)

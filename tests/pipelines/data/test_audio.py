@@ -302,7 +302,7 @@ def test_another_layout_is_refused(kind, message, folder, load):
     ({"length": 0}, "data.length: expected a number >= 1, found 0"),
     ({"peak": 1.5}, "data.peak: expected a number from 0 to 1, found 1.5"),
     ({"workers": -1}, "data.workers: expected a number >= 0, found -1"),
-    ({"validation_fraction": 0.0}, "data.validation_fraction: expected between 1 and 1 of 2 items, found 0"),
+    ({"validation_fraction": 0.0}, "data.validation_fraction: expected a number above 0 and below 1, found 0.0"),
 ])
 def test_wrong_settings_are_named(options, message, folder, load):
     with pytest.raises(InputError) as error:

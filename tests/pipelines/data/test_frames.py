@@ -17,6 +17,7 @@ from pipelines.data.doom import ACTIONS, DEPTH_SIZE, PLACES, SIZE, generate_doom
 from pipelines.data.frames_folder import FramesFolder
 from pipelines.data.room import CEILING, FLOOR, REACH, STEP, Room, draw
 from pipelines.files.errors import InputError
+from pipelines.splits.describe import describe
 
 ROOT = Path(__file__).resolve().parents[3]
 LENGTHS = (7, 12, 5, 9)  # frames of the episodes of `folder`
@@ -227,7 +228,11 @@ def replace_text(text, name="episode_1/actions.txt"):
     (lambda root: np.save(root / "episode_3/frames.npy", frames_of(3, 9)),
      "episode_3: expected frames.npy or images, found both"),
     (lambda root: [shutil.rmtree(root / f"episode_{episode}") for episode in (1, 2, 3)],
-     "walks: expected at least two folders with frames.npy or images, found 1"),
+     "walks: expected at least two folders with frames.npy or images, or two video files, found 1"),
+    (lambda root: (root / "episode_3/a.mp4").touch(),
+     "episode_3: expected video files or frames, found both: a.mp4 and 10.png"),
+    (lambda root: (root / "a.gif").touch(),
+     "a.gif: expected frames and actions as in .*episode_0, found a video file; either all episodes have actions"),
     (lambda root: shutil.rmtree(root), "walks: expected a folder of episodes, found nothing"),
 ])
 def test_a_broken_folder_gets_one_line_and_leaves_nothing(folder, load, tmp_path, damage, message):
@@ -243,7 +248,9 @@ def test_a_broken_folder_gets_one_line_and_leaves_nothing(folder, load, tmp_path
 @pytest.mark.parametrize(("options", "message"), [
     ({"clip_length": -1}, "data.clip_length: expected a number >= 0, found -1"),
     ({"clip_length": 13}, "data.clip_length: expected at most "),
-    ({"validation_fraction": 0.0}, "data.validation_fraction: expected between 1 and 3 of 4 items, found 0"),
+    ({"validation_fraction": 0.0}, "data.validation_fraction: expected a number above 0 and below 1, found 0.0"),
+    ({"size": [4]}, r"data.size: expected a number from 1 to 4096 or \[height, width\], found \[4\]"),
+    ({"frame_rate_hz": 0}, "data.frame_rate_hz: expected a number > 0, at most 1000, found 0"),
 ])
 def test_wrong_settings_are_named(folder, load, options, message):
     with pytest.raises(InputError, match=message):
@@ -456,3 +463,101 @@ def test_the_command_ends_in_one_line_where_it_cannot(tmp_path):
     command = [sys.executable, str(ROOT / "pipelines" / "make_doom_data.py"), "--folder", str(tmp_path / "x")]
     result = subprocess.run([*command, "--episodes", "0"], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert result.returncode == 2 and result.stderr == "error: --episodes: expected 2 to 10000, found 0\n"
+
+
+# Video files.
+
+
+def coloured(number: int, count: int, height: int = 32, width: int = 48) -> list[np.ndarray]:
+    """Frames (h, w, 3) of one colour each: red tells the file, green the frame, in steps that compression keeps."""
+    return [np.full((height, width, 3), (40 + 60 * number, 20 * place, 100), np.uint8) for place in range(count)]
+
+
+def save_video(path: Path, frames: list[np.ndarray], rate: int = 10) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".gif":
+        images = [Image.fromarray(frame) for frame in frames]
+        images[0].save(path, save_all=True, append_images=images[1:], duration=1000 // rate)
+        return path
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx" if path.suffix == ".webm" else "libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = frames[0].shape[1], frames[0].shape[0], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def places_of(x: torch.Tensor) -> list:
+    """Of each frame (b, 3, [t,] h, w) of `coloured` its file and frame."""
+    means = x.float().mean((-2, -1))[:, :2].movedim(1, -1)
+    return torch.stack([(means[..., 0] - 40) / 60, means[..., 1] / 20], -1).round().int().tolist()
+
+
+def test_video_files_are_episodes_without_actions(tmp_path, load):
+    lengths = {"a.gif": 6, "b.mp4": 9, "c.mov": 4, "d.webm": 5}
+    for number, (name, length) in enumerate(lengths.items()):
+        save_video(tmp_path / "films" / name, coloured(number, length))
+    data = load(tmp_path / "films", clip_length=4)
+    assert data.kind == "video" and data.shape == (3, 4, 32, 48) and data.action_names == ()
+    found = []
+    for split in data.splits:
+        batch = everything(data, split)
+        assert batch.actions is None and everything(data, split, epoch=1).actions is None
+        found += places_of(batch.x)
+    assert sorted(found) == [[[number, begin + t] for t in range(4)] for number, begin in
+                             ((0, 0), (1, 0), (1, 4), (2, 0), (3, 0))]
+    frames = [places_of(everything(load(tmp_path / "films"), split).x) for split in data.splits]
+    assert sum(map(len, frames)) == sum(lengths.values())
+
+
+def test_frames_are_taken_at_a_rate_and_resized(tmp_path, load):
+    for number, name in enumerate(("a.gif", "b.mp4")):
+        save_video(tmp_path / "films" / "deep" / name, coloured(number, 12), rate=10)
+    for rate, places in ((5, range(0, 12, 2)), (20, [t // 2 for t in range(24)]), (10, range(12))):
+        data = load(tmp_path / "films", frame_rate_hz=rate, size=[8, 16])
+        assert data.shape == (3, 8, 16)
+        for split in data.splits:
+            found = places_of(everything(data, split).x)
+            assert [place for _, place in found] == list(places), (rate, split)
+    assert load(tmp_path / "films", size=20).shape == (3, 20, 20)
+
+
+def test_places_of_video_files_are_labels(tmp_path, load):
+    for number, name in enumerate(("hall/a.gif", "maze/a.gif", "hall/b.gif", "maze/b.gif")):
+        save_video(tmp_path / "films" / name, coloured(number % 2, 3))
+    data = load(tmp_path / "films")
+    assert data.classes == (("hall", "maze"),)
+    for split in data.splits:
+        batch = everything(data, split)
+        assert batch.labels[:, 0].tolist() == [place for place, _ in places_of(batch.x)]
+
+
+def test_videos_that_cannot_be_read_are_left_out_by_reason(tmp_path, load, capsys, monkeypatch):
+    root = tmp_path / "films"
+    for number in range(3):
+        save_video(root / f"{number}.gif", coloured(number, 5))
+    whole = save_video(root / "whole.mp4", coloured(0, 60)).read_bytes()
+    (root / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (root / "empty.webm").touch()
+    (root / "text.mov").write_text("#EXTM3U\nfile:///etc/hostname\n")
+    data = load(root, validation_fraction=0.4)
+    assert sum(len(data.split(split)) for split in data.splits) == 3 * 5 + 60
+    assert set(data.unreadable) == {str(root / name) for name in ("cut.mp4", "empty.webm", "text.mov")}
+    assert "left out 3 of 7 videos, which cannot be read" in capsys.readouterr().err
+    assert "images of 3x32x48; no labels; 75 frames of 4 episodes; no actions; left out: 3 unreadable videos" in (
+        describe(data))
+    monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
+    (root / "whole.mp4").write_bytes(whole + b"\0")
+    assert "requires PyAV: pip install 'neural-discrete-representations[video]'" in load(
+        root, validation_fraction=0.4).unreadable[str(root / "whole.mp4")]
+
+
+def test_videos_of_several_sizes_are_refused_with_the_setting_that_resizes_them(tmp_path, load):
+    save_video(tmp_path / "films" / "a.gif", coloured(0, 3))
+    save_video(tmp_path / "films" / "b.gif", coloured(1, 3, 24, 24))
+    with pytest.raises(InputError, match=r"b.gif: expected frames of 32x48 pixels .*, found 24x24; "
+                                         r"data.size=\[32,48\] resizes them"):
+        load(tmp_path / "films")
+    assert load(tmp_path / "films", size=16).shape == (3, 16, 16)

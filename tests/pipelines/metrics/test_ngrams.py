@@ -51,3 +51,36 @@ def test_bigram_of_several_codebooks_keeps_them_apart():
     both = torch.cat([one, two], -1)
     assert torch.equal(bigram_bits(both[:400], both[400:], 8),
                        torch.cat([bigram_bits(part[:400], part[400:], 8) for part in (one, two)]))
+
+
+def test_bigrams_are_those_of_a_dense_table_also_with_padding():
+    generator = torch.Generator().manual_seed(0)
+    train, test = (torch.randint(0, 6, (count, 9, 1), generator=generator) for count in (60, 20))
+    real = [torch.arange(9) < torch.randint(1, 10, (len(codes), 1), generator=generator) for codes in (train, test)]
+
+    def dense(counted, kept, own, held, weight):
+        base = torch.bincount(counted[own], minlength=6).double() + 1
+        base, table = base / base.sum(), torch.zeros(6, 6, dtype=torch.float64)
+        for row, which in zip(counted, own, strict=True):
+            for before, after in zip(row[which][:-1], row[which][1:]):
+                table[before, after] += 1
+        bits = 0.0
+        for row, which in zip(kept, held, strict=True):
+            codes = row[which]
+            bits -= math.log2(base[codes[0]])
+            for before, after in zip(codes[:-1], codes[1:]):
+                bits -= math.log2((table[before, after] + weight * base[after]) / (table[before].sum() + weight))
+        return bits / int(held.sum())
+
+    one, other = train[..., 0], test[..., 0]
+    costs = {weight: dense(one[6:], one[:6], real[0][6:], real[0][:6], weight) for weight in 4.0 ** torch.arange(8)}
+    best = min(costs, key=costs.__getitem__)
+    found = float(bigram_bits(train, test, 6, tuple(real)))
+    assert found == pytest.approx(dense(one, other, *real, best), rel=1e-12)
+
+
+def test_the_largest_codebook_takes_the_memory_of_its_pairs():
+    """65,536 codes: a table of all pairs has 34 GB."""
+    codes = torch.randint(0, 65_536, (50, 64, 1), generator=torch.Generator().manual_seed(0))
+    # hardly a pair occurs twice: with any weight the bits are nearly those of the unigram, above 14
+    assert 14 < float(bigram_bits(codes[:40], codes[40:], 65_536)) < 17

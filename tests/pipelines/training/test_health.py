@@ -1,0 +1,81 @@
+"""The rules of health: silent on a healthy training, one line of words on each kind of bad one, and once."""
+
+import pytest
+
+from pipelines.training.health import Facts, Watch, few_codes, findings, growing_norm, overfitting
+
+FACTS = Facts("stage1", "objective", num_codes=512, positions=4096)
+PRIOR = Facts("stage2", "bits")
+
+
+def validation(step: int, **figures) -> dict:
+    return {"step": step, "split": "validation"} | figures
+
+
+def train(step: int, **figures) -> dict:
+    return {"step": step, "split": "train"} | figures
+
+
+@pytest.mark.parametrize(("used", "positions", "num_codes", "warned"), [
+    ((1, 1), 4096, 512, True), ((51, 50), 4096, 512, True), ((52, 50), 4096, 512, False), ((1, 400), 4096, 512, False),
+    ((1,), 4096, 512, False), ((9, 9), 64, 65_536, False), ((6, 6), 64, 65_536, True), ((1, 1), 4096, 2, True),
+    ((2, 2), 4096, 3, False), ((1, 1), 4096, 1, False)])
+def test_codes_in_use_below_a_tenth_of_those_that_could_be_are_a_finding(used, positions, num_codes, warned):
+    rows = [train(1, lr=0.1), *(validation(number, **{"codes used": count}) for number, count in enumerate(used))]
+    found = few_codes(rows, Facts("stage1", "objective", num_codes=num_codes, positions=positions))
+    assert (found is not None) == warned
+    if found:
+        assert f"{used[-1]} of {num_codes} codes in use" in str(found)
+        assert "lower stage1.lr (highest so far 0.1)" in str(found)
+
+
+def norms(values) -> list[dict]:
+    return [train(50 * number, **{"z_e norm": value}) for number, value in enumerate(values, start=1)]
+
+
+@pytest.mark.parametrize(("values", "warned"), [
+    ([1.0 + 0.1 * step for step in range(80)], True), ([1.02**step for step in range(80)], True),
+    ([5 - 4 * 0.9**step for step in range(80)], False), ([1.0 + 0.1 * step for step in range(16)], False),
+    ([step**0.25 for step in range(1, 80)], False), ([100.0] * 80, False), ([0.0] * 80, False)])
+def test_a_norm_that_grows_without_end_is_a_finding_and_one_that_settles_is_not(values, warned):
+    found = growing_norm(norms(values), FACTS)
+    assert (found is not None) == warned
+    if found:
+        assert "raise autoencoder.bottleneck.commitment_weight" in found.advice
+
+
+def course(validations, trainings, name="bits") -> list[dict]:
+    rows = []
+    for number, (own, other) in enumerate(zip(validations, trainings, strict=True), start=1):
+        rows += [train(100 * number - 50, **{name: other}), validation(100 * number, **{name: own})]
+    return rows
+
+
+@pytest.mark.parametrize(("validations", "trainings", "warned"), [
+    ([5, 4, 3, 3.2, 3.4, 3.6], [5, 4, 3, 2.5, 2, 1.5], True), ([5, 4, 3, 3.2, 3.4], [5, 4, 3, 2.5, 2], False),
+    ([5, 4, 3, 3.05, 3.05, 3.05], [5, 4, 3, 2.5, 2, 1.5], False),
+    ([5, 4, 3, 3.2, 3.4, 2.9], [5, 4, 3, 2.5, 2, 1.5], False),
+    ([5, 4, 3, 3.2, 3.4, 3.6], [5, 4, 3, 3.3, 3.4, 3.5], False),
+    ([-5, -6, -7, -6, -6, -6], [-5, -6, -7, -8, -8, -8], True)])
+def test_validation_that_leaves_training_is_a_finding(validations, trainings, warned):
+    found = overfitting(course(validations, trainings), PRIOR)
+    assert (found is not None) == warned
+    if found:
+        assert "the checkpoint of step 300 is kept as best" in found.meaning and "stage2.patience" in found.advice
+
+
+def test_steps_before_the_objective_has_settled_are_not_counted():
+    rows = course([1, 4, 3, 2.9, 2.8, 2.7], [5, 4, 3, 2, 1.9, 1.8])
+    assert overfitting(rows, PRIOR) and not overfitting(rows, Facts("stage2", "bits", settled_from=200))
+
+
+def test_a_finding_is_told_once_also_after_a_resume():
+    rows = [validation(step, **{"codes used": 1}) for step in (10, 20, 30, 40)]
+    watch, told = Watch([]), []
+    for row in rows:
+        watch.see(row)
+        told.append([finding.rule for finding in watch.news(FACTS)])
+    assert told == [[], ["few codes"], [], []]
+    resumed = Watch(rows[:2])
+    resumed.see(rows[2])
+    assert resumed.news(FACTS) == [] and findings(rows, FACTS)
