@@ -36,8 +36,6 @@ def check(subject: Subject) -> None:
     if options.predictions and not 1 <= options.context < data.clip_length:
         raise InputError(f"evaluate.context: expected 1 to {data.clip_length - 1}, of clips of {data.clip_length} "
                          f"frames, found {options.context}")
-    if options.predictions < 0:
-        raise InputError(f"evaluate.predictions: expected a number >= 0, found {options.predictions}")
     for name in options.actions or ():
         if name not in data.action_names:
             raise InputError(f"evaluate.actions: expected names among {', '.join(data.action_names)}, or null for "
