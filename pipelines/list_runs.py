@@ -34,8 +34,8 @@ def main(arguments: argparse.Namespace) -> None:
         return
     named = {row.run.root.name: row for row in rows}
     if arguments.remove not in named:
-        raise InputError(f"--remove: expected the name of a run in {runs_dir} ({', '.join(named) or 'there are none'}), "
-                         f"found {arguments.remove!r}")
+        there = ", ".join(named) or "there are none"
+        raise InputError(f"--remove: expected the name of a run in {runs_dir} ({there}), found {arguments.remove!r}")
     row = named[arguments.remove]
     if not arguments.yes:
         print(f"remove {row.run.root}, {size_in_words(row.size)}? [y/N] ", end="", flush=True)

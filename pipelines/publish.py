@@ -25,7 +25,7 @@ from pipelines.files.places import expanded
 
 def parse_arguments() -> argparse.Namespace:
     parser = VerbParser(__doc__)
-    parser.add_argument("--run", required=True, type=expanded, help="a trained run: its folder, or its name under runs/")
+    parser.add_argument("--run", required=True, type=expanded, help="a trained run: its folder or its name under runs/")
     parser.add_argument("--out", type=folder, required=True, help="a folder that does not exist yet")
     return parser.parse_args()
 

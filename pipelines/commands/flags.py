@@ -39,8 +39,8 @@ class VerbParser(argparse.ArgumentParser):
 
 def add_run_flags(parser: argparse.ArgumentParser, out: str, batch_size: int = 64) -> None:
     """Which run a command works on, where its files go (`out`, in words), and how it computes."""
-    parser.add_argument("--run", type=expanded, help="a run's folder, a name under runs/, or a pretrained name, tried in this order "
-                        "(default: the run whose stage 2 was trained last)")
+    parser.add_argument("--run", type=expanded, help="a run's folder, a name under runs/, or a pretrained name, tried "
+                        "in this order (default: the run whose stage 2 was trained last)")
     parser.add_argument("--runs-dir", type=folder, default=Path("runs"), help="folder of the runs (default: runs)")
     parser.add_argument("--seed", type=int, default=0,
                         help="random seed; random numbers of output i depend on the seed and i alone (default: 0)")

@@ -1,4 +1,4 @@
-"""The entry point of the verbs that Hydra configures: `experiment=NAME key=value`, or `run=NAME` for a run that is there.
+"""The entry point of the verbs that Hydra configures: `experiment=NAME key=value`, or `run=NAME` of a run there is.
 
 Help and refused flags are answered here, before Hydra and torch are imported.
 """

@@ -2,9 +2,10 @@
 
 One folder:
 
-    train-00000.safetensors ...   codes (n, *grid[, g]), uint8 up to 256 codes, uint16 up to 65,536, else int32; labels
-                                  (n, L) int64; and what the encoder adds: lengths (n,) int64, local fields (n, c, *grid) by other names,
-                                  with size 1 on an axis along which nothing changes, as in actions (n, c, t, 1, 1)
+    train-00000.safetensors ...   codes (n, *grid[, g]), uint8 up to 256 codes, uint16 up to 65,536, else int32;
+                                  labels (n, L) int64; and what the encoder adds: lengths (n,) int64, local fields
+                                  (n, c, *grid) by other names, with size 1 on an axis along which nothing changes, as
+                                  in actions (n, c, t, 1, 1)
     manifest.json                 sizes, labels, hash of the stage 1 that made it, checksum of each shard; written last
 
 Shards hold `shard_size` items each, whatever the size of the batches, and appear whole or not at all. So an extraction

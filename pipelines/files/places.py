@@ -1,4 +1,4 @@
-"""Where configurations and pretrained runs are, at the top of a checkout or inside the installed package; typed paths."""
+"""Where configurations and pretrained runs are: at the top of a checkout, or inside the installed package."""
 
 import os
 from pathlib import Path

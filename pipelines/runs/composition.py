@@ -19,6 +19,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -63,9 +64,14 @@ def one_line(stage: str = "") -> Iterator[None]:
 
 
 def composed_by_hydra(overrides: list[str]) -> DictConfig:
-    """What Hydra makes of overrides, its own node `hydra` included."""
-    with one_line(), initialize_config_dir(str(configs()), version_base="1.3"):
-        return compose("main", overrides=overrides, return_hydra_config=True)
+    """What Hydra makes of overrides, its own node `hydra` included. Also within a Hydra program, which is one state."""
+    state = GlobalHydra.instance()
+    program, state.hydra = state.hydra, None
+    try:
+        with one_line(), initialize_config_dir(str(configs()), version_base="1.3"):
+            return compose("main", overrides=overrides, return_hydra_config=True)
+    finally:
+        state.hydra = program
 
 
 def settled(cfg: DictConfig, hydra: Any, own: dict | None = None, given: list[str] | None = None) -> DictConfig:

@@ -79,7 +79,7 @@ def check_memory(key: str, config: dict, copies: int) -> None:
     memory, wanted = physical_memory(), 4 * copies * weights
     if memory is not None and wanted > memory:
         raise InputError(f"{key}: expected weights that fit into memory with their gradients and moments, "
-                         f"{memory / 1e9:.0f} GB, found {weights} of them, {wanted / 1e9:.3g} GB; see the sizes in {key}.*")
+                         f"{memory / 1e9:.0f} GB, found {weights} weights, {wanted / 1e9:.3g} GB")
 
 
 def encoded_grid(encoder: dict, likelihood: Likelihood, shape: tuple[int, ...]) -> list[int]:

@@ -1,4 +1,4 @@
-"""All runs of a folder, each in one row: what it was trained on, for how long, how well, and what it takes on the disk."""
+"""All runs of a folder, each in one row: what it was trained on, for how long, how well, and its size on the disk."""
 
 import os
 import shutil
@@ -168,10 +168,7 @@ def age_in_words(seconds: float) -> str:
 
 def size_in_words(size: float) -> str:
     """900 B, 1.2 kB, 34 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            break
-        size /= 1000
-    else:
-        unit = "TB"
-    return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.0f} {units[0]}" if size >= 10 or units[0] == "B" else f"{size:.1f} {units[0]}"

@@ -64,9 +64,10 @@ def command(tmp_path_factory):
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def run(script: str, *arguments: str, cwd: Path = ROOT, check: bool = True, file_size: int | None = None,
-            signal_at: str | None = None, child_signal_at: str | None = None):
+            signal_at: str | None = None, child_signal_at: str | None = None,
+            environment: dict[str, str] | None = None):
         stdout, stderr = map(str, outputs)
-        environment = {"NDR_TEST_LIMIT_S": str(LIMIT_S)}
+        environment = {"NDR_TEST_LIMIT_S": str(LIMIT_S)} | (environment or {})
         if child_signal_at is not None:
             environment["NDR_TEST_SIGNAL"] = child_signal_at
         order = {"script": str(ROOT / "pipelines" / f"{script}.py"), "arguments": arguments, "cwd": str(cwd),
