@@ -12,7 +12,7 @@ tensors on the CPU, one item for one item. Errors are `InputError`, a ValueError
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pipelines.data.codes import CodeData
 from pipelines.files.errors import InputError
 from pipelines.files.locks import only_writer
+from pipelines.files.outputs import one_call
 from pipelines.files.places import outputs
 from pipelines.generation.decoding import decode, descend
 from pipelines.generation.labels import conditioning_labels, decoder_labels, parse_labels
@@ -206,24 +207,27 @@ class TrainedRun:
         names = self._loaded.stage1.condition_on
         wanted = _wanted(labels, names)
         check_able(self._kind, "reconstruct", self.folder)
-        with only_writer(_folder(out), "reconstruct"):
-            return self._kind.reconstruct(self._loaded, Path(source), Path(out), wanted, seed, batch_size)
+        with one_call(Path(out), "reconstruct") as inside:
+            written = self._kind.reconstruct(self._loaded, Path(source), inside, wanted, seed, batch_size)
+        return _in_place(written, out)
 
     def convert_files(self, source: str | Path, out: str | Path, label: str, target: str, seed: int = 0,
                       batch_size: int = 16) -> Written:
         """Writes each recording decoded with the class `target` of a label, such as another speaker."""
         check_able(self._kind, "convert", self.folder)
-        with only_writer(_folder(out), "convert_speaker"):
-            return self._kind.convert(self._loaded, Path(source), Path(out), label, target, seed, batch_size)
+        with one_call(Path(out), "convert") as inside:
+            written = self._kind.convert(self._loaded, Path(source), inside, label, target, seed, batch_size)
+        return _in_place(written, out)
 
     def predict_clips(self, out: str | Path, n: int = 8, context: int = 6, frames: int = 10,
                       actions: Sequence[str] = ("recorded",), data_root: Path | None = None, seed: int = 0,
                       batch_size: int = 64, **truncation: Any) -> Written:
         """Writes held-out clips, continued after `context` frames, conditioned on actions."""
         check_able(self._kind, "predict", self.folder)
-        with only_writer(_folder(out), "predict_video"):
-            return self._kind.predict(self._loaded, data_root, Path(out), n, context, frames, actions, seed,
-                                      batch_size, **truncation)
+        with one_call(Path(out), "predict") as inside:
+            written = self._kind.predict(self._loaded, data_root, inside, n, context, frames, actions, seed, batch_size,
+                                         **truncation)
+        return _in_place(written, out)
 
     def plot_latents(self, out: str | Path, data_root: Path | None = None, split: str | None = None, example: int = 0,
                      seed: int = 0, batch_size: int = 64) -> dict[str, Path | str]:
@@ -318,9 +322,11 @@ class SampledItems:
                 for name in self._samples.label_names}
 
     def save(self, folder: str | Path) -> Path:
-        """Writes one file per sample and one overview of all, whose path is returned."""
-        with only_writer(_folder(folder), "sample"):
-            return self._run._kind.write_samples(Path(folder), self._samples, self._run._loaded.stage1.example)
+        """Writes one file per sample and one overview of all, whose path is returned, in the place of the files of the
+        last call that wrote samples to this folder."""
+        with one_call(Path(folder), "sample") as inside:
+            overview = self._run._kind.write_samples(inside, self._samples, self._run._loaded.stage1.example)
+        return Path(folder) / overview.name
 
 
 class CodeItems(torch.utils.data.Dataset):
@@ -359,3 +365,8 @@ def _folder(path: str | Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder, found a file")
     return folder
+
+
+def _in_place(written: Written, out: str | Path) -> Written:
+    """What was written, where it is now."""
+    return replace(written, overview=Path(out) / written.overview.name)

@@ -1,7 +1,7 @@
 """Trains a set of systems, each within the same budget, and compares what they reach in one table.
 
     python pipelines/compare.py mnist                       # a set of configs/compare/
-    python pipelines/compare.py cifar10 --only VAE --only VQ-VAE data=cifar10_jpeg stage1.steps=500
+    python pipelines/compare.py cifar10 --only VAE VQ-VAE data=cifar10_jpeg stage1.steps=500
     python pipelines/compare.py beta                        # a study: one system, one or two settings varied
 
 KEY=VALUE changes all systems. Each is a run under runs/compare_SET, made by the ordinary commands in separate
@@ -10,21 +10,32 @@ of all systems become runs/compare_SET/{table.md, table.json, reconstructions.pn
 """
 
 import argparse
+import re
 from pathlib import Path
 
-from pipelines.commands.flags import VerbParser
+from pipelines.commands.flags import VerbParser, folder
 from pipelines.commands.processes import run_verb
 from pipelines.files.errors import InputError, one_line_errors
 from pipelines.files.places import config_names
+
+OVERRIDE = re.compile(r"[+~]{0,2}[\w./@]+=|~\w")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = VerbParser(__doc__)
     parser.add_argument("set", help=f"one of {', '.join(config_names('compare'))}")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of all systems, as in train-stage1")
-    parser.add_argument("--only", action="append", default=[], metavar="SYSTEM", help="only this system (repeatable)")
-    parser.add_argument("--out", type=Path, help="folder of the runs and the table (default: runs/compare_SET)")
-    return parser.parse_intermixed_args()
+    parser.add_argument("--only", action="extend", nargs="+", default=[], metavar="SYSTEM",
+                        help="only these systems, by their names in the set")
+    parser.add_argument("--out", type=folder, help="folder of the runs and the table (default: runs/compare_SET)")
+    arguments = parser.parse_intermixed_args()
+    given = [*arguments.only, *arguments.overrides]  # `--only VAE AE stage1.steps=5`: which is which is seen
+    arguments.only = [word for word in arguments.only if not OVERRIDE.match(word)]
+    arguments.overrides = [word for word in given if OVERRIDE.match(word)]
+    for word in given:
+        if word not in (*arguments.only, *arguments.overrides):
+            raise InputError(f"{word}: expected KEY=VALUE, or --only before the name of a system")
+    return arguments
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -8,15 +8,14 @@ originals above conversions.
 """
 
 import argparse
-from pathlib import Path
 
-from pipelines.commands.flags import VerbParser, add_run_flags, check_flags, naming_flags
+from pipelines.commands.flags import VerbParser, add_run_flags, check_flags, folder, naming_flags, say_which
 from pipelines.files.errors import one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = VerbParser(__doc__)
-    parser.add_argument("--input", type=Path, required=True, metavar="FILE_OR_FOLDER")
+    parser.add_argument("--input", type=folder, required=True, metavar="FILE_OR_FOLDER")
     parser.add_argument("--speaker", required=True, help="one of the speakers that the run was trained on")
     parser.add_argument("--label", default="speaker", help="the label that is changed (default: speaker)")
     add_run_flags(parser, "RUN/conversions", batch_size=16)
@@ -29,6 +28,7 @@ def main(arguments: argparse.Namespace) -> None:
     check_flags(arguments)
     with naming_flags(arguments):
         run = load(arguments.run, arguments.device, arguments.runs_dir)
+        say_which(arguments, run.folder)
         written = run.convert_files(arguments.input, arguments.out or run.outputs / "conversions", arguments.label,
                                     arguments.speaker, seed=arguments.seed, batch_size=arguments.batch_size)
     print(f"{written.count} conversions to {arguments.speaker} with {run.folder}: {written.overview}")

@@ -31,7 +31,6 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.evaluation.shared import draw_training, measure_shared
     from pipelines.evaluation.table import rounded, table
     from pipelines.files.atomic import write_atomically
-    from pipelines.files.errors import InputError
     from pipelines.files.formats import FORMAT
     from pipelines.files.locks import only_writer
     from pipelines.kinds import kind_of
@@ -40,9 +39,6 @@ def main(cfg: "DictConfig") -> None:
     subject = load_subject(cfg)
     run, stage1, stage2 = subject.run, subject.loaded.stage1, subject.loaded.stage2
     kind = kind_of(subject.data.kind).evaluation
-    for name, least in {"batch_size": 1, "bound_samples": 0, "samples": 0}.items():
-        if (found := subject.options[name]) < least:
-            raise InputError(f"evaluate.{name}: expected a number >= {least}, found {found}")
     kind.check(subject)
     with only_writer(run.root, "evaluate"), only_writer(run.figures, "evaluate"):
         measured, figures = measure_shared(subject)
@@ -65,11 +61,13 @@ def load_subject(cfg: "DictConfig") -> "Subject":
     from pipelines.runs.chain import load_run
     from pipelines.runs.config import plain
     from pipelines.runs.data import open_data
+    from pipelines.runs.settings import Evaluation
     from pipelines.runs.store import check_same_data, run_of
     from pipelines.training.distributed import choose_device
     from pipelines.training.memory import keep_freed_memory
 
-    run, device, options = run_of(cfg), choose_device(cfg.evaluate.device), cfg.evaluate
+    run, options = run_of(cfg), Evaluation(**plain(cfg.evaluate))
+    device = choose_device(options.device)
     if device.type == "cpu":
         keep_freed_memory()
     data = open_data(cfg.data)

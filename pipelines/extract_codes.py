@@ -24,13 +24,15 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.kinds import kind_of
     from pipelines.runs.config import plain
     from pipelines.runs.data import open_data
+    from pipelines.runs.settings import Extraction
     from pipelines.runs.store import check_same_data, load_stage1, run_of, stage1_hash
     from pipelines.splits.base import Batch
     from pipelines.training.distributed import choose_device
     from pipelines.training.memory import keep_freed_memory
     from stage1_vqvae.bottlenecks.base import Quantizer
 
-    run, options, device = run_of(cfg), cfg.extract, choose_device(cfg.extract.device)
+    run, options = run_of(cfg), Extraction(**plain(cfg.extract))
+    device = choose_device(options.device)
     if device.type == "cpu":
         keep_freed_memory()
     stage1 = load_stage1(run, device)

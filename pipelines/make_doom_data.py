@@ -7,13 +7,13 @@ import argparse
 import os
 from pathlib import Path
 
-from pipelines.commands.flags import VerbParser
+from pipelines.commands.flags import VerbParser, check_flags, folder
 from pipelines.files.errors import one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = VerbParser(__doc__)
-    parser.add_argument("--folder", type=Path, default=Path(os.environ.get("DATA_ROOT", "data")) / "doom",
+    parser.add_argument("--folder", type=folder, default=Path(os.environ.get("DATA_ROOT", "data")) / "doom",
                         help="folder of the data set (default: $DATA_ROOT/doom, else data/doom)")
     parser.add_argument("--episodes", type=int, default=128,
                         help="number of walks, half of them in each place (default: 128)")
@@ -25,6 +25,7 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     from pipelines.data.doom import generate_doom
 
+    check_flags(arguments)
     folder = generate_doom(arguments.folder, arguments.episodes, arguments.frames, arguments.seed)
     print(f"doom data set written: {folder}; {arguments.episodes} episodes of {arguments.frames} frames")
 

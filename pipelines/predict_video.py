@@ -20,6 +20,7 @@ from pipelines.commands.flags import (
     add_truncation_flags,
     check_flags,
     naming_flags,
+    say_which,
     truncation,
 )
 from pipelines.files.errors import one_line_errors
@@ -45,6 +46,7 @@ def main(arguments: argparse.Namespace) -> None:
     check_flags(arguments)
     with naming_flags(arguments):
         run = load(arguments.run, arguments.device, arguments.runs_dir)
+        say_which(arguments, run.folder)
         written = run.predict_clips(
             arguments.out or run.outputs / "predictions", arguments.n, arguments.context, arguments.frames,
             arguments.actions, data_root=arguments.data_root, seed=arguments.seed, batch_size=arguments.batch_size,

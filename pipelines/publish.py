@@ -18,23 +18,25 @@ already rounded stage 1 does not change its hash.
 import argparse
 from pathlib import Path
 
-from pipelines.commands.flags import VerbParser, naming_flags
+from pipelines.commands.flags import VerbParser, folder, naming_flags
 from pipelines.files.errors import one_line_errors
+from pipelines.files.places import expanded
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = VerbParser(__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="the folder of a trained run")
-    parser.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
+    parser.add_argument("--run", required=True, type=expanded, help="a trained run: its folder or its name under runs/")
+    parser.add_argument("--out", type=folder, required=True, help="a folder that does not exist yet")
     return parser.parse_args()
 
 
 def main(arguments: argparse.Namespace) -> None:
+    from pipelines.runs.find import find_run
     from pipelines.runs.publishing import publish
     from pipelines.runs.store import Run
 
     with naming_flags(arguments):
-        published = publish(Run(arguments.run), Run(arguments.out))
+        published = publish(find_run(arguments.run, Path("runs")), Run(arguments.out))
     size = sum(path.stat().st_size for path in arguments.out.rglob("*") if path.is_file())
     print(f"published {published}: {arguments.out}, {size / 1e6:.2f} MB")
 

@@ -10,15 +10,14 @@ level and several decodings of the same codes.
 """
 
 import argparse
-from pathlib import Path
 
-from pipelines.commands.flags import VerbParser, add_run_flags, check_flags, naming_flags
+from pipelines.commands.flags import VerbParser, add_run_flags, check_flags, folder, naming_flags, say_which
 from pipelines.files.errors import one_line_errors
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = VerbParser(__doc__)
-    parser.add_argument("--input", type=Path, required=True, metavar="FILE_OR_FOLDER")
+    parser.add_argument("--input", type=folder, required=True, metavar="FILE_OR_FOLDER")
     parser.add_argument("--label", action="append", default=[], metavar="NAME=CLASS",
                         help="a class for each label that the decoder is conditioned on")
     add_run_flags(parser, "RUN/reconstructions")
@@ -31,6 +30,7 @@ def main(arguments: argparse.Namespace) -> None:
     check_flags(arguments)
     with naming_flags(arguments):
         run = load(arguments.run, arguments.device, arguments.runs_dir)
+        say_which(arguments, run.folder)
         written = run.reconstruct_files(arguments.input, arguments.out or run.outputs / "reconstructions",
                                         labels=arguments.label, seed=arguments.seed, batch_size=arguments.batch_size)
     print(f"{written.count} reconstructions with {run.folder}, {written.figure}: {written.overview}")

@@ -21,6 +21,7 @@ from pipelines.commands.flags import (
     add_truncation_flags,
     check_flags,
     naming_flags,
+    say_which,
     truncation,
 )
 from pipelines.files.errors import one_line_errors
@@ -46,6 +47,7 @@ def main(arguments: argparse.Namespace) -> None:
     check_flags(arguments)
     with naming_flags(arguments):
         run = load(arguments.run, arguments.device, arguments.runs_dir)
+        say_which(arguments, run.folder)
         print(f"sampling {arguments.n} from {run.folder}, {run.describe()}")
         start = time.monotonic()
         flags = {name: getattr(arguments, name) for kind in all_kinds().values() for name in kind.sample_flags}

@@ -25,11 +25,14 @@ def main(cfg: "DictConfig") -> None:
 
     import torch
 
+    from pipelines.data.manifest import MOST_CODES
+    from pipelines.files.errors import InputError
     from pipelines.kinds import kind_of
     from pipelines.runs.config import build, plain
+    from pipelines.runs.continued import note_settings
     from pipelines.runs.data import open_data
     from pipelines.runs.example import example_of
-    from pipelines.runs.facts import check_planned_shape, complete
+    from pipelines.runs.facts import COPIES, check_memory, check_planned_shape, complete
     from pipelines.runs.store import claim_folder, run_of
     from pipelines.splits.base import known_labels, label_columns
     from pipelines.splits.noise import seed_weights
@@ -54,8 +57,12 @@ def main(cfg: "DictConfig") -> None:
             "train": plain(cfg.stage1),
             "example": example.to_config(),
         }
+        check_memory("autoencoder", config["autoencoder"], COPIES)
         seed_weights(cfg.seed)
         autoencoder = build(config["autoencoder"])
+        num_codes = getattr(autoencoder.bottleneck, "num_codes", 1)
+        if num_codes > MOST_CODES:
+            raise InputError(f"autoencoder.bottleneck: expected at most {MOST_CODES} codes, found {num_codes}")
         splits = {name: data.split(name) for name in ("train", "validation")}
         columns = label_columns("decoder_condition_on", config["condition_on"], data.label_names)
         task = AutoencoderTask(autoencoder, columns, partial(kind_of(data.kind).show, example=example))
@@ -63,7 +70,11 @@ def main(cfg: "DictConfig") -> None:
             check_fit(task, splits["train"].batch(torch.arange(1), cfg.seed, epoch))
         with distributed.only_training(run.stage1, "train_stage1", device):
             if distributed.rank() == 0:
+                if getattr(autoencoder.bottleneck, "num_codes", None) == 1:
+                    print("note: K = 1: this autoencoder has no choice of codes; it can be trained and evaluated as a "
+                          "decoder without latents, and no codes can be extracted")
                 claim_folder(run.stage1, config)
+                note_settings(run, cfg)
             distributed.barrier()
             state = train(task, splits, settings, run.stage1, cfg.seed, device, facts={})
         if distributed.rank() == 0:

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 def main(cfg: "DictConfig") -> None:
     import os
 
+    import torch
+
     from pipelines.data.codes import CodeData
     from pipelines.files.errors import InputError
     from pipelines.runs.config import build, plain
     from pipelines.runs.example import CodeSpec
-    from pipelines.runs.facts import check_prior, complete_prior
+    from pipelines.runs.facts import COPIES, check_memory, check_prior, complete_prior
     from pipelines.runs.store import claim_folder, run_of
     from pipelines.splits.base import known_labels, label_columns
     from pipelines.splits.lengths import CLOCK_CHANNELS, length_counts
@@ -32,7 +34,7 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.training import distributed
     from pipelines.training.checkpoint import find_checkpoint, read_state
     from pipelines.training.loop import describe_best, train
-    from pipelines.training.prior import PriorTask, mean_codes
+    from pipelines.training.prior import PriorTask, check_fit, mean_codes
     from pipelines.training.settings import Settings
 
     run, settings = run_of(cfg), Settings(**plain(cfg.stage2))
@@ -70,6 +72,7 @@ def main(cfg: "DictConfig") -> None:
         if newest is not None and read_state(newest).stage1_hash != codes.stage1_hash:
             raise InputError(f"{run.codes}: expected the codes that this prior was trained on so far, found those of "
                              f"another stage 1; remove {run.stage2} or give the run another name")
+        check_memory("prior", prior_config, COPIES)
         seed_weights(cfg.seed)
         prior = build(prior_config)
         check_prior(prior, sizes)
@@ -78,6 +81,10 @@ def main(cfg: "DictConfig") -> None:
                  "trained_at": datetime.now(UTC).isoformat()}
         means = {name: mean_codes(split) for name, split in splits.items()}
         task = PriorTask(prior, columns, means, with_length)
+        check_fit(task, splits["train"].batch(torch.arange(1)))
+        if distributed.rank() == 0:
+            claim_folder(run.stage2, config)
+        distributed.barrier()
         state = train(task, splits, settings, run.stage2, cfg.seed, device, facts)
         if distributed.rank() == 0:
             early = ", stopped early" if state.stopped_early else ""

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,14 @@ from typing import NoReturn
 
 from pipelines.commands.processes import refuse_ranks
 from pipelines.files.errors import InputError
+from pipelines.files.places import expanded
+from pipelines.files.typed import LARGEST
 from pipelines.splits.seeds import check_seed
 
-LEAST = {"n": 1, "context": 1, "frames": 1, "batch_size": 1, "example": 0}
+MOST_SAMPLES = 1_000_000  # files of one call, which is kept in memory until they are written
+# The least and the largest value of each flag that is a count.
+LIMITS = {"n": (1, MOST_SAMPLES), "context": (1, LARGEST), "frames": (1, LARGEST), "batch_size": (1, LARGEST),
+          "example": (0, LARGEST), "episodes": (2, LARGEST), "top_k": (1, LARGEST)}
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -29,24 +35,24 @@ class VerbParser(argparse.ArgumentParser):
                 nearest = difflib.get_close_matches(flag, flags, n=1, cutoff=0.7) or ["one of those that --help lists"]
                 message = f"{flag}: expected {nearest[0]}, found an unknown flag"
                 break
-        self.exit(2, f"error: {message}\n")
+        self.exit(2, f"error: {' '.join(message.split())}\n")
 
 
 def add_run_flags(parser: argparse.ArgumentParser, out: str, batch_size: int = 64) -> None:
     """Which run a command works on, where its files go (`out`, in words), and how it computes."""
-    parser.add_argument("--run", help="a run's folder, a name under runs/, or a pretrained name, tried in this order "
-                        "(default: the run whose stage 2 was trained last)")
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
+    parser.add_argument("--run", type=expanded, help="a run's folder, a name under runs/, or a pretrained name, tried "
+                        "in this order (default: the run whose stage 2 was trained last)")
+    parser.add_argument("--runs-dir", type=folder, default=Path("runs"), help="folder of the runs (default: runs)")
     parser.add_argument("--seed", type=int, default=0,
                         help="random seed; random numbers of output i depend on the seed and i alone (default: 0)")
-    parser.add_argument("--out", type=Path, help=f"folder for the files (default: {out})")
+    parser.add_argument("--out", type=folder, help=f"folder for the files (default: {out})")
     parser.add_argument("--batch-size", type=int, default=batch_size,
                         help=f"examples or samples per batch (default: {batch_size})")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
 
 
 def add_data_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data-root", type=Path, help="folder of the run's data, if it has moved since training")
+    parser.add_argument("--data-root", type=folder, help="folder of the run's data, if it has moved since training")
 
 
 def add_truncation_flags(parser: argparse.ArgumentParser) -> None:
@@ -62,12 +68,39 @@ def truncation(arguments: argparse.Namespace) -> dict[str, float | None]:
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
-    """Raises InputError for a count that is too small, a seed out of range, and several ranks."""
+    """Raises InputError for a count or a seed out of range, for a number that is none (nan, inf), and
+    for several ranks."""
     refuse_ranks()
-    for name, least in LEAST.items():
-        if (found := getattr(arguments, name, least)) < least:
-            raise InputError(f"--{name.replace('_', '-')}: expected a number >= {least}, found {found}")
+    for name, (least, most) in LIMITS.items():
+        found = getattr(arguments, name, None)
+        if found is not None and not least <= found <= most:
+            raise InputError(f"{flag(name)}: expected a number {f'>= {least}' if found < least else f'<= {most}'}, "
+                             f"found {found}")
+    for name, found in vars(arguments).items():
+        if isinstance(found, float) and not math.isfinite(found):
+            raise InputError(f"{flag(name)}: expected a finite number, found {found}")
     check_seed("--seed", getattr(arguments, "seed", 0))
+
+
+def flag(name: str) -> str:
+    """batch_size -> --batch-size"""
+    return f"--{name.replace('_', '-')}"
+
+
+def folder(path: str) -> Path:
+    """A path as it was typed, expanded."""
+    if not path:
+        raise argparse.ArgumentTypeError("expected a path, found an empty one")
+    return Path(expanded(path))
+
+
+def say_which(arguments: argparse.Namespace, run: Path) -> None:
+    """Where no run was named, prints which one was taken, and why."""
+    if arguments.run is None:
+        trained = run.parent.resolve() == arguments.runs_dir.resolve()
+        why = "the run whose stage 2 was trained last" if trained else (
+            f"a pretrained run, since none in {arguments.runs_dir} has a trained stage 2; train one: make demo")
+        print(f"--run not given: {run}, {why}")
 
 
 @contextmanager
@@ -79,5 +112,5 @@ def naming_flags(arguments: argparse.Namespace) -> Iterator[None]:
         words, colon, _ = str(error).partition(":")
         name = words.split(" ")[0]
         if colon and name in vars(arguments):
-            raise InputError(f"--{name.replace('_', '-')}{str(error).removeprefix(name)}") from None
+            raise InputError(f"{flag(name)}{str(error).removeprefix(name)}") from None
         raise

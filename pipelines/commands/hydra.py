@@ -1,4 +1,4 @@
-"""The entry point of the verbs that Hydra configures: `experiment=NAME key=value`.
+"""The entry point of the verbs that Hydra configures: `experiment=NAME key=value`, or `run=NAME` of a run there is.
 
 Help and refused flags are answered here, before Hydra and torch are imported.
 """
@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 from pipelines.commands.help import verb_help
 from pipelines.commands.processes import refuse_ranks
-from pipelines.commands.refusals import refuse_flags, refused_override
+from pipelines.commands.refusals import refuse_flags
 from pipelines.files.errors import InputError, one_line_errors
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+MULTIRUN = {"-m", "--multirun"}
+SHOWING = {"-c", "--cfg", "-i", "--info"}  # Hydra's flags that show a configuration instead of working with it
 
 
 def hydra_main(stage: str, *concerns: str) -> Callable[[Callable[["DictConfig"], None]], Callable[[], None]]:
@@ -27,15 +30,6 @@ def hydra_main(stage: str, *concerns: str) -> Callable[[Callable[["DictConfig"],
 
     def decorate(main: Callable[["DictConfig"], None]) -> Callable[[], None]:
         @functools.wraps(main)
-        def guarded(cfg: "DictConfig") -> None:
-            from hydra.core.hydra_config import HydraConfig
-
-            from pipelines.runs.config import settle_bottleneck
-
-            with one_line_errors():
-                main(settle_bottleneck(cfg, HydraConfig.get()))
-
-        @functools.wraps(main)
         def run() -> None:
             given = sys.argv[1:]
             with one_line_errors():
@@ -45,7 +39,7 @@ def hydra_main(stage: str, *concerns: str) -> Callable[[Callable[["DictConfig"],
                 refuse_flags(given)
                 if "train" not in concerns:
                     refuse_ranks()
-                compose_and_call(guarded, stage, given)
+                compose_and_call(main, stage, given)
 
         return run
 
@@ -56,19 +50,57 @@ def compose_and_call(main: Callable[["DictConfig"], None], stage: str, given: li
     """Raises InputError where the overrides do not fit the configuration."""
     import hydra
     import yaml
-    from hydra.errors import HydraException
+    from hydra.core.hydra_config import HydraConfig
 
     from pipelines.runs import plugins
+    from pipelines.runs.composition import one_line, settled, spelled
     from pipelines.runs.config import CONFIGS
+    from pipelines.runs.continued import own_settings, run_to_continue
+    from pipelines.runs.refused import in_users_terms
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them over many lines
-    sys.argv[1:] = [*plugins.config_search_path(), *(expand_train(argument, stage) for argument in given)]
-    try:
-        hydra.main(version_base="1.3", config_path=CONFIGS, config_name="main")(main)()
-    except HydraException as error:
-        raise InputError(refused_override(error, stage)) from error
-    except yaml.YAMLError as error:
-        raise InputError(f"configuration: expected YAML, found {' '.join(str(error).split())}") from error
+    multirun = bool(MULTIRUN & set(given))
+    given = [spelled(expand_train(argument, stage), multirun) for argument in given]
+    continued = run_to_continue(given, multirun)
+    own, later = None, None
+    if continued is not None:
+        if SHOWING & set(given):
+            raise InputError(f"{next(flag for flag in given if flag in SHOWING)}: expected experiment=NAME beside it, "
+                             f"found run={continued.root.name}, whose configuration is in {continued.root}")
+        own = own_settings(continued)
+        given, later = apart(given)
+
+    @functools.wraps(main)
+    def guarded(cfg: "DictConfig") -> None:
+        with one_line_errors():
+            try:
+                settled(cfg, HydraConfig.get(), own, later)
+            except InputError as error:
+                raise InputError(in_users_terms(str(error), stage)) from None
+            main(cfg)
+
+    sys.argv[1:] = [*plugins.config_search_path(), *given]
+    with one_line(stage):
+        try:
+            hydra.main(version_base="1.3", config_path=CONFIGS, config_name="main")(guarded)()
+        except yaml.YAMLError as error:
+            raise InputError(f"configuration: expected YAML, found {' '.join(str(error).split())}") from error
+
+
+def apart(given: list[str]) -> tuple[list[str], list[str]]:
+    """What Hydra is to compose with, choices of groups and flags, and what changes the configuration of a run that is
+    there: `data.root=FOLDER` does not fit that of the default data set."""
+    from pipelines.runs.refused import known_groups
+
+    groups = set(known_groups())
+    hydras: list[str] = []
+    later: list[str] = []
+    for argument in given:
+        key = argument.lstrip("+~").partition("=")[0]
+        is_value = "=" in argument and not argument.startswith("-") and key.partition("@")[0] not in groups
+        (later if is_value and key not in ("run", "runs_dir") and not key.startswith("hydra") else hydras
+         ).append(argument)
+    return hydras, later
 
 
 def expand_train(override: str, stage: str) -> str:

@@ -2,9 +2,10 @@
 
 One folder:
 
-    train-00000.safetensors ...   codes (n, *grid[, g]), uint8 up to 256 codes, else uint16; labels (n, L) int64; and
-                                  what the encoder adds: lengths (n,) int64, local fields (n, c, *grid) by other names,
-                                  with size 1 on an axis along which nothing changes, as in actions (n, c, t, 1, 1)
+    train-00000.safetensors ...   codes (n, *grid[, g]), uint8 up to 256 codes, uint16 up to 65,536, else int32;
+                                  labels (n, L) int64; and what the encoder adds: lengths (n,) int64, local fields
+                                  (n, c, *grid) by other names, with size 1 on an axis along which nothing changes, as
+                                  in actions (n, c, t, 1, 1)
     manifest.json                 sizes, labels, hash of the stage 1 that made it, checksum of each shard; written last
 
 Shards hold `shard_size` items each, whatever the size of the batches, and appear whole or not at all. So an extraction
@@ -26,7 +27,7 @@ from safetensors.numpy import load, save
 from torch import Tensor
 from tqdm import tqdm
 
-from pipelines.data.manifest import MANIFEST, Manifest, Shard, read_manifest
+from pipelines.data.manifest import MANIFEST, MOST_CODES, Manifest, Shard, read_manifest
 from pipelines.files.atomic import write_atomically
 from pipelines.files.checks import brief, expect
 from pipelines.files.errors import InputError
@@ -66,7 +67,7 @@ def write_codes(
 
     Raises InputError where the folder holds codes of another model or other settings, unless `overwrite` removes them.
     """
-    for key, found, lowest, highest in (("num_codes", num_codes, 2, 2**16), ("extract.views", views, 1, 2**31),
+    for key, found, lowest, highest in (("num_codes", num_codes, 2, MOST_CODES), ("extract.views", views, 1, 2**31),
                                         ("extract.batch_size", batch_size, 1, 2**31),
                                         ("extract.shard_size", shard_size, 1, 2**31)):
         if not lowest <= found <= highest:
@@ -98,7 +99,7 @@ def write_codes(
 
 @dataclass(frozen=True, kw_only=True)
 class CodeSplit(Split):
-    """Codes, int64 in a batch, 8 or 16 bits in memory: uint16 is kept as int16, since torch cannot index uint16."""
+    """Codes, int64 in a batch, 8, 16 or 32 bits in memory: uint16 is kept as int16, since torch cannot index uint16."""
 
     num_codebooks: int
 

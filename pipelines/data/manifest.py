@@ -14,6 +14,7 @@ from pipelines.files.formats import CODES, FORMAT, migrated
 from pipelines.files.reading import read_json
 
 MANIFEST = "manifest.json"
+MOST_CODES = 2**24  # counts of every code's uses take 128 MB, and a prior's logits of one position 64 MB
 SPLIT_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -52,7 +53,7 @@ class Manifest:
     @property
     def dtype(self) -> np.dtype:
         """The type in which codes are stored."""
-        return np.dtype(np.uint8 if self.num_codes <= 256 else np.uint16)
+        return np.dtype(np.uint8 if self.num_codes <= 256 else np.uint16 if self.num_codes <= 2**16 else np.int32)
 
     def to_json(self) -> bytes:
         return (json.dumps({"version": FORMAT} | asdict(self), indent=1) + "\n").encode()
@@ -82,7 +83,7 @@ def read_manifest(folder: Path | str) -> Manifest:
 
 
 def _check_model(path: Path, content: dict[str, Any]) -> None:
-    for key, lowest, highest in (("num_codes", 2, 2**16), ("num_codebooks", 1, 2**16), ("views", 1, 2**31)):
+    for key, lowest, highest in (("num_codes", 2, MOST_CODES), ("num_codebooks", 1, 2**16), ("views", 1, 2**31)):
         found = content[key]
         expect(path, key, found, is_integer(found, lowest, highest), f"an integer from {lowest} to {highest}")
     expect(path, "grid", content["grid"], is_sizes(content["grid"]), "a list of positive integers")

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
 from pipelines.generation.decoding import decode, pixel_uniforms
 from pipelines.runs.chain import LoadedRun
+from pipelines.runs.settings import Evaluation
 from pipelines.runs.store import Run, TrainedStage
 from pipelines.splits.base import Batch, Data, Split, code_lengths, columns_of
 from pipelines.splits.noise import generator
@@ -24,7 +24,7 @@ class Subject:
     data: Data
     split_name: str
     split: Split  # on the device
-    options: DictConfig  # evaluate.* of the configuration
+    options: Evaluation
     seed: int
     device: torch.device
 

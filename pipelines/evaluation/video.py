@@ -38,8 +38,6 @@ def check(subject: Subject) -> None:
     if options.predictions and not 1 <= options.context < data.clip_length:
         raise InputError(f"evaluate.context: expected 1 to {data.clip_length - 1}, of clips of {data.clip_length} "
                          f"frames, found {options.context}")
-    if options.predictions < 0:
-        raise InputError(f"evaluate.predictions: expected a number >= 0, found {options.predictions}")
     if options.actions and not data.action_names:
         print(f"note: evaluate.actions: {', '.join(options.actions)} are not measured, {data.name} has no actions",
               file=sys.stderr)

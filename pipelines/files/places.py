@@ -1,5 +1,6 @@
-"""Where the configurations and the pretrained runs are: at the top of a checkout, or inside the installed package."""
+"""Where configurations and pretrained runs are: at the top of a checkout, or inside the installed package."""
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -23,6 +24,12 @@ def pretrained() -> Path:
 def outputs(run: Path) -> Path:
     """Where verbs write what they make of a run: its folder; runs/NAME here for a run of the installed package."""
     return Path("runs") / run.name if PACKAGE in run.resolve().parents else run
+
+
+def expanded(path: str) -> str:
+    """A path as it was typed, with the home folder in the place of `~` and variables of the environment in that of
+    `$NAME`: a shell does that only where they stand first and unquoted."""
+    return os.path.expanduser(os.path.expandvars(path))
 
 
 def _place(name: str) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.files.errors import InputError
+from pipelines.files.places import expanded
 from pipelines.kinds.base import Items, Kind, Written
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Image(Kind):
         log.image(step, "validation", image_pairs(batch.x.cpu(), made.cpu()))
 
     def add_sample_flags(self, parser: argparse._ArgumentGroup) -> None:
-        parser.add_argument("--complete", type=Path, metavar="IMAGE",
+        parser.add_argument("--complete", type=expanded, metavar="IMAGE",
                             help="keep the upper rows of an image, sample the rest")
         parser.add_argument("--keep", type=float, metavar="FRACTION",
                             help="with --complete: the fraction of rows to keep (default: 0.5)")

@@ -12,11 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,12 +20,9 @@ from pipelines.files.errors import InputError
 from pipelines.files.places import configs
 from pipelines.files.reading import read_yaml
 from pipelines.runs import plugins
-from pipelines.training.settings import Settings
+from pipelines.runs.composition import composed_by_hydra, settled, spelled
 
 CONFIGS = str(configs())
-
-# Types of the loop's settings, so that Hydra itself refuses `train.lr=abc`.
-ConfigStore.instance().store(group="train", name="settings", node=Settings)
 
 # What a configuration that was read from a run may name, besides classes and functions of the two stage packages.
 TRUSTED_PACKAGES = ("stage1_vqvae", "stage2_prior")
@@ -40,44 +33,12 @@ FACT = re.compile(r"\$\{facts\.(\w+)\}")  # how a component asks for what only t
 
 def composed(overrides: list[str]) -> DictConfig:
     """The configuration that a Hydra command makes of its overrides. Raises InputError for what does not compose."""
-    try:
-        with initialize_config_dir(CONFIGS, version_base="1.3"):
-            cfg = compose("main", overrides=[*plugins.config_search_path(), *overrides], return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(f"expected overrides that fit it, found: {str(error).splitlines()[0]}") from None
+    cfg = composed_by_hydra([*plugins.config_search_path(), *map(spelled, overrides)])
     HydraConfig.instance().set_config(cfg)  # main.yaml asks for the chosen experiment's name
     hydra = cfg.hydra
     with open_dict(cfg):
         del cfg.hydra
-    return settle_bottleneck(cfg, hydra)
-
-
-def settle_bottleneck(cfg: DictConfig, hydra: Any) -> DictConfig:
-    """Gives the chosen bottleneck the experiment's settings for it. Raises InputError for a setting that it lacks.
-
-    An experiment keeps its settings of bottlenecks apart, by the names of their yaml:
-
-        autoencoder: {bottlenecks: {ema: {decay: 0.95}, fsq: {levels: [8, 8, 8]}}}
-
-    With `autoencoder/bottleneck=fsq` it is then FSQ that is set, and a bottleneck that is not listed has its own yaml's
-    values. Hydra merges files before it applies the command line, and would need one file per experiment and bottleneck
-    to choose between them; so the settings are merged here, after Hydra, and what the command line says of the
-    bottleneck is applied once more: it is the strongest. `hydra`: the node of that name, with choices and overrides.
-    """
-    with open_dict(cfg):
-        settings = cfg.autoencoder.pop("bottlenecks", {})
-    name = hydra.runtime.choices.get("autoencoder/bottleneck")
-    for key, value in settings.get(name, {}).items():
-        if key not in cfg.autoencoder.bottleneck:
-            expected = ", ".join(key for key in cfg.autoencoder.bottleneck if key != "_target_")
-            raise InputError(f"autoencoder.bottlenecks.{name}: expected one of {expected}, found {key!r}")
-        cfg.autoencoder.bottleneck[key] = value
-    given = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-    for override in OverridesParser.create().parse_overrides(given):
-        key = override.key_or_group
-        if f"{key}.".startswith("autoencoder.bottleneck.") and not override.is_delete():
-            OmegaConf.update(cfg, key, override.value(), merge=True)
-    return cfg
+    return settled(cfg, hydra)
 
 
 def resolved(cfg: DictConfig) -> dict:

@@ -13,9 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from pipelines.files.errors import InputError
 from pipelines.runs.config import FACT, build, find_target, plain
 from pipelines.splits.base import Data, label_columns
+from pipelines.training.memory import physical_memory
 from stage1_vqvae.likelihoods.base import Likelihood
 from stage2_prior.prior import Prior
 
+COPIES = 4  # of the weights in training: themselves, the gradient, Adam's two moments
 Makers = dict[str, Callable[[DictConfig], Any]]  # of each fact: from the tree with the facts before it to its value
 
 
@@ -41,8 +43,8 @@ def complete(cfg: DictConfig, data: Data) -> dict:
         "num_classes": lambda tree: [len(data.classes[column]) for column in columns],
         "variance": lambda tree: data.variance,
         **_given(data.facts),
-        "bottleneck_dim": lambda tree: build(plain(tree.autoencoder.bottleneck)).in_dim,
-        "latent_dim": lambda tree: build(plain(tree.autoencoder.bottleneck)).dim,
+        "bottleneck_dim": lambda tree: _bottleneck(tree).in_dim,
+        "latent_dim": lambda tree: _bottleneck(tree).dim,
         "out_channels": lambda tree: data.shape[0] * build(plain(tree.autoencoder.likelihood)).params_per_value,
         "encoded_grid": lambda tree: encoded_grid(
             plain(tree.autoencoder.encoder.encoder), build(plain(tree.autoencoder.likelihood)), data.shape),
@@ -75,6 +77,10 @@ def check_planned_shape(cfg: DictConfig) -> None:
             build(resolved["encoder"])(example)
     except ValueError as error:
         raise InputError(f"autoencoder: {error}, for data of shape {shape}") from None
+def _bottleneck(tree: DictConfig) -> Any:
+    """The bottleneck, without memory for its codebook."""
+    with torch.device("meta"):
+        return build(plain(tree.autoencoder.bottleneck))
 
 
 def complete_prior(cfg: DictConfig, sizes: dict[str, Any]) -> dict:
@@ -89,6 +95,16 @@ def check_prior(prior: Prior, sizes: dict[str, Any]) -> None:
         if (list(found) if isinstance(found, tuple) else found) != expected:
             raise InputError(f"prior: {name}: expected {expected} as the codes have, found {found}; sizes are not set, "
                              f"they are asked for: ${{facts.{name}}}")
+
+
+def check_memory(key: str, config: dict, copies: int) -> None:
+    """Raises InputError where a component's weights, in so many copies, would not fit into memory; none is taken."""
+    with torch.device("meta"):
+        weights = sum(tensor.numel() for tensor in build(config).state_dict().values())
+    memory, wanted = physical_memory(), 4 * copies * weights
+    if memory is not None and wanted > memory:
+        raise InputError(f"{key}: expected weights that fit into memory with their gradients and moments, "
+                         f"{memory / 1e9:.0f} GB, found {weights} weights, {wanted / 1e9:.3g} GB")
 
 
 def encoded_grid(encoder: dict, likelihood: Likelihood, shape: tuple[int, ...]) -> list[int]:

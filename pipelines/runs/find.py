@@ -26,7 +26,7 @@ def find_run(name: Path | str, runs_dir: Path) -> Run:
 def chosen_run(name: Path | str | None, runs_dir: Path) -> Run:
     """The run that is named; else the one whose stage 2 was trained last, as its state says; else the pretrained
     mnist."""
-    if name:
+    if name is not None:
         return find_run(name, runs_dir)
     trained = []
     for pointer in sorted(runs_dir.glob("*/stage2/checkpoints/best")):

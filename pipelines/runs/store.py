@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf.errors import OmegaConfBaseException
 
 from pipelines.files.atomic import write_atomically
 from pipelines.files.checks import brief, expect, is_names
@@ -31,7 +30,6 @@ from pipelines.runs.example import CodeSpec, Example, example_of
 from pipelines.runs.saved import build_saved, check_autoencoder
 from pipelines.splits.base import Data
 from pipelines.splits.describe import NOUNS
-from pipelines.splits.seeds import check_seed
 from pipelines.training.checkpoint import State, find_checkpoint, read_trained, settle_latest, step_folders
 from pipelines.training.layout import channels_last
 from pipelines.training.loop import RESUMABLE
@@ -102,19 +100,8 @@ class TrainedStage:
 
 
 def run_of(cfg: Any) -> Run:
-    """The run that a configuration names. Raises InputError for a name, folder or seed that is none."""
-    values = {}
-    for key in ("runs_dir", "run", "seed"):
-        try:
-            values[key] = cfg[key]
-        except (OmegaConfBaseException, KeyError) as error:
-            raise InputError(f"{key}: expected a value, found {str(error).splitlines()[0]}") from None
-    for key in ("runs_dir", "run"):
-        found = values[key]
-        if not isinstance(found, str | int) or isinstance(found, bool) or not str(found):
-            raise InputError(f"{key}: expected the name of a folder, found {found!r}")
-    check_seed("seed", values["seed"])
-    return Run(Path(str(values["runs_dir"])) / str(values["run"]))
+    """The run that a configuration names."""
+    return Run(Path(cfg.runs_dir) / cfg.run)
 
 
 def claim_folder(folder: Path, config: dict) -> None:

@@ -3,8 +3,7 @@
 from numbers import Integral
 
 from pipelines.files.errors import InputError
-
-LARGEST_SEED = 2**63 - 1
+from pipelines.files.typed import LARGEST_SEED
 
 
 def check_seed(key: str, seed: object) -> None:

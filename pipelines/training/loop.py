@@ -32,8 +32,8 @@ from pipelines.training.task import Task
 from pipelines.training.update import RecordedUpdate, Update, autocast
 from stage1_vqvae.precision import full_float32
 
-RESUMABLE = {"steps", "device", "cuda_graph", "log_every", "checkpoint_every"}
-# steps, device and logging may change when a run goes on; validation decides what `best` is, so it may not.
+RESUMABLE = {"steps", "device", "cuda_graph", "log_every", "checkpoint_every", "validate_every"}
+# steps, device, logging and how often to validate may change when a run goes on.
 
 
 @full_float32()
@@ -57,6 +57,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
     rows = distributed.rank_rows(settings.batch_size)
     train_split = splits["train"].to(device)
     validation = splits["validation"].to(device)
+    check_batches(len(validation), settings.batch_size)
     optimizer = make_optimizer(model, settings, task.undecayed())
     average = copy.deepcopy(model).eval().requires_grad_(False) if settings.ema_decay else None
     state = State(**facts)
@@ -176,12 +177,17 @@ def validate(task: Task, model: nn.Module, split: Split, settings: Settings, dev
                 totals[name] = totals.get(name, torch.zeros_like(count)) + values.double().sum()
             count += len(batch.x)
     names = sorted(totals)
-    if not names:
-        raise InputError(f"validation: expected at least one batch for each of {distributed.world_size()} processes, "
-                         f"found {len(starts)}; lower batch_size")
     sums = distributed.sum_over_ranks(torch.stack([totals[name] for name in names] + [count]))
     means = {name: float(value) for name, value in zip(names, sums[:-1] / sums[-1])}
     return means | task.summary()
+
+
+def check_batches(items: int, batch_size: int) -> None:
+    """Raises InputError where a rank would have nothing to validate."""
+    batches = -(-items // batch_size)
+    if batches < distributed.world_size():
+        raise InputError(f"validation: expected at least one batch for each of {distributed.world_size()} processes, "
+                         f"found {batches}; lower batch_size")
 
 
 def learning_rate(settings: Settings, step: int) -> float:

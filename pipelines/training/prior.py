@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pipelines.files.errors import InputError
 from pipelines.splits.base import Batch, Split, columns_of
 from pipelines.splits.lengths import conditioning
 from pipelines.training.task import Figures, Task
@@ -43,6 +44,16 @@ class PriorTask(Task):
 
     def local(self, batch: Batch) -> Tensor | None:
         return conditioning(batch.local, batch.lengths if self.with_length else None, batch.x.shape[1])
+
+
+@torch.no_grad()
+def check_fit(task: PriorTask, batch: Batch) -> None:
+    """Raises InputError where the prior cannot give an item's codes a probability."""
+    try:
+        task.figures(task.model, batch)
+    except (ValueError, RuntimeError, ArithmeticError, IndexError) as error:  # torch's words for sizes that do not fit
+        raise InputError(f"prior: expected one that fits codes of shape {tuple(batch.x.shape[1:])}, found: "
+                         f"{str(error).splitlines()[0]}") from None
 
 
 def mean_codes(split: Split) -> float:

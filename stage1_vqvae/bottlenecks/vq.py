@@ -30,6 +30,10 @@ from stage1_vqvae.collectives import all_sum, from_first_rank, rank_and_world
 from stage1_vqvae.schedules import progress
 
 ENCODINGS_PER_CODE = 32  # gathered for the initialisation from data: k-means is then stable
+# Larger codebooks start at encodings drawn at random: the time of k-means grows with K^2, from a minute on two cores
+# here to more than an hour at K = 65,536.
+MOST_CENTRES = 8192
+DRAWN_PER_CODE = 4  # encodings gathered for each of these
 
 
 class _Quantise(torch.autograd.Function):
@@ -134,7 +138,7 @@ class VectorQuantizer(CodebookQuantizer):
 
     @property
     def encodings_to_initialise(self) -> int:
-        return ENCODINGS_PER_CODE * self.num_codes
+        return (ENCODINGS_PER_CODE if self.num_codes <= MOST_CENTRES else DRAWN_PER_CODE) * self.num_codes
 
     def vectors(self) -> Tensor:
         return F.normalize(self.codebook, dim=-1) if self.cosine else self.codebook
@@ -145,11 +149,15 @@ class VectorQuantizer(CodebookQuantizer):
 
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
-        """Sets each codebook to the k-means centres of encodings (n, dim): n >= num_codes, better 4 num_codes."""
+        """Sets each codebook to the k-means centres of encodings (n, dim), n >= num_codes, better 4 num_codes, in an
+        order of no meaning; above `MOST_CENTRES` codes to the first of them."""
         z = rearrange(z.to(self.codebook.dtype), "n (g d) -> g n d", g=self.num_codebooks)
         if self.cosine:
             z = F.normalize(z, dim=-1)
-        self.codebook.copy_(torch.stack([kmeans(group, self.num_codes) for group in z]))
+        if self.num_codes > MOST_CENTRES and len(z[0]) >= self.num_codes:
+            self.codebook.copy_(z[:, : self.num_codes])
+        else:
+            self.codebook.copy_(torch.stack([kmeans(group, self.num_codes) for group in z]))
         from_first_rank(self.codebook.data)
         self.counts.zero_()
         self.initialised.fill_(True)

@@ -173,7 +173,7 @@ def test_a_class_that_the_prior_has_never_seen(run, command):
 
 @pytest.mark.parametrize("arguments, words", [
     (("--n", "0"), ("--n",)), (("--seed", "-1"), ("--seed",)), (("--temperature", "-1"), ("temperature",)),
-    (("--top-k", "0"), ("top_k",)), (("--top-p", "1.5"), ("top_p",)), (("--device", "abacus"), ("abacus",)),
+    (("--top-k", "0"), ("--top-k",)), (("--top-p", "1.5"), ("top_p",)), (("--device", "abacus"), ("abacus",)),
     (("--device", "cuda:99"), ("cuda:99",)), (("--complete", "nowhere.png"), ("nowhere.png",)),
 ])
 def test_wrong_flags(arguments, words, run, command):

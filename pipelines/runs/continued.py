@@ -1,0 +1,94 @@
+"""The configuration that a run was made with, so that `run=NAME` alone continues, extracts and evaluates it.
+
+    stage1/config.yaml   seed, data, autoencoder, decoder_condition_on, stage1
+    stage2/config.yaml   prior, stage2, condition_on, condition_on_length
+    settings.yaml        of the verbs after stage 1, as they were given when stage 1 was trained: all of stage 2 until
+                         it has a config.yaml of its own, extract, evaluate
+
+What is missing there has the values of configs/main.yaml. Files are not trusted: components are those of this project
+or of the user's plugins, and every value is checked as one on the command line is.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from pipelines.files.atomic import write_atomically
+from pipelines.files.checks import expect
+from pipelines.files.errors import InputError
+from pipelines.files.formats import CONFIG, FORMAT, migrated
+from pipelines.files.places import configs, expanded
+from pipelines.runs import plugins
+from pipelines.runs.config import find_target, read_config, resolved
+from pipelines.runs.store import Run
+from pipelines.training.checkpoint import find_checkpoint
+
+SETTINGS = "settings.yaml"
+LATER = ("extract", "evaluate", "prior", "stage2", "condition_on", "condition_on_length")  # sections of that file
+
+
+def run_to_continue(overrides: list[str], multirun: bool) -> Run | None:
+    """The run that `run=NAME` names where no experiment is named beside it; None where there is no such run yet."""
+    given = dict(override.split("=", 1) for override in overrides if "=" in override)
+    name, home = (given.get(key, default).strip("'\"") for key, default in (("run", ""), ("runs_dir", "runs")))
+    if multirun or not name or any(key.lstrip("+~").startswith("experiment") for key in (*given, *overrides)):
+        return None
+    run = Run(Path(expanded(home)) / name)
+    return run if (run.stage1 / "config.yaml").is_file() else None
+
+
+def own_settings(run: Run) -> dict[str, Any]:
+    """The sections of the configuration that a run was made with. Raises InputError for a file that is none."""
+    path = run.stage1 / "config.yaml"
+    saved = migrated(read_config(path), path, CONFIG)
+    own = {key: saved.get(key) for key in ("seed", "data", "autoencoder")}
+    own |= {"stage1": saved.get("train"), "decoder_condition_on": saved.get("condition_on")}
+    if (noted := run.root / SETTINGS).is_file():
+        content = migrated(read_config(noted), noted, CONFIG)
+        own |= {key: content[key] for key in LATER if key in content}
+    if (path := run.stage2 / "config.yaml").is_file() and find_checkpoint(run.stage2) is not None:
+        saved = migrated(read_config(path), path, CONFIG)
+        own |= {"prior": saved.get("prior"), "stage2": saved.get("train")}
+        own |= {key: saved.get(key) for key in ("condition_on", "condition_on_length")}
+    for key, home in (("data", "data"), ("autoencoder", ""), ("prior", "")):
+        if key in own:
+            where = run.stage1 / "config.yaml" if key != "prior" else run.root
+            expect(where, key, own[key], isinstance(own[key], dict), "a mapping")
+            check_targets(where, key, own[key], home)
+    own["data"] = with_places(own["data"])
+    return own
+
+
+def note_settings(run: Run, cfg: DictConfig) -> None:
+    """Writes what later verbs need of the configuration that stage 1 is trained with."""
+    values = {key: value for key, value in resolved(cfg).items() if key in LATER}
+    content = yaml.safe_dump({"format": FORMAT} | values, sort_keys=False)
+    write_atomically(run.root / SETTINGS, content.encode())
+
+
+def check_targets(path: Path, key: str, tree: Any, home: str) -> None:
+    """Raises InputError for a component that is neither the project's nor a plugin's: nothing is imported because a
+    file says so. home: "data" for data sets, which are defined in pipelines.data."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for name, value in items:
+        if name == "_target_":
+            if home and not (str(value).startswith(f"pipelines.{home}.") or plugins.is_trusted(str(value))):
+                raise InputError(f"{path}: {key}._target_: expected one of pipelines.{home}, found {value!r}")
+            find_target(value, trusted_only=not home)
+        else:
+            check_targets(path, f"{key}.{name}", value, home)
+            expect(path, f"{key}.{name}", value, not (isinstance(value, str) and "${oc." in value), "plain values")
+
+
+def with_places(data: dict) -> dict:
+    """A data set's configuration with the values of its yaml where it has none: a published run leaves out paths."""
+    found: dict[str, Any] = {}
+    for path in sorted((configs() / "data").glob("*.yaml")):
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        alike = sum(data.get(name) == value for name, value in values.items())
+        if values.get("_target_") == data.get("_target_") and alike > sum(
+                data.get(name) == value for name, value in found.items()):
+            found = values
+    return found | data
