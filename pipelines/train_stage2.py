@@ -65,9 +65,6 @@ def main(cfg: "DictConfig") -> None:
             None if split.lengths is None else length_counts(split.labels, split.lengths)).to_config(),
     }
     with distributed.process_group(device), distributed.only_training(run.stage2, "train_stage2", device):
-        if distributed.rank() == 0:
-            claim_folder(run.stage2, config)
-        distributed.barrier()
         newest = find_checkpoint(run.stage2)
         if newest is not None and read_state(newest).stage1_hash != codes.stage1_hash:
             raise InputError(f"{run.codes}: expected the codes that this prior was trained on so far, found those of "

@@ -259,8 +259,6 @@ def check_same_data(run: Run, stage1: TrainedStage, data: Data, data_config: dic
     With `other_data`, files of other content are taken, with a note on stderr; their digest is returned. Whatever the
     configuration says of the data must be the same all the same. Runs that know no digest take any files. The same
     files in a folder of another name are the same data."""
-    if not isinstance(other_data, bool):
-        raise InputError(f"other_data: expected true or false, found {other_data!r}")
     there, here = (example.to_config() for example in (stage1.example, example_of(data)))
     difference = first_difference({"data": stage1.config["data"]}, {"data": data_config})
     old, new = _digests({"example": there}, {"example": here})
