@@ -268,7 +268,7 @@ def test_moments_are_copies_in_the_order_of_their_parameter(folder):
 
 
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:100], lambda content: b"PK" + content,
-                                    lambda content: content.replace(b"\x00\x00\x80?", b"\x00\x00\x81?", 1)])
+                                    lambda content: content.replace(b"\x00\x00\x00@", b"\x00\x00\x01@", 1)])
 def test_an_optimisers_file_of_format_1_is_checked_by_its_own_sums(damage, folder):
     newest = find_checkpoint(folder)
     rewritten(newest, format=..., checksums=..., stage1_hash=..., parent_hash=..., trained_at=...)
