@@ -66,8 +66,8 @@ VIDEO = ["data.clip_length=4", *(f"autoencoder.encoder.network.{size}" for size 
                                  (*ENCODER, "outer_hidden=8", "num_downsamplings=1")),
          "autoencoder.bottleneck.num_codes=16", "autoencoder.bottleneck.dim=4", "prior.num_temporal_layers=1",
          "prior.first_kernel_size=3"]
-BOTTOM = ["experiment=doom", "data=room", "data.episodes=4", "data.frames=12", "data.size=24", "data.validation_fraction=0.25",
-          *(f"autoencoder.encoder.{size}" for size in (*ENCODER, "outer_hidden=8")),
+BOTTOM = ["experiment=doom", "data=room", "data.episodes=4", "data.frames=12", "data.size=24",
+          "data.validation_fraction=0.25", *(f"autoencoder.encoder.{size}" for size in (*ENCODER, "outer_hidden=8")),
           "autoencoder.bottleneck.num_codes=16", "autoencoder.bottleneck.dim=4"]
 TOP = ["experiment=doom_3codes",
        *(f"autoencoder.encoder.encoder.encoder.{size}" for size in (*ENCODER, "outer_hidden=8")),
@@ -286,9 +286,10 @@ def readers_of(file: Path) -> list[str]:
 
 # --- Mutations ------------------------------------------------------------------------------------------------------
 
-ODD: list[Any] = [None, True, False, -1, 0, 1, 3, 2**31, 10**12, 10**30, 1.5, -0.0, float("nan"), float("inf"), "", "x",
-                  "step-0000001", "../..", "\0", "\ud800", [], {}, [0], [[]], {"a": 1}, "1", 7e300]
-TEXTS = ["[" * 3000, "{" * 3000, "9" * 5000, "2001-99-99", "a: &a [*a]", "null", "[]", "3", "\"text\"", "", "\n", "---\n---",
+ODD: list[Any] = [None, True, False, -1, 0, 1, 3, 2**31, 10**12, 10**30, 1.5, -0.0, float("nan"), float("inf"), "",
+                  "x", "step-0000001", "../..", "\0", "\ud800", [], {}, [0], [[]], {"a": 1}, "1", 7e300]
+TEXTS = ["[" * 3000, "{" * 3000, "9" * 5000, "2001-99-99", "a: &a [*a]", "null", "[]", "3", "\"text\"", "", "\n",
+         "---\n---",
          "a: &a [x, x]\nb: &b [*a, *a, *a, *a]\nc: &c [*b, *b, *b, *b]\nd: &d [*c, *c, *c, *c]\ne: [*d, *d, *d, *d]",
          "!!python/object/apply:os.system ['true']", "? [a]\n: b", "<<: {a: 1}", "a: !!int ''", "a: !!float ''",
          "a: !!bool x", "{\"step\": 1e999}", "a: 0x" + "f" * 6000, "format: 2\nformat: 1", "\ufeffa: 1", "a:\t- b"]
@@ -474,7 +475,7 @@ def optimizer_state(path: Path, draws: np.random.Generator) -> None:
     name = ["step", "exp_avg", "exp_avg_sq"][draws.integers(3)]
     own = tree["state"][index][name]
     tree["state"][index][name] = [
-        own.double(), own.half(), own.new_zeros(1).expand(own.shape), own.flatten()[:-1] if own.ndim else own[None],
+        own.double(), own.half(), own.new_zeros(()).expand(own.shape), own.flatten()[:-1] if own.ndim else own[None],
         own.new_zeros(3, 3), own * torch.nan, own.tolist(), None, own.to_sparse() if own.ndim else 1, own.to("meta"),
         torch.stack([own, own], -1)[..., 0], own.long(), own.transpose(0, -1) if own.ndim > 1 else own + torch.inf,
     ][draws.integers(13)]
@@ -519,7 +520,8 @@ def seal(path: Path, content: bytes) -> bool:
 
 FOREIGN = ["os.system", "subprocess.run", "torch.load", "torch.hub.load", "builtins.exec", "canary.fire", "canary",
            "pipelines.files.atomic.write_atomically", "stage1_vqvae.autoencoder.torch.load", "shutil.rmtree",
-           "stage2_prior.sampling.torch.hub.load", "stage1_vqvae.canary.fire", "torch.nn.Linear", "sys.exit", ".", "a.b"]
+           "stage2_prior.sampling.torch.hub.load", "stage1_vqvae.canary.fire", "torch.nn.Linear", "sys.exit", ".",
+           "a.b"]
 HUGE = [10**5, 10**6, 2**31, 10**9, 10**12, 2**62]
 COUNTS = ("num_", "hidden", "channels", "dim", "layers", "kernel_size", "size")
 
@@ -674,8 +676,8 @@ def group(mutation: Mutation) -> str:
     file = Path(mutation.file)
     if file.parts[0] == "cache":
         return f"{mutation.run} cache{file.suffix}"
-    return " ".join([mutation.run, *([file.parts[1]] if len(file.parts) > 2 else []), "shard" if file.name[-6:].isdigit()
-                     or "-0000" in file.name else file.name])
+    stage = [file.parts[1]] if len(file.parts) > 2 else []
+    return " ".join([mutation.run, *stage, "shard" if "-0000" in file.name else file.name])
 
 
 def table(counts: Counter, column: int, title: str) -> str:
@@ -690,8 +692,8 @@ def table(counts: Counter, column: int, title: str) -> str:
     lines.append(["all", *(str(sum(count for entry, count in counts.items() if entry[-1] == name))
                            for name in outcomes)])
     widths = [max(map(len, parts)) for parts in zip(*lines)]
-    return "\n".join("  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
-                     for line in lines)
+    lines = [[first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])] for first, *rest in lines]
+    return "\n".join("  ".join(line) for line in lines)
 
 
 def main() -> int:

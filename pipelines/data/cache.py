@@ -81,8 +81,8 @@ def _read_notes(target: Path, notes: Path) -> Any:
     expect_keys(notes, "keys", content, {"sha256", "notes"})
     if not target.is_file():
         raise InputError(f"{target}: expected the cached file of {notes.name}, found none")
-    found = _checksum(target, content["notes"])
-    expect(target, "checksum", found, found == content["sha256"], f"{str(content['sha256'])[:12]}... as in {notes.name}")
+    found, expected = _checksum(target, content["notes"]), content["sha256"]
+    expect(target, "checksum", found, found == expected, f"{str(expected)[:12]}... as in {notes.name}")
     return content["notes"]
 
 

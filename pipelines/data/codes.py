@@ -32,6 +32,7 @@ from pipelines.files.atomic import write_atomically
 from pipelines.files.checks import brief, expect
 from pipelines.files.errors import InputError
 from pipelines.files.platforms import memory_bytes
+from pipelines.files.reading import read_file
 from pipelines.splits.base import Batch, Data, Split
 
 Encode = Callable[[Batch], dict[str, Tensor]]
@@ -89,7 +90,7 @@ def write_codes(
                 if not path.exists():
                     arrays = _encode(split, start, stop, batch_size, seed, encode, manifest)
                     write_atomically(path, save(arrays, metadata={"extraction": manifest.extraction}))
-                content = path.read_bytes()
+                content = read_file(path, "a shard")
                 shards.append(Shard(path.name, stop - start, len(content), hashlib.sha256(content).hexdigest()))
                 bar.update(stop - start)
         manifest.splits[name] = tuple(shards)
@@ -195,6 +196,7 @@ def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> None:
             if path.name == MANIFEST:
                 found = read_manifest(folder).extraction
             else:
+                read_file(path, "a shard")
                 with safe_open(path, "np") as shard:
                     found = (shard.metadata() or {}).get("extraction")
         except SafetensorError as error:
@@ -283,7 +285,7 @@ def _read_split(folder: Path, shards: tuple[Shard, ...], manifest: Manifest) -> 
 
 def _read_shard(path: Path, shard: Shard, manifest: Manifest) -> dict[str, np.ndarray]:
     """The arrays of a shard, whose types, shapes and ranges are those that the manifest states."""
-    content = path.read_bytes()
+    content = read_file(path, "a shard")
     found = hashlib.sha256(content).hexdigest()
     if found != shard.sha256:
         raise InputError(f"{path}: expected the checksum {shard.sha256[:12]}..., found {found[:12]}...: it is damaged; "

@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.files.checks import expect, expect_classes, expect_counts, expect_keys, is_hash, is_integer, is_sizes
+from pipelines.files.checks import (
+    SIZES,
+    expect,
+    expect_classes,
+    expect_counts,
+    expect_keys,
+    is_hash,
+    is_integer,
+    is_sizes,
+)
 from pipelines.files.errors import InputError
 from pipelines.files.formats import CODES, FORMAT, migrated
 from pipelines.files.reading import read_json
@@ -86,13 +95,13 @@ def _check_model(path: Path, content: dict[str, Any]) -> None:
     for key, lowest, highest in (("num_codes", 2, MOST_CODES), ("num_codebooks", 1, 2**16), ("views", 1, 2**31)):
         found = content[key]
         expect(path, key, found, is_integer(found, lowest, highest), f"an integer from {lowest} to {highest}")
-    expect(path, "grid", content["grid"], is_sizes(content["grid"]), "a list of positive integers")
+    expect(path, "grid", content["grid"], is_sizes(content["grid"]), SIZES)
     data = content["data"]
     expect(path, "data", data, isinstance(data, dict) and data.keys() == {"name", "kind", "shape"},
            "an object with name, kind and shape")
     for key in ("name", "kind"):
         expect(path, f"data.{key}", data[key], isinstance(data[key], str), "a name")
-    expect(path, "data.shape", data["shape"], is_sizes(data["shape"]), "a list of positive integers")
+    expect(path, "data.shape", data["shape"], is_sizes(data["shape"]), SIZES)
     for key in ("stage1_hash", "parent_hash", "extraction"):
         found = content[key]
         expect(path, key, found, is_hash(found) or (key == "parent_hash" and found is None), "64 hexadecimal digits")

@@ -71,7 +71,8 @@ class PublishedImages(Data):
         images = rearrange(images, "n h w -> n 1 h w" if images.ndim == 3 else "n h w c -> n c h w").contiguous()
         classes = len(self.published_classes)
         fits = len(images) == len(targets) > 0 and images.shape[1:] == self.shape and images.dtype == torch.uint8
-        if not fits or targets.max() >= classes:
+        highest = max(targets.tolist(), default=None)
+        if not fits or highest >= classes:
             raise InputError(f"{folder}: expected images {self.shape} and equally many labels below {classes}, found "
-                             f"{len(images)} {tuple(images.shape[1:])}, {len(targets)} labels up to {max(targets.tolist(), default=None)}")
+                             f"{len(images)} {tuple(images.shape[1:])}, {len(targets)} labels up to {highest}")
         return images, targets

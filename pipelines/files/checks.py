@@ -10,6 +10,7 @@ from pipelines.files.errors import InputError
 
 HASH = re.compile(r"[0-9a-f]{64}")
 LARGEST_SIZE = 2**28  # values of one item: an hour of sound at 48 kHz has 2**27
+SIZES = f"a list of positive integers whose product is at most {LARGEST_SIZE}"
 
 
 def expect(path: Path, key: str, found: Any, accepted: Any, expected: str) -> None:
@@ -54,7 +55,7 @@ def is_integer(value: Any, lowest: int = 0, highest: int = 2**62) -> bool:
 
 
 def is_sizes(value: Any) -> bool:
-    """Whether it is a list of one positive integer or more, the shape of an array of at most LARGEST_SIZE values."""
+    """Whether it is such a list, the shape of an array."""
     return (isinstance(value, list) and 1 <= len(value) <= 8 and all(is_integer(size, 1) for size in value)
             and math.prod(value) <= LARGEST_SIZE)
 

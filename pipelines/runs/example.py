@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from pipelines.files.checks import (
+    SIZES,
     expect,
     expect_classes,
     expect_counts,
@@ -40,7 +41,7 @@ class Example:
         expect_keys(path, "example", content, {"data", "kind", "shape", "label_names", "classes", "facts"})
         for key in ("data", "kind"):
             expect(path, f"example.{key}", content[key], isinstance(content[key], str), "a name")
-        expect(path, "example.shape", content["shape"], is_sizes(content["shape"]), "a list of positive integers")
+        expect(path, "example.shape", content["shape"], is_sizes(content["shape"]), SIZES)
         expect_classes(path, "example.", content["label_names"], content["classes"])
         _check_facts(path, content["facts"])
         return cls(content["data"], content["kind"], tuple(content["shape"]), tuple(content["label_names"]),
@@ -88,7 +89,7 @@ class CodeSpec:
         for key, lowest in (("num_codes", 2), ("num_codebooks", 1)):
             expect(path, f"codes.{key}", content[key], is_integer(content[key], lowest), f"an integer >= {lowest}")
         for key in ("grid", "shape"):
-            expect(path, f"codes.{key}", content[key], is_sizes(content[key]), "a list of positive integers")
+            expect(path, f"codes.{key}", content[key], is_sizes(content[key]), SIZES)
         expect(path, "codes.data", content["data"], isinstance(content["data"], str), "a name")
         extraction = content["extraction"]
         expect(path, "codes.extraction", extraction, extraction is None or is_hash(extraction), "64 hexadecimal digits")

@@ -23,7 +23,10 @@ from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.base import Bottleneck
 from stage1_vqvae.likelihoods.base import Likelihood
 
-LARGEST = 2**31  # of an integer in a component's configuration
+LARGEST = 2**31  # of a number in a component's configuration; of a size no more than there are stored values, or
+LEAST = 2**20  # this, for rates and windows
+COUNT = 2**16  # of what is built one after the other
+OF_TENSORS = {"num_codes", "num_codebooks", "num_classes"}  # counts that are sizes of tensors
 PARTS = 8  # modules, parameters and buffers for each stored tensor: activations and containers have none
 SPARE = 1000  # more of them, and bytes of tensors that are not stored, such as windows and masks
 SPARE_BYTES = 2**26
@@ -35,12 +38,12 @@ def build_saved(tree: Any, path: Path, key: str, kind: type, weights: dict[str, 
     which were read from `source`; and what `check` returns for the module on the meta device.
 
     Raises InputError, before memory is taken, where it cannot be built or where its tensors are not these."""
-    _check_integers(tree, path, key)
+    stored = sum(tensor.numel() for tensor in weights.values())
+    _check_numbers(tree, stored, path, key)
     with torch.device("meta"), _limited(PARTS * len(weights) + SPARE, path, key):
         empty = _built(tree, path, key)
     expect(path, key, type(empty).__name__, isinstance(empty, kind), f"a component that is a {kind.__name__}")
     check_weights(empty, weights, source)
-    stored = sum(tensor.numel() for tensor in weights.values())
     needed = sum(tensor.numel() for tensor in [*empty.parameters(), *empty.buffers()])
     if needed > stored + SPARE_BYTES / 4:
         raise InputError(f"{path}: {key}: expected a component of {stored} values as in {source.name}, found one that "
@@ -90,12 +93,18 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:120] or type(error).__name__
 
 
-def _check_integers(tree: Any, path: Path, key: str) -> None:
-    if isinstance(tree, dict | list):
-        for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
-            _check_integers(value, path, f"{key}.{name}")
+def _check_numbers(tree: Any, stored: int, path: Path, key: str, name: str = "") -> None:
+    """Raises InputError for a number that no component with so many stored values has as its argument `name`."""
+    if isinstance(tree, dict):
+        for inner, value in tree.items():
+            _check_numbers(value, stored, path, f"{key}.{inner}", inner)
+    elif isinstance(tree, list):
+        for place, value in enumerate(tree):
+            _check_numbers(value, stored, path, f"{key}[{place}]", name)
     elif isinstance(tree, int | float):
-        expect(path, key, tree, math.isfinite(tree) and abs(tree) <= LARGEST, f"a number of at most {LARGEST}")
+        largest = (LARGEST if name.endswith("steps") or isinstance(tree, float)
+                   else COUNT if name.startswith("num_") and name not in OF_TENSORS else max(stored, LEAST))
+        expect(path, key, tree, math.isfinite(tree) and abs(tree) <= largest, f"a number of at most {largest}")
 
 
 @contextmanager

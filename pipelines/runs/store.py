@@ -112,8 +112,8 @@ def claim_folder(folder: Path, config: dict) -> None:
     path, content = folder / "config.yaml", {"format": FORMAT} | config
     if find_checkpoint(folder) is not None or step_folders(folder):
         if not path.exists():
-            raise InputError(f"{path}: expected the configuration of the checkpoints beside it, found no such file; put "
-                             f"it back, give the run another name with run=NAME, or remove {folder}")
+            raise InputError(f"{path}: expected the configuration of the checkpoints beside it, found no such file; "
+                             f"put it back, give the run another name with run=NAME, or remove {folder}")
         saved = read_config(path)
         before = migrated(saved, path, CONFIG)
         old, new = _digests(before, config)

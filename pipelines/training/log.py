@@ -35,12 +35,15 @@ def read_metrics(path: Path) -> list[dict]:
 
 def _row(line: bytes, path: Path, number: int) -> dict:
     """One line. Raises InputError that says how to go on where it is damaged."""
-    source, what = f"{path}: line {number}", "a row of figures; remove this line to go on without it"
-    row = parse_json(line.decode("utf-8", "replace"), source, what)
+    source, hint = f"{path}: line {number}", "remove this line to go on without it"
+    try:
+        row = parse_json(line.decode("utf-8", "replace"), source, "a row of figures")
+    except InputError as error:
+        raise InputError(f"{error}; {hint}") from None
     figures = [value for key, value in row.items() if key not in ("step", "split")]
     if not (is_integer(row.get("step")) and isinstance(row.get("split"), str)
             and all(type(value) in (int, float, NoneType) for value in figures)):
-        raise InputError(f"{source}: expected {what}, found {brief(row)}")
+        raise InputError(f"{source}: expected a row of figures, found {brief(row)}; {hint}")
     return row
 
 
@@ -52,13 +55,12 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, step: int, total_steps: int, title: str, active: bool):
-        self.active = active
+        path, self.active = folder / "metrics.jsonl", active
+        kept = [row for row in read_metrics(path) if row["step"] <= step] if active else []
         self.bar = tqdm(total=total_steps, initial=step, desc=title, unit="step", disable=not active, mininterval=0.5,
                         dynamic_ncols=True)
         if not active:
             return
-        path = folder / "metrics.jsonl"
-        kept = [row for row in read_metrics(path) if row["step"] <= step]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self.watch = Watch(kept)
         self.file = open(path, "a", buffering=1)

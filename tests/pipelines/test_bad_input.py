@@ -218,3 +218,17 @@ def test_data_that_are_not_there_say_how_to_get_them(command, tmp_path):
         result = command("train_stage1", f"data={data}", f"data.root={tmp_path}", f"runs_dir={tmp_path / 'runs'}",
                          check=False)
         assert_one_line(result, "data.download=true", "data.root")
+
+
+def test_a_stage_whose_configuration_or_latest_pointer_is_gone_loses_nothing(run, command, tiny):
+    arguments = ("train_stage1", *tiny, f"runs_dir={run.parent}", "stage1.steps=31")
+    config = run / "stage1" / "config.yaml"
+    content = config.read_bytes()
+    config.unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert_one_line(command(*arguments, check=False), str(config), "put it back")
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    config.write_bytes(content)
+    (run / "stage1" / "checkpoints" / "latest").unlink()
+    result = command(*arguments)
+    assert "going on from step-0000030" in result.stderr and "step 31" in result.stdout

@@ -33,8 +33,9 @@ def test_only_regular_files_of_a_bounded_size_are_read(make, found, tmp_path):
 
 
 @pytest.mark.parametrize("content", [
-    b"", b"\xff\xfe", b"[", b"[1]", b"3", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}", b'{"a": 99999999999999999999}',
-    b'{"a": "\\ud800"}', b'{"a": "\\u0000"}', b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}",
+    b"", b"\xff\xfe", b"[", b"[1]", b"3", b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}",
+    b'{"a": 99999999999999999999}', b'{"a": "\\ud800"}', b'{"a": "\\u0000"}',
+    b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}",
 ])
 def test_json_that_no_run_has(content, tmp_path):
     path = tmp_path / "state.json"

@@ -198,6 +198,12 @@ def test_half_precision_weights_are_taken():
     (lambda found: found["state"][0].pop("exp_avg"), r"state\[0\]: expected exactly"),
     (lambda found: found["state"][0].update(exp_avg=torch.zeros(3, 4)), r"exp_avg: expected .*\(4, 3\)"),
     (lambda found: found["state"][0].update(exp_avg_sq=torch.zeros(4, 3).half()), "exp_avg_sq: expected .*float32"),
+    (lambda found: found["state"][0].update(exp_avg=torch.zeros(()).expand(4, 3)), "exp_avg: expected one value a place"),
+    (lambda found: found["state"][0].update(exp_avg=torch.zeros(4, 6)[:, ::2]), "exp_avg: expected one value a place"),
+    (lambda found: found["state"][0].update(exp_avg=torch.zeros(4, 3).to_sparse()), "exp_avg: expected a tensor"),
+    (lambda found: found["state"][0].update(exp_avg=torch.zeros(4, 3, device="meta")), "exp_avg: expected a tensor"),
+    (lambda found: found["param_groups"][0].update(betas=[0.9, 0.999]), "betas: expected"),
+    (lambda found: found["param_groups"][0].update(fused=1), "fused: expected True"),
     (lambda found: found["state"][0].update(step=3), r"state\[0\].step: expected a tensor"),
     (lambda found: found["state"][0]["exp_avg"].fill_(torch.nan), "exp_avg: expected finite values"),
 ])
@@ -245,3 +251,57 @@ def test_an_optimiser_is_stored_the_same_from_a_gpu(tmp_path):
     newest = find_checkpoint(tmp_path)
     restore(newest, read_state(newest), *untrained(), optimizer, CPU)
     assert all(isinstance(group["lr"], torch.Tensor) and group["capturable"] for group in optimizer.param_groups)
+
+
+def test_moments_are_copies_in_the_order_of_their_parameter(folder):
+    """A fused step relies on it; a file may have them in another one."""
+    newest, (model, average) = find_checkpoint(folder), untrained()
+    found = checkpoint.read_optimizer(newest, read_state(newest))
+    turned = found["state"][0]["exp_avg"].t().contiguous().t()
+    assert turned.stride() == (1, 4)
+    found["state"][0]["exp_avg"] = turned
+    write_parts(newest, read_state(newest), model.state_dict(), average.state_dict(), found)
+    optimizer = make_optimizer(model, SETTINGS)
+    restore(newest, read_state(newest), model, average, optimizer, CPU)
+    assert optimizer.state_dict()["state"][0]["exp_avg"].stride() == (3, 1)
+    assert torch.equal(optimizer.state_dict()["state"][0]["exp_avg"], turned)
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:100], lambda content: b"PK" + content,
+                                    lambda content: content.replace(b"\x00\x00\x00@", b"\x00\x00\x01@", 1)])
+def test_an_optimisers_file_of_format_1_is_checked_by_its_own_sums(damage, folder):
+    newest = find_checkpoint(folder)
+    rewritten(newest, format=..., checksums=..., stage1_hash=..., parent_hash=..., trained_at=...)
+    path = newest / OPTIMIZER
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match="optimizer.pt: expected a whole optimiser state, found one that cannot be"):
+        restored(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"step-0000030", b"../step-0000020", b"step-\0", b"x" * 2000])
+def test_a_pointer_that_names_nothing(content, folder):
+    (folder / "checkpoints" / "latest").write_bytes(content)
+    with pytest.raises(InputError, match="latest: expected the name of a checkpoint beside it.*, found"):
+        find_checkpoint(folder)
+
+
+def test_where_latest_is_gone_the_last_step_is_taken_for_it(folder, capsys):
+    checkpoint.settle_latest(folder)
+    assert capsys.readouterr().err == ""
+    (folder / "checkpoints" / "latest").unlink()
+    checkpoint.settle_latest(folder)
+    assert find_checkpoint(folder).name == "step-0000020"
+    assert "latest: expected the name of the newest checkpoint, found no such file" in capsys.readouterr().err
+    shutil.rmtree(folder / "checkpoints")
+    checkpoint.settle_latest(folder)
+    assert find_checkpoint(folder) is None
+
+
+def test_only_checkpoints_are_removed_and_of_a_link_only_the_link(folder, tmp_path):
+    root = folder / "checkpoints"
+    shutil.copytree(root / "step-0000010", tmp_path / "elsewhere")
+    (root / "step-0000005").symlink_to(tmp_path / "elsewhere")
+    shutil.copytree(root / "step-0000010", root / "step-0000010-kept")
+    settle_pointers(folder, read_state(root / "step-0000020"))
+    assert sorted(path.name for path in root.glob("step-*")) == ["step-0000010", "step-0000010-kept", "step-0000020"]
+    assert (tmp_path / "elsewhere" / MODEL).exists()
