@@ -1,6 +1,6 @@
 """Locks of folders: one process writes, a second one waits or is refused.
 
-A lock is the operating system's, held on the file `.ndr.lock` of a folder: it ends with its process, however that ends.
+A lock is the operating system's, held on a file in the folder: it ends with its process, however that ends.
 Over a network file system it holds between machines. Where a file system has no locks, one line says so.
 """
 
@@ -21,7 +21,8 @@ from filelock import lock_descriptor
 
 from pipelines.files.errors import InputError
 
-LOCK = ".ndr.lock"
+LOCK = ".ndr.lock"  # of a folder that a user may have named; it goes at the end
+CACHE_LOCK = ".lock"  # of a folder that is all ours; it stays
 LEFTOVER = re.compile(r"\..+\.[0-9]+\.tmp")  # what `write_atomically` writes first
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK}
 NOTE_S = 0.5  # within this time the holder of a lock has written who it is
@@ -31,7 +32,7 @@ NOTE_S = 0.5  # within this time the holder of a lock has written who it is
 def locked(folder: Path) -> Iterator[int]:
     """Creates the folder and lets one process at a time go on; yields the descriptor that holds the lock."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+b") as lock:
+    with open(folder / CACHE_LOCK, "a+b") as lock:
         if _lock(lock, folder, wait=True):
             remove_leftovers(folder)
         yield lock.fileno()
