@@ -2,7 +2,7 @@
 
     python tests/kills.py                   # the long form: some 300 kills, 60 signals, 20 + 200 tries; half an hour
     python tests/kills.py --short           # what tests/test_kills.py runs, under a minute
-    python tests/kills.py --only kills      # kills, signals, disks, writers, readers
+    python tests/kills.py --only kills --every 3    # of kills, signals, disks, writers, readers; every third event
 
 A command is killed at the n-th moment at which files come, go or last (rename, remove, mkdir, rmdir, fsync), started
 again, and all bits are compared with those of a run that nobody disturbed, timings excepted; no temporary file may
@@ -209,11 +209,12 @@ class Runs:
 Try = tuple[str, Callable[[], str]]  # what is done, and a function that does it and says how it ended
 
 
-def kills(runs: Runs, short: bool) -> Iterator[Try]:
+def kills(runs: Runs, short: bool, every: int = 1) -> Iterator[Try]:
     """SIGKILL at the n-th event, then the same command again."""
     for verb in COMMANDS:
         total = runs.events[verb]
-        numbers = sorted({1 + round(place * (total - 1) / 2) for place in range(3)}) if short else range(1, total + 1)
+        few = [1, (1 + total) // 2, total]
+        numbers = few if short else range(1, total + 1, every)
         for number in numbers:
             def once(verb: str = verb, number: int = number) -> str:
                 with runs.before(verb) as copy:
@@ -402,6 +403,7 @@ PARTS = {"kills": kills, "signals": signals, "disks": disks, "writers": writers,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="kill at every N-th event only")
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
     arguments = parser.parse_args()
     import pipelines
@@ -411,8 +413,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kills-") as home:
         runs = Runs(Path(home))
         for part in arguments.only:
+            every = {"every": arguments.every} if part == "kills" else {}
+            attempts = PARTS[part](runs, arguments.short, **every)
             start, ends, failures, in_rows = time.monotonic(), Counter(), [], 0
-            for number, (what, attempt) in enumerate(PARTS[part](runs, arguments.short), 1):
+            for number, (what, attempt) in enumerate(attempts, 1):
                 if not arguments.short and number % 20 == 0:
                     print(f"{part}: {number - 1} tries, {len(failures)} failures", file=sys.stderr, flush=True)
                 try:

@@ -19,7 +19,7 @@ from typing import IO
 
 from filelock import lock_descriptor
 
-from pipelines.files.errors import InputError
+from pipelines.files.errors import InputError, naming
 
 LOCK = ".ndr.lock"  # of a folder that a user may have named; it goes at the end
 CACHE_LOCK = ".lock"  # of a folder that is all ours; it stays
@@ -49,10 +49,11 @@ def only_writer(folder: Path, command: str, *inner: Path) -> Iterator[None]:
         if held is False:
             raise InputError(f"{folder}: expected no other process that writes there, found {_holder(folder)}; wait "
                              "until it has ended, or write to another folder (run=NAME, --out)")
-        lock.truncate(0)
         note = {"command": command, "process": os.getpid(), "host": platform.node(), "since": _now()}
-        lock.write(b" " + json.dumps(note).encode())  # on Windows nobody else can read the first byte
-        lock.flush()
+        with naming(folder / LOCK):
+            lock.truncate(0)
+            lock.write(b" " + json.dumps(note).encode())  # on Windows nobody else can read the first byte
+            lock.flush()
         if held:
             for own in (folder, *inner):
                 remove_leftovers(own)
