@@ -22,11 +22,11 @@ def parts() -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("part, tries, ends", [
-    ("kills", 20, {"same bits"}),
-    ("signals", 12, {"stopped, saved, same bits"}),
-    ("disks", 4, {"refused, same bits"}),
-    ("writers", 5, {"0 refused", "1 refused", "both right"}),
-    ("readers", 2, {'{"right": 5}'}),
+    ("kills", 12, {"same bits"}),
+    ("signals", 8, {"stopped, saved, same bits"}),
+    ("disks", 2, {"refused, same bits"}),
+    ("writers", 3, {"0 refused", "1 refused", "both right"}),
+    ("readers", 2, {'{"right": 4}'}),
 ])
 def test_nothing_is_lost_damaged_or_left_behind(part, tries, ends, parts):
     found = parts[part]

@@ -1,6 +1,6 @@
 """Locks of folders: one process writes, a second one waits or is refused.
 
-A lock is the operating system's, held on the file `.ndr.lock` of a folder: it ends with its process, however that ends.
+A lock is the operating system's, held on a file in the folder: it ends with its process, however that ends.
 Over a network file system it holds between machines. Where a file system has no locks, one line says so.
 """
 
@@ -19,9 +19,10 @@ from typing import IO
 
 from filelock import lock_descriptor
 
-from pipelines.files.errors import InputError
+from pipelines.files.errors import InputError, naming
 
-LOCK = ".ndr.lock"
+LOCK = ".ndr.lock"  # of a folder that a user may have named; it goes at the end
+CACHE_LOCK = ".lock"  # of a folder that is all ours; it stays
 LEFTOVER = re.compile(r"\..+\.[0-9]+\.tmp")  # what `write_atomically` writes first
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK}
 NOTE_S = 0.5  # within this time the holder of a lock has written who it is
@@ -31,7 +32,7 @@ NOTE_S = 0.5  # within this time the holder of a lock has written who it is
 def locked(folder: Path) -> Iterator[int]:
     """Creates the folder and lets one process at a time go on; yields the descriptor that holds the lock."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+b") as lock:
+    with open(folder / CACHE_LOCK, "a+b") as lock:
         if _lock(lock, folder, wait=True):
             remove_leftovers(folder)
         yield lock.fileno()
@@ -48,10 +49,11 @@ def only_writer(folder: Path, command: str, *inner: Path) -> Iterator[None]:
         if held is False:
             raise InputError(f"{folder}: expected no other process that writes there, found {_holder(folder)}; wait "
                              "until it has ended, or write to another folder (run=NAME, --out)")
-        lock.truncate(0)
         note = {"command": command, "process": os.getpid(), "host": platform.node(), "since": _now()}
-        lock.write(b" " + json.dumps(note).encode())  # on Windows nobody else can read the first byte
-        lock.flush()
+        with naming(folder / LOCK):
+            lock.truncate(0)
+            lock.write(b" " + json.dumps(note).encode())  # on Windows nobody else can read the first byte
+            lock.flush()
         if held:
             for own in (folder, *inner):
                 remove_leftovers(own)

@@ -156,6 +156,15 @@ def test_closures_belong_to_the_stop():
 
 
 @needs_extra
+def test_without_forks_each_clip_has_its_own_process_and_the_same_bytes(spoken, tmp_path, capfd):
+    speech._speak_spawned(tmp_path, 2, speech.plan(CLIPS, 1, 6, 0)[:2])
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [number for number, _, _ in lines] == [0, 1]
+    for number in (0, 1):
+        assert (tmp_path / f"{number:05d}.flac").read_bytes() == (spoken / f"{number:05d}.flac").read_bytes()
+
+
+@needs_extra
 def test_a_killed_synthesiser_leaves_nothing_that_looks_whole(spoken, tmp_path, monkeypatch):
     class Killed(subprocess.Popen):
         """Is killed when its first line is read: with 24 clips to speak that is long before its end."""
@@ -199,7 +208,7 @@ def test_a_failing_synthesiser_is_named_with_its_last_words(tmp_path, monkeypatc
     for voice, message in (("en-us+nobody", "expected the voice variant nobody, found none in .*espeakng_loader"),
                            ("en-no+f1", "espeak_SetVoiceByName: expected status 0 for .*, found 2")):
         monkeypatch.setattr(speech, "VOICES", (voice,))
-        with pytest.raises(InputError, match=f"speaking ended after 0 with status 1: RuntimeError: {message}"):
+        with pytest.raises(InputError, match=f"the synthesiser ended after 0 with status 1: RuntimeError: {message}"):
             generate_speech(tmp_path, 1, 1, 1, 0)
 
 
