@@ -41,7 +41,7 @@ MAX_FRAMES = 2**29  # per file at its own rate: 2 GB, three hours at 48 kHz
 BLOCK = 2**22  # values read at once, so that channels are averaged before more memory is used
 MIN_RATE_HZ = 1000  # below, it is not audio, and resampling to usual rates would take many gigabytes
 MAX_FILTER = 2**21  # numerator times denominator of a ratio of rates, about the size of the resampling filter: any rate
-#                     takes bounded time. 441/160 is exact; odd rates, as 44,101 to 16,000 Hz, are off by less than a cent
+#                     takes bounded time. 441/160 is exact; odd rates, as 44,101 to 16,000 Hz, are off by under a cent
 UNRECOGNISED = 1  # libsndfile's error of a file of a format that it does not know
 UNKNOWN_BYTES = 2**31 - 2**16  # programs that write into a pipe put lengths from here on into the header
 FULL_SCALE = 32768  # 16-bit samples are x * 32768, so that silence is 0 and -1 is exact

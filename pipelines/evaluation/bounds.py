@@ -58,8 +58,8 @@ def bounds(sampled: Sampled, sizes: Tensor, samples: int) -> dict:
     is the rate that the ELBO pays. sizes (n,): data dimensions of each item."""
     figures = {"kl_bits": float((-sampled.nll_nats - sampled.elbo).mean()) / math.log(2)}
     for name in ("elbo", "multi_sample"):
-        value, error = mean_and_standard_error(-getattr(sampled, name) / (sizes * math.log(2)))
-        figures[name] = {"bits_per_dim": float(value), "standard_error": float(error)}
+        value, error = mean_and_error(-getattr(sampled, name) / (sizes * math.log(2)))
+        figures[name] = {"bits_per_dim": value, "standard_error": error}
     return {"samples": samples, **figures}
 
 
@@ -93,8 +93,16 @@ def shuffled(measured: Measured) -> dict | None:
 def saved(without: Tensor, given: Tensor) -> dict:
     """Nats of each item (n,) without and with some information -> the mean number of nats that it saves, and the
     standard error of the paired difference."""
-    nats, error = mean_and_standard_error(without - given)
-    return {"nats_saved": float(nats), "standard_error": float(error)}
+    nats, error = mean_and_error(without - given)
+    return {"nats_saved": nats, "standard_error": error}
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float | None]:
+    """The mean of values (n,) and its standard error; None for a single value."""
+    if len(values) < 2:
+        return float(values.double().mean()), None
+    value, error = mean_and_standard_error(values)
+    return float(value), float(error)
 
 
 @full_float32()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from pipelines.evaluation.bounds import mean_and_error
 from pipelines.evaluation.measured import Measured, Subject
 from pipelines.evaluation.reconstructions import reconstruction_figures, reconstruction_rows
 from pipelines.files.errors import InputError
@@ -26,7 +27,6 @@ from pipelines.metrics.squares import squared_errors
 from pipelines.metrics.ssim import ssim
 from pipelines.splits.base import Batch
 from pipelines.splits.order import spread
-from stage1_vqvae.bounds import mean_and_standard_error
 
 SHOWN = 2  # clips beside their reconstructions in the overview
 WAYS = {"prediction": "predicted", "last_frame": "last frame repeated", "reconstruction": "decoded true codes"}
@@ -92,13 +92,13 @@ def fidelity(made: Tensor, batch: Batch, context: int) -> dict[str, list[float] 
             "ssim": None if similarities[0].isnan().all() else [float(values.mean()) for values in similarities]}
 
 
-def shifts(clips: Tensor, context: int) -> dict[str, float]:
+def shifts(clips: Tensor, context: int) -> dict[str, float | None]:
     """Columns to the right from frame to frame after the context, clips (n, c, t, h, w): their mean over clips and its
     standard error, the frames of a clip counting once."""
     count = clips.shape[2] - context
     found = horizontal_shifts(clip_frames(clips[:, :, context - 1 : -1]), clip_frames(clips[:, :, context:]))
-    value, error = mean_and_standard_error(found.double().unflatten(0, (-1, count)).mean(1))
-    return {"mean": float(value), "standard_error": float(error)}
+    value, error = mean_and_error(found.double().unflatten(0, (-1, count)).mean(1))
+    return {"mean": value, "standard_error": error}
 
 
 def recorded_shifts(batch: Batch, context: int, names: tuple[str, ...]) -> dict[str, dict | None]:
@@ -112,8 +112,8 @@ def recorded_shifts(batch: Batch, context: int, names: tuple[str, ...]) -> dict[
         own = found[actions == number].double()
         figures[name] = None
         if len(own) > 1:
-            value, error = mean_and_standard_error(own)
-            figures[name] = {"mean": float(value), "standard_error": float(error)}
+            value, error = mean_and_error(own)
+            figures[name] = {"mean": value, "standard_error": error}
     return figures
 
 

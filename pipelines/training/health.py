@@ -63,8 +63,8 @@ def few_codes(rows: Sequence[Row], facts: Facts) -> Finding | None:
         f"step {step}: {used:.4g} of {facts.num_codes} codes in use on validation, expected more than "
         f"{max(LEAST_USE * possible, 1):.4g}",
         "the codes carry almost no information, so reconstructions are poor and samples all alike",
-        f"lower {facts.stage}.lr{_now(rows, 'lr')}, or autoencoder.bottleneck.num_codes; "
-        "autoencoder/bottleneck=ema revives unused codes, fsq has none to lose",
+        f"lower {facts.stage}.lr{_now(rows, 'lr')} or autoencoder.bottleneck.num_codes, or take "
+        "autoencoder/bottleneck=fsq, which has no codebook to lose",
     )
 
 

@@ -156,13 +156,16 @@ class Quantizer(Bottleneck, ABC):
         )
 
     def _to_rows(self, codes: Tensor) -> tuple[Tensor, int, tuple[int, ...]]:
-        """Codes (b, *grid[, g]) -> (n, g), b and grid; ValueError for codes outside 0 .. num_codes - 1."""
-        if codes.min() < 0 or codes.max() >= self.num_codes:
+        """Codes (b, *grid[, g]) -> (n, g), b and grid; ValueError for codes outside 0 .. num_codes - 1.
+
+        A graph that is traced, by torch.export or torch.compile, cannot look at values: only outside are they checked.
+        """
+        if not torch.compiler.is_compiling() and (codes.min() < 0 or codes.max() >= self.num_codes):
             raise ValueError(
                 f"expected codes in 0..{self.num_codes - 1}, found {codes.min().item()}..{codes.max().item()}"
             )
         grid = codes.shape[1:-1] if self.num_codebooks > 1 else codes.shape[1:]
-        return codes.reshape(-1, self.num_codebooks), len(codes), grid
+        return codes.reshape(-1, self.num_codebooks), codes.shape[0], grid
 
     @staticmethod
     def _to_grid(vectors: Tensor, batch: int, grid: tuple[int, ...]) -> Tensor:

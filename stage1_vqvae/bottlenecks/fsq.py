@@ -65,7 +65,7 @@ class FSQ(Quantizer):
             numbers = rearrange(self.inwards(self.norm(rows)), "n (g l) -> n g l", g=self.num_codebooks)
             integers = _Round.apply(self._bounded(numbers))  # type: ignore[no-untyped-call]
             codes = ((integers.detach().long() + self.sizes // 2) * self.basis).sum(-1)
-            return self._latent(self._vectors(integers), codes, len(z), z.shape[2:], loss=integers.new_zeros(()))
+            return self._latent(self._vectors(integers), codes, z.shape[0], z.shape[2:], loss=integers.new_zeros(()))
 
     def lookup(self, codes: Tensor) -> Tensor:
         rows, batch, grid = self._to_rows(codes)

@@ -16,10 +16,14 @@ def nearest_codes(z: Tensor, codebooks: Tensor, costs: Tensor | None = None) -> 
     """z (n, g, d), codebooks (g, k, d), of one floating type -> codes (n, g) int64; ties go to the lower code.
 
     argmin_k |z - e_k|^2 + cost_k = argmax_k z.e_k - (|e_k|^2 + cost_k) / 2: one matrix product per block, with or
-    without costs (g, k).
+    without costs (g, k). A graph that is traced, by torch.export or torch.compile, holds all distances: it has no loop
+    over a number of vectors that it does not know.
     """
     n, g, _ = z.shape
     k = codebooks.shape[1]
+    if torch.compiler.is_compiling():
+        offsets = (codebooks.square().sum(-1) + (0 if costs is None else costs)) / -2
+        return torch.baddbmm(offsets[:, None], z.movedim(1, 0), codebooks.mT).argmax(-1).T
     codes = torch.empty(n, g, dtype=torch.int64, device=z.device)
     size = BLOCK_BYTES.get(z.device.type, BLOCK_BYTES["cuda"]) // z.element_size()
     columns = min(k, max(1, size // FEWEST_ROWS))

@@ -178,7 +178,7 @@ class VectorQuantizer(CodebookQuantizer):
             loss = self.commitment_weight * commitment + self._codebook_loss(distance)
             if self.training:
                 self._observe(vectors.detach(), codes)
-        return self._latent(z_q, codes, len(z), z.shape[2:], loss)
+        return self._latent(z_q, codes, z.shape[0], z.shape[2:], loss)
 
     def _costs(self) -> Tensor | None:
         """The cost of each code besides its distance, (g, k); frequencies are clamped to at least 0.01 / K."""

@@ -174,7 +174,7 @@ def without_actions(tmp_path_factory, command) -> tuple[Path, list[str]]:
         frames = [Image.fromarray(frame) for frame in room[start : start + 8 + number]]
         frames[0].save(folder / f"{number}.gif", save_all=True, append_images=frames[1:], duration=50)
     arguments = [*(own for own in TINY if not own.startswith("data.")), *PER_FRAME, "data=frames_folder", "run=gifs",
-                 f"data.root={folder}", f"data.cache={folder / 'cache'}", "~data.episodes", "~data.frames",
+                 f"data.root={folder}", f"data.cache={folder / 'cache'}", "~data.episodes",
                  "data.size=12", "data.clip_length=4", "evaluate.context=2", f"runs_dir={folder / 'runs'}"]
     for script in ("train_stage1", "extract_codes", "train_stage2"):
         command(script, *arguments)
