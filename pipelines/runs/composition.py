@@ -38,7 +38,7 @@ WHOLE = ("autoencoder/encoder", "autoencoder/decoder", "autoencoder/likelihood",
 SHARED = ("data", "autoencoder/bottleneck")
 PARTS = ("encoder", "bottleneck", "decoder", "likelihood")  # that every autoencoder has
 PATHS = ("runs_dir", "data.root", "data.cache", "data.run", "evaluate.unconditional")
-PATH = re.compile(r"(?P<key>\+{0,2}(?:run|" + "|".join(map(re.escape, PATHS)) + r"))=(?P<value>.*)", re.DOTALL)
+TYPED = re.compile(r"(?P<key>\+{0,2}(?:run|data\.name|" + "|".join(map(re.escape, PATHS)) + r"))=(?P<value>.*)", re.DOTALL)
 
 OWN = ("stage1_vqvae.", "stage2_prior.", "pipelines.")  # packages whose settings' ranges are known
 SIZES = {
@@ -244,14 +244,14 @@ def expand_paths(cfg: DictConfig) -> None:
 
 
 def spelled(override: str, multirun: bool = False) -> str:
-    """A path as people type it, `data.root=~/Pictures/été (2024)`, in Hydra's quotes; all else stays as it is.
+    """A path or name as people type it, `data.root=~/Pictures/été (2024)`, in Hydra's quotes; all else stays as it is.
 
     Raises InputError for a group without a name, `data=null`, which Hydra takes for a bug."""
     group, equals, name = override.lstrip("+").partition("=")
     if equals and group.partition("@")[0] in known_groups() and not re.search("[a-z]", name.replace("null", "")):
         raise InputError(f"{group}: expected {group}=NAME with one of {', '.join(config_names(group))}, found "
                          f"{name or 'nothing'}")
-    match = PATH.fullmatch(override)
+    match = TYPED.fullmatch(override)
     if match is None or (value := match["value"]) in ("", "null", "???") or (multirun and "," in value):
         return override
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":

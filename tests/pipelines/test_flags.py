@@ -173,11 +173,11 @@ def test_a_run_knows_its_own_configuration(made, tmp_path, command):
     """RUN=NAME alone continues, extracts and evaluates; only what differs is given."""
     shutil.copytree(made / "runs" / "tiny" / "stage1", tmp_path / "runs" / "tiny" / "stage1")
     shutil.copy(made / "runs" / "tiny" / "settings.yaml", tmp_path / "runs" / "tiny")
-    moved = tmp_path / "moved"
+    moved = tmp_path / "moved" / FOLDER
     shutil.copytree(made / FOLDER, moved)
     more = command("train_stage1", "run=tiny", "train.steps=4", "train.validate_every=2", cwd=tmp_path)
     assert "step 4;" in more.stdout
-    command("extract_codes", "run=tiny", f"data.root={moved}", f"data.name={FOLDER}", cwd=tmp_path)
+    command("extract_codes", "run=tiny", f"data.root={moved}", cwd=tmp_path)
     command("train_stage2", "run=tiny", "train.lr=0.005", cwd=tmp_path)
     again = command("train_stage2", "run=tiny", cwd=tmp_path)
     assert "step 2;" in again.stdout, "the rate of learning it was given is its own now"
@@ -235,8 +235,8 @@ def test_paths_as_people_type_them(made, tmp_path, command, monkeypatch):
         run = command("train_stage1", *small, f"data.root={place}", f"run=r{number}", "train.steps=1", cwd=tmp_path,
                       environment={"HOME": str(home), "PICTURES": str(home)})
         assert f"runs/r{number}" in run.stdout
-    refused = command("train_stage1", *small, "data.name=(x", cwd=tmp_path, check=False)
-    assert refused.returncode == 2 and "data.name=(x: expected" in refused.stderr and "quoted twice" in refused.stderr
+    refused = command("train_stage1", *small, "train.device=(x", cwd=tmp_path, check=False)
+    assert refused.returncode == 2 and "train.device=(x: expected" in refused.stderr and "quoted twice" in refused.stderr
 
 
 def test_more_codes_than_16_bits_are_stored_and_read(tmp_path):
