@@ -183,10 +183,12 @@ def test_settings_of_the_data_hold_for_other_data_that_have_them():
 @pytest.mark.parametrize("override, words", [
     ("train.stpes=5", "train: expected"), ("stage1.stpes=5", "stage1.stpes: expected stage1.steps, found a key"),
     ("data=nope", "data: expected one of audio_folder, "), ("data=nmist", "data: expected mnist, found 'nmist'"),
-    ("stage1.lr=abc", "stage1.lr: expected a finite number >= 0, found 'abc'"), ("data=null", "data: expected data=NAME"),
+    ("stage1.lr=abc", "stage1.lr: expected a finite number >= 0, found 'abc'"),
+    ("data=null", "data: expected data=NAME"),
     ("~data", "data: expected data=NAME with one of"), ("seed=null", "seed: expected an integer >= 0, found None"),
     ("run=null", "run: expected a name"), ("runs_dir=null", "runs_dir: expected a name"),
-    ("evaluate.judge=7", "evaluate.judge: expected evaluate."), ("extract.views=x", "extract.views: expected an integer"),
+    ("evaluate.judge=7", "evaluate.judge: expected evaluate."),
+    ("extract.views=x", "extract.views: expected an integer"),
     ("autoencoder.bottleneck.dim=0", "autoencoder.bottleneck.dim: expected an integer >= 1, found 0"),
     ("autoencoder.bottleneck.dim=-1", "autoencoder.bottleneck.dim: expected an integer >= 1, found -1"),
     ("autoencoder.encoder.hidden=0", "autoencoder.encoder.hidden: expected an integer >= 1, found 0"),
@@ -201,7 +203,8 @@ def test_what_does_not_fit_is_refused_in_one_line_that_names_the_nearest_key(ove
     assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", ["~/x", "$HOME/x", "a=b", "été (2024)", "a b,c", "it's", "back\\", "1e5", "[x", "'quoted'"])
+@pytest.mark.parametrize("value", ["~/x", "$HOME/x", "a=b", "été (2024)", "a b,c", "it's", "back\\", "1e5", "[x",
+                                   "'quoted'"])
 def test_a_path_is_taken_as_it_was_typed(value, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     found = composed(["data=image_folder", f"data.root={value}", f"run={value}"])

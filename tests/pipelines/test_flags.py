@@ -6,7 +6,6 @@ A short form runs with the suite. NDR_FLAG_EXAMPLES=500 sets the number of invoc
 import os
 import shutil
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -27,12 +26,12 @@ SMALL = [
 ]
 STAGES = {"train_stage1": (), "extract_codes": ("stage1",), "train_stage2": ("stage1", "codes"),
           "evaluate": ("stage1", "codes", "stage2")}  # and the folders that each starts from
-VALUES = ["null", "x", "-1", "0", "1", "2", "1.5", "nan", "-inf", "1e400", "1" + 23 * "0", "no", "On", "true", "[]", "[x",
-          "[class]", "[1]", "{a: 1}", "", "é", "'", "a=b", "${nosuch}", "${seed}", "???", "~", "(", "a b", "\\", "$HOME/x",
-          "a,b", "\n", "../x", "18446744073709551616", "9" * 5000, "0x10", "1_0", "%s", "--"]
+VALUES = ["null", "x", "-1", "0", "1", "2", "1.5", "nan", "-inf", "1e400", "1" + 23 * "0", "no", "On", "true", "[]",
+          "[x", "[class]", "[1]", "{a: 1}", "", "é", "'", "a=b", "${nosuch}", "${seed}", "???", "~", "(", "a b", "\\",
+          "$HOME/x", "a,b", "\n", "../x", "18446744073709551616", "9" * 5000, "0x10", "1_0", "%s", "--"]
 TRAINING = ["steps", "batch_size", "lr", "warmup_steps", "final_lr_fraction", "decay_share", "beta2", "weight_decay",
-            "grad_clip", "ema_decay", "precision", "validate_every", "patience", "checkpoint_every", "log_every", "device",
-            "cuda_graph", "stpes"]
+            "grad_clip", "ema_decay", "precision", "validate_every", "patience", "checkpoint_every", "log_every",
+            "device", "cuda_graph", "stpes"]
 KEYS = [
     "seed", "run", "runs_dir", "condition_on", "decoder_condition_on", "condition_on_length", "data", "autoencoder",
     "prior", "experiment", "autoencoder/bottleneck", "autoencoder/encoder", "autoencoder/likelihood", "hydra", "nosuch",
@@ -66,7 +65,6 @@ hydra_calls = st.tuples(st.sampled_from(sorted(STAGES)), st.lists(override, min_
 flag_calls = st.sampled_from(sorted(FLAGS)).flatmap(lambda verb: st.tuples(st.just(verb), st.lists(
     st.tuples(st.sampled_from([*FLAGS[verb][1], *SHARED]), values).map(lambda pair: f"--{pair[0]}={pair[1]}"),
     min_size=1, max_size=2)))
-RUNS = ["experiment=digits"]  # that others are compared with
 others = st.one_of(
     st.tuples(st.just("list_runs"), st.lists(st.builds(
         lambda flag, value: f"--{flag}={value}", st.sampled_from(["runs-dir", "remove", "yes", "all"]), values),
@@ -115,8 +113,8 @@ def shown_counts():
     print(f"{'all':<16} {sum(counts.values())} invocations")
 
 
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate],
-          suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
+          phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 @given(st.one_of(hydra_calls, hydra_calls, flag_calls, flag_calls, others), st.booleans())
 @example(("train_stage1", ["data=null"]), True)
 @example(("train_stage1", ["~data"]), True)
@@ -207,14 +205,15 @@ def test_the_folder_of_a_call_holds_that_call(made, tmp_path, command):
     sampled = ["sample", "--run", str(made / "runs" / "tiny"), "--out", str(out)]
     command(*sampled, "--n", "3")
     command(*sampled, "--n", "2")
-    assert {path.name for path in out.iterdir() if path.name[0] != "."} == {"00000.png", "00001.png", "grid.png", "mine.png"}
+    names = {path.name for path in out.iterdir() if path.name[0] != "."}
+    assert names == {"00000.png", "00001.png", "grid.png", "mine.png"}
     before = {path: path.read_bytes() for path in out.iterdir()}
     command(*sampled, "--n", "2", "--label", "class=none", check=False)
     assert before == {path: path.read_bytes() for path in out.iterdir()}, "a call that fails changes nothing"
     (out / ".written-by-sample").write_text("../out/mine.png\nmine.pn\n..\n\n")
     command("reconstruct", "--run", str(made / "runs" / "tiny"), "--input", str(out / "00000.png"), "--out", str(out))
     command(*sampled, "--n", "1")
-    assert {path.name for path in out.iterdir() if path.name[0] != "."} >= {"mine.png", "00000.png", "00000-00000.png"}
+    assert {path.name for path in out.iterdir()} >= {"mine.png", "00000.png", "00000-00000.png"}
 
 
 def test_without_run_a_line_says_which_was_taken(made, tmp_path, command):
