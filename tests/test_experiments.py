@@ -119,9 +119,8 @@ def settings_of_bottlenecks(experiment: str) -> dict[str, dict]:
 
 @pytest.mark.parametrize("half", [0, pytest.param(1, marks=pytest.mark.slow)])  # composing takes 0.2 s each
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_an_experiment_of_images_takes_every_bottleneck_and_sets_no_other(experiment, half):
-    if Example(composed([f"experiment={experiment}"])).kind != "image":
-        return  # lengths of audio, and codes of codes, require a constant rate
+def test_an_experiment_takes_every_bottleneck_and_sets_no_other(experiment, half):
+    image = Example(composed([f"experiment={experiment}"])).kind == "image"
     settings = settings_of_bottlenecks(experiment)
     assert set(settings) <= set(BOTTLENECKS)
     for number, bottleneck in enumerate(BOTTLENECKS):
@@ -133,9 +132,10 @@ def test_an_experiment_of_images_takes_every_bottleneck_and_sets_no_other(experi
         found, expected = OmegaConf.to_container(cfg.autoencoder.bottleneck), own | settings.get(bottleneck, {})
         assert set(found) == set(own)
         assert {key: value for key, value in found.items() if value != expected[key]}.keys() <= {"dim"}  # any one's
-        config = complete(cfg, Example(cfg))
-        with torch.device("meta"):
-            build(config)
+        if image:  # lengths of audio, and codes of codes, require a constant rate
+            config = complete(cfg, Example(cfg))
+            with torch.device("meta"):
+                build(config)
 
 
 @pytest.mark.parametrize("overrides, found", [
@@ -148,6 +148,68 @@ def test_an_experiment_of_images_takes_every_bottleneck_and_sets_no_other(experi
 def test_the_command_line_is_stronger_than_an_experiments_settings_of_a_bottleneck(overrides, found):
     bottleneck = composed(["experiment=imagenet128", *overrides]).autoencoder.bottleneck
     assert {key: bottleneck[key] for key in found} == found
+
+
+def component(path: str) -> dict:
+    """What a component's yaml says."""
+    return OmegaConf.to_container(OmegaConf.load(Path(CONFIGS) / f"{path}.yaml"))
+
+
+@pytest.mark.parametrize("experiment, group, name, key", [
+    ("digits", "autoencoder/encoder", "image_paper", "autoencoder.encoder"),
+    ("digits", "autoencoder/encoder", "image_dense", "autoencoder.encoder"),
+    ("fsdd", "autoencoder/decoder", "image", "autoencoder.decoder"),
+    ("mnist", "prior", "wavenet", "prior"),
+    ("mnist", "autoencoder/likelihood", "logistic_mixture", "autoencoder.likelihood"),
+])
+def test_an_experiments_settings_of_a_component_hold_for_that_component_only(experiment, group, name, key):
+    swapped = OmegaConf.select(composed([f"experiment={experiment}", f"{group}={name}"]), key)
+    assert OmegaConf.to_container(swapped) == component(f"{group}/{name}")
+
+
+def test_another_networks_settings_are_its_own_and_the_command_line_is_stronger():
+    paper = composed(["experiment=digits", "autoencoder=paper", "autoencoder.encoder.hidden=7"]).autoencoder
+    assert (paper.encoder.hidden, paper.encoder.num_downsamplings, paper.decoder.hidden) == (7, 2, 7)
+    with pytest.raises(InputError, match="autoencoder.encoder.hidden: expected autoencoder.encoder"):
+        composed(["experiment=digits", "autoencoder/encoder=image_dense", "autoencoder.encoder.hidden=7"])
+
+
+def test_settings_of_the_data_hold_for_other_data_that_have_them():
+    assert composed(["experiment=fsdd", "data=audio_folder"]).data.crop == 2048
+    assert set(composed(["experiment=imagenet128", "data=mnist"]).data) == set(component("data/mnist"))
+    assert composed(["experiment=imagenet128", "data=mnist"]).data.flip is True
+
+
+@pytest.mark.parametrize("override, words", [
+    ("train.stpes=5", "train: expected"), ("stage1.stpes=5", "stage1.stpes: expected stage1.steps, found a key"),
+    ("data=nope", "data: expected one of audio_folder, "), ("data=nmist", "data: expected mnist, found 'nmist'"),
+    ("stage1.lr=abc", "stage1.lr: expected a finite number >= 0, found 'abc'"),
+    ("data=null", "data: expected data=NAME"),
+    ("~data", "data: expected data=NAME with one of"), ("seed=null", "seed: expected an integer >= 0, found None"),
+    ("run=null", "run: expected a name"), ("runs_dir=null", "runs_dir: expected a name"),
+    ("evaluate.judge=7", "evaluate.judge: expected evaluate."),
+    ("extract.views=x", "extract.views: expected an integer"),
+    ("autoencoder.bottleneck.dim=0", "autoencoder.bottleneck.dim: expected an integer >= 1, found 0"),
+    ("autoencoder.bottleneck.dim=-1", "autoencoder.bottleneck.dim: expected an integer >= 1, found -1"),
+    ("autoencoder.encoder.hidden=0", "autoencoder.encoder.hidden: expected an integer >= 1, found 0"),
+    ("autoencoder.encoder=null", "autoencoder.encoder: expected autoencoder/encoder=NAME with one of audio, "),
+    ("autoencoder.beta=nan", "autoencoder.beta: expected a finite number, found nan"),
+    ("prior.num_layers=1000000000", "prior.num_layers: expected an integer <= 1000"),
+    ("condition_on=5", "condition_on: expected a list of names"), ("VQ-VAE", "VQ-VAE: expected KEY=VALUE"),
+])
+def test_what_does_not_fit_is_refused_in_one_line_that_names_the_nearest_key(override, words):
+    with pytest.raises(InputError) as caught:
+        composed([override])
+    assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["~/x", "$HOME/x", "a=b", "été (2024)", "a b,c", "it's", "back\\", "1e5", "[x",
+                                   "'quoted'"])
+def test_a_path_is_taken_as_it_was_typed(value, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    found = composed(["data=image_folder", f"data.root={value}", f"run={value}"])
+    expected = value.replace("~", "/home/me").replace("$HOME", "/home/me").replace("'quoted'", "quoted")
+    assert found.data.root == expected
 
 
 def test_a_setting_that_the_bottleneck_lacks_is_refused_in_one_line():

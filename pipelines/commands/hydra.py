@@ -53,9 +53,8 @@ def compose_and_call(main: Callable[["DictConfig"], None], stage: str, given: li
     from hydra.core.hydra_config import HydraConfig
 
     from pipelines.runs import plugins
-    from pipelines.runs.composition import one_line, settled, spelled
+    from pipelines.runs.composition import one_line, run_to_continue, settled, spelled
     from pipelines.runs.config import CONFIGS
-    from pipelines.runs.continued import own_settings, run_to_continue
     from pipelines.runs.refused import in_users_terms
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them over many lines
@@ -64,10 +63,13 @@ def compose_and_call(main: Callable[["DictConfig"], None], stage: str, given: li
     continued = run_to_continue(given, multirun)
     own, later = None, None
     if continued is not None:
+        from pipelines.runs.continued import own_settings
+        from pipelines.runs.store import Run
+
         if SHOWING & set(given):
             raise InputError(f"{next(flag for flag in given if flag in SHOWING)}: expected experiment=NAME beside it, "
-                             f"found run={continued.root.name}, whose configuration is in {continued.root}")
-        own = own_settings(continued)
+                             f"found run={continued.name}, whose configuration is in {continued}")
+        own = own_settings(Run(continued))
         given, later = apart(given)
 
     @functools.wraps(main)

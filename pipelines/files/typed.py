@@ -39,6 +39,7 @@ class Range:
 
     def words(self, noun: str, found: float) -> str:
         upper = self.most < (math.inf if found > self.most else LARGEST)
+        noun = "a finite number" if noun == "a number" and self.most == math.inf else noun
         return (f"{noun} {'>' if self.open_least else '>='} {self.least}"
                 + (f" and {'<' if self.open_most else '<='} {self.most}" if upper else ""))
 

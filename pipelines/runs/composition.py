@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -38,7 +39,8 @@ WHOLE = ("autoencoder/encoder", "autoencoder/decoder", "autoencoder/likelihood",
 SHARED = ("data", "autoencoder/bottleneck")
 PARTS = ("encoder", "bottleneck", "decoder", "likelihood")  # that every autoencoder has
 PATHS = ("runs_dir", "data.root", "data.cache", "data.run", "evaluate.unconditional")
-PATH = re.compile(r"(?P<key>\+{0,2}(?:run|" + "|".join(map(re.escape, PATHS)) + r"))=(?P<value>.*)", re.DOTALL)
+TYPED = re.compile(r"(?P<key>\+{0,2}(?:" + "|".join(map(re.escape, ("run", "data.name", *PATHS)))
+                   + r"))=(?P<value>.*)", re.DOTALL)
 
 OWN = ("stage1_vqvae.", "stage2_prior.", "pipelines.")  # packages whose settings' ranges are known
 SIZES = {
@@ -244,14 +246,14 @@ def expand_paths(cfg: DictConfig) -> None:
 
 
 def spelled(override: str, multirun: bool = False) -> str:
-    """A path as people type it, `data.root=~/Pictures/été (2024)`, in Hydra's quotes; all else stays as it is.
+    """A path or name as people type it, `data.root=~/Pictures/été (2024)`, in Hydra's quotes; all else as it is.
 
     Raises InputError for a group without a name, `data=null`, which Hydra takes for a bug."""
     group, equals, name = override.lstrip("+").partition("=")
     if equals and group.partition("@")[0] in known_groups() and not re.search("[a-z]", name.replace("null", "")):
         raise InputError(f"{group}: expected {group}=NAME with one of {', '.join(config_names(group))}, found "
                          f"{name or 'nothing'}")
-    match = PATH.fullmatch(override)
+    match = TYPED.fullmatch(override)
     if match is None or (value := match["value"]) in ("", "null", "???") or (multirun and "," in value):
         return override
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
@@ -259,3 +261,14 @@ def spelled(override: str, multirun: bool = False) -> str:
     quoted = re.sub(r"(\\*)'", r"\1\1\\'", value)
     quoted += "\\" * (len(value) - len(value.rstrip("\\")))
     return f"{match['key']}='{quoted}'"
+
+
+def run_to_continue(overrides: list[str], multirun: bool) -> Path | None:
+    """The folder of the run that `run=NAME` names where no experiment is named beside it; None where there is no such
+    run yet."""
+    given = dict(override.split("=", 1) for override in overrides if "=" in override)
+    name, home = (given.get(key, default).strip("'\"") for key, default in (("run", ""), ("runs_dir", "runs")))
+    if multirun or not name or any(override.lstrip("+~").startswith("experiment") for override in overrides):
+        return None
+    root = Path(expanded(home)) / name
+    return root if (root / "stage1" / "config.yaml").is_file() else None

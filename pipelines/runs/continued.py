@@ -19,7 +19,7 @@ from pipelines.files.atomic import write_atomically
 from pipelines.files.checks import expect
 from pipelines.files.errors import InputError
 from pipelines.files.formats import CONFIG, FORMAT, migrated
-from pipelines.files.places import configs, expanded
+from pipelines.files.places import configs
 from pipelines.runs import plugins
 from pipelines.runs.config import find_target, read_config, resolved
 from pipelines.runs.store import Run
@@ -27,16 +27,6 @@ from pipelines.training.checkpoint import find_checkpoint
 
 SETTINGS = "settings.yaml"
 LATER = ("extract", "evaluate", "prior", "stage2", "condition_on", "condition_on_length")  # sections of that file
-
-
-def run_to_continue(overrides: list[str], multirun: bool) -> Run | None:
-    """The run that `run=NAME` names where no experiment is named beside it; None where there is no such run yet."""
-    given = dict(override.split("=", 1) for override in overrides if "=" in override)
-    name, home = (given.get(key, default).strip("'\"") for key, default in (("run", ""), ("runs_dir", "runs")))
-    if multirun or not name or any(key.lstrip("+~").startswith("experiment") for key in (*given, *overrides)):
-        return None
-    run = Run(Path(expanded(home)) / name)
-    return run if (run.stage1 / "config.yaml").is_file() else None
 
 
 def own_settings(run: Run) -> dict[str, Any]:

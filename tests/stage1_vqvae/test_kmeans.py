@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stage1_vqvae.bottlenecks.kmeans import kmeans
+from stage1_vqvae.bottlenecks.vq import MOST_CENTRES, EMAQuantizer
 
 
 def inertia(z, centres):
@@ -37,3 +38,13 @@ def test_as_many_centres_as_encodings_and_equal_encodings():
     assert torch.equal(kmeans(torch.ones(10, 3), 4), torch.ones(4, 3))
     with pytest.raises(ValueError, match="expected at least 17 encodings, found 16"):
         kmeans(z, 17)
+
+
+def test_a_codebook_too_large_for_k_means_starts_at_encodings():
+    """K = 65,536 did not get past its start in five minutes: the time of k-means grows with K^2."""
+    quantizer = EMAQuantizer(num_codes=MOST_CENTRES + 8, dim=2)
+    assert quantizer.encodings_to_initialise == 4 * quantizer.num_codes
+    assert EMAQuantizer(num_codes=MOST_CENTRES, dim=2).encodings_to_initialise == 32 * MOST_CENTRES
+    z = torch.randn(quantizer.encodings_to_initialise, 2)
+    quantizer.initialise(z)
+    assert torch.equal(quantizer.codebook[0], z[: quantizer.num_codes]) and not quantizer.needs_initialisation

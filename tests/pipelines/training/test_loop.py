@@ -5,7 +5,8 @@ import math
 import pytest
 
 from pipelines.files.errors import InputError
-from pipelines.training.loop import learning_rate
+from pipelines.training import distributed
+from pipelines.training.loop import check_batches, learning_rate
 from pipelines.training.settings import Settings
 
 
@@ -43,3 +44,10 @@ def test_a_warm_up_longer_than_the_held_part_is_finished_first():
 def test_settings_that_make_no_sense_are_named(name, value):
     with pytest.raises(InputError, match=f"^{name}: expected"):
         Settings(**{name: value})
+
+
+def test_a_rank_without_anything_to_validate_is_refused_before_the_first_step(monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    check_batches(17, 8)
+    with pytest.raises(InputError, match="^validation: expected at least one batch for each of 3 processes, found 2"):
+        check_batches(16, 8)
