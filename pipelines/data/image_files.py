@@ -6,6 +6,7 @@ Axes: n images, c channels (1 grey, 3 RGB), h w pixels.
 import hashlib
 import math
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -77,6 +78,8 @@ def find_images(path: Path) -> list[Path]:
         raise InputError(f"{path}: expected an image or a folder of images, found nothing")
     (part,) = walk([path], image_formats().keys(), suffix_hints())
     warn_left_out(path, part.details)
+    if part.files and part.left_out:
+        print(f"note: {path}: left out: {counted(part.left_out)}", file=sys.stderr)
     if not part.files:
         raise InputError(f"{path}: expected images ({shown(image_formats())}), found none"
                          + (f"; left out: {counted(part.left_out)}" if part.left_out else ""))
@@ -273,5 +276,6 @@ def _read_all(paths: list[Path], shape: tuple[int, int, int], values: Range | No
                     found.deep[place] = extremes
             except Exception as error:  # any error of a decoder means that this image is unreadable; it is reported
                 reason = str(error).removesuffix(f" {str(path)!r}")  # the path is named anyway
-                found.unreadable[place] = " ".join(reason.split()) or type(error).__name__
+                hint = f" ({suffix_hints()[suffix]})" if (suffix := Path(path).suffix.lower()) in suffix_hints() else ""
+                found.unreadable[place] = (" ".join(reason.split()) or type(error).__name__) + hint
     return pixels, found

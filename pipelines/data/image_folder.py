@@ -10,8 +10,9 @@ Training therefore needs no loader processes: a batch is a gather from GPU memor
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,8 +108,9 @@ class ImageFolder(Data):
             self.values = None if range is None else (range[0], range[1])
         found = decoded(parts, Path(cache), self.name, stored, self.values, workers)
         self.pixels, self.digest = found.pixels, found.digest
-        self.parts = {split: (own[found.readable[own]], torch.cat(list(numbers.values()))[own[found.readable[own]]])
-                      for split, own in rows.items()}
+        rows = {split: own[found.readable[own]] for split, own in rows.items()}
+        of_all = torch.cat(list(numbers.values()))
+        self.parts = {split: (own, of_all[own]) for split, own in rows.items()}
         self.splits = tuple(split for split in FOLDERS if split in self.parts)
         for split, (own, _) in self.parts.items():
             if not len(own):
@@ -189,7 +191,7 @@ class Decoded(NamedTuple):
     pixels: Tensor  # uint8 (n, c, h, w), memory-mapped
     readable: Tensor  # bool (n,)
     deep: list[Range]  # least and largest value of each image with more than 8 bits
-    digest: str  # SHA-256 over splits, paths and contents of the files
+    digest: str  # SHA-256 over splits, paths and contents of the files, except those of the test split
 
 
 def decoded(parts: dict[str, Part], cache: Path, name: str, shape: tuple[int, int, int], values: Range | None,
@@ -206,9 +208,9 @@ def decoded(parts: dict[str, Part], cache: Path, name: str, shape: tuple[int, in
 
     def decode() -> dict[str, Any]:
         found = _decode(paths, pixels, shape, values, workers)
-        names = [[split, file.path] for split, part in parts.items() for file in part.files]
-        digest = cache_key([[*name, found.digests[place]] for place, name in enumerate(names)], 64)
-        return {"unreadable": found.unreadable, "deep": found.deep, "digest": digest}
+        names = [(split, file.path) for split, part in parts.items() for file in part.files]
+        known = [[*name, found.digests[place]] for place, name in enumerate(names) if name[0] != "test"]
+        return {"unreadable": found.unreadable, "deep": found.deep, "digest": cache_key(known, 64)}
 
     notes = cached(pixels, decode)
     unreadable = {int(place): reason for place, reason in notes["unreadable"].items()}
@@ -220,16 +222,22 @@ def decoded(parts: dict[str, Part], cache: Path, name: str, shape: tuple[int, in
 
 def _decode(paths: list[Path], target: Path, shape: tuple[int, int, int], values: Range | None, workers: int) -> Found:
     """Decodes into the file `target`."""
+    with (made_whole(target) as temporary, _naming_killed(workers),
+          tqdm(total=len(paths), desc="decode", unit="image", disable=None, dynamic_ncols=True) as bar):
+        found = decode_images(paths, temporary, shape, values, workers, bar.update)
+        if len(found.unreadable) == len(paths):
+            raise InputError(f"{paths[0]}: expected an image, found {found.unreadable[0]}; "
+                             f"none of {len(paths)} can be read")
+    return found
+
+
+@contextmanager
+def _naming_killed(workers: int) -> Iterator[None]:
+    """A process of the pool that was killed becomes an InputError."""
     try:
-        with (made_whole(target) as temporary,
-              tqdm(total=len(paths), desc="decode", unit="image", disable=None, dynamic_ncols=True) as bar):
-            found = decode_images(paths, temporary, shape, values, workers, bar.update)
-            if len(found.unreadable) == len(paths):
-                raise InputError(f"{paths[0]}: expected an image, found {found.unreadable[0]}; "
-                                 f"none of {len(paths)} can be read")
+        yield
     except BrokenProcessPool as error:
         raise InputError(f"data.workers: expected memory for {workers} decoding processes, found one killed") from error
-    return found
 
 
 def _values_of_training(paths: list[Path], training: Tensor, cache: Path, name: str, key: list, workers: int
@@ -238,7 +246,13 @@ def _values_of_training(paths: list[Path], training: Tensor, cache: Path, name: 
 
     What was measured of all images is kept in the cache, NAME-KEY.values, with its checksum in NAME-KEY.json."""
     target = cache / f"{name}-{cache_key([VERSION, key, PIL.__version__])}.values"
-    cached(target, lambda: write_atomically(target, json.dumps(measure_values(paths, workers)).encode()))
+
+    def measure() -> None:
+        with _naming_killed(workers):
+            measured = measure_values(paths, workers)
+        write_atomically(target, json.dumps(measured).encode())
+
+    cached(target, measure)
     measured = {int(place): (low, high) for place, (low, high) in json.loads(target.read_text()).items()}
     found = [measured[place] for place in training.tolist() if place in measured]
     if not found:

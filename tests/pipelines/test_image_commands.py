@@ -123,6 +123,10 @@ def test_runs_that_know_no_digest_go_on_as_before(copied):
     call(extract_codes, *settings(copied))
     call(train_stage1, *settings(copied, "stage1.steps=3"))
     assert "digest" in read_config(path)["example"]["facts"]
+    path.write_text("".join(line for line in lines if not line.strip().startswith("digest:")))
+    shutil.copyfile(copied / "images" / "b" / "01.png", copied / "images" / "b" / "13.png")
+    with pytest.raises(InputError, match=r"the data changed\? autoencoder\.likelihood\.variance: expected"):
+        call(train_stage1, *settings(copied, "stage1.steps=4"))
 
 
 @pytest.mark.parametrize("network", ["compact", "paper", "dense"])

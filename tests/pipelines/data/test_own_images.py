@@ -15,7 +15,7 @@ import torch
 from PIL import Image, features
 
 from pipelines.data import image_files
-from pipelines.data.image_files import image_formats, read_image, suffix_hints
+from pipelines.data.image_files import find_images, image_formats, load_images, read_image, suffix_hints
 from pipelines.data.image_folder import ImageFolder
 from pipelines.files.errors import InputError
 from pipelines.splits.describe import describe
@@ -243,7 +243,7 @@ def test_full_sixteen_bits_are_reduced_to_their_upper_eight(load, tmp_path):
                 validation_fraction=0.5).saved_facts == {}
 
 
-def test_heic_is_read_with_its_extra_and_counted_with_its_name_without(load, tmp_path, monkeypatch):
+def test_heic_is_read_with_its_extra_and_counted_with_its_name_without(load, tmp_path, monkeypatch, capsys):
     heif = pytest.importorskip("pillow_heif")
     heif.register_heif_opener()
     content = saved(flag().resize((W * 8, H * 8), 0), "HEIF", quality=95, chroma=444)
@@ -257,6 +257,10 @@ def test_heic_is_read_with_its_extra_and_counted_with_its_name_without(load, tmp
     data = load(root, validation_fraction=0.5)
     assert data.left_out == {".heic (read with the extra heic: pip install pillow-heif)": 1}
     assert "1 .heic (read with the extra heic: pip install pillow-heif)" in describe(data)
+    with pytest.raises(InputError, match=r"found cannot identify .*\(read with the extra heic: pip install"):
+        load_images([root / "phone.heic"], (3, H, W))
+    assert find_images(root) == [root / "a.png", root / "b.png"]
+    assert f"note: {root}: left out: 1 .heic (read with" in capsys.readouterr().err
 
 
 def test_formats_that_are_programs_or_have_no_decoder_are_not_tried():
@@ -281,6 +285,10 @@ def test_the_digest_is_of_names_and_contents_and_of_nothing_else(load, tmp_path)
     assert load(root).digest != digest
     (copied / "3.png").rename(copied / "7.png")
     assert load(copied).digest != digest
+    parts = shutil.copytree(root, tmp_path / "parts" / "train").parent
+    digest = load(parts).digest
+    shutil.copytree(root, parts / "test")
+    assert load(parts).digest == digest, "images to test on may come later"
 
 
 def test_images_beside_class_folders_are_refused_or_taken_without_labels(load, tmp_path):
