@@ -72,7 +72,7 @@ class Example:
             self.shape = (1, 21, 21)  # those of doom
             self.x = torch.randint(0, self.num_codes, (1, *self.shape))
         else:
-            size = cfg.data.get("size", 84)  # else Doom's
+            size = cfg.data.get("size") or 84  # else that of Doom
             self.shape = getattr(data, "shape", (cfg.data.get("channels", 3), size, size))
             if self.kind == "video":  # two frames
                 self.shape, self.actions = (3, 2, *self.shape[1:]), torch.tensor([[0, 2]])
@@ -186,7 +186,7 @@ def test_settings_of_the_data_hold_for_other_data_that_have_them():
     ("stage1.lr=abc", "stage1.lr: expected a finite number >= 0, found 'abc'"),
     ("data=null", "data: expected data=NAME"),
     ("~data", "data: expected data=NAME with one of"), ("seed=null", "seed: expected an integer >= 0, found None"),
-    ("run=null", "run: expected a name"), ("runs_dir=null", "runs_dir: expected a name"),
+    ("runs_dir=null", "runs_dir: expected a name"),
     ("evaluate.judge=7", "evaluate.judge: expected evaluate."),
     ("extract.views=x", "extract.views: expected an integer"),
     ("autoencoder.bottleneck.dim=0", "autoencoder.bottleneck.dim: expected an integer >= 1, found 0"),
@@ -201,6 +201,12 @@ def test_what_does_not_fit_is_refused_in_one_line_that_names_the_nearest_key(ove
     with pytest.raises(InputError) as caught:
         composed([override])
     assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
+
+
+def test_a_run_without_a_name_is_refused_where_it_is_needed():
+    for overrides in (["run=null"], ["~experiment"]):
+        with pytest.raises(InputError, match="^run: expected a name, found none"):
+            run_of(composed(overrides))
 
 
 @pytest.mark.parametrize("value", ["~/x", "$HOME/x", "a=b", "été (2024)", "a b,c", "it's", "back\\", "1e5", "[x",

@@ -100,7 +100,9 @@ class TrainedStage:
 
 
 def run_of(cfg: Any) -> Run:
-    """The run that a configuration names."""
+    """The run that a configuration names. Raises InputError for none."""
+    if cfg.run is None:
+        raise InputError("run: expected a name, found none; give one with run=NAME")
     return Run(Path(cfg.runs_dir) / cfg.run)
 
 
