@@ -13,6 +13,7 @@ from pipelines.files.errors import InputError
 from pipelines.generation.actions import local_actions
 from pipelines.runs.config import CONFIGS, build, composed, find_target
 from pipelines.runs.facts import check_prior, complete, complete_prior
+from pipelines.runs.store import run_of
 from pipelines.training.settings import Settings
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.base import Quantizer
