@@ -26,7 +26,7 @@ class VerbParser(argparse.ArgumentParser):
     def __init__(self, docstring: str | None):
         super().__init__(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+    def parse_known_args(self, args=None, namespace=None):
         given = sys.argv[1:] if args is None else list(args)
         for argument in given:
             if argument.startswith("--") and argument.endswith("=--"):  # of which argparse makes an empty list

@@ -5,7 +5,8 @@ from pipelines.files.errors import InputError
 from pipelines.files.places import configs
 from pipelines.files.typed import nearest
 
-# Hydra's own flags, without those that explain Hydra itself; not --run and --experimental-rerun, for which it takes `--run NAME` and `--experiment NAME`.
+# Hydra's own flags, without those that explain Hydra itself; nor --run and --experimental-rerun, for which it takes
+# `--run NAME` and `--experiment NAME`.
 HYDRA_FLAGS = {
     *("-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-cd", "--config-dir", "-cn", "--config-name"),
     "--version",
