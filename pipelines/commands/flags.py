@@ -27,6 +27,13 @@ class VerbParser(argparse.ArgumentParser):
     def __init__(self, docstring: str | None):
         super().__init__(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
 
+    def parse_known_args(self, args=None, namespace=None):
+        given = sys.argv[1:] if args is None else list(args)
+        for argument in given:
+            if argument.startswith("--") and argument.endswith("=--"):  # of which argparse makes an empty list
+                self.error(f"{argument.removesuffix('=--')}: expected a value, found --")
+        return super().parse_known_args(given, namespace)
+
     def error(self, message: str) -> NoReturn:
         flags = list(self._option_string_actions)
         for argument in sys.argv[1:]:

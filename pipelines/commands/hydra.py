@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 MULTIRUN = {"-m", "--multirun"}
-SHOWING = {"-c", "--cfg", "-i", "--info"}  # Hydra's flags that show a configuration instead of working with it
+SHOWING = {"-c", "--cfg"}  # Hydra's flags that show a configuration instead of working with it
 
 
 def hydra_main(stage: str, *concerns: str) -> Callable[[Callable[["DictConfig"], None]], Callable[[], None]]:

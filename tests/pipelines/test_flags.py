@@ -230,12 +230,13 @@ def test_paths_as_people_type_them(made, tmp_path, command, monkeypatch):
     home = tmp_path / "home of é"
     shutil.copytree(made / FOLDER, home / FOLDER)
     small = [*SMALL, f"data.cache={tmp_path}/cache"]
-    for number, place in enumerate((f"~/{FOLDER}", f"$PICTURES/{FOLDER}", f"'{home}/{FOLDER}'", f"{home}/{FOLDER}")):
+    for number, place in enumerate((f"~/{FOLDER}", f"$PICTURES/{FOLDER}", f"'{home}/{FOLDER}'")):
         run = command("train_stage1", *small, f"data.root={place}", f"run=r{number}", "train.steps=1", cwd=tmp_path,
                       environment={"HOME": str(home), "PICTURES": str(home)})
         assert f"runs/r{number}" in run.stdout
     refused = command("train_stage1", *small, "train.device=(x", cwd=tmp_path, check=False)
-    assert refused.returncode == 2 and "train.device=(x: expected" in refused.stderr and "quoted twice" in refused.stderr
+    assert refused.returncode == 2 and refused.stderr.startswith("error: train.device=(x: expected KEY=VALUE")
+    assert "quoted twice" in refused.stderr
 
 
 def test_more_codes_than_16_bits_are_stored_and_read(tmp_path):
@@ -247,6 +248,6 @@ def test_more_codes_than_16_bits_are_stored_and_read(tmp_path):
     def encode(batch):
         return {"codes": torch.full((len(batch.x), 2), last)}
 
-    codes = write_codes(tmp_path, Digits(), encode, num_codes=8**6, num_codebooks=1, stage1_hash="0" * 64)
+    codes = write_codes(tmp_path, Digits(), encode, num_codes=last + 1, num_codebooks=1, stage1_hash="0" * 64)
     assert codes.split("train").x.dtype == torch.int32
     assert CodeData(tmp_path).split("train").batch(torch.arange(3)).x.unique().tolist() == [last]
