@@ -81,6 +81,18 @@ def test_images_that_are_not_square_pass_through_every_command(made, copied, cap
            in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("network", "overrides"), [
+    ("dense", [f"autoencoder.encoder.encoder.{size}=8" for size in ("hidden", "outer_hidden", "residual_hidden")]),
+    ("pixelcnn_decoder", ["autoencoder.encoder.hidden=8", "autoencoder.encoder.outer_hidden=8",
+                          "autoencoder.decoder.network.channels=4", "autoencoder.decoder.network.num_layers=1"]),
+])
+def test_other_networks_take_images_that_are_not_square(network, overrides, copied):
+    """The paper's network is `compact` with other widths."""
+    chosen = [each for each in settings(copied) if not each.startswith("autoencoder")]
+    call(train_stage1, *chosen, f"autoencoder={network}", "run=other", *overrides)
+    assert load(copied / "other", "cpu").reconstruct(copied / "images" / "a" / "00.png").shape == (1, H, W)
+
+
 def test_new_files_are_read_by_the_range_of_training(made):
     path = made / "images" / "a" / "00.png"
     assert read_config(made / "wide" / "stage1" / "config.yaml")["example"]["facts"]["range"] == [0, 4095]
