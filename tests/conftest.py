@@ -10,7 +10,7 @@ import pytest
 LONG = {"test_compare.py": 75, "test_benchmarks.py": 60, "test_commands.py": 60, "test_distributed.py": 55,
         "test_bad_input.py": 50, "test_triton.py": 50, "test_audio_commands.py": 45, "test_gpu_check.py": 45,
         "test_experiments.py": 30, "test_video_commands.py": 40, "test_readme.py": 38, "test_plugins.py": 27,
-        "test_kills.py": 45, "test_resume.py": 25, "test_family.py": 22}
+        "test_kills.py": 45, "test_fuzz.py": 50, "test_resume.py": 25, "test_family.py": 22}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,7 +2,7 @@
 
     python -m tests.fuzz --mutations 10000 --hostile 300 --seed 0
 
-Four small runs are trained (image, audio, video, codes of codes). A mutation changes one file of one of them: bits,
+Five small runs are trained (images, a folder of images, audio, video, codes of codes). A mutation changes one file of one of them: bits,
 cuts, zeros, swapped blocks, no file at all but a pipe, a link or a folder; types and numbers in JSON, YAML and headers
 of safetensors; an optimiser's tensors. Half of those that a checksum would catch are sealed with a new one, so that the
 readers behind it are tried too. Then one of the functions that read this file runs in a fork. What may come of it:
@@ -142,10 +142,10 @@ def verb(script: Any, overrides: list[str]) -> Callable[[], None]:
     return lambda: script.main.__wrapped__(copy.deepcopy(cfg))
 
 
-def make_runs(folder: Path, names: tuple[str, ...] = ("image", "folder", "audio", "video", "bottom", "codes")) -> None:
+def make_runs(folder: Path, names: list[str]) -> None:
     """Trains the runs, each verb in a fork, since PyTorch's gradients do not outlive one."""
     write_sources(folder)
-    for name in names:
+    for name in (name for name in experiments(folder) if name in names or name == "bottom" and "codes" in names):
         overrides = [*experiments(folder)[name], f"run={name}"]
         for script in (train_stage1, extract_codes, train_stage2):
             outcome = forked(lambda: verb(script, overrides)() or "", folder / "scratch", 300)
@@ -710,7 +710,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = (arguments.folder or Path(scratch) / "runs").absolute()
         if not folder.exists():
-            make_runs(folder)
+            make_runs(folder, arguments.runs)
         fuzzer = Fuzzer(folder, Path(scratch) / "work", tuple(arguments.runs))
         numbers = range(arguments.mutations) if arguments.only is None else range(arguments.only, arguments.only + 1)
         counts, failures = fuzz(fuzzer, numbers, arguments.seed, print, arguments.seconds)

@@ -4,6 +4,7 @@ and every link between them that may be broken."""
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pipelines import evaluate, extract_codes, publish, reconstruct, sample, train_stage1, train_stage2
+from pipelines.data import run_codes
 from pipelines.data.codes import CodeData, write_codes
 from pipelines.data.manifest import read_manifest
 from pipelines.data.room import Room
@@ -288,14 +290,11 @@ def test_a_published_run_brings_its_parent_along(copied):
     assert str(copied) not in (copied / "published" / "stage1" / "config.yaml").read_text()
 
 
-def test_codes_that_are_no_pictures_or_of_a_decoder_that_is_told_labels_are_refused(copied):
-    config = copied / "bottom" / "stage1" / "config.yaml"
-    plain = config.read_text()
-    config.write_text(plain.replace("condition_on: []", "condition_on: [place]")
-                      .replace("label_names: []", "label_names: [place]").replace("classes: []", "classes: [[here]]"))
-    with pytest.raises(InputError, match="^data.run: expected a run whose decoder is not conditioned .* found .*place"):
-        RunCodes(str(copied / "bottom"))
-    config.write_text(plain)
+def test_codes_that_are_no_pictures_or_of_a_decoder_that_is_told_labels_are_refused(copied, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(run_codes, "load_stage1", lambda *run: replace(load_stage1(*run), condition_on=("place",)))
+        with pytest.raises(InputError, match="^data.run: expected a run whose decoder is not .* found .*place"):
+            RunCodes(str(copied / "bottom"))
     own = stage1_hash(load_stage1(Run(copied / "bottom"), CPU))
     write_codes(copied / "bottom" / "codes", Room(**ROOM), lambda batch: {"codes": batch.x[:, 0, 0, :4].long()},
                 num_codes=256, num_codebooks=1, stage1_hash=own, overwrite=True)

@@ -198,7 +198,7 @@ def test_half_precision_weights_are_taken():
     (lambda found: found["state"][0].pop("exp_avg"), r"state\[0\]: expected exactly"),
     (lambda found: found["state"][0].update(exp_avg=torch.zeros(3, 4)), r"exp_avg: expected .*\(4, 3\)"),
     (lambda found: found["state"][0].update(exp_avg_sq=torch.zeros(4, 3).half()), "exp_avg_sq: expected .*float32"),
-    (lambda found: found["state"][0].update(exp_avg=torch.zeros(()).expand(4, 3)), "exp_avg: expected one value a place"),
+    (lambda found: found["state"][0].update(exp_avg=torch.zeros(()).expand(4, 3)), "exp_avg: expected one value"),
     (lambda found: found["state"][0].update(exp_avg=torch.zeros(4, 6)[:, ::2]), "exp_avg: expected one value a place"),
     (lambda found: found["state"][0].update(exp_avg=torch.zeros(4, 3).to_sparse()), "exp_avg: expected a tensor"),
     (lambda found: found["state"][0].update(exp_avg=torch.zeros(4, 3, device="meta")), "exp_avg: expected a tensor"),
