@@ -9,6 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from pipelines.files.atomic import write_atomically
+from pipelines.files.errors import naming
 
 
 def read_metrics(path: Path) -> list[dict]:
@@ -32,23 +33,27 @@ class RunLog:
 
     def __init__(self, folder: Path, step: int, total_steps: int, title: str, active: bool):
         self.active = active
+        if active:
+            self._open(folder, step)
         self.bar = tqdm(total=total_steps, initial=step, desc=title, unit="step", disable=not active, mininterval=0.5,
                         dynamic_ncols=True)
-        if not active:
-            return
-        path = folder / "metrics.jsonl"
-        kept = [row for row in read_metrics(path) if row["step"] <= step]
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-        self.file = open(path, "a", buffering=1)
+
+    def _open(self, folder: Path, step: int) -> None:
+        self.path = folder / "metrics.jsonl"
+        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self.file = open(self.path, "a", buffering=1)
         self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def figures(self, step: int, split: str, figures: dict[str, float], seconds: float) -> None:
         if not self.active:
             return
         row = {"step": step, "split": split} | {name: round_figure(value) for name, value in figures.items()}
-        self.file.write(json.dumps(row | {"seconds": round(seconds, 3)}) + "\n")
-        for name, value in figures.items():
-            self.tensorboard.add_scalar(f"{name}/{split}", value, step)
+        with naming(self.path):
+            self.file.write(json.dumps(row | {"seconds": round(seconds, 3)}) + "\n")
+        with naming(self.path.with_name("tensorboard")):
+            for name, value in figures.items():
+                self.tensorboard.add_scalar(f"{name}/{split}", value, step)
 
     def image(self, step: int, name: str, image: Tensor) -> None:
         """image: uint8 (3, h, w)."""
