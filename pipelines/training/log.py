@@ -71,8 +71,10 @@ class RunLog:
     def close(self) -> None:
         self.bar.close()
         if self.active:
-            self.file.close()
-            self.tensorboard.close()
+            with naming(self.path):
+                self.file.close()
+            with naming(self.path.with_name("tensorboard")):
+                self.tensorboard.close()
 
 
 def round_figure(value: float) -> float | None:
