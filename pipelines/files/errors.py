@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,6 +38,7 @@ def one_line_errors() -> Iterator[None]:
     InputError, and an OSError of `USER_ERRNOS`, become `error: ...` on stderr and SystemExit(2). A SIGINT or SIGTERM
     becomes a line and SystemExit(128 + its number). All else passes.
     """
+    previous, threading.excepthook = threading.excepthook, _thread_error
     try:
         with raising_stopped():
             yield
@@ -50,6 +52,17 @@ def one_line_errors() -> Iterator[None]:
             raise
         names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
         _exit(f"{names}: {error.strerror}" if names else f"{error.strerror}")
+    finally:
+        threading.excepthook = previous
+
+
+def _thread_error(arguments: threading.ExceptHookArgs) -> None:
+    """One line also for a thread, such as TensorBoard's, whose error the main thread finds later."""
+    error = arguments.exc_value
+    if isinstance(error, OSError) and error.errno in USER_ERRNOS:
+        print(f"note: {arguments.thread and arguments.thread.name}: {error}", file=sys.stderr)
+    else:
+        threading.__excepthook__(arguments)
 
 
 def _exit(message: str) -> None:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from pipelines.files.atomic import write_atomically
 from pipelines.files.checks import brief, is_integer
-from pipelines.files.errors import InputError
+from pipelines.files.errors import InputError, naming
 from pipelines.files.reading import parse_json, read_file
 from pipelines.training.health import Facts, Watch
 
@@ -55,15 +55,18 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, step: int, total_steps: int, title: str, active: bool):
-        path, self.active = folder / "metrics.jsonl", active
-        kept = [row for row in read_metrics(path) if row["step"] <= step] if active else []
+        self.active = active
+        if active:
+            self._open(folder, step)
         self.bar = tqdm(total=total_steps, initial=step, desc=title, unit="step", disable=not active, mininterval=0.5,
                         dynamic_ncols=True)
-        if not active:
-            return
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+    def _open(self, folder: Path, step: int) -> None:
+        self.path = folder / "metrics.jsonl"
+        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self.watch = Watch(kept)
-        self.file = open(path, "a", buffering=1)
+        self.file = open(self.path, "a", buffering=1)
         self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def figures(self, step: int, split: str, figures: dict[str, float], seconds: float) -> None:
@@ -71,9 +74,11 @@ class RunLog:
             return
         row = {"step": step, "split": split} | {name: round_figure(value) for name, value in figures.items()}
         self.watch.see(row)
-        self.file.write(json.dumps(row | {"seconds": round(seconds, 3)}) + "\n")
-        for name, value in figures.items():
-            self.tensorboard.add_scalar(f"{name}/{split}", value, step)
+        with naming(self.path):
+            self.file.write(json.dumps(row | {"seconds": round(seconds, 3)}) + "\n")
+        with naming(self.path.with_name("tensorboard")):
+            for name, value in figures.items():
+                self.tensorboard.add_scalar(f"{name}/{split}", value, step)
 
     def image(self, step: int, name: str, image: Tensor) -> None:
         """image: uint8 (3, h, w)."""
@@ -96,8 +101,10 @@ class RunLog:
     def close(self) -> None:
         self.bar.close()
         if self.active:
-            self.file.close()
-            self.tensorboard.close()
+            with naming(self.path):
+                self.file.close()
+            with naming(self.path.with_name("tensorboard")):
+                self.tensorboard.close()
 
 
 def round_figure(value: float) -> float | None:

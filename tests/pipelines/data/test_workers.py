@@ -9,11 +9,27 @@ import pytest
 import torch
 
 from pipelines.data.workers import worker_pool
+from pipelines.files.signals import Stopped, raising_stopped
 
 
 def slow_number(task: int) -> int:
     time.sleep(0.05)  # so that the other worker takes the other task
     return os.getpid()
+
+
+def test_a_signal_cancels_what_no_worker_has_begun():
+    """100 tasks take 5 s; some three have been handed out when Ctrl-C comes."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    start = time.monotonic()
+    try:
+        with pytest.raises(Stopped), raising_stopped(), worker_pool(1) as pool:
+            for _ in pool.map(slow_number, range(100)):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert time.monotonic() - start < 4
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="/proc tells whether a process is there")

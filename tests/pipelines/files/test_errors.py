@@ -1,6 +1,7 @@
 """What a user can cause is one line and status 2; a bug of ours keeps its traceback."""
 
 import errno
+import threading
 
 import pytest
 
@@ -39,3 +40,17 @@ def test_errors_of_a_file_get_its_name(capsys):
     with pytest.raises(FileNotFoundError) as error, naming("big.bin"):
         open("nowhere.txt")
     assert error.value.filename == "nowhere.txt"
+
+
+@pytest.mark.parametrize("error, said", [(OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+                                         (RuntimeError("a bug"), "Traceback")])
+def test_a_full_disk_is_one_line_of_a_thread_too(error, said, capsys):
+    def fail():
+        raise error
+
+    with one_line_errors():
+        thread = threading.Thread(target=fail, name="writer")
+        thread.start()
+        thread.join()
+    found = capsys.readouterr().err
+    assert said in found and (found.count("\n") == 1) == isinstance(error, OSError)
