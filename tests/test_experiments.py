@@ -72,7 +72,7 @@ class Example:
             self.shape = (1, 21, 21)  # those of doom
             self.x = torch.randint(0, self.num_codes, (1, *self.shape))
         else:
-            size = cfg.data.get("size", 84)  # else Doom's
+            size = cfg.data.get("size") or 84  # else Doom's
             self.shape = getattr(data, "shape", (cfg.data.get("channels", 3), size, size))
             if self.kind == "video":  # two frames
                 self.shape, self.actions = (3, 2, *self.shape[1:]), torch.tensor([[0, 2]])
