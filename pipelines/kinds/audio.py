@@ -176,4 +176,4 @@ class Audio(Kind):
         for name, wave in zip(names, waves, strict=True):
             if len(wave) > size:
                 raise InputError(f"audio: expected at most {size} samples ({size / rate:.2f} s at {rate} Hz), the "
-                                 f"longest item of the run, found {len(wave)} in {name}")
+                                 f"longest item of the run, found more in {name}")

@@ -72,19 +72,24 @@ class Video(Kind):
 
     def read(self, loaded: LoadedRun, x: Any) -> Items:
         """uint8 tensors (c, t, h, w), NumPy arrays (t, h, w, c) or (c, t, h, w), or a path of a .npy file of frames
-        (t, h, w, c); with a batch axis in front, or a list of clips."""
+        (t, h, w, c); with a batch axis in front, or a list of clips. Or a path of a video file: of its frames, at the
+        rate of the run's data, the first t, cropped and resized."""
         import torch
 
+        from pipelines.data.video_files import SUFFIXES
         from pipelines.files.arrays import read_array
 
         shape = loaded.stage1.example.shape
+        if isinstance(x, (str, Path)) and Path(x).suffix.lower() in SUFFIXES:
+            rate = loaded.stage1.config["data"].get("frame_rate_hz")
+            return Items(read_clip(Path(x), shape, rate)[None], single=True)
         if isinstance(x, (list, tuple)):
             if not x:
                 raise InputError("video: expected at least one clip, found an empty list")
             return Items(torch.cat([self.read(loaded, one).x for one in x]), single=False)
         if isinstance(x, (str, Path)):
             if not Path(x).is_file():
-                raise InputError(f"{x}: expected a .npy file of frames (t, h, w, c), found none")
+                raise InputError(f"{x}: expected a video file, or a .npy file of frames (t, h, w, c), found none")
             x = read_array(x)
         return read_pixels(x, shape, "video", "a path")
 
@@ -117,6 +122,28 @@ class Video(Kind):
         from pipelines.evaluation import video
 
         return video
+
+
+def read_clip(path: Path, shape: tuple[int, ...], frame_rate_hz: float | None) -> Tensor:
+    """The first frames of a video file, uint8 `shape` (c, t, h, w). Raises InputError for a file that cannot be read or
+    has too few frames."""
+    from itertools import islice
+
+    import numpy as np
+    import torch
+
+    from pipelines.data.image_files import fit_image
+    from pipelines.data.video_files import read_video
+
+    channels, count, height, width = shape
+    try:
+        images = islice(read_video(path, frame_rate_hz), count)
+        frames = [fit_image(image, (channels, height, width)) for image in images]
+    except Exception as error:  # any error of a decoder means that this file is unreadable
+        raise InputError(f"{path}: expected a video file, found one that cannot be read ({error})") from None
+    if len(frames) < count:
+        raise InputError(f"{path}: expected {count} frames or more, found {len(frames)}")
+    return torch.from_numpy(np.stack(frames, 1))
 
 
 def write_predictions(out: Path, rows: dict[str, Tensor], context: int) -> Path:

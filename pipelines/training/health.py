@@ -128,12 +128,12 @@ def _now(rows: Sequence[Row], name: str) -> str:
 
 
 class Watch:
-    """The findings of a training that were not told yet."""
+    """The findings of a training that were not reported yet."""
 
     def __init__(self, rows: Sequence[Row]):
-        self.rows = list(rows)  # those from before a resume: what they showed has been told
+        self.rows = list(rows)  # those from before a resume: what they showed has been reported
         self.earlier = len(self.rows)
-        self.told: set[str] = set()
+        self.reported: set[str] = set()
 
     def see(self, row: Row) -> None:
         """One more row."""
@@ -143,8 +143,8 @@ class Watch:
         """What the rules find in all rows so far, and have not found before."""
         for count in range(1, self.earlier + 1):
             if self.rows[count - 1]["split"] == "validation":
-                self.told |= {finding.rule for finding in findings(self.rows[:count], facts)}
+                self.reported |= {finding.rule for finding in findings(self.rows[:count], facts)}
         self.earlier = 0
-        found = [finding for finding in findings(self.rows, facts) if finding.rule not in self.told]
-        self.told |= {finding.rule for finding in found}
+        found = [finding for finding in findings(self.rows, facts) if finding.rule not in self.reported]
+        self.reported |= {finding.rule for finding in found}
         return found

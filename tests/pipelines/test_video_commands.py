@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
+from pipelines.api import load
 from pipelines.data.codes import CodeData
 from pipelines.data.room import Room
 from pipelines.evaluation.video import fidelity
@@ -194,6 +195,18 @@ def test_video_without_actions_trains_samples_predicts_and_evaluates(without_act
     assert found["shift_columns"] == found["shift_columns_recorded"] == {} and len(found["prediction_psnr_db"]) == 2
     assert "note: evaluate.actions: left are not measured" in result.stderr
     assert "predicted: PSNR, dB" in result.stdout
+
+
+def test_the_door_reads_the_first_frames_of_a_video_file(without_actions, tmp_path):
+    run, door = without_actions[0], load(without_actions[0])
+    path = run.parent.parent / "2.gif"
+    frames = np.stack(frames_of(path)[:4])
+    assert torch.equal(door.encode(path), door.encode(frames)) and door.score([path]).bits.shape == (1,)
+    (tmp_path / "a.gif").write_bytes(path.read_bytes()[:50])
+    for name, message in (("a.gif", "expected a video file, found one that cannot be read"),
+                          ("b.mp4", "expected a video file, found one that cannot be read")):
+        with pytest.raises(InputError, match=message):
+            door.encode(tmp_path / name)
 
 
 @pytest.mark.parametrize(("script", "flag"), [("sample", "--actions=left"), ("predict_video", "--actions=left")])

@@ -14,7 +14,7 @@ from pipelines.splits.base import Batch
 SHORT = ("stage1.steps=60", "stage1.validate_every=20", "stage1.checkpoint_every=20")
 
 
-def test_a_learning_rate_that_collapses_the_codes_is_told_once_in_words(tiny, command, tmp_path):
+def test_a_learning_rate_that_collapses_the_codes_is_reported_once_in_words(tiny, command, tmp_path):
     """lr=0.1 leaves one code in use; it used to end without a word. A resume does not repeat it."""
     arguments = *tiny, *SHORT, f"runs_dir={tmp_path}", "stage1.lr=0.1"
     lines = [line for line in command("train_stage1", *arguments).stderr.splitlines() if "warning: " in line]
@@ -23,7 +23,7 @@ def test_a_learning_rate_that_collapses_the_codes_is_told_once_in_words(tiny, co
     assert "warning: " not in command("train_stage1", *arguments, "stage1.steps=80").stderr
 
 
-def test_a_healthy_training_is_told_nothing(tiny, command, tmp_path):
+def test_a_healthy_training_gets_no_warning(tiny, command, tmp_path):
     assert "warning: " not in command("train_stage1", *tiny, *SHORT, f"runs_dir={tmp_path}").stderr
 
 

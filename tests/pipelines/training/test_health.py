@@ -69,13 +69,13 @@ def test_steps_before_the_objective_has_settled_are_not_counted():
     assert overfitting(rows, PRIOR) and not overfitting(rows, Facts("stage2", "bits", settled_from=200))
 
 
-def test_a_finding_is_told_once_also_after_a_resume():
+def test_a_finding_is_reported_once_also_after_a_resume():
     rows = [validation(step, **{"codes used": 1}) for step in (10, 20, 30, 40)]
-    watch, told = Watch([]), []
+    watch, reported = Watch([]), []
     for row in rows:
         watch.see(row)
-        told.append([finding.rule for finding in watch.news(FACTS)])
-    assert told == [[], ["few codes"], [], []]
+        reported.append([finding.rule for finding in watch.news(FACTS)])
+    assert reported == [[], ["few codes"], [], []]
     resumed = Watch(rows[:2])
     resumed.see(rows[2])
     assert resumed.news(FACTS) == [] and findings(rows, FACTS)
