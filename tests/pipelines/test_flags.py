@@ -186,16 +186,17 @@ def test_a_run_knows_its_own_configuration(made, tmp_path, command):
 
 
 def test_a_runs_own_configuration_names_no_foreign_code(made, tmp_path, command):
-    for file, part in (("settings.yaml", "prior"), ("stage1/config.yaml", "data")):
+    for file, part, target in (("settings.yaml", "prior", "os.system"), ("stage1/config.yaml", "data", "os.system"),
+                               ("stage1/config.yaml", "data", "pipelines.data.codes.write_codes")):
         shutil.rmtree(tmp_path / "runs", ignore_errors=True)
         shutil.copytree(made / "runs", tmp_path / "runs")
         shutil.rmtree(tmp_path / "runs" / "tiny" / "stage2")
         path = tmp_path / "runs" / "tiny" / file
-        text = path.read_text().replace(f"\n{part}:\n  _target_: ", f"\n{part}:\n  _target_: os.system\n  x: ")
+        text = path.read_text().replace(f"\n{part}:\n  _target_: ", f"\n{part}:\n  _target_: {target}\n  x: ")
         path.write_text(text)
-        assert "os.system" in text
+        assert target in text
         refused = command("extract_codes", "run=tiny", cwd=tmp_path, check=False)
-        assert refused.returncode == 2 and "os.system" in refused.stderr and "Traceback" not in refused.stderr
+        assert refused.returncode == 2 and target in refused.stderr and "Traceback" not in refused.stderr
 
 
 def test_the_folder_of_a_call_holds_that_call(made, tmp_path, command):
