@@ -51,7 +51,10 @@ def own_settings(run: Run) -> dict[str, Any]:
 
 
 def note_settings(run: Run, cfg: DictConfig) -> None:
-    """Writes what later verbs need of the configuration that stage 1 is trained with."""
+    """Writes what later verbs need of the configuration that stage 1 is trained with. A run that was begun before there
+    was such a file gets none: it is left as it is."""
+    if find_checkpoint(run.stage1) is not None and not (run.root / SETTINGS).exists():
+        return
     values = {key: value for key, value in resolved(cfg).items() if key in LATER}
     content = yaml.safe_dump({"format": FORMAT} | values, sort_keys=False)
     write_atomically(run.root / SETTINGS, content.encode())
