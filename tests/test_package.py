@@ -186,3 +186,12 @@ def test_the_demo_stops_where_a_verb_fails(monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         demo.main(demo.parse_arguments())
     assert stopped.value.code == 3
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists() or shutil.which("git") is None, reason="no checkout of git")
+@pytest.mark.parametrize("path", [
+    "build/lib/x.py", "x.egg-info/PKG-INFO", "multirun.yaml", "runs/x/multirun.yaml",
+    *(f"pretrained/mnist/{name}/x" for name in ("samples", "reconstructions", "conversions", "predictions", "figures")),
+])
+def test_what_commands_leave_behind_does_not_show_in_git_status(path):
+    assert subprocess.run(["git", "check-ignore", "--quiet", path], cwd=ROOT).returncode == 0

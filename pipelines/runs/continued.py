@@ -17,11 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipelines.files.atomic import write_atomically
 from pipelines.files.checks import expect
-from pipelines.files.errors import InputError
 from pipelines.files.formats import CONFIG, FORMAT, migrated
 from pipelines.files.places import configs
-from pipelines.runs import plugins
 from pipelines.runs.config import find_target, read_config, resolved
+from pipelines.runs.data import data_set_class
 from pipelines.runs.store import Run
 from pipelines.training.checkpoint import find_checkpoint
 
@@ -42,34 +41,38 @@ def own_settings(run: Run) -> dict[str, Any]:
         saved = migrated(read_config(path), path, CONFIG)
         own |= {"prior": saved.get("prior"), "stage2": saved.get("train")}
         own |= {key: saved.get(key) for key in ("condition_on", "condition_on_length")}
-    for key, home in (("data", "data"), ("autoencoder", ""), ("prior", "")):
+    for key in ("data", "autoencoder", "prior"):
         if key in own:
             where = run.stage1 / "config.yaml" if key != "prior" else run.root
             expect(where, key, own[key], isinstance(own[key], dict), "a mapping")
-            check_targets(where, key, own[key], home)
+            check_targets(where, key, own[key])
     own["data"] = with_places(own["data"])
     return own
 
 
 def note_settings(run: Run, cfg: DictConfig) -> None:
-    """Writes what later verbs need of the configuration that stage 1 is trained with."""
+    """Writes what later verbs need of the configuration that stage 1 is trained with. A run that was begun before there
+    was such a file gets none: it is left as it is."""
+    if find_checkpoint(run.stage1) is not None and not (run.root / SETTINGS).exists():
+        return
     values = {key: value for key, value in resolved(cfg).items() if key in LATER}
     content = yaml.safe_dump({"format": FORMAT} | values, sort_keys=False)
     write_atomically(run.root / SETTINGS, content.encode())
 
 
-def check_targets(path: Path, key: str, tree: Any, home: str) -> None:
+def check_targets(path: Path, key: str, tree: Any) -> None:
     """Raises InputError for a component that is neither the project's nor a plugin's: nothing is imported because a
-    file says so. home: "data" for data sets, which are defined in pipelines.data."""
+    file says so."""
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for name, value in items:
-        if name == "_target_":
-            if home and not (str(value).startswith(f"pipelines.{home}.") or plugins.is_trusted(str(value))):
-                raise InputError(f"{path}: {key}._target_: expected one of pipelines.{home}, found {value!r}")
-            find_target(value, trusted_only=not home)
+        where = f"{key}.{name}"
+        if where == "data._target_":
+            data_set_class(path, value)
+        elif name == "_target_":
+            find_target(value, trusted_only=True)
         else:
-            check_targets(path, f"{key}.{name}", value, home)
-            expect(path, f"{key}.{name}", value, not (isinstance(value, str) and "${oc." in value), "plain values")
+            check_targets(path, where, value)
+            expect(path, where, value, not (isinstance(value, str) and "${oc." in value), "plain values")
 
 
 def with_places(data: dict) -> dict:

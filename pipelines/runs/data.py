@@ -30,11 +30,7 @@ def load_data(run: Run, stage1: TrainedStage, root: Path | None) -> Data:
     those of training are noted on stderr."""
     path, cfg = run.stage1 / "config.yaml", dict(stage1.config["data"])
     name, home = cfg.pop("_target_", None), os.environ.get("DATA_ROOT", "data")
-    if not (str(name).startswith("pipelines.data.") or plugins.is_trusted(str(name))):
-        raise InputError(f"{path}: data._target_: expected a data set of pipelines.data, found {name!r}")
-    target = find_target(name, trusted_only=False)
-    if not (isinstance(target, type) and issubclass(target, Data)):
-        raise InputError(f"{path}: data._target_: expected a data set, found {name!r}")
+    target = data_set_class(path, name)
     places = {"root": str(root or cfg.get("root", home)), "cache": str(Path(home) / "cache"), "download": False,
               "run": str(cfg.get("run", run.published_parent))}
     accepted = inspect.signature(target).parameters
@@ -49,3 +45,14 @@ def load_data(run: Run, stage1: TrainedStage, root: Path | None) -> Data:
                          f"{(str(error).splitlines() or [type(error).__name__])[0][:120]}") from None
     check_same_data(run, stage1, data, stage1.config["data"], other_data=True)
     return data
+
+
+def data_set_class(path: Path, name: Any) -> type[Data]:
+    """The class of that name, which was read from `path`. Raises InputError unless it is a data set of pipelines.data
+    or of a folder that the user named."""
+    if not (str(name).startswith("pipelines.data.") or plugins.is_trusted(str(name))):
+        raise InputError(f"{path}: data._target_: expected a data set of pipelines.data, found {name!r}")
+    target = find_target(name, trusted_only=False)
+    if not (isinstance(target, type) and issubclass(target, Data)):
+        raise InputError(f"{path}: data._target_: expected a data set, found {name!r}")
+    return target
