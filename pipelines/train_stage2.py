@@ -26,6 +26,7 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.runs.facts import check_prior, complete_prior
     from pipelines.runs.store import claim_folder, run_of
     from pipelines.splits.base import label_columns
+    from pipelines.splits.describe import describe
     from pipelines.splits.lengths import CLOCK_CHANNELS, length_counts
     from pipelines.splits.noise import seed_weights
     from pipelines.training import distributed
@@ -61,6 +62,7 @@ def main(cfg: "DictConfig") -> None:
     }
     with distributed.process_group(device):
         if distributed.rank() == 0:
+            print(describe(codes), flush=True)
             claim_folder(run.stage2, config)
         distributed.barrier()
         newest = find_checkpoint(run.stage2)
