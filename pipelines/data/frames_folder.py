@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pipelines.data.cache import cache_key, locked, made_whole, read_only
-from pipelines.data.folders import FoundFile, class_folder, class_names, list_files
+from pipelines.data.folders import FoundFile, Part, check_strays, class_folder, class_names, list_files
 from pipelines.data.frames import EpisodeData
 from pipelines.data.image_files import image_formats, open_image, read_image
 from pipelines.files.arrays import read_array
@@ -66,6 +66,7 @@ class FramesFolder(EpisodeData):
         numbers = {action: number for number, action in enumerate(names)}
         actions = torch.tensor([numbers[text] for own in texts for text in own])
         homes = [FoundFile(episode.folder.relative_to(root).as_posix(), 0, 0) for episode in self._episodes]
+        check_strays(Part(Path(root), homes, {}, {}), "episodes", f"out of {root}")
         places = class_names(homes)
         self.label_names, self.classes = (("place",), (places,)) if places else ((), ())
         labels = torch.tensor([[places.index(class_folder(home))] if places else [] for home in homes],
