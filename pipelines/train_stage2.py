@@ -29,6 +29,7 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.runs.facts import COPIES, check_memory, check_prior, complete_prior
     from pipelines.runs.store import claim_folder, run_of
     from pipelines.splits.base import known_labels, label_columns
+    from pipelines.splits.describe import describe
     from pipelines.splits.lengths import CLOCK_CHANNELS, length_counts
     from pipelines.splits.noise import seed_weights
     from pipelines.training import distributed
@@ -65,6 +66,8 @@ def main(cfg: "DictConfig") -> None:
             None if split.lengths is None else length_counts(split.labels, split.lengths)).to_config(),
     }
     with distributed.process_group(device), distributed.only_training(run.stage2, "train_stage2", device):
+        if distributed.rank() == 0:
+            print(describe(codes), flush=True)
         newest = find_checkpoint(run.stage2)
         if newest is not None and read_state(newest).stage1_hash != codes.stage1_hash:
             raise InputError(f"{run.codes}: expected the codes that this prior was trained on so far, found those of "

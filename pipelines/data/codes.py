@@ -138,6 +138,9 @@ class CodeData(Data):
         self.shape = self.manifest.item_shape
         self.label_names, self.classes = self.manifest.label_names, self.manifest.classes
         self.splits = tuple(self.manifest.splits)
+        bits, views = math.prod(self.shape) * math.log2(self.num_codes), self.manifest.views
+        self.remarks = (f"K = {self.num_codes}, {bits:.0f} bits per item",
+                        *([f"{views} views of each training item"] if views > 1 else []))
         _check_sizes(folder, self.manifest)
         parts = self.manifest.splits.items()
         self._parts = {name: _read_split(folder, shards, self.manifest) for name, shards in parts}

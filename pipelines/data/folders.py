@@ -88,7 +88,7 @@ def check_strays(part: Part, noun: str, cure: str) -> None:
     strays = [file.path for file in part.files if not class_folder(file)]
     folders = {class_folder(file) for file in part.files} - {""}
     if strays and len(folders) > 1:
-        raise InputError(f"{part.folder}: expected all {noun} in class folders, or none; found {len(strays)} of "
+        raise InputError(f"{part.folder}: expected all {noun} in folders of classes, or none; found {len(strays)} of "
                          f"{len(part.files)} beside {len(folders)} folders, such as {strays[0]}: move them into a "
                          f"folder, or {cure}")
 

@@ -31,7 +31,15 @@ from tqdm import tqdm
 
 from pipelines.data import containers, video_files
 from pipelines.data.cache import cache_key, cached, made_whole, read_only
-from pipelines.data.folders import FoundFile, class_folder, class_names, list_files, warn_unreadable
+from pipelines.data.folders import (
+    FoundFile,
+    Part,
+    check_strays,
+    class_folder,
+    class_names,
+    list_files,
+    warn_unreadable,
+)
 from pipelines.data.frames import EpisodeData
 from pipelines.data.image_files import fit_image, image_formats, open_image, read_image
 from pipelines.data.video_files import read_video
@@ -84,6 +92,7 @@ class FramesFolder(EpisodeData):
                                                    self.name)
         self._sizes = torch.tensor(counts)
         homes = [FoundFile(episode.folder.relative_to(root).as_posix(), 0, 0) for episode in self._episodes]
+        check_strays(Part(Path(root), homes, {}, {}), "episodes", f"out of {root}")
         places = class_names(homes)
         self.label_names, self.classes = (("place",), (places,)) if places else ((), ())
         labels = torch.tensor([[places.index(class_folder(home))] if places else [] for home in homes],

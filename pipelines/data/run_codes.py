@@ -51,7 +51,7 @@ class RunCodes(Data):
         self.shape = (manifest.num_codebooks, *manifest.grid)
         self.num_codes = manifest.num_codes
         self.label_names, self.classes = manifest.label_names, manifest.classes
-        self.splits = self._codes.splits
+        self.splits, self.remarks = self._codes.splits, self._codes.remarks
         self.parent_hash, self.extraction = manifest.stage1_hash, manifest.extraction
 
     @property

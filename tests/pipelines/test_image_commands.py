@@ -67,6 +67,13 @@ def copied(made, tmp_path) -> Path:
     return shutil.copytree(made, tmp_path / "copied")
 
 
+def test_stage_2_says_what_codes_were_loaded(copied, capsys):
+    call(train_stage2, *settings(copied))
+    assert capsys.readouterr().out.startswith(
+        "data: images: train 27, validation 3 items of 2x4; 2 classes: a, b; K = 16, 32 bits per item; 3 views of each "
+        "training item\n")
+
+
 def test_images_that_are_not_square_pass_through_every_command(made, copied, capsys):
     call(evaluate, *settings(copied))
     figures = json.loads((copied / "wide" / "metrics.json").read_text())

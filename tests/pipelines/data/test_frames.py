@@ -164,6 +164,10 @@ def test_folders_of_places_are_labels_and_names_are_actions(tmp_path, load):
     for split in data.splits:
         batch = everything(data, split)
         assert batch.labels[:, 0].tolist() == batch.x[:, 0, 0, 0, 0].tolist()
+    shutil.move(tmp_path / "worlds" / "maze" / "b", tmp_path / "worlds" / "c")
+    with pytest.raises(InputError, match="worlds: expected all episodes in folders of classes, or none; found 1 of 4 "
+                                         "beside 2 folders, such as c: move them into a folder, or out of"):
+        load(tmp_path / "worlds", clip_length=2)
 
 
 def test_numbers_are_sorted_as_such_and_rows_of_numbers_are_actions(folder, load):

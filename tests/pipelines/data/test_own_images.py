@@ -297,7 +297,7 @@ def test_images_beside_class_folders_are_refused_or_taken_without_labels(load, t
         write(root / name, **{f"{n}.png": READ["rgb.png"][0] for n in range(2)})
     assert load(root).classes == (("a", "b"),) and load(root, labels=False).classes == ()
     write(root, **{"stray.png": READ["rgb.png"][0]})
-    with pytest.raises(InputError, match=r"expected all images in class folders, or none; found 1 of 5 beside 2 "
+    with pytest.raises(InputError, match=r"expected all images in folders of classes, or none; found 1 of 5 beside 2 "
                                          r"folders, such as stray\.png: move them into a folder, or give "
                                          r"data\.labels=false"):
         load(root)
