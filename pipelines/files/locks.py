@@ -66,7 +66,9 @@ def remove_leftovers(folder: Path) -> None:
     """Removes temporary files of `write_atomically`. Call it under the folder's lock: then nobody is writing them,
     whatever the process number in their names, which on a shared disk may be one of another machine."""
     with suppress(FileNotFoundError, NotADirectoryError):
-        for entry in list(os.scandir(folder)):
+        with os.scandir(folder) as entries:
+            found = list(entries)
+        for entry in found:
             if LEFTOVER.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 os.unlink(entry.path)
 

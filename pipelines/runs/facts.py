@@ -11,9 +11,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from pipelines.files.errors import InputError
+from pipelines.files.platforms import memory_bytes
 from pipelines.runs.config import FACT, build, find_target, plain
 from pipelines.splits.base import Data, label_columns
-from pipelines.training.memory import physical_memory
 from stage1_vqvae.likelihoods.base import Likelihood
 from stage2_prior.prior import Prior
 
@@ -101,7 +101,7 @@ def check_memory(key: str, config: dict, copies: int) -> None:
     """Raises InputError where a component's weights, in so many copies, would not fit into memory; none is taken."""
     with torch.device("meta"):
         weights = sum(tensor.numel() for tensor in build(config).state_dict().values())
-    memory, wanted = physical_memory(), 4 * copies * weights
+    memory, wanted = memory_bytes(), 4 * copies * weights
     if memory is not None and wanted > memory:
         raise InputError(f"{key}: expected weights that fit into memory with their gradients and moments, "
                          f"{memory / 1e9:.0f} GB, found {weights} weights, {wanted / 1e9:.3g} GB")

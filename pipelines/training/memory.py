@@ -5,21 +5,12 @@ size that takes up to half the time of a training step (`benchmarks/works/freed_
 """
 
 import ctypes
-import os
 import sys
 
 # from malloc.h
 TRIM_THRESHOLD = -1  # free bytes at the end of the heap above which they are returned
 MMAP_THRESHOLD = -3  # size above which a block has its own mapping, returned as soon as it is free
 MOST = 2**31 - 1
-
-
-def physical_memory() -> int | None:
-    """Bytes of this machine's main memory; None where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def keep_freed_memory() -> bool:

@@ -101,7 +101,7 @@ def test_predict_video_writes_a_gif_and_a_strip_of_each_clip(runs, tmp_path, com
                      "--actions", "recorded", "right", str(tmp_path / "turns.txt"), "--out", str(tmp_path / "out"))
     assert "2 clips, 5 frames after 3" in result.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "00000.gif", "00000.png", "00001.gif", "00001.png", "predictions.png"]
+        ".written-by-predict", "00000.gif", "00000.png", "00001.gif", "00001.png", "predictions.png"]
     strips = [np.asarray(Image.open(tmp_path / "out" / f"0000{number}.png")) for number in range(2)]
     assert np.array_equal(np.concatenate(strips), np.asarray(Image.open(tmp_path / "out" / "predictions.png")))
     clip = Room(**ROOM).clips("validation", 8).batch(torch.tensor([0])).x[0]
