@@ -2,10 +2,11 @@
 
     python -m tests.fuzz --mutations 10000 --hostile 300 --seed 0
 
-Five small runs are trained (images, a folder of images, audio, video, codes of codes). A mutation changes one file of one of them: bits,
-cuts, zeros, swapped blocks, no file at all but a pipe, a link or a folder; types and numbers in JSON, YAML and headers
-of safetensors; an optimiser's tensors. Half of those that a checksum would catch are sealed with a new one, so that the
-readers behind it are tried too. Then one of the functions that read this file runs in a fork. What may come of it:
+Five small runs are trained (images, a folder of images, audio, video, codes of codes). A mutation changes one file of
+one of them: bits, cuts, zeros, swapped blocks, no file at all but a pipe, a link or a folder; types and numbers in
+JSON, YAML and headers of safetensors; an optimiser's tensors. Half of those that a checksum would catch are sealed with
+a new one, so that the readers behind it are tried too. Then one of the functions that read this file runs in a fork.
+What may come of it:
 
     same      its outputs are those of the unchanged run
     refused   one line on stderr, `error: ...`, and exit status 2
