@@ -186,7 +186,7 @@ def test_settings_of_the_data_hold_for_other_data_that_have_them():
     ("stage1.lr=abc", "stage1.lr: expected a finite number >= 0, found 'abc'"),
     ("data=null", "data: expected data=NAME"),
     ("~data", "data: expected data=NAME with one of"), ("seed=null", "seed: expected an integer >= 0, found None"),
-    ("run=null", "run: expected a name"), ("runs_dir=null", "runs_dir: expected a name"),
+    ("runs_dir=null", "runs_dir: expected a name"),
     ("evaluate.judge=7", "evaluate.judge: expected evaluate."),
     ("extract.views=x", "extract.views: expected an integer"),
     ("autoencoder.bottleneck.dim=0", "autoencoder.bottleneck.dim: expected an integer >= 1, found 0"),

@@ -37,7 +37,7 @@ class General(Typed):
     """The settings at the top."""
 
     runs_dir: str = "runs"
-    run: str = "digits"
+    run: str | None = None  # None: the experiment's name, which `~experiment` leaves out
     seed: Seed = 0
     decoder_condition_on: list[str] = field(default_factory=list)
     condition_on: list[str] | None = None

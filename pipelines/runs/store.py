@@ -93,7 +93,9 @@ class TrainedStage:
 
 
 def run_of(cfg: Any) -> Run:
-    """The run that a configuration names."""
+    """The run that a configuration names. Raises InputError where it names none."""
+    if cfg.run is None:
+        raise InputError("run: expected a name, found none")
     return Run(Path(cfg.runs_dir) / cfg.run)
 
 
