@@ -27,6 +27,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from pipelines.files.checks import brief
 from pipelines.files.errors import InputError
 from pipelines.files.places import config_names, configs, expanded
 from pipelines.files.typed import LARGEST, LARGEST_SEED, read, unknown
@@ -218,7 +219,7 @@ def _check_numbers(key: str, node: Any, target: str) -> None:
             most = DEEPEST if name in DEPTHS else LARGEST_SEED if name == "seed" else LARGEST
             if not least <= value <= most:
                 bound = f">= {least}" if value < least else f"<= {most}"
-                raise InputError(f"{where}: expected an integer {bound}, found {value}")
+                raise InputError(f"{where}: expected an integer {bound}, found {brief(value)}")
 
 
 def check_types(cfg: DictConfig) -> None:

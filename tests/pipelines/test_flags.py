@@ -118,6 +118,7 @@ def shown_counts():
 @given(st.one_of(hydra_calls, hydra_calls, flag_calls, flag_calls, others), st.booleans())
 @example(("train_stage1", ["data=null"]), True)
 @example(("train_stage1", ["~data"]), True)
+@example(("train_stage1", ["run=null"]), True)
 @example(("train_stage1", ["autoencoder.encoder=null"]), True)
 @example(("train_stage1", ["autoencoder.bottleneck.dim=-1"]), True)
 @example(("train_stage1", ["decoder_condition_on=[class]"]), True)

@@ -246,9 +246,9 @@ def test_evaluation_measures_predictions_and_motion(runs, tmp_path, command, nam
     ("evaluate.context=8", "evaluate.context: expected 1 to 7, of clips of 8 frames, found 8"),
     ("evaluate.actions=[up]",
      "evaluate.actions: expected names among forward, left, right, or null for all of them, found 'up'"),
-    ("evaluate.predictions=-1", "evaluate.predictions: expected a number >= 0, found -1"),
-    ("evaluate.samples=-1", "evaluate.samples: expected a number >= 0, found -1"),
-    ("evaluate.batch_size=0", "evaluate.batch_size: expected a number >= 1, found 0"),
+    ("evaluate.predictions=-1", "evaluate.predictions: expected an integer >= 0, found -1"),
+    ("evaluate.samples=-1", "evaluate.samples: expected an integer >= 0, found -1"),
+    ("evaluate.batch_size=0", "evaluate.batch_size: expected an integer >= 1, found 0"),
 ])
 def test_evaluation_refuses_bad_settings_in_a_line(runs, command, override, message):
     result = command("evaluate", *TINY, *PER_FRAME, "run=frames", f"runs_dir={runs}", override, check=False)
