@@ -39,11 +39,7 @@ class General(Typed):
     """The settings at the top."""
 
     runs_dir: str = "runs"
-<<<<<<< HEAD
-    run: str | None = None  # without an experiment there is no default
-=======
     run: str | None = None  # None: the experiment's name, which `~experiment` leaves out
->>>>>>> w-settings
     seed: Seed = 0
     decoder_condition_on: list[str] = field(default_factory=list)
     condition_on: list[str] | None = None

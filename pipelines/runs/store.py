@@ -100,15 +100,9 @@ class TrainedStage:
 
 
 def run_of(cfg: Any) -> Run:
-<<<<<<< HEAD
     """The run that a configuration names. Raises InputError for none."""
     if cfg.run is None:
         raise InputError("run: expected a name, found none; give one with run=NAME")
-=======
-    """The run that a configuration names. Raises InputError where it names none."""
-    if cfg.run is None:
-        raise InputError("run: expected a name, found none")
->>>>>>> w-settings
     return Run(Path(cfg.runs_dir) / cfg.run)
 
 

@@ -31,13 +31,10 @@ def test_words_for_true_and_false(word, value):
     (Evaluation, {"split": 7}, "k.split: expected a name, found 7"),
     (Evaluation, {"actions": "left"}, "k.actions: expected a list of names, as in [first,second], found 'left'"),
     (General, {"condition_on": 5}, "k.condition_on: expected a list of names, as in [first,second], found 5"),
-<<<<<<< HEAD
     (General, {"run": ""}, "k.run: expected a name, found ''"),
-=======
     (General, {"run": 7}, "k.run: expected a name, found 7"),
     (General, {"seed": 10**5000}, f"k.seed: expected an integer >= 0 and <= {2**63 - 1}, found an integer of thousands "
      "of digits"),
->>>>>>> w-settings
     (General, {"runs_dir": ""}, "k.runs_dir: expected a name, found ''"),
     (General, {"seed": -1}, "k.seed: expected an integer >= 0, found -1"),
     (General, {"seed": 10**23}, f"k.seed: expected an integer >= 0 and <= {2**63 - 1}, found 1{23 * '0'}"),
