@@ -90,16 +90,23 @@ def test_a_folder_that_cannot_be_read_is_counted_and_named(tmp_path, listing, ca
 @pytest.mark.parametrize(("name", "depth", "taken"), [("d", 1000, True), ("a-long-name", 1000, False)])
 def test_folders_a_thousand_deep_are_read_as_far_as_the_system_reads_paths(name, depth, taken, tmp_path):
     here = os.open(tmp_path, os.O_RDONLY)
-    try:
-        for _ in range(depth):
-            os.mkdir(name, dir_fd=here)
-            inner = os.open(name, os.O_RDONLY, dir_fd=here)
-            os.close(here)
-            here = inner
-        os.close(os.open("x.png", os.O_CREAT | os.O_WRONLY, dir_fd=here))
-    finally:
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=here)
+        inner = os.open(name, os.O_RDONLY, dir_fd=here)
         os.close(here)
-    (part,) = walk([tmp_path], {".png"})
+        here = inner
+    os.close(os.open("x.png", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    try:
+        (part,) = walk([tmp_path], {".png"})
+    finally:  # pytest removes old folders by recursion, which is not deep enough
+        os.unlink("x.png", dir_fd=here)
+        for _ in range(depth):
+            above = os.open("..", os.O_RDONLY, dir_fd=here)
+            os.rmdir(name, dir_fd=above)
+            os.close(here)
+            here = above
+        os.close(here)
+    assert not list(tmp_path.iterdir())
     assert len(part.files) == taken and part.left_out == ({} if taken else {"unreadable folder": 1})
 
 
