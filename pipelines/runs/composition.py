@@ -251,6 +251,8 @@ def spelled(override: str, multirun: bool = False) -> str:
 
     Raises InputError for a group without a name, `data=null`, which Hydra takes for a bug."""
     group, equals, name = override.lstrip("+").partition("=")
+    if digits := re.search(r"\d{1000,}", name.replace("_", "")):  # which Python refuses to read or write
+        raise InputError(f"{group}: expected a value of fewer digits, found {len(digits[0])}")
     if equals and group.partition("@")[0] in known_groups() and not re.search("[a-z]", name.replace("null", "")):
         raise InputError(f"{group}: expected {group}=NAME with one of {', '.join(config_names(group))}, found "
                          f"{name or 'nothing'}")

@@ -119,6 +119,7 @@ def shown_counts():
 @example(("train_stage1", ["data=null"]), True)
 @example(("train_stage1", ["~data"]), True)
 @example(("train_stage1", ["run=null"]), True)
+@example(("train_stage2", ["evaluate.predictions=" + 5000 * "9"]), False)
 @example(("train_stage1", ["autoencoder.encoder=null"]), True)
 @example(("train_stage1", ["autoencoder.bottleneck.dim=-1"]), True)
 @example(("train_stage1", ["decoder_condition_on=[class]"]), True)
