@@ -12,7 +12,7 @@ import torch
 
 from pipelines.data.audio import AudioData, Recordings, labels_of
 from pipelines.data.audio_files import SUFFIXES
-from pipelines.data.folders import class_folder, class_names, find_parts, warn_left_out
+from pipelines.data.folders import check_strays, class_folder, class_names, find_parts, warn_left_out
 from pipelines.files.errors import InputError
 
 
@@ -30,6 +30,7 @@ class AudioFolder(AudioData):
 
     def _recordings(self, root: Path) -> Recordings:
         parts = find_parts(root, SUFFIXES, "audio files")
+        check_strays(parts["train"], "audio files", f"out of {root}")
         speakers = class_names(parts["train"].files)
         files, splits, labels = [], [], []
         left_out: Counter[str] = Counter()
