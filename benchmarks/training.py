@@ -23,7 +23,6 @@ NEVER = 1 << 30  # steps
 def settings(stage: str, batch_size: int, precision: str = "auto") -> Settings:
     """Those of configs/train/STAGE.yaml, without validation, logs and checkpoints between the steps."""
     values = yaml.safe_load((configs() / "train" / f"{stage}.yaml").read_text())
-    values.pop("defaults")
     values["lr"] = float(values["lr"])
     often = dict.fromkeys(("steps", "validate_every", "checkpoint_every", "log_every"), NEVER)
     return Settings(**values | often | {"batch_size": batch_size, "precision": precision})
