@@ -158,13 +158,18 @@ def _untimed(values: dict) -> dict:
     return {key: value for key, value in values.items() if key not in ("seconds", "trained_at")}
 
 
+def leftovers(folder: Path) -> list[str]:
+    """Hidden files and folders, but for the lists of what a call wrote."""
+    return [str(path) for path in folder.rglob(".*") if not path.name.startswith(".written-by-")]
+
+
 def expect_same(folder: Path, expected: dict[str, bytes]) -> None:
     found = bits(folder)
     if found.keys() != expected.keys():
         raise Failure(f"{folder.name}: files {sorted(found.keys() ^ expected.keys())}")
     if different := [name for name in expected if found[name] != expected[name]]:
         raise Failure(f"{folder.name}: other bits in {different}")
-    if left := [str(path) for path in folder.rglob(".*")]:
+    if left := leftovers(folder):
         raise Failure(f"{folder.name}: left behind {left}")
 
 
@@ -267,7 +272,7 @@ def signals(runs: Runs, short: bool) -> Iterator[Try]:
                         stopped = Command(copy, verb, at=order.format(first, second, name), make="group" in way)
                         stopped.wait()
                         expect_stopped(stopped, signal.Signals[name], words)
-                        if left := [str(path) for path in copy.rglob(".*")]:
+                        if left := leftovers(copy):
                             raise Failure(f"left behind {left}")
                         succeed(copy, verb)
                         runs.expect(copy, verb)
