@@ -124,7 +124,9 @@ def check_fit(task: AutoencoderTask, batch: Batch) -> None:
                          f"{type(reader).__name__}, found {len(task.columns)} labels")
     try:
         found = task.model.evaluate(batch.x, task.labels(batch), lengths=batch.lengths).reconstruction
-    except (ValueError, RuntimeError, ArithmeticError, IndexError) as error:  # torch's words for sizes that do not fit
+    except ValueError as error:
+        raise InputError(f"autoencoder: {error}, for data of shape {shape}") from None
+    except (RuntimeError, ArithmeticError, IndexError) as error:  # torch's words for sizes that do not fit
         raise InputError(f"autoencoder: expected an encoder and a decoder that fit the data, found: "
                          f"{str(error).splitlines()[0]}, for data of shape {shape}") from None
     if found is not None and found.shape != batch.x.shape:

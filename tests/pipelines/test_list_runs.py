@@ -45,7 +45,8 @@ def test_the_newest_comes_first_and_a_damaged_one_says_what_is_wrong(runs, capsy
         next(line for line in lines if line.startswith("old")))
     row = next(line for line in lines if line.startswith("new"))
     assert "image" in row and FORMAT.removeprefix("format") in row.split()[-1]
-    assert "damaged: runs/damaged/stage1/config.yaml: expected a mapping, found list" in lines[-1]
+    assert ("damaged: runs/damaged/stage1/config.yaml: expected the configuration of a trained stage, a mapping, "
+            "found a list") in lines[-1]
     assert not any("notes" in line for line in lines)
 
 
