@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipelines.files.errors import InputError
 from pipelines.files.platforms import memory_bytes
 from pipelines.runs.config import FACT, build, find_target, plain
+from pipelines.runs.unfilled import unfilled
 from pipelines.splits.base import Data, label_columns
 from stage1_vqvae.likelihoods.base import Likelihood
 from stage2_prior.prior import Prior
@@ -79,7 +80,7 @@ def check_planned_shape(cfg: DictConfig) -> None:
         raise InputError(f"autoencoder: {error}, for data of shape {shape}") from None
 def _bottleneck(tree: DictConfig) -> Any:
     """The bottleneck, without memory for its codebook."""
-    with torch.device("meta"):
+    with unfilled():
         return build(plain(tree.autoencoder.bottleneck))
 
 
@@ -99,7 +100,7 @@ def check_prior(prior: Prior, sizes: dict[str, Any]) -> None:
 
 def check_memory(key: str, config: dict, copies: int) -> None:
     """Raises InputError where a component's weights, in so many copies, would not fit into memory; none is taken."""
-    with torch.device("meta"):
+    with unfilled():
         weights = sum(tensor.numel() for tensor in build(config).state_dict().values())
     memory, wanted = memory_bytes(), 4 * copies * weights
     if memory is not None and wanted > memory:
@@ -110,7 +111,7 @@ def check_memory(key: str, config: dict, copies: int) -> None:
 def encoded_grid(encoder: dict, likelihood: Likelihood, shape: tuple[int, ...]) -> list[int]:
     """The positions that an encoder makes of an example (c, *grid). Raises InputError for one that does not fit it."""
     example = _network_units(likelihood, shape)
-    with torch.device("meta"):
+    with unfilled():
         try:
             return list(build(encoder)(example.to("meta")).shape[2:])
         except ValueError as error:

@@ -17,6 +17,7 @@ from torch.nn.modules import module as registration
 from pipelines.files.checks import expect
 from pipelines.files.errors import InputError
 from pipelines.runs.config import build
+from pipelines.runs.unfilled import unfilled
 from pipelines.training.checkpoint import check_weights
 from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
@@ -40,7 +41,7 @@ def build_saved(tree: Any, path: Path, key: str, kind: type, weights: dict[str, 
     Raises InputError, before memory is taken, where it cannot be built or where its tensors are not these."""
     stored = sum(tensor.numel() for tensor in weights.values())
     _check_numbers(tree, stored, path, key)
-    with torch.device("meta"), _limited(PARTS * len(weights) + SPARE, path, key):
+    with unfilled(), _limited(PARTS * len(weights) + SPARE, path, key):
         empty = _built(tree, path, key)
     expect(path, key, type(empty).__name__, isinstance(empty, kind), f"a component that is a {kind.__name__}")
     check_weights(empty, weights, source)

@@ -279,7 +279,7 @@ class EMAQuantizer(VectorQuantizer):
         super().__post_init__()
         self.register_buffer("codebook", self._start())
         self.sums: Tensor
-        self.register_buffer("sums", torch.zeros_like(self.codebook))
+        self.register_buffer("sums", torch.zeros(self.codebook.shape))
 
     def _codebook_loss(self, distance: Tensor) -> float:
         return 0.0
