@@ -182,9 +182,9 @@ class Autoencoder(nn.Module):
             return self._reconstruct(z_q, labels, uniforms)
 
     @torch.no_grad()
-    def latent_grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The grid of the latents of one example (c, *grid)."""
-        levels = torch.zeros(1, *shape, dtype=torch.int64, device=self.likelihood.scale.device)
+    def latent_grid(self, shape: tuple[int, ...], batch: int = 1) -> tuple[int, ...]:
+        """The grid of the latents of an example (c, *grid). A batch of 0 computes nothing, if all layers take one."""
+        levels = torch.zeros(batch, *shape, dtype=torch.int64, device=self.likelihood.scale.device)
         return self.embed(self.likelihood.from_levels(levels)).shape[2:]
 
     def _predict(self, z_q: Tensor, x: Tensor, labels: Tensor | None) -> Prediction:

@@ -4,6 +4,7 @@ A configuration may ask for 10**12 codes or 10**9 layers, leave out arguments or
 is first built on the meta device, where tensors have shapes and no values, with as many parts as its weights allow.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ SPARE_BYTES = 2**26
 def build_saved(tree: Any, path: Path, key: str, kind: type, weights: dict[str, Tensor], source: Path,
                 check: Callable[[Any], Any]) -> tuple[nn.Module, Any]:
     """The module that the section `key` of the configuration `path` describes, a `kind`, with the tensors `weights`,
-    which were read from `source`; and what `check` returns for the module on the meta device.
+    which were read from `source`; and what `check` returns for the module.
 
     Raises InputError, before memory is taken, where it cannot be built or where its tensors are not these."""
     stored = sum(tensor.numel() for tensor in weights.values())
@@ -49,14 +50,14 @@ def build_saved(tree: Any, path: Path, key: str, kind: type, weights: dict[str, 
     if needed > stored + SPARE_BYTES / 4:
         raise InputError(f"{path}: {key}: expected a component of {stored} values as in {source.name}, found one that "
                          f"takes {needed}")
-    checked = check(empty)
     module = _built(tree, path, key)
     module.load_state_dict(weights)
-    return module, checked
+    return module, check(module)
 
 
 def check_autoencoder(model: Autoencoder, shape: tuple[int, ...], labels: int, path: Path) -> tuple[int, ...]:
-    """The grid of the latents of an item of `shape` (c, *grid), found without computing anything.
+    """The grid of the latents of an item of `shape` (c, *grid), found with a batch of none or on
+    the meta device: neither time nor memory is taken, whatever the shapes.
 
     labels: how many condition the decoder. Raises InputError where encoder, bottleneck, decoder and likelihood fit
     neither each other nor such an item."""
@@ -65,19 +66,30 @@ def check_autoencoder(model: Autoencoder, shape: tuple[int, ...], labels: int, p
         found = getattr(model, name)
         expect(path, f"autoencoder.{name}", type(found).__name__, isinstance(found, kind),
                f"a component that is a {kind.__name__}")
-    given = (torch.zeros(1, labels, dtype=torch.int64, device="meta"),) if labels else ()
-    decoder = model.decoder.upsampler if isinstance(model.decoder, AutoregressiveDecoder) else model.decoder
     try:
-        with torch.no_grad():
-            grid = tuple(model.latent_grid(shape))
-            decoded = tuple(decoder(torch.zeros(1, model.bottleneck.dim, *grid, device="meta"), *given).shape)
+        try:
+            grid, decoded = _shapes(model, shape, labels, batch=0)
+        except RuntimeError:  # of a layer that asks for a batch, such as a reshape to -1
+            grid, decoded = _shapes(copy.deepcopy(model).to("meta"), shape, labels, batch=1)
     except Exception as error:  # whatever a layer makes of another shape
         raise InputError(f"{path}: autoencoder: expected one that fits items of shape {shape}, found: "
                          f"{_first_line(error)}") from None
-    expected = (1, shape[0] * model.likelihood.params_per_value, *shape[1:])
-    fits = decoded[2:] == expected[2:] if decoder is not model.decoder else decoded == expected
+    expected = (shape[0] * model.likelihood.params_per_value, *shape[1:])
+    fits = decoded[1:] == expected[1:] if isinstance(model.decoder, AutoregressiveDecoder) else decoded == expected
     expect(path, "autoencoder.decoder", decoded, fits, f"an output of shape {expected}")
     return grid
+
+
+def _shapes(model: Autoencoder, shape: tuple[int, ...], labels: int, batch: int
+            ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The grid of the latents of an item, and the shape of what the decoder makes of them, without the batch."""
+    device = model.likelihood.scale.device
+    given = (torch.zeros(batch, labels, dtype=torch.int64, device=device),) if labels else ()
+    decoder = model.decoder.upsampler if isinstance(model.decoder, AutoregressiveDecoder) else model.decoder
+    with torch.no_grad():
+        grid = tuple(model.latent_grid(shape, batch))
+        decoded = decoder(torch.zeros(batch, model.bottleneck.dim, *grid, device=device), *given)
+    return grid, tuple(decoded.shape[1:])
 
 
 def _built(tree: Any, path: Path, key: str) -> Any:
