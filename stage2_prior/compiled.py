@@ -9,8 +9,8 @@ It relies on numba's extension interface and on LLVM's vector types, which chang
 0.61.2, 0.64.0 and 0.68.1 (llvmlite 0.44, 0.46 and 0.50). Import it through `compiler`: where another version fails, the
 steppers take over.
 
-Axes: s samples of a block, w columns, t positions, p gated features,
-r residual channels, n outputs (padded to whole panels).
+Axes: s samples of a block, w columns, t positions, p gated features, r residual channels, n outputs (padded to whole
+panels).
 """
 
 import math

@@ -78,6 +78,8 @@ def check_planned_shape(cfg: DictConfig) -> None:
             build(resolved["encoder"])(example)
     except ValueError as error:
         raise InputError(f"autoencoder: {error}, for data of shape {shape}") from None
+
+
 def _bottleneck(tree: DictConfig) -> Any:
     """The bottleneck, without memory for its codebook."""
     with unfilled():

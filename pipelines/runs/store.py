@@ -188,6 +188,7 @@ def _load(folder: Path, component: str, kind: type, title: str, which: str, devi
            f"names among {list(known)}")
     length = config.get("condition_on_length") if codes else False
     expect(path, "condition_on_length", length, isinstance(length, bool), "true or false")
+
     def check(model: Any) -> tuple[int, ...]:
         if example is not None:
             return check_autoencoder(model, example.shape, len(condition_on), path)
