@@ -1,6 +1,5 @@
 """What a configuration says of a stage's data: read once, each wrong value named."""
 
-from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -15,20 +14,6 @@ EXAMPLE = {"data": "fsdd", "kind": "audio", "shape": [1, 8192], "label_names": [
 CODES = {"grid": [128], "num_codes": 64, "num_codebooks": 1, "label_names": ["digit"], "classes": [["0", "1"]],
          "label_counts": [[3, 0]], "extraction": "ab" * 32, "data": "fsdd", "shape": [1, 8192],
          "length_counts": [[0, 34, 1], [0, 41, 2]]}
-
-
-def changed(tree: dict, key: str, value: object) -> dict:
-    """`tree` with another value at a dotted key; `...` removes it."""
-    tree = deepcopy(tree)
-    *outer, last = key.split(".")
-    inner = tree
-    for name in outer:
-        inner = inner[name]
-    if value is ...:
-        del inner[last]
-    else:
-        inner[last] = value
-    return tree
 
 
 def test_they_come_back_as_they_were_written():
@@ -56,7 +41,7 @@ def test_each_kind_has_its_own_facts(kind, facts):
     ("classes", [["1", "0"], ["theo"]]), ("classes", [[], ["theo"]]), ("facts", []), ("facts", ...), ("kind", ...),
     ("facts.sample_rate_hz", 0), ("facts.sample_rate_hz", "8000"), ("more", 1),
 ])
-def test_wrong_values_of_an_example(key, value):
+def test_wrong_values_of_an_example(changed, key, value):
     with pytest.raises(InputError, match=r"^run/stage1/config.yaml: example.*: expected .*, found") as error:
         Example.from_config({"example": changed(EXAMPLE, key, value)}, PATH)
     assert value is ... or key == "more" or f"example.{key}" in str(error.value)
@@ -80,7 +65,7 @@ def test_a_fact_that_is_asked_for_and_not_there_is_named():
     ("length_counts", ...), ("length_counts", [[0, 34]]), ("length_counts", [[2, 34, 1]]),
     ("length_counts", [[0, 129, 1]]), ("length_counts", [[0, 34, 0]]), ("more", 1),
 ])
-def test_wrong_values_of_codes(key, value):
+def test_wrong_values_of_codes(changed, key, value):
     with pytest.raises(InputError, match=r"^run/stage1/config.yaml: codes.*: expected .*, found") as error:
         CodeSpec.from_config({"codes": changed(CODES, key, value)}, PATH)
     assert value is ... or key == "more" or f"codes.{key}" in str(error.value)

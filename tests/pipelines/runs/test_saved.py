@@ -24,22 +24,6 @@ def run(tmp_path) -> Run:
     return Run(tmp_path / "run")
 
 
-def changed(run: Run, stage: str, key: str, value: object) -> Path:
-    """config.yaml of a stage with another value at a dotted key; `...` removes it."""
-    path = getattr(run, stage) / "config.yaml"
-    tree = yaml.safe_load(path.read_text())
-    *outer, last = key.split(".")
-    inner = tree
-    for name in outer:
-        inner = inner[name]
-    if value is ...:
-        del inner[last]
-    else:
-        inner[last] = value
-    path.write_text(yaml.safe_dump(tree, sort_keys=False))
-    return path
-
-
 @pytest.mark.parametrize("stage, key, value", [
     ("stage1", "autoencoder.bottleneck.num_codes", 10**12), ("stage1", "autoencoder.bottleneck.num_codes", 10**9),
     ("stage1", "autoencoder.bottleneck.num_codebooks", 2**30), ("stage1", "autoencoder.bottleneck.num_codes", ...),
@@ -57,8 +41,9 @@ def changed(run: Run, stage: str, key: str, value: object) -> Path:
     ("stage2", "codes.grid", [4]), ("stage2", "codes.grid", [4, 5]), ("stage2", "codes.num_codebooks", 2),
     ("stage2", "codes.classes", [list("abcdefghij")]), ("stage2", "codes.shape", [1, 4, 4]),
 ])
-def test_a_configuration_that_does_not_fit_its_weights_is_refused_at_once(stage, key, value, run):
-    path = changed(run, stage, key, value)
+def test_a_configuration_that_does_not_fit_its_weights_is_refused_at_once(stage, key, value, run, changed):
+    path = getattr(run, stage) / "config.yaml"
+    path.write_text(yaml.safe_dump(changed(yaml.safe_load(path.read_text()), key, value), sort_keys=False))
     start = time.process_time()
     with pytest.raises(InputError, match="expected .*, found") as error:
         _ = load_run(run, CPU).stage2
