@@ -11,6 +11,7 @@ Items are given as tensors, NumPy arrays, Pillow images, paths or lists of these
 tensors on the CPU, one item for one item. Errors are `InputError`, a ValueError that names what was expected and found.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipelines.codec.files import Compressed, Given, compress, decoded, items_of, named, open_compressed, restore
+from pipelines.codec.models import Models
 from pipelines.data.codes import CodeData
 from pipelines.files.errors import InputError
 from pipelines.files.locks import only_writer
@@ -32,6 +35,7 @@ from pipelines.generation.samples import Sampler, Samples
 from pipelines.generation.scores import Scores, score
 from pipelines.kinds import all_kinds, check_able, kind_of
 from pipelines.kinds.base import Written
+from pipelines.kinds.compressed import Decompressed, compress_files, decompress_files
 from pipelines.runs.chain import LoadedRun, load_run
 from pipelines.runs.figures import read_figures
 from pipelines.runs.find import chosen_run
@@ -195,6 +199,39 @@ class TrainedRun:
         items = self._kind.read(self._loaded, x)
         return score(self._loaded, items.x, items.lengths, labels, batch_size)
 
+    def compress(self, x: Any, lossless: bool = False, actions: Any = None, batch_size: int = 64, **labels: str
+                 ) -> bytes:
+        """Items -> a compressed file, which any machine decodes to the same codes.
+
+        Lossy: the codes, by the prior. lossless: the codes, then the data by the decoder's likelihood (images, video,
+        and the codes that a run on codes models). labels: as in `score`; those not given are chosen and stored.
+        actions: of each frame of each clip, int64 (n, t) or one name for all, where the prior is conditioned on
+        them."""
+        _counts(batch_size=batch_size)
+        items, models = self._kind.read(self._loaded, x), Models(self._loaded)
+        given = Given(items.x, models.wanted_labels(labels, len(items.x)), items.lengths,
+                      models.wanted_actions(actions, len(items.x)))
+        file = io.BytesIO()
+        compress(models, file, [given], lossless, batch_size)
+        return file.getvalue()
+
+    def decompress(self, data: bytes, items: Sequence[int | str] | None = None, seed: int = 0, batch_size: int = 64
+                   ) -> Tensor:
+        """A compressed file -> its items in data units (n, *shape), as `decode` makes them of the codes, or exactly.
+
+        items: numbers or names of some of them, in this order. Raises InputError that names items which are damaged:
+        ask for the others, or let `decompress_files` write them."""
+        _counts(batch_size=batch_size)
+        models = Models(self._loaded)
+        reader = open_compressed(models, io.BytesIO(data), "data")
+        wanted = list(range(reader.count)) if items is None else items_of(reader, items, "data")
+        found: dict[int, Tensor] = {}
+        for part in restore(models, reader, wanted, batch_size):
+            if part.group is None:
+                raise InputError(f"data: expected whole items, found damage in {named(reader, part.numbers)}")
+            found |= zip(part.numbers, decoded(models, part, seed), strict=True)
+        return torch.stack([found[number] for number in wanted])
+
     def codes(self, split: str = "train") -> "CodeItems":
         """The extracted codes of a split, a torch Dataset of (codes, labels). Raises InputError before extraction."""
         return CodeItems(CodeData(self._loaded.run.codes).split(split))
@@ -210,6 +247,20 @@ class TrainedRun:
         with one_call(Path(out), "reconstruct") as inside:
             written = self._kind.reconstruct(self._loaded, Path(source), inside, wanted, seed, batch_size)
         return _in_place(written, out)
+
+    def compress_files(self, source: str | Path, out: str | Path, lossless: bool = False, actions: str | None = None,
+                       labels: Mapping[str, str] | Sequence[str] = (), batch_size: int = 64) -> Compressed:
+        """Compresses a file, or each file of a folder with its name, into one file `out`, in constant memory."""
+        _counts(batch_size=batch_size)
+        models = Models(self._loaded)
+        wanted = _wanted(labels, models.names)
+        return compress_files(self._kind, models, Path(source), Path(out), lossless, actions, wanted, batch_size)
+
+    def decompress_files(self, source: str | Path, out: str | Path, items: Sequence[int | str] | None = None,
+                         seed: int = 0, batch_size: int = 64) -> Decompressed:
+        """Writes the items of a compressed file, or some of them, one file each, and says which ones are damaged."""
+        _counts(batch_size=batch_size)
+        return decompress_files(self._kind, Models(self._loaded), Path(source), Path(out), items, seed, batch_size)
 
     def convert_files(self, source: str | Path, out: str | Path, label: str, target: str, seed: int = 0,
                       batch_size: int = 16) -> Written:

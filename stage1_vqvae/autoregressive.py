@@ -42,7 +42,7 @@ class AutoregressiveDecoder(nn.Module):
         """levels int64 (b, 1, *grid): the data to predict."""
         if levels.shape[1] != 1:
             raise ValueError(f"expected one channel for an autoregressive decoder, found {levels.shape[1]}")
-        features = self._features(z_q, labels)
+        features = self.features(z_q, labels)
         loss = self.guide(features, levels) if self.guide is not None else 0.0
         return Prediction(self.network(levels[:, 0], labels, features), loss)
 
@@ -58,10 +58,12 @@ class AutoregressiveDecoder(nn.Module):
 
         The first axis of the grid may be shorter than that of the features: the rest is not drawn.
         window: latents that an upsampler with a `reach` reads at once (b, d, n); None: all."""
-        features = self._features(z_q, labels, window)[:, :, : uniforms.shape[1]].contiguous()
+        features = self.features(z_q, labels, window)[:, :, : uniforms.shape[1]].contiguous()
         return self.sampler(self.network, uniforms, labels=labels, local=features, progress=progress)[:, None]
 
-    def _features(self, z_q: Tensor, labels: Tensor | None, window: int | None = None) -> Tensor:
+    def features(self, z_q: Tensor, labels: Tensor | None, window: int | None = None) -> Tensor:
+        """What the network is conditioned on: (b, c, *grid of the data)."""
+
         def upsampled(part: Tensor) -> Tensor:
             return self.upsampler(part) if labels is None else self.upsampler(part, labels)
 

@@ -572,6 +572,53 @@ def rectified_product(x: Array, weight: Array, bias: Array, rectified: Array, ou
     multiply(rectified, weight, out)
 
 
+@compiled
+def begin_row(row: int, codes: Array, local: Array, weights: Weights, state: State) -> None:
+    """What comes before the first position of a row of codes (s, h, w, g): all rows above are filled."""
+    if weights.tables_left.shape[0] == 0:  # the first layer multiplies codes rather than looks them up
+        if row > 0:
+            embed(row - 1, codes.shape[2] - 1, codes, weights, state)
+        state.inputs[row % state.inputs.shape[0]] = 0
+    state.columns[:] = 0
+    vertical_stack(row, codes, local, weights, state)
+
+
+@compiled
+def begin_position(row: int, column: int, codes: Array, weights: Weights, state: State) -> None:
+    """-> `state.features` of the first codebook; all codes before the position are filled."""
+    if weights.tables_left.shape[0] == 0 and column > 0:
+        embed(row, column - 1, codes, weights, state)
+    horizontal_stack(row, column, codes, weights, state)
+
+
+@compiled
+def embed(row: int, column: int, codes: Array, weights: Weights, state: State) -> None:
+    """Adds the embedded codes of a position to `state.inputs`."""
+    samples, p = state.gated.shape
+    first = (weights.first_horizontal.shape[0] + column) * samples
+    for s in range(samples):
+        for g in range(codes.shape[3]):
+            for i in range(p):
+                state.inputs[row % state.inputs.shape[0], first + s, i] += weights.embeddings[
+                    g, codes[s, row, column, g], i
+                ]
+
+
+@compiled
+def add_codes(codes: Array, table: Array, features: Array) -> None:
+    """features (s, n) += the rows (p) of a table (k, p) at codes (s,)."""
+    for s in range(len(codes)):
+        for i in range(table.shape[1]):
+            features[s, i] += table[codes[s], i]
+
+
+@compiled
+def code_logits(g: int, weights: Weights, state: State) -> None:
+    """`state.features` -> `state.logits` of codebook g."""
+    rectified_product(state.features, weights.hidden[g], weights.hidden_bias[g], state.gated, state.hidden)
+    rectified_product(state.hidden, weights.logits[g], weights.logits_bias[g], state.hidden, state.logits)
+
+
 @entry
 def draw_row(
     row: int,
@@ -585,36 +632,36 @@ def draw_row(
     state: State,
 ) -> bool:
     """Draws a row of codes (s, h, w, g) where they are -1. False where logits are NaN or infinite."""
-    samples, p = state.gated.shape
-    width = codes.shape[2]
-    margin = weights.first_horizontal.shape[0] * samples
-    multiplied = weights.tables_left.shape[0] == 0  # what the first layer makes of codes, rather than looked up
-    if multiplied:
-        state.inputs[row % state.inputs.shape[0]] = 0
-    state.columns[:] = 0
-    vertical_stack(row, codes, local, weights, state)
-    for column in range(width):
-        horizontal_stack(row, column, codes, weights, state)
+    begin_row(row, codes, local, weights, state)
+    for column in range(codes.shape[2]):
+        begin_position(row, column, codes, weights, state)
         for g in range(codes.shape[3]):
+            if g > 0:
+                add_codes(codes[:, row, column, g - 1], weights.within[g - 1], state.features)
             if codes[:, row, column, g].min() < 0:
-                rectified_product(state.features, weights.hidden[g], weights.hidden_bias[g], state.gated, state.hidden)
-                rectified_product(state.hidden, weights.logits[g], weights.logits_bias[g], state.hidden, state.logits)
+                code_logits(g, weights, state)
             for s in range(codes.shape[0]):
-                code = codes[s, row, column, g]
-                if code < 0:
+                if codes[s, row, column, g] < 0:
                     u = uniforms[s, row, column, g]
                     code = draw(state.logits[s], u, temperature, top_k, top_p, state.cdf)
                     if code < 0:
                         return False
                     codes[s, row, column, g] = code
-                if multiplied:
-                    at = margin + column * samples + s
-                    for i in range(p):
-                        state.inputs[row % state.inputs.shape[0], at, i] += weights.embeddings[g, code, i]
-                if g + 1 < codes.shape[3]:
-                    for i in range(p):
-                        state.features[s, i] += weights.within[g, code, i]
     return True
+
+
+@entry
+def step_row(
+    row: int, column: int, g: int, codes: Array, local: Array, weights: Weights, state: State
+) -> None:
+    """-> `state.logits` of one code. Called for each in order; codes (s, h, w, g) are filled before it."""
+    if g == 0:
+        if column == 0:
+            begin_row(row, codes, local, weights, state)
+        begin_position(row, column, codes, weights, state)
+    else:
+        add_codes(codes[:, row, column, g - 1], weights.within[g - 1], state.features)
+    code_logits(g, weights, state)
 
 
 class TemporalWeights(NamedTuple):
@@ -763,6 +810,37 @@ def gated_layers(t: int, place: int, drawing: bool, weights: WaveNetWeights, sta
             multiply(state.gated, weights.out[i], state.x)
 
 
+@compiled
+def begin_step(
+    t: int, start: int, drawing: bool, codes: Array, local: Array, weights: WaveNetWeights, state: WaveNetState
+) -> None:
+    """-> `state.features` of the first codebook at position t, if `drawing`; codes (s, t, g) before it are filled.
+
+    start: the position of local's (positions * s, channels) first rows."""
+    samples, r = state.x.shape[0], state.rings.shape[1]
+    several = state.sums.shape[1] // samples
+    place = (t - start) % several
+    if place == 0:
+        first = (t - start) * samples
+        start_sums(t, local[first : first + several * samples], weights, state)
+    state.x[:] = 0
+    if t > 0:
+        for s in range(samples):
+            for g in range(codes.shape[2]):
+                for j in range(r):
+                    state.x[s, j] += weights.embeddings[g, codes[s, t - 1, g], j]
+    for s in range(samples):
+        state.features[s] = weights.skip_bias
+    gated_layers(t, place, drawing, weights, state)
+
+
+@compiled
+def symbol_logits(g: int, weights: WaveNetWeights, state: WaveNetState) -> None:
+    """`state.features` -> `state.logits` of codebook g."""
+    rectified_product(state.features, weights.hidden[g], weights.hidden_bias[g], state.rectified, state.hidden)
+    rectified_product(state.hidden, weights.logits[g], weights.logits_bias[g], state.hidden, state.logits)
+
+
 @entry
 def draw_positions(
     start: int,
@@ -779,36 +857,30 @@ def draw_positions(
 
     False where logits are NaN or infinite.
     """
-    samples, r = state.x.shape[0], state.rings.shape[1]
-    several = state.sums.shape[1] // samples
+    samples = state.x.shape[0]
     for t in range(start, start + len(local) // samples):
-        place = (t - start) % several
-        if place == 0:
-            first = (t - start) * samples
-            start_sums(t, local[first : first + several * samples], weights, state)
-        state.x[:] = 0
-        if t > 0:
-            for s in range(samples):
-                for g in range(codes.shape[2]):
-                    for j in range(r):
-                        state.x[s, j] += weights.embeddings[g, codes[s, t - 1, g], j]
-        for s in range(samples):
-            state.features[s] = weights.skip_bias
-        gated_layers(t, place, codes[:, t].min() < 0, weights, state)
+        begin_step(t, start, codes[:, t].min() < 0, codes, local, weights, state)
         for g in range(codes.shape[2]):
+            if g > 0:
+                add_codes(codes[:, t, g - 1], weights.within[g - 1], state.features)
             if codes[:, t, g].min() < 0:
-                rectified_product(
-                    state.features, weights.hidden[g], weights.hidden_bias[g], state.rectified, state.hidden
-                )
-                rectified_product(state.hidden, weights.logits[g], weights.logits_bias[g], state.hidden, state.logits)
+                symbol_logits(g, weights, state)
             for s in range(samples):
-                code = codes[s, t, g]
-                if code < 0:
+                if codes[s, t, g] < 0:
                     code = draw(state.logits[s], uniforms[s, t, g], temperature, top_k, top_p, state.cdf)
                     if code < 0:
                         return False
                     codes[s, t, g] = code
-                if g + 1 < codes.shape[2]:
-                    for j in range(state.rectified.shape[1]):
-                        state.features[s, j] += weights.within[g, code, j]
     return True
+
+
+@entry
+def step_position(
+    t: int, g: int, start: int, codes: Array, local: Array, weights: WaveNetWeights, state: WaveNetState
+) -> None:
+    """-> `state.logits` of one code. Called for each in order; codes (s, t, g) are filled before it."""
+    if g == 0:
+        begin_step(t, start, True, codes, local, weights, state)
+    else:
+        add_codes(codes[:, t, g - 1], weights.within[g - 1], state.features)
+    symbol_logits(g, weights, state)

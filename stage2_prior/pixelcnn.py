@@ -23,7 +23,7 @@ from stage2_prior.compiler import available, compiled, ready
 from stage2_prior.dropout import GlobalBatchDropout
 from stage2_prior.initialise import GATE_GAIN, initialise
 from stage2_prior.layers import Layers, embed_labels
-from stage2_prior.prior import NOT_FINITE, CompiledLoop, ReplayableStepper, RowKernel
+from stage2_prior.prior import NOT_FINITE, CompiledLoop, ReplayableStepper, RowKernel, Stepper
 from stage2_prior.rule import Rule
 
 PER_CODE = 4  # positions per code from which on the first layer looks up what its kernels make of a code: it multiplies
@@ -382,10 +382,7 @@ class CompiledPixelCNN(CompiledLoop):
         batch, height, width = codes.shape[:3]
         drawn, numbers = (x.contiguous().numpy().reshape(batch, height, width, -1) for x in (codes, uniforms))
         state = self._state(batch, width, self._biases(labels, batch))
-        if local is None:
-            features = np.zeros((height, width * batch, 0), self.dtype)
-        else:
-            features = rearrange(local, "b c h w -> h (w b) c").contiguous().numpy()
+        features = self._features(local, batch, (height, width))
         top_k = self.prior.num_codes if rule.top_k is None else rule.top_k
         top_p = np.inf if rule.top_p is None else float(rule.top_p)
         how = float(rule.temperature), top_k, top_p
@@ -393,6 +390,19 @@ class CompiledPixelCNN(CompiledLoop):
             if not compiled.draw_row(row, drawn, numbers, features[row], *how, self.weights, state):
                 raise ValueError(NOT_FINITE)
             yield batch * width
+
+    def stepper(
+        self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
+    ) -> "CompiledPixelCNNStepper":
+        self.prior.check_conditions(batch, grid, labels, local)
+        state = self._state(batch, grid[1], self._biases(labels, batch))
+        return CompiledPixelCNNStepper(self.weights, state, self._features(local, batch, grid), self.prior.num_codes)
+
+    def _features(self, local: Tensor | None, batch: int, grid: Sequence[int]) -> np.ndarray:
+        """local (b, c, h, w) as (h, w * b, c)."""
+        if local is None:
+            return np.zeros((grid[0], grid[1] * batch, 0), self.dtype)
+        return rearrange(local, "b c h w -> h (w b) c").to(self.prior.embeddings[0].weight.dtype).contiguous().numpy()
 
     def _biases(self, labels: Tensor | None, samples: int) -> np.ndarray:
         """Biases before the gates of each layer, label terms included: (l, 2, s, n)."""
@@ -429,6 +439,21 @@ class CompiledPixelCNN(CompiledLoop):
             logits=zeros(samples, self.weights.logits_bias.shape[1]),
             cdf=np.zeros(self.prior.num_codes),
         )
+
+
+class CompiledPixelCNNStepper(Stepper):
+    """The loop over rows, stopped before each code."""
+
+    def __init__(
+        self, weights: "compiled.Weights", state: "compiled.State", features: np.ndarray, num_codes: int
+    ) -> None:
+        self.weights, self.state, self.features, self.num_codes = weights, state, features, num_codes
+
+    def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
+        (row, column), codebook = position[:2], position[2] if len(position) > 2 else 0
+        seen = codes.numpy().reshape(*codes.shape[:3], -1)
+        compiled.step_row(row, column, codebook, seen, self.features[row], self.weights, self.state)
+        return torch.from_numpy(self.state.logits)[:, : self.num_codes]
 
 
 def _taps(convolution: nn.Conv2d) -> Tensor:

@@ -90,6 +90,13 @@ class CompiledLoop(ABC):
         Raises CompilerError where the loop cannot be compiled.
         """
 
+    @abstractmethod
+    def stepper(
+        self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
+    ) -> Stepper:
+        """The same pass code by code, for one block of samples. No slices may be skipped; `codes` is contiguous, and
+        the logits are valid until the next step. A step raises CompilerError where it cannot be compiled."""
+
 
 class Prior(nn.Module, ABC):
     """p(codes | labels, local), one code after the other.

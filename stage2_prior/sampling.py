@@ -67,7 +67,7 @@ def sample(
             if progress is not None:
                 progress(done, total)
 
-    with _evaluating(prior, uniforms.device.type):
+    with evaluating(prior, uniforms.device.type):
         loop = prior.compiled_loop() if uniforms.device.type == "cpu" else None
         if loop is not None:
             try:
@@ -95,7 +95,7 @@ def sample_naive(
     rule = Rule(temperature, top_k, top_p)
     codes, local = _start(prior, uniforms, labels, local, rule, known)
     positions = list(itertools.product(*map(range, codes.shape[1:])))
-    with _evaluating(prior, uniforms.device.type):
+    with evaluating(prior, uniforms.device.type):
         for done, position in enumerate(positions, start=1):
             at = _at(position)
             logits = prior(codes.clamp(min=0), labels, local)[(slice(None), *at)]
@@ -383,7 +383,7 @@ def _finite(logits: Tensor) -> Tensor:
 
 
 @contextmanager
-def _evaluating(prior: Prior, device_type: str) -> Iterator[None]:
+def evaluating(prior: Prior, device_type: str) -> Iterator[None]:
     """Evaluation mode and full precision, without autocast and TF32; restores the mode of each module afterwards."""
     modes = [(module, module.training) for module in prior.modules()]
     prior.eval()

@@ -10,7 +10,7 @@ Axes: b batch, t frames, h rows, w columns, k codes of a codebook, g codebooks, 
 s samples of a block.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from stage2_prior.dropout import GlobalBatchDropout
 from stage2_prior.initialise import GATE_GAIN, initialise
 from stage2_prior.layers import Layers
 from stage2_prior.pixelcnn import CompiledPixelCNN, GatedPixelCNN, add, bias_of, gate
-from stage2_prior.prior import CompiledLoop, Prior, ReplayableStepper, RowKernel
+from stage2_prior.prior import CompiledLoop, Prior, ReplayableStepper, RowKernel, Stepper
 from stage2_prior.rule import Rule
 
 
@@ -197,6 +197,28 @@ class CompiledPixelCNN3d(CompiledLoop):
         self, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: Rule
     ) -> Iterator[int]:
         batch, frames, height, width = codes.shape[:4]
+        contexts = self.contexts(batch, (frames, height, width), local)
+        for t in range(frames):
+            context = contexts(t, codes)
+            if (codes[:, t] < 0).any():
+                drawn = codes[:, t].contiguous()
+                yield from self.frame.fill(drawn, uniforms[:, t], labels, context, rule)
+                codes[:, t] = drawn
+            else:
+                yield batch * height * width
+
+    def stepper(
+        self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
+    ) -> "CompiledPixelCNN3dStepper":
+        self.prior.check_conditions(batch, grid, labels, local)
+        return CompiledPixelCNN3dStepper(self, batch, grid, labels, local)
+
+    def contexts(
+        self, batch: int, grid: Sequence[int], local: Tensor | None
+    ) -> Callable[[int, Tensor], Tensor]:
+        """A function (t, codes (b, t, h, w[, g])) -> what conditions frame t (b, p, h, w), called for each t in order,
+        with the codes of all frames before it."""
+        frames, height, width = grid
         state = self._state(batch, height, width)
         # By position and sample, without the margins: the stack's input, and its output, which conditions a frame.
         p, margin = self.prior.frame.local_channels, self.weights.seen.shape[2] // 2
@@ -206,18 +228,16 @@ class CompiledPixelCNN3d(CompiledLoop):
         if local is None:
             features = np.zeros((frames, height, width * batch, 0), self.frame.dtype)
         else:
-            features = rearrange(local, "b c t h w -> t h (w b) c").contiguous().numpy()
-        for t in range(frames):
+            features = rearrange(local, "b c t h w -> t h (w b) c").to(grids.dtype).contiguous().numpy()
+
+        def context(t: int, codes: Tensor) -> Tensor:
             here = t % state.frames.shape[1]
             if t > 0:
                 grids[0, here] = rearrange(self.prior.embed(codes[:, t - 1 : t]).detach(), "b p 1 h w -> h w b p")
             compiled.temporal_stack(t, batch, features[t], self.weights, state)
-            if (codes[:, t] < 0).any():
-                drawn, context = codes[:, t].contiguous(), rearrange(grids[-1, here], "h w b p -> b p h w")
-                yield from self.frame.fill(drawn, uniforms[:, t], labels, context, rule)
-                codes[:, t] = drawn
-            else:
-                yield batch * height * width
+            return rearrange(grids[-1, here], "h w b p -> b p h w")
+
+        return context
 
     def _state(self, samples: int, height: int, width: int) -> "compiled.TemporalState":
         layers, kernel, taps = self.weights.seen.shape[:3]
@@ -234,3 +254,25 @@ class CompiledPixelCNN3d(CompiledLoop):
             spread=zeros(4, pairs, n),
             products=zeros(4, pairs, self.weights.bias.shape[1]),
         )
+
+
+class CompiledPixelCNN3dStepper(Stepper):
+    """The loop over frames, stopped before each code."""
+
+    def __init__(
+        self, loop: CompiledPixelCNN3d, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
+    ) -> None:
+        self.frame, self.batch, self.grid, self.labels = loop.frame, batch, grid, labels
+        self.contexts = loop.contexts(batch, grid, local)
+        self.inside: Stepper | None = None
+
+    def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
+        t, *within = position
+        if not any(within):
+            context = self.contexts(t, codes)
+            self.inside = self.frame.stepper(self.batch, self.grid[1:], self.labels, context)
+            self.drawn = codes[:, t].clone(memory_format=torch.contiguous_format)
+        else:
+            self.drawn.copy_(codes[:, t])
+        assert self.inside is not None
+        return self.inside.step(self.drawn, tuple(within))

@@ -27,7 +27,7 @@ from stage2_prior.dropout import GlobalBatchDropout
 from stage2_prior.fused import Gate
 from stage2_prior.initialise import GATE_GAIN, initialise
 from stage2_prior.layers import Layers, embed_labels
-from stage2_prior.prior import NOT_FINITE, CompiledLoop, ReplayableStepper, RowKernel
+from stage2_prior.prior import NOT_FINITE, CompiledLoop, ReplayableStepper, RowKernel, Stepper
 from stage2_prior.rule import Rule
 
 SPAN = 256  # positions between two progress reports of the compiled loop
@@ -362,13 +362,25 @@ class CompiledWaveNet(CompiledLoop):
         how = float(rule.temperature), top_k, top_p
         for start in range(0, length, SPAN):
             stop = min(start + SPAN, length)
-            if local is None:
-                span = np.zeros(((stop - start) * batch, 0), self.dtype)
-            else:
-                span = rearrange(local[:, :, start:stop], "b c t -> (t b) c").contiguous().numpy()
+            span = self._features(None if local is None else local[:, :, start:stop], batch, stop - start)
             if not compiled.draw_positions(start, drawn, numbers, span, *how, self.weights, state):
                 raise ValueError(NOT_FINITE)
             yield batch * (stop - start)
+
+    def stepper(
+        self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
+    ) -> "CompiledWaveNetStepper":
+        self.prior.check_conditions(batch, grid, labels, local)
+        features = self._features(local, batch, grid[0])
+        return CompiledWaveNetStepper(
+            self.weights, self._state(batch, self._biases(labels, batch)), features, self.prior.num_codes
+        )
+
+    def _features(self, local: Tensor | None, batch: int, length: int) -> np.ndarray:
+        """local (b, c, t) as (t * b, c)."""
+        if local is None:
+            return np.zeros((length * batch, 0), self.dtype)
+        return rearrange(local, "b c t -> (t b) c").to(self.prior.embeddings[0].weight.dtype).contiguous().numpy()
 
     def _biases(self, labels: Tensor | None, batch: int) -> np.ndarray:
         """Biases before the gates of each layer, label terms included: (l, s, n)."""
@@ -401,3 +413,18 @@ class CompiledWaveNet(CompiledLoop):
             logits=zeros(samples, weights.logits_bias.shape[1]),
             cdf=np.zeros(self.prior.num_codes),
         )
+
+
+class CompiledWaveNetStepper(Stepper):
+    """The loop over positions, stopped before each code."""
+
+    def __init__(
+        self, weights: "compiled.WaveNetWeights", state: "compiled.WaveNetState", features: np.ndarray, num_codes: int
+    ) -> None:
+        self.weights, self.state, self.features, self.num_codes = weights, state, features, num_codes
+
+    def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
+        t, codebook = position[0], position[1] if len(position) > 1 else 0
+        seen = codes.numpy().reshape(*codes.shape[:2], -1)
+        compiled.step_position(t, codebook, 0, seen, self.features, self.weights, self.state)
+        return torch.from_numpy(self.state.logits)[:, : self.num_codes]

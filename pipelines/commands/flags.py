@@ -45,13 +45,16 @@ class VerbParser(argparse.ArgumentParser):
         self.exit(2, f"error: {' '.join(message.split())}\n")
 
 
-def add_run_flags(parser: argparse.ArgumentParser, out: str, batch_size: int = 64) -> None:
-    """Which run a command works on, where its files go (`out`, in words), and how it computes."""
+def add_run_flags(parser: argparse.ArgumentParser, out: str, batch_size: int = 64, seeded: bool = True) -> None:
+    """Which run a command works on, where its files go (`out`, in words), and how it computes.
+
+    seeded: whether it draws random numbers."""
     parser.add_argument("--run", type=expanded, help="a run's folder, a name under runs/, or a pretrained name, tried "
                         "in this order (default: the run whose stage 2 was trained last)")
     parser.add_argument("--runs-dir", type=folder, default=Path("runs"), help="folder of the runs (default: runs)")
-    parser.add_argument("--seed", type=int, default=0,
-                        help="random seed; random numbers of output i depend on the seed and i alone (default: 0)")
+    if seeded:
+        parser.add_argument("--seed", type=int, default=0,
+                            help="random seed; random numbers of output i depend on the seed and i alone (default: 0)")
     parser.add_argument("--out", type=folder, help=f"folder for the files (default: {out})")
     parser.add_argument("--batch-size", type=int, default=batch_size,
                         help=f"examples or samples per batch (default: {batch_size})")

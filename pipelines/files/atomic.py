@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from pipelines.files.errors import naming
 from pipelines.files.locks import only_writer
@@ -14,10 +15,17 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Replaces a file's content so that a reader, or a crash, sees the old or the new one, never a part.
 
     A kill leaves a temporary file, which the next writer of the folder removes (`files/locks.py`)."""
+    with file_made_whole(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def file_made_whole(path: Path) -> Iterator[BinaryIO]:
+    """Yields a file to write to; at the end it replaces `path`. After an error `path` is as it was."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with naming(path), open(temporary, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

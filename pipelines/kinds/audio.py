@@ -119,6 +119,28 @@ class Audio(Kind):
         waves, lengths = padded(waves, size)
         return Items(waves, x.ndim < 3, lengths)
 
+    def find_files(self, source: Path) -> list[Path]:
+        from pipelines.data.audio_files import find_audio_files
+
+        return find_audio_files(source)
+
+    def load_files(self, loaded: LoadedRun, paths: list[Path]) -> tuple[list[Path], Items]:
+        from pipelines.data.audio_files import load_audio_files
+        from pipelines.generation.recordings import padded
+
+        size, rate = loaded.stage1.example.shape[-1], loaded.stage1.example.facts["sample_rate_hz"]
+        readable, waves = load_audio_files(paths, rate, loaded.stage1.config["data"].get("peak", 0.0))
+        self._refuse_long([str(path) for path in readable], waves, size, rate)
+        x, lengths = padded(waves, size)
+        return readable, Items(x, False, lengths)
+
+    def write_item(self, stem: Path, x: Tensor, example: Example, exact: bool) -> Path:
+        from pipelines.media.audio import write_wav
+
+        path = stem.with_name(f"{stem.name}.wav")
+        write_wav(path, x[0], example.facts["sample_rate_hz"])
+        return path
+
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                     batch_size: int) -> Written:
         return self._decode(loaded, source, out, labels, seed, batch_size, "reconstruction", "")

@@ -55,6 +55,18 @@ class Codes(Kind):
         device = next(loaded.stage1.module.parameters()).device
         return Items(climb(loaded.parents, images.x.to(device)).cpu(), images.single)
 
+    def find_files(self, source: Path) -> list[Path]:
+        return Image().find_files(source)
+
+    def load_files(self, loaded: LoadedRun, paths: list[Path]) -> tuple[list[Path], Items]:
+        from pipelines.data.image_files import load_images
+
+        readable, images = load_images(paths, self.data_shape(loaded), value_range(loaded))
+        return readable, self.read(loaded, images)
+
+    def write_item(self, stem: Path, x: Tensor, example: Example, exact: bool) -> Path:
+        return Image().write_item(stem, x, example, exact)
+
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                     batch_size: int) -> Written:
         """The overview shows all levels, and several decodings of the same codes."""

@@ -69,6 +69,24 @@ class Image(Kind):
     def read(self, loaded: LoadedRun, x: Any) -> Items:
         return read_images(x, self.data_shape(loaded), value_range(loaded))
 
+    def find_files(self, source: Path) -> list[Path]:
+        from pipelines.data.image_files import find_images
+
+        return find_images(source)
+
+    def load_files(self, loaded: LoadedRun, paths: list[Path]) -> tuple[list[Path], Items]:
+        from pipelines.data.image_files import load_images
+
+        readable, images = load_images(paths, self.data_shape(loaded), value_range(loaded))
+        return readable, Items(images, single=False)
+
+    def write_item(self, stem: Path, x: Tensor, example: Example, exact: bool) -> Path:
+        from pipelines.media.images import write_image
+
+        path = stem.with_name(f"{stem.name}.png")
+        write_image(path, x)
+        return path
+
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                     batch_size: int) -> Written:
         from pipelines.media.images import image_pairs, write_image

@@ -93,6 +93,51 @@ class Video(Kind):
             x = read_array(x)
         return read_pixels(x, shape, "video", "a path")
 
+    def find_files(self, source: Path) -> list[Path]:
+        from pipelines.data.folders import list_files
+        from pipelines.data.video_files import SUFFIXES
+
+        if source.is_file():
+            return [source]
+        if not source.is_dir():
+            raise InputError(f"{source}: expected a video file or a folder of them, found nothing")
+        suffixes = {*SUFFIXES, ".npy"}
+        found = [source / file.path for file in list_files(source, suffixes)]
+        if not found:
+            raise InputError(f"{source}: expected video files ({', '.join(sorted(suffixes))}), found none")
+        return found
+
+    def load_files(self, loaded: LoadedRun, paths: list[Path]) -> tuple[list[Path], Items]:
+        import torch
+
+        from pipelines.data.folders import warn_unreadable
+
+        readable, clips, reasons = [], [], {}
+        for path in paths:
+            try:
+                clips.append(self.read(loaded, path).x)
+                readable.append(path)
+            except InputError as error:
+                reasons[str(path)] = str(error).removeprefix(f"{path}: ")
+        if not readable:
+            raise InputError(f"{paths[0]}: {reasons[str(paths[0])]}; none of {len(paths)} can be read")
+        warn_unreadable("video files", len(paths), reasons)
+        return readable, Items(torch.cat(clips), single=False)
+
+    def write_item(self, stem: Path, x: Tensor, example: Example, exact: bool) -> Path:
+        import numpy as np
+
+        from pipelines.files.atomic import file_made_whole
+        from pipelines.media.images import write_gif
+
+        path = stem.with_name(f"{stem.name}.{'npy' if exact else 'gif'}")
+        if exact:
+            with file_made_whole(path) as file:
+                np.save(file, x.movedim(0, -1).numpy())
+        else:
+            write_gif(path, {stem.name: x}, context=0)
+        return path
+
     def predict(self, loaded: LoadedRun, data_root: Path | None, out: Path, count: int, context: int, frames: int,
                 actions: Sequence[str], seed: int, batch_size: int, **truncation: Any) -> Written:
         import torch

@@ -213,9 +213,18 @@ def stage1_hash(stage: TrainedStage) -> str:
 
     Both are taken as config.yaml states them, in its own format: so a run keeps its hash when formats change. Since
     format 2 a component counts by its role and its own name, `bottleneck/EMAQuantizer`, wherever it is defined."""
-    configuration = stage.saved["autoencoder"]
+    return _stage_hash(stage, "autoencoder")
+
+
+def stage2_hash(stage: TrainedStage) -> str:
+    """The same of the prior and the weights of it that are in use."""
+    return _stage_hash(stage, "prior")
+
+
+def _stage_hash(stage: TrainedStage, component: str) -> str:
+    configuration = stage.saved[component]
     if format_of(stage.saved, stage.step_folder, CONFIG) > 1:
-        configuration = logical_names(configuration, "autoencoder")
+        configuration = logical_names(configuration, component)
     digest = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode())
     for name, tensor in sorted(stage.module.state_dict().items()):
         tensor = tensor.detach().cpu().contiguous()

@@ -5,6 +5,8 @@ Axes: b batch, c channels, *grid height and width, or samples.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +56,12 @@ class Likelihood(nn.Module, ABC):
     def mean(self, params: Tensor) -> Tensor:
         """-> (b, c, *grid) in data units: the mean; for images rounded."""
 
+    @abstractmethod
+    def level_logits(self, params: Tensor) -> Tensor:
+        """-> (b, c, *grid, k) float64: log p of each level of each value, up to a constant, each value for itself.
+
+        params may be a part of the grid."""
+
     @staticmethod
     def _counted(values: Tensor, lengths: Tensor | None) -> Tensor:
         """Values (b, c, *grid) -> their sums (b,), padding excluded."""
@@ -82,3 +90,13 @@ class ExactMass(Likelihood):
 
     def mean(self, params: Tensor) -> Tensor:
         return self.expectation(self._precise(params)).round().to(torch.uint8)
+
+    def level_logits(self, params: Tensor) -> Tensor:
+        shape = (len(params), params.shape[1] // self.params_per_value, *params.shape[2:])
+        return each_level(partial(self.log_mass, params.double()), shape, params.device)
+
+
+def each_level(log_mass: Callable[[Tensor], Tensor], shape: Sequence[int], device: torch.device) -> Tensor:
+    """log_mass (*shape) of uint8 levels (*shape) -> that of all levels, (*shape, 256)."""
+    levels = torch.arange(LEVELS, dtype=torch.uint8, device=device)
+    return torch.stack([log_mass(level.expand(tuple(shape))) for level in levels], -1)

@@ -33,6 +33,9 @@ class Categorical(Likelihood):
     def nll_nats(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         return self._counted(self._nll(params, x).double(), lengths)
 
+    def level_logits(self, params: Tensor) -> Tensor:
+        return rearrange(params.double(), "b (c k) ... -> b c ... k", k=self.params_per_value)
+
     def mean(self, params: Tensor) -> Tensor:
         return self._expected(params, torch.arange(LEVELS, device=params.device)).round().to(torch.uint8)
 

@@ -4,13 +4,14 @@ Axes: b batch, c channels, *grid height and width.
 """
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from stage1_vqvae.collectives import all_sum, rank_and_world
-from stage1_vqvae.likelihoods.base import LEVELS, Likelihood
+from stage1_vqvae.likelihoods.base import LEVELS, Likelihood, each_level
 
 
 class Gaussian(Likelihood):
@@ -90,6 +91,9 @@ class Gaussian(Likelihood):
         a = torch.special.log_ndtr(torch.where(mirrored, -upper, lower))
         b = torch.special.log_ndtr(torch.where(mirrored, -lower, upper))
         return b + torch.log(-torch.expm1(a - b))
+
+    def level_logits(self, params: Tensor) -> Tensor:
+        return each_level(partial(self.log_mass, self._mean(params.double())), params.shape, params.device)
 
     def mean(self, params: Tensor) -> Tensor:
         return self._mean(params).round().clamp(0, LEVELS - 1).to(torch.uint8)

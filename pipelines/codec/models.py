@@ -1,0 +1,304 @@
+"""What a file is coded by: copies of a run's prior and decoder in float64, on the CPU, and the run's fingerprint.
+
+In float64 implementations differ by less than a thousandth of what the coder tolerates, so a file that was written on
+one machine, by one implementation, is read on any other.
+"""
+
+import copy
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipelines.codec.container import FINGERPRINT
+from pipelines.files.errors import InputError
+from pipelines.generation.actions import local_actions, wanted_actions
+from pipelines.generation.labels import class_number, classes_of, conditioning_labels
+from pipelines.runs.chain import LoadedRun
+from pipelines.runs.store import stage1_hash, stage2_hash
+from pipelines.splits.lengths import conditioning
+from stage1_vqvae.autoregressive import AutoregressiveDecoder
+from stage1_vqvae.bottlenecks.base import Quantizer
+from stage2_prior.coder import Decoder, Encoder
+from stage2_prior.coding import logits_of, read, write
+from stage2_prior.prior import Prior
+
+UNKNOWN = -1  # in place of a class that is not given
+AT_ONCE = 2**23  # log-masses of levels, float64, that are computed at once
+
+
+@dataclass(frozen=True)
+class Group:
+    """Items and what they are coded with, on the CPU."""
+
+    codes: Tensor  # (n, *grid[, g]) int64; 0 beyond the lengths
+    labels: Tensor  # (n, L) int64, of `Models.names`
+    lengths: Tensor | None = None  # (n,) in data units, where items are padded
+    actions: Tensor | None = None  # (n, t) int64, where the prior is conditioned on actions
+    x: Tensor | None = None  # (n, *shape) in data units, of lossless files
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def part(self, rows: slice) -> "Group":
+        return Group(*(None if x is None else x[rows]
+                       for x in (self.codes, self.labels, self.lengths, self.actions, self.x)))
+
+    def content(self) -> bytes:
+        """What a record's checksum is of."""
+        parts = [self.codes.to(torch.int32), self.labels, self.lengths, self.actions, self.x]
+        return b"".join(np.ascontiguousarray(part.numpy().astype(part.numpy().dtype.newbyteorder("<"))).tobytes()
+                        for part in parts if part is not None)
+
+
+class Models:
+    """Raises InputError for a run without codes or without a prior."""
+
+    def __init__(self, loaded: LoadedRun) -> None:
+        self.loaded, self.stage1 = loaded, loaded.stage1
+        if not isinstance(self.stage1.module.bottleneck, Quantizer):
+            raise InputError(f"{loaded.run.root}: expected codes, found "
+                             f"{type(self.stage1.module.bottleneck).__name__}")
+        if loaded.stage2 is None:
+            raise InputError(f"{loaded.run.stage2}: expected a trained stage 2, found none; train it first: "
+                             "make extract-codes stage2")
+        self.stage2 = loaded.stage2
+        self.names = conditioning_labels(self.stage1, self.stage2)
+        self.prior_columns = [self.names.index(name) for name in self.stage2.condition_on]
+        self.decoder_columns = [self.names.index(name) for name in self.stage1.condition_on]
+        facts = self.stage1.example.facts
+        names = facts["action_names"] if self.stage1.example.kind == "video" else []
+        self.num_actions = len(names) if self._local_channels else 0
+
+    @property
+    def _local_channels(self) -> int:
+        clock = conditioning(None, torch.ones(1, dtype=torch.int64), 1) if self.stage2.condition_on_length else None
+        return int(self.stage2.module.local_channels) - (0 if clock is None else clock.shape[1])
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """Of all weights and settings that decoding depends on."""
+        stages = [stage1_hash(self.stage1), stage2_hash(self.stage2), *map(stage1_hash, self.loaded.parents)]
+        counts = [self._counts(column) for column in range(len(self.names))]
+        return hashlib.sha256(repr((stages, counts)).encode()).digest()[:FINGERPRINT]
+
+    @cached_property
+    def prior(self) -> Prior:
+        return _twin(self.stage2.module)
+
+    @cached_property
+    def autoencoder(self) -> nn.Module:
+        return _twin(self.stage1.module)
+
+    def check_lossless(self) -> None:
+        """Raises InputError where the decoder's likelihood is not that of the data's own levels."""
+        if self.stage1.example.kind == "audio":
+            raise InputError(f"{self.loaded.run.root}: lossless: expected images, video or codes, whose levels the "
+                             "decoder models, found audio, of which it models mu-law symbols")
+
+    # --- what codes are conditioned on ----------------------------------------------------------------------
+
+    def wanted_labels(self, wanted: Mapping[str, str], count: int) -> Tensor:
+        """Classes by name -> (count, L), UNKNOWN where not given. Raises InputError for those that do not exist, and
+        for a label of the decoder that is not given."""
+        for name in wanted:
+            if name not in self.names:
+                raise InputError(f"label: expected one of the labels {self.names} of this run, found {name!r}")
+        row = []
+        for name in self.names:
+            if name in wanted:
+                row.append(class_number(f"label {name}", wanted[name], classes_of(self.stage1.example, name)))
+            elif name in self.stage1.condition_on:
+                raise InputError(f"label: expected {name}=CLASS, which the decoder is conditioned on, found none")
+            else:
+                row.append(UNKNOWN)
+        return torch.tensor([row] * count, dtype=torch.int64).view(count, len(row))
+
+    def wanted_actions(self, actions: Any, count: int) -> Tensor | None:
+        """One action's name for all frames, a file of them, or (count, t) int64 -> (count, t). Raises InputError where
+        they do not fit."""
+        if actions is None:
+            return None
+        if not self.num_actions:
+            raise InputError(f"actions: expected none for {self.loaded.run.root}, whose prior is not conditioned on "
+                             f"actions, found {str(actions)[:40]!r}")
+        frames = self.stage1.example.shape[1]
+        if isinstance(actions, str | Path):
+            return wanted_actions(str(actions), self.stage1.example.facts["action_names"], frames).expand(count, -1)
+        chosen = torch.as_tensor(actions)
+        if tuple(chosen.shape) != (count, frames) or chosen.dtype != torch.int64 or (
+                chosen.min() < 0 or chosen.max() >= self.num_actions):
+            raise InputError(f"actions: expected int64 ({count}, {frames}) from 0 to {self.num_actions - 1}, found "
+                             f"{chosen.dtype} {tuple(chosen.shape)}")
+        return chosen
+
+    def positions(self, lengths: Tensor | None) -> Tensor | None:
+        """Lengths in data units -> in codes."""
+        if lengths is None:
+            return None
+        return -(-lengths * self.stage1.grid[0] // self.stage1.example.shape[-1])
+
+    def local(self, group: Group) -> Tensor | None:
+        """What the prior is conditioned on at each position."""
+        grid = self.stage1.grid
+        actions = None
+        if self.num_actions:
+            assert group.actions is not None
+            actions = local_actions(group.actions, self.num_actions, grid[0]).expand(-1, -1, *grid).double()
+        positions = self.positions(group.lengths) if self.stage2.condition_on_length else None
+        local = conditioning(actions, positions, grid[0])
+        return None if local is None else local.double()
+
+    @torch.no_grad()
+    def likeliest_labels(self, group: Group) -> Tensor:
+        """The labels (n, L), those that are UNKNOWN replaced by the likeliest ones."""
+        labels = group.labels
+        missing = [column for column in range(labels.shape[1]) if (labels[:, column] == UNKNOWN).any()]
+        if not missing:
+            return labels
+        best, chosen = torch.full((len(labels),), -math.inf, dtype=torch.float64), labels.clone()
+        local, positions = self.local(group), self.positions(group.lengths)
+        for row, log_weight in self._combinations(missing):
+            rows = torch.where(labels == UNKNOWN, row, labels)
+            own = rows[:, self.prior_columns] if self.prior_columns else None
+            log_p = log_weight + self.stage2.module.log_prob(
+                *self._on_device(group.codes, own, None if local is None else local.float(), positions)
+            ).double().cpu()
+            better = log_p > best
+            best, chosen = torch.where(better, log_p, best), torch.where(better[:, None], rows, chosen)
+        return chosen
+
+    def _combinations(self, columns: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
+        """Rows (L,) of all classes of some labels that were seen in training, and the log of their frequencies."""
+        counts = [np.asarray(self._counts(column), np.float64) for column in columns]
+        for place in np.ndindex(*(len(own) for own in counts)):
+            weights = [own[index] / own.sum() for own, index in zip(counts, place, strict=True)]
+            if all(weights):
+                row = torch.zeros(len(self.names), dtype=torch.int64)
+                row[list(columns)] = torch.tensor(place)
+                yield row, float(np.log(weights).sum())
+
+    def _counts(self, column: int) -> tuple[int, ...]:
+        return self.stage2.codes.label_counts[self.stage2.codes.label_names.index(self.names[column])]
+
+    def _on_device(self, *tensors: Tensor | None) -> list[Tensor | None]:
+        device = next(self.stage2.module.parameters()).device
+        return [None if x is None else x.to(device) for x in tensors]
+
+    # --- items to streams and back --------------------------------------------------------------------------
+
+    def code_logits(self, group: Group) -> Tensor:
+        """float64 (n, k, *grid[, g])."""
+        return logits_of(self.prior, group.codes, columns_of(group.labels, self.prior_columns), self.local(group))
+
+    def write(self, group: Group, logits: Tensor) -> Encoder:
+        """A stream of the items of a group. logits: as of `code_logits`."""
+        encoder = Encoder()
+        for column in range(len(self.names)):
+            own = self.label_logits(column)
+            encoder.codes(own.repeat(len(group), 0), group.labels[:, column].numpy())
+        for length in [] if group.lengths is None else group.lengths.tolist():
+            encoder.bits(length, self._length_bits)
+        for action in [] if group.actions is None or not self.num_actions else group.actions.flatten().tolist():
+            encoder.bits(action, self.num_actions.bit_length())
+        write(encoder, logits, group.codes, self.positions(group.lengths))
+        if group.x is not None:
+            self._write_data(encoder, group)
+        return encoder
+
+    def read(self, payloads: Sequence[bytes], counts: Sequence[int], lossless: bool,
+             implementation: str | None = None) -> list[Group]:
+        """The items of several streams, `counts` of each. Damaged streams yield anything."""
+        decoder, total = Decoder(payloads), sum(counts)
+        streams = np.repeat(np.arange(len(counts)), counts)
+        labels = np.zeros((total, len(self.names)), np.int64)
+        for column in range(len(self.names)):
+            labels[:, column] = decoder.codes(self.label_logits(column).repeat(total, 0), streams)
+        lengths = actions = None
+        if self.stage1.example.kind == "audio":
+            most = self.stage1.example.shape[-1]
+            found = [decoder.bits(stream, self._length_bits) for stream in streams]
+            lengths = torch.tensor([min(max(length, 1), most) for length in found])
+        if self.num_actions:
+            frames = self.stage1.example.shape[1]
+            found = [decoder.bits(stream, self.num_actions.bit_length()) for stream in streams for _ in range(frames)]
+            actions = torch.tensor(found).view(total, frames).clamp(max=self.num_actions - 1)
+        group = Group(torch.zeros(total, 0, dtype=torch.int64), torch.from_numpy(labels), lengths, actions)
+        codes = read(decoder, streams.tolist(), self.prior, self.stage1.grid,
+                     columns_of(group.labels, self.prior_columns), self.local(group), self.positions(lengths),
+                     implementation)
+        group = replace(group, codes=codes)
+        if lossless:
+            group = replace(group, x=self._read_data(decoder, streams, group, implementation))
+        ends = np.cumsum(counts)
+        return [group.part(slice(end - count, end)) for end, count in zip(ends.tolist(), counts, strict=True)]
+
+    def label_logits(self, column: int) -> np.ndarray:
+        """(1, classes): of the training frequencies."""
+        with np.errstate(divide="ignore"):
+            return np.log(np.asarray(self._counts(column), np.float64))[None]
+
+    @property
+    def _length_bits(self) -> int:
+        return int(self.stage1.example.shape[-1]).bit_length()
+
+    @torch.no_grad()
+    def _conditions(self, group: Group) -> tuple[Tensor, Tensor | None]:
+        """z_q and the labels of the decoder, in float64."""
+        return self.autoencoder.bottleneck.lookup(group.codes), columns_of(group.labels, self.decoder_columns)
+
+    @torch.no_grad()
+    def _write_data(self, encoder: Encoder, group: Group) -> None:
+        model, (z_q, labels) = self.autoencoder, self._conditions(group)
+        levels = model.likelihood.levels(group.x)
+        if isinstance(model.decoder, AutoregressiveDecoder):
+            logits = logits_of(model.decoder.network, levels[:, 0], labels, model.decoder.features(z_q, labels))
+            write(encoder, logits, levels[:, 0])
+            return
+        params = model.decoder(z_q) if labels is None else model.decoder(z_q, labels)
+        for rows in self._slices(params):
+            logits = model.likelihood.level_logits(params[:, :, rows])
+            encoder.codes(logits.flatten(0, -2).numpy(), levels[:, :, rows].flatten().numpy())
+
+    @torch.no_grad()
+    def _read_data(self, decoder: Decoder, streams: np.ndarray, group: Group, implementation: str | None) -> Tensor:
+        model, (z_q, labels) = self.autoencoder, self._conditions(group)
+        shape = self.stage1.example.shape
+        if isinstance(model.decoder, AutoregressiveDecoder):
+            features = model.decoder.features(z_q, labels)
+            levels = read(decoder, streams.tolist(), model.decoder.network, shape[1:], labels, features, None,
+                          implementation)[:, None]
+            return model.likelihood.from_levels(levels)
+        levels = torch.zeros(len(group), *shape, dtype=torch.int64)
+        params = model.decoder(z_q) if labels is None else model.decoder(z_q, labels)
+        starts = np.flatnonzero(np.diff(streams, prepend=-1)).tolist()
+        for start, stop in zip(starts, [*starts[1:], len(streams)], strict=True):  # as each stream was written
+            own = params[start:stop]
+            for rows in self._slices(own):
+                logits = model.likelihood.level_logits(own[:, :, rows])
+                values = decoder.codes(logits.flatten(0, -2).numpy(), np.full(logits[..., 0].numel(), streams[start]))
+                levels[start:stop, :, rows] = torch.from_numpy(values).view(logits.shape[:-1])
+        return model.likelihood.from_levels(levels)
+
+    def _slices(self, params: Tensor) -> list[slice]:
+        """Rows of the first grid axis whose levels' masses fit into memory."""
+        channels, *grid = self.stage1.example.shape
+        k = 256 if self.stage1.example.kind != "codes" else self.autoencoder.likelihood.params_per_value
+        most = max(1, AT_ONCE // (len(params) * channels * math.prod(grid[1:]) * k))
+        return [slice(start, start + most) for start in range(0, grid[0], most)]
+
+
+def columns_of(labels: Tensor, columns: Sequence[int]) -> Tensor | None:
+    """Some columns of labels (n, L), None where there are none."""
+    return labels[:, list(columns)] if columns else None
+
+
+def _twin(module: Any) -> Any:
+    return copy.deepcopy(module).cpu().double().eval()
