@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipelines.codec.files import Compressed, Given, compress, decoded, items_of, named, open_compressed, restore
+from pipelines.codec.folders import Decompressed, compress_files, decompress_files
+from pipelines.codec.items import Compressed, Given, compress, decoded, items_of, named, open_compressed, restore
 from pipelines.codec.models import Models
 from pipelines.data.codes import CodeData
 from pipelines.files.errors import InputError
@@ -35,7 +36,6 @@ from pipelines.generation.samples import Sampler, Samples
 from pipelines.generation.scores import Scores, score
 from pipelines.kinds import all_kinds, check_able, kind_of
 from pipelines.kinds.base import Written
-from pipelines.kinds.compressed import Decompressed, compress_files, decompress_files
 from pipelines.runs.chain import LoadedRun, load_run
 from pipelines.runs.figures import read_figures
 from pipelines.runs.find import chosen_run
@@ -252,6 +252,7 @@ class TrainedRun:
                        labels: Mapping[str, str] | Sequence[str] = (), batch_size: int = 64) -> Compressed:
         """Compresses a file, or each file of a folder with its name, into one file `out`, in constant memory."""
         _counts(batch_size=batch_size)
+        check_able(self._kind, "load_files", self.folder)
         models = Models(self._loaded)
         wanted = _wanted(labels, models.names)
         return compress_files(self._kind, models, Path(source), Path(out), lossless, actions, wanted, batch_size)
@@ -260,6 +261,7 @@ class TrainedRun:
                          seed: int = 0, batch_size: int = 64) -> Decompressed:
         """Writes the items of a compressed file, or some of them, one file each, and says which ones are damaged."""
         _counts(batch_size=batch_size)
+        check_able(self._kind, "write_item", self.folder)
         return decompress_files(self._kind, Models(self._loaded), Path(source), Path(out), items, seed, batch_size)
 
     def convert_files(self, source: str | Path, out: str | Path, label: str, target: str, seed: int = 0,

@@ -84,19 +84,19 @@ class Kind(ABC):
         """Arrays, tensors, files or a list of these -> items. Raises InputError that says what was expected and
         found."""
 
-    @abstractmethod
     def find_files(self, source: Path) -> list[Path]:
         """The file itself, or all files of this kind below a folder, sorted. Raises InputError where there are none."""
+        raise NotImplementedError(self.name)
 
-    @abstractmethod
     def load_files(self, loaded: LoadedRun, paths: list[Path]) -> tuple[list[Path], Items]:
         """The readable files and their items; warns about the others. Raises InputError where none can be read."""
+        raise NotImplementedError(self.name)
 
-    @abstractmethod
     def write_item(self, stem: Path, x: Tensor, example: Example, exact: bool) -> Path:
         """Writes one item, x without a batch axis and without padding, to a file named `stem` and a suffix.
 
         exact: in a format that keeps every value."""
+        raise NotImplementedError(self.name)
 
     def data_shape(self, loaded: LoadedRun) -> tuple[int, ...]:
         """The shape of one item that `read` returns."""

@@ -12,7 +12,7 @@ from pipelines.files.errors import InputError
 from pipelines.kinds import all_kinds, check_able, kind_of
 from pipelines.kinds.base import Kind
 
-OPTIONAL = ("reconstruct", "convert", "predict", "plot_latents")
+OPTIONAL = ("reconstruct", "convert", "predict", "plot_latents", "find_files", "load_files", "write_item")
 
 
 def pytest_generate_tests(metafunc):

@@ -53,6 +53,8 @@ FLAGS = {
     "sample": (["--n", "2"], ["n", "label", "temperature", "top-k", "top-p", "complete", "keep", "seconds", "actions"]),
     "reconstruct": (["--input", "PICTURES"], ["input", "label"]),
     "convert_speaker": (["--input", "PICTURES", "--speaker", "a"], ["input", "speaker", "label"]),
+    "compress": (["--input", "PICTURES"], ["input", "label", "actions", "lossless"]),
+    "decompress": (["--input", "COMPRESSED"], ["input", "item"]),
     "plot_latents": (["--data-root", "PICTURES"], ["data-root", "split", "example"]),
     "predict_video": ([], ["data-root", "n", "context", "frames", "actions", "temperature", "top-k", "top-p"]),
 }
@@ -92,6 +94,7 @@ def made(tmp_path_factory, command):
     command("train_stage1", *first, cwd=home)
     for verb in ("extract_codes", "train_stage2"):
         command(verb, "run=tiny", cwd=home)
+    command("compress", "--run=tiny", f"--input={home / FOLDER}", f"--out={home / 'all.ndc'}", cwd=home)
     return home
 
 
@@ -141,7 +144,8 @@ def test_every_verb_does_what_was_asked_or_says_in_one_line_why_not(made, tmp_pa
         arguments = [*SMALL, *places, *arguments] if anew else ["run=tiny", *arguments]
     elif verb in FLAGS:
         shutil.copytree(made / "runs", home / "runs")
-        own = [str(made / FOLDER) if word == "PICTURES" else word for word in FLAGS[verb][0]]
+        places = {"PICTURES": str(made / FOLDER), "COMPRESSED": str(made / "all.ndc")}
+        own = [places.get(word, word) for word in FLAGS[verb][0]]
         arguments = [*own, *([] if anew else ["--run=tiny"]), *arguments]
     elif verb in ("list_runs", "publish"):
         shutil.copytree(made / "runs", home / "runs")

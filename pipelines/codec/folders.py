@@ -4,16 +4,27 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
+from torch import Tensor
 from tqdm import tqdm
 
-from pipelines.codec.files import Compressed, Given, compress, decoded, items_of, open_compressed, restore, safe_stems
+from pipelines.codec.items import Compressed, Given, compress, decoded, items_of, open_compressed, restore, safe_stems
 from pipelines.codec.models import Models
 from pipelines.files.atomic import file_made_whole
 from pipelines.files.errors import InputError, naming
 from pipelines.files.locks import only_writer
 from pipelines.files.outputs import one_call
-from pipelines.kinds.base import Items, Kind
+from pipelines.runs.chain import LoadedRun
+from pipelines.runs.example import Example
+
+
+class Kind(Protocol):
+    """What this file asks of a kind of data, pipelines/kinds/base.py."""
+
+    def find_files(self, source: Path) -> list[Path]: ...
+    def load_files(self, loaded: LoadedRun, paths: list[Path]) -> tuple[list[Path], Any]: ...
+    def write_item(self, stem: Path, x: Tensor, example: Example, exact: bool) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ def decompress_files(kind: Kind, models: Models, source: Path, out: Path, items:
     return Decompressed(written, damaged)
 
 
-def _readable(kind: Kind, models: Models, paths: list[Path], total: int) -> Iterator[tuple[list[Path], Items]]:
+def _readable(kind: Kind, models: Models, paths: list[Path], total: int) -> Iterator[tuple[list[Path], Any]]:
     """The items of a batch of files; where the batch as a whole is refused, those of each file that is not."""
     try:
         yield kind.load_files(models.loaded, paths)
