@@ -77,7 +77,7 @@ def read(
         own = [None if x is None else x[rows] for x in (labels, local, lengths)]
         part = codes[rows].clone()
         in_order = part.view(len(part), -1)
-        steps = _steps(prior, len(part), grid, own[0], own[1], implementation)
+        steps = steps_of(prior, len(part), grid, own[0], own[1], implementation)
         kept = _counted(part.shape, own[2])
         for place, position in enumerate(itertools.product(*map(range, part.shape[1:]))):
             here = kept[place]
@@ -128,7 +128,7 @@ def _blocks(streams: np.ndarray, threads: int) -> list[slice]:
     return [slice(start, stop) for start, stop in itertools.pairwise([*starts, len(streams)])]
 
 
-def _steps(
+def steps_of(
     prior: Prior, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None,
     implementation: str | None,
 ) -> Stepper:
