@@ -126,7 +126,7 @@ def work(arguments: argparse.Namespace, kind: str, how: str) -> None:
             np.savez(reference, codes=group.codes.numpy(), labels=group.labels.numpy(), logits=some)
         difference = float(np.abs(some - np.load(reference)["logits"]).max())
         same = file.getvalue() == (arguments.work / "0.ndc").read_bytes()
-        more = f", {exceptions} exceptions, {exception_bits / 8 / payload:.5%} of the payload; the first's bytes: {same}"
+        more = f", {exceptions} exceptions, {exception_bits / 8 / payload:.5%} of the payload; first's bytes: {same}"
         print(json.dumps({"items": len(group), "wrong": 0, "difference": difference, "more": more,
                           "exceptions": exceptions, "payload": payload, "same": same}))
         return

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipelines.data.codes import CodeData, CodeSplit
 from pipelines.data.manifest import MANIFEST
 from pipelines.evaluation.bounds import bounds, others_nats, sample_posterior, shuffled
+from pipelines.evaluation.file_bytes import file_bytes
 from pipelines.evaluation.measured import Measured, Subject, batches, measure, uses
 from pipelines.evaluation.table import each
 from pipelines.files.errors import InputError
@@ -41,6 +42,7 @@ def measure_shared(subject: Subject) -> tuple[Measured, dict]:
     figures["latents"]["shuffled"] = shuffled(measured)
     if codes is not None:
         add_prior(figures, measured, subject, codes)
+    figures["files"] = None if codes is None else file_bytes(subject)
     return measured, figures
 
 

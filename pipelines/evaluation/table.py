@@ -20,6 +20,7 @@ def table(result: dict, own_rows: list[tuple[str, float | list[float] | None, st
         ("bits per example: training prior", latents["bits"], ".1f"),
         ("bits per example: unigram", latents["bits_unigram"], ".1f"),
         ("bits per example: learned prior", latents["bits_prior"], ".1f"),
+        *file_rows(result["files"]),
         ("mean norm of z_e", latents["mean_norm"], ".3f"),
         *shuffled_rows(latents["shuffled"]),
         *own_rows,
@@ -57,6 +58,14 @@ def code_rows(codes: dict | None) -> list[tuple[str, float | None, str]]:
         ("bits per code: learned prior", mean(codes["prior_bits"]), ".3f"),
         ("bits per code: learned prior, training codes", mean(codes["prior_bits_train"]), ".3f"),
     ]
+
+
+def file_rows(found: dict | None) -> list[tuple[str, float | None, str]]:
+    """The sizes of real files; none without a prior."""
+    if found is None:
+        return []
+    return [(f"bytes per item, {found['items']} compressed in one file", found["bytes_per_item"], ".1f"),
+            ("bytes of an item in a file of its own", found["bytes_alone"], ".1f")]
 
 
 def shuffled_rows(found: dict | None) -> list[tuple[str, float | None, str]]:

@@ -1,6 +1,7 @@
 """Speech through the commands, end to end, on a small tree of recordings laid out as the Free Spoken Digit Dataset."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,28 @@ def test_reconstruct_takes_any_rate_and_needs_the_speaker(run, command, tmp_path
     refused = command(*base, check=False)
     assert refused.returncode == 2
     assert refused.stderr.strip().splitlines()[-1].startswith("error: --label: expected speaker=")
+
+
+def test_compressed_recordings_come_back_as_reconstructions_of_their_lengths(run, recordings, command, tmp_path):
+    folder, soundfiles = tmp_path / "in", sorted(recordings.glob("7_ann_*.wav"))[:5]
+    folder.mkdir()
+    for path in soundfiles:
+        shutil.copy(path, folder)
+    soundfile.write(folder / "long.wav", np.zeros(5000), 8000)
+    label = ("--label", "speaker=ann")
+    refused = command("compress", "--run", str(run), "--input", str(folder), check=False)
+    assert refused.returncode == 2 and "error: --label: expected speaker=CLASS" in refused.stderr
+    result = command("compress", "--run", str(run), "--input", str(folder), "--out", str(tmp_path / "a.ndc"), *label)
+    assert "5 items in " in result.stdout and "warning: left out: audio: expected at most 1024" in result.stderr
+    (folder / "long.wav").unlink()
+    command("decompress", "--run", str(run), "--input", str(tmp_path / "a.ndc"), "--out", str(tmp_path / "back"))
+    command("reconstruct", "--run", str(run), "--input", str(folder), "--out", str(tmp_path / "made"), *label)
+    back, made = waves(tmp_path / "back"), waves(tmp_path / "made")
+    assert list(back) == [path.name for path in soundfiles]
+    for wave, other in zip(back.values(), made.values(), strict=True):
+        assert np.array_equal(wave, other)
+    refused = command("compress", "--run", str(run), "--input", str(folder), "--lossless", *label, check=False)
+    assert refused.returncode == 2 and "lossless: expected images, video or codes" in refused.stderr
 
 
 def test_recordings_of_any_length_are_converted_and_reconstructed_whole(run, recordings, command, tmp_path):

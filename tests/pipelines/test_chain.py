@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipelines import evaluate, extract_codes, publish, reconstruct, sample, train_stage1, train_stage2
+from pipelines import evaluate, extract_codes, load, publish, reconstruct, sample, train_stage1, train_stage2
 from pipelines.data import run_codes
 from pipelines.data.codes import CodeData, write_codes
 from pipelines.data.manifest import read_manifest
@@ -177,6 +177,14 @@ def test_reconstructions_of_one_s_own_pictures(chain, tmp_path, capsys):
     assert "1 reconstructions" in capsys.readouterr().out
     assert np.asarray(Image.open(tmp_path / "out" / "00000-noise.png")).shape == (24, 24, 3)
     assert (tmp_path / "out" / "comparison.png").is_file()
+
+
+def test_images_are_compressed_to_the_codes_of_codes_and_back_to_pixels(chain):
+    """Lossless means the codes of the run below: the images are then those that it makes of them."""
+    run, below = load(chain / "top", "cpu"), load(chain / "bottom", "cpu")
+    images = Room(**ROOM).split("validation").batch(torch.arange(4)).x
+    assert torch.equal(run.decompress(run.compress(images)), run.reconstruct(images))
+    assert torch.equal(run.decompress(run.compress(images, lossless=True)), below.reconstruct(images))
 
 
 def test_evaluation_says_what_the_codes_are_worth(copied, capsys):

@@ -197,6 +197,33 @@ def test_video_without_actions_trains_samples_predicts_and_evaluates(without_act
     assert "predicted: PSNR, dB" in result.stdout
 
 
+@pytest.mark.parametrize("name", STAGES)
+def test_clips_are_compressed_with_their_actions(runs, name):
+    run, batch = load(runs / name, "cpu"), Room(**ROOM).split("validation").batch(torch.arange(3))
+    assert torch.equal(run.decompress(run.compress(batch.x, actions=batch.actions)), run.reconstruct(batch.x))
+    assert torch.equal(run.decompress(run.compress(batch.x, actions="forward", lossless=True), [1]), batch.x[1:2])
+    with pytest.raises(InputError, match="actions: expected those of the clips"):
+        run.compress(batch.x)
+    with pytest.raises(InputError, match=r"actions: expected int64 \(3, 8\) from 0 to 2, found torch.int64 \(3, 4\)"):
+        run.compress(batch.x, actions=batch.actions[:, :4])
+
+
+def test_video_files_are_compressed_and_come_back_exactly_or_as_reconstructions(without_actions, command, tmp_path):
+    run, source = without_actions[0], tmp_path / "clips"
+    source.mkdir()
+    for number in range(3):
+        (source / f"{number}.gif").write_bytes((run.parent.parent / f"{number}.gif").read_bytes())
+    (source / "cut.gif").write_bytes((source / "0.gif").read_bytes()[:60])
+    for flags, suffix in (((), "gif"), (("--lossless",), "npy")):
+        file = str(tmp_path / f"{suffix}.ndc")
+        result = command("compress", "--run", str(run), "--input", str(source), "--out", file, *flags)
+        assert "3 items in " in result.stdout and "cut.gif" in result.stderr
+        command("decompress", "--run", str(run), "--input", file, "--out", str(tmp_path / suffix))
+        assert {path.name for path in (tmp_path / suffix).glob(f"*.{suffix}")} == {f"{n}.{suffix}" for n in range(3)}
+    frames = np.stack(frames_of(source / "1.gif")[:4])
+    assert np.array_equal(np.load(tmp_path / "npy" / "1.npy"), frames)
+
+
 def test_the_door_reads_the_first_frames_of_a_video_file(without_actions, tmp_path):
     run, door = without_actions[0], load(without_actions[0])
     path = run.parent.parent / "2.gif"
