@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-QUALITIES = {"JPEG": range(5, 80, 5), "WEBP": range(0, 90, 5), "AVIF": range(0, 80, 5)}
-EFFORT: dict[str, dict] = {"JPEG": {"optimize": True, "subsampling": 2}, "WEBP": {"method": 6}, "AVIF": {"speed": 0}}
+QUALITIES = {"JPEG": range(5, 80, 5), "WEBP": range(0, 90, 5), "AVIF": range(10, 75, 5)}
+EFFORT: dict[str, dict] = {"JPEG": {"optimize": True}, "WEBP": {"method": 6}, "AVIF": {"speed": 4}}
 
 
 def main() -> None:

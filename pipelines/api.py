@@ -14,6 +14,7 @@ tensors on the CPU, one item for one item. Errors are `InputError`, a ValueError
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,7 @@ class TrainedRun:
         actions: of each frame of each clip, int64 (n, t) or one name for all, where the prior is conditioned on
         them."""
         _counts(batch_size=batch_size)
-        items, models = self._kind.read(self._loaded, x), Models(self._loaded)
+        items, models = self._kind.read(self._loaded, x), self._models
         given = Given(items.x, models.wanted_labels(labels, len(items.x)), items.lengths,
                       models.wanted_actions(actions, len(items.x)))
         file = io.BytesIO()
@@ -222,7 +223,7 @@ class TrainedRun:
         items: numbers or names of some of them, in this order. Raises InputError that names items which are damaged:
         ask for the others, or let `decompress_files` write them."""
         _counts(batch_size=batch_size)
-        models = Models(self._loaded)
+        models = self._models
         reader = open_compressed(models, io.BytesIO(data), "data")
         wanted = list(range(reader.count)) if items is None else items_of(reader, items, "data")
         found: dict[int, Tensor] = {}
@@ -253,16 +254,15 @@ class TrainedRun:
         """Compresses a file, or each file of a folder with its name, into one file `out`, in constant memory."""
         _counts(batch_size=batch_size)
         check_able(self._kind, "load_files", self.folder)
-        models = Models(self._loaded)
-        wanted = _wanted(labels, models.names)
-        return compress_files(self._kind, models, Path(source), Path(out), lossless, actions, wanted, batch_size)
+        wanted = _wanted(labels, self._models.names)
+        return compress_files(self._kind, self._models, Path(source), Path(out), lossless, actions, wanted, batch_size)
 
     def decompress_files(self, source: str | Path, out: str | Path, items: Sequence[int | str] | None = None,
                          seed: int = 0, batch_size: int = 64) -> Decompressed:
         """Writes the items of a compressed file, or some of them, one file each, and says which ones are damaged."""
         _counts(batch_size=batch_size)
         check_able(self._kind, "write_item", self.folder)
-        return decompress_files(self._kind, Models(self._loaded), Path(source), Path(out), items, seed, batch_size)
+        return decompress_files(self._kind, self._models, Path(source), Path(out), items, seed, batch_size)
 
     def convert_files(self, source: str | Path, out: str | Path, label: str, target: str, seed: int = 0,
                       batch_size: int = 16) -> Written:
@@ -290,6 +290,11 @@ class TrainedRun:
             return self._kind.plot_latents(self._loaded, data_root, Path(out), split, example, seed, batch_size)
 
     # --- checks ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _models(self) -> Models:
+        """What compressed files are coded by, kept with its fingerprint."""
+        return Models(self._loaded)
 
     @property
     def _device(self) -> torch.device:
