@@ -191,7 +191,7 @@ class _Population:
         return torch.arange(0, self.n * self.m, self.m, device=self.codes.device)[:, None]
 
     def _each(self, x: Tensor) -> Tensor:
-        return repeat(x, "n ... -> (n m) ...", m=self.m)
+        return repeat(x, "n ... -> (n m) ...", m=self.m).contiguous()  # of one item it is a view of it
 
 
 class _Chain:
