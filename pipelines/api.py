@@ -170,7 +170,7 @@ class TrainedRun:
         training. Other names are options of the kind of data: `complete=IMAGE, keep=0.5` of images, `seconds=0.5` of
         audio, `actions="forward"` of video. `complete=ITEM, mask=PART` fills a part of an image (an image, white there,
         or booleans), of audio (seconds, "0.2-0.35") or of video (frames, "4-8", or a region) given all around it;
-        labels not given are drawn as the known codes say. `particles`, `sweeps`, `paste=False`: see sample.py --help."""
+        labels not given are drawn as the known codes say. `particles`, `sweeps`, `paste`: see sample.py --help."""
         _counts(n=n, batch_size=batch_size)
         loaded, names = self._loaded, self._sampling_labels
         wanted = _wanted(labels, names)

@@ -76,8 +76,8 @@ def add_completion_flags(parser: argparse._ArgumentGroup) -> None:
                         "this image; of audio seconds, 0.2-0.35 or 0.1-0.2,0.4-0.5; of video frames, 4-8, or an image")
     parser.add_argument("--particles", type=int, help="with --mask: grids that are tried side by side for each "
                         "candidate (default: 32)")
-    parser.add_argument("--sweeps", type=int, help="with --mask: redraws of all codes of a candidate, piece by piece "
-                        "(default: 4, with --temperature, --top-k or --top-p 0)")
+    parser.add_argument("--sweeps", type=int, help="with --mask: rounds in which the codes of a candidate are "
+                        "redrawn box by box, given all others (default: 0: more particles do more)")
     parser.add_argument("--no-paste", action="store_const", const=False, dest="paste", help="with --mask: show the "
                         "visible part as decoded, in place of its own pixels or samples")
 

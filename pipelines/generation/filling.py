@@ -21,7 +21,6 @@ from pipelines.runs.store import TrainedStage
 # middle or a quarter hidden, those of the whole image were 99.3 % with 8, 99.7 % with 16 and 99.9 % with 32.
 STAND_INS = 16
 FADE_S = 0.008  # of audio, on the visible side of an edge: a jump of the waveform would click
-SWEEPS = 4
 MOST = 100_000  # particles and sweeps
 
 
@@ -33,14 +32,12 @@ class Gap:
     hidden: Tensor  # bool (1 or n, *grid of the data): to be filled
     lengths: Tensor | None = None  # (1 or n,) int64: how much of the first axis is real
     particles: int = 32  # of the population from which each candidate is drawn
-    sweeps: int | None = None  # over the codes of a candidate afterwards; None: SWEEPS, where the draws allow them
+    sweeps: int = 0  # over the codes of a candidate afterwards
     paste: bool = True  # the visible part is that of x, not of the decoder
 
     def __post_init__(self) -> None:
         for name, least in (("particles", 1), ("sweeps", 0)):
             value = getattr(self, name)
-            if value is None and name == "sweeps":
-                continue
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST:
                 raise InputError(f"{name}: expected a number from {least} to {MOST}, found {value!r}")
         if not isinstance(self.paste, bool):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pipelines.files.errors import InputError
 from pipelines.generation.decoding import decode, descend, pixel_uniforms
-from pipelines.generation.filling import FADE_S, STAND_INS, SWEEPS, Gap, known_codes, pasted
+from pipelines.generation.filling import FADE_S, STAND_INS, Gap, known_codes, pasted
 from pipelines.generation.labels import choose_labels, conditioning_labels
 from pipelines.generation.scores import prior_labels
 from pipelines.runs.chain import LoadedRun
@@ -75,6 +75,9 @@ class Sampler:
     def __post_init__(self) -> None:
         bottleneck, stage1 = self.loaded.stage1.module.bottleneck, self.loaded.stage1
         self._check_numbers()
+        plain = self.temperature == 1 and self.top_k is None and self.top_p is None
+        if self.gap is not None and self.gap.sweeps and not plain:
+            raise InputError(f"sweeps: expected 0 with temperature, top_k or top_p, found {self.gap.sweeps}")
         if isinstance(bottleneck, Quantizer):
             if self.loaded.stage2 is None:
                 raise InputError(f"{self.loaded.run.stage2}: expected a trained stage 2, found none; train it first: "
@@ -180,10 +183,8 @@ class Sampler:
         device, stage2 = known.device, self.loaded.stage2
         given = {name: self.labels[name] for name in stage2.condition_on if name in self.labels}
         choices, log_weights = prior_labels(stage2, given)
-        plain = self.temperature == 1 and self.top_k is None and self.top_p is None
-        sweeps = (SWEEPS if plain else 0) if self.gap.sweeps is None else self.gap.sweeps
         return fill(
-            stage2.module, known, lambda *shape: draws(own, *shape).to(device), self.gap.particles, sweeps,
+            stage2.module, known, lambda *shape: draws(own, *shape).to(device), self.gap.particles, self.gap.sweeps,
             labels=choices.to(device) if choices.shape[1] else None, log_weights=log_weights.to(device), local=local,
             lengths=None if positions is None else positions.to(device), temperature=self.temperature,
             top_k=self.top_k, top_p=self.top_p, progress=bar.prior,

@@ -69,7 +69,8 @@ def test_what_it_leaves_out_is_refused_and_those_that_have_it_are_named(kind_nam
 def test_signatures_are_those_of_the_base(kind_name):
     """What verbs and the door pass by name arrives: a method of a kind takes the parameters that `Kind` names."""
     kind = type(kind_of(kind_name))
-    for name in (*OPTIONAL, "show", "code_fields", "sampler_options", "read_mask", "write_samples", "read", "check_views"):
+    others = "show", "code_fields", "sampler_options", "read_mask", "write_samples", "read", "check_views"
+    for name in (*OPTIONAL, *others):
         base, own = (list(inspect.signature(getattr(cls, name)).parameters) for cls in (Kind, kind))
         assert own == base, name
 

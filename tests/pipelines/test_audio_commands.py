@@ -88,6 +88,21 @@ def test_samples_have_the_labels_and_the_lengths_that_were_asked_for(run, comman
     assert lengths <= {64 * int(length) for length in CodeData(run / "codes").split("train").lengths}
 
 
+def test_a_hidden_part_of_a_recording_is_filled(run, recordings, command, tmp_path):
+    source = recordings / "7_ann_0.wav"
+    command("sample", "--run", str(run), "--n", "2", "--complete", str(source), "--mask", "0.02-0.03",
+            "--particles", "4", "--label", "digit=7", "--out", str(tmp_path / "out"))
+    made, original = waves(tmp_path / "out"), soundfile.read(source, dtype="int16")[0]
+    assert len(made) == 2 and all("-7-" in name for name in made)
+    for wave in made.values():  # 8 ms on each side fade; files are scaled to a peak of 0.9 where they are read
+        assert len(wave) == len(original)
+        scale = 0.9 * 2**15 / np.abs(original).max()
+        assert np.abs(wave[:90] - scale * original[:90]).max() < 20
+        assert np.abs(wave[310:] - scale * original[310:]).max() < 20
+        assert np.abs(wave[160:240] - scale * original[160:240]).max() > 500
+    assert (tmp_path / "out" / "candidates.csv").exists() and (tmp_path / "out" / "spectrograms.png").exists()
+
+
 def test_conversion_keeps_codes_and_length_and_changes_the_voice(run, recordings, command, tmp_path):
     result = command("convert_speaker", "--run", str(run), "--input", str(recordings / "7_ann_0.wav"),
                      "--speaker", "bob", "--out", str(tmp_path / "bob"))

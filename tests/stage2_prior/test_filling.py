@@ -1,4 +1,4 @@
-"""Filling of codes given all others: the distribution is the exact one, by enumeration; what must not matter does not."""
+"""Codes drawn given all others: their distribution is the exact one, by enumeration."""
 
 import itertools
 import math
