@@ -1,7 +1,7 @@
 """How well hidden parts of held-out MNIST digits are filled, by the digits that a classifier reads afterwards.
 
     python -m benchmarks.filling                                   # 200 test images, 3 masks: an hour on one core
-    python -m benchmarks.filling --n 40 --particles 32 --picture docs/fill_mnist.png
+    python -m benchmarks.filling --picture docs/fill_mnist.png     # a picture of some, in place of the table
 
 Each image is completed by `run.sample(complete=..., mask=...)` of pretrained/mnist, no label given. One particle is
 filling in raster order, as `known` of `stage2_prior.sampling.sample` does it: each code is drawn given earlier ones
@@ -26,7 +26,7 @@ from pipelines.media.images import image_rows, write_image
 from pipelines.runs.data import load_data
 from pipelines.splits.order import spread
 
-SHOWN, CANDIDATES = 8, 4  # columns of the picture, and filled rows for each of them
+SHOWN, CANDIDATES = 10, 3  # columns of the picture, and filled rows
 
 
 def masks(height: int, width: int) -> dict[str, Tensor]:
@@ -45,14 +45,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--particles", type=int, nargs="+", default=[8, 32], help="default: 8 32")
     parser.add_argument("--sweeps", type=int, default=0, help="after the particles (default: 0)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--picture", type=Path, help="a PNG of some images, raster order and candidates")
+    parser.add_argument("--picture", type=Path, help="draw some images into this PNG, in place of the table")
     return parser.parse_args()
 
 
 def main(arguments: argparse.Namespace) -> None:
     run = load(arguments.run)
     data = load_data(run._loaded.run, run._loaded.stage1, arguments.data_root)
-    test = data.split("test").batch(spread(arguments.n, len(data.split("test"))))
+    test = data.split("test").batch(spread(SHOWN if arguments.picture else arguments.n, len(data.split("test"))))
+    if arguments.picture:
+        return draw(arguments.picture, run, test.x, max(arguments.particles), arguments.seed)
     classifier = train_image_classifier(data.split("train"), 0, len(data.classes[0]), run.shape, torch.device("cpu"))
     truth = test.labels[:, 0]
     read = classify(classifier, test.x) == truth
@@ -73,8 +75,6 @@ def main(arguments: argparse.Namespace) -> None:
             how = "raster order" if particles == 1 else f"{particles} particles"
             print(f"| {name} | {how} | {mean(read)} | {gain} | {mean(labels)} | {mean(filled.bits, 1)}{saved} | "
                   f"{mean(filled.effective, 1)} | {seconds:.2f} |", flush=True)
-    if arguments.picture:
-        draw(arguments.picture, run, test.x[:SHOWN], max(arguments.particles), arguments.seed)
 
 
 def mean(x: Tensor, digits: int = 3) -> str:
@@ -84,14 +84,17 @@ def mean(x: Tensor, digits: int = 3) -> str:
 
 
 def draw(path: Path, run: TrainedRun, images: Tensor, particles: int, seed: int) -> None:
-    """Rows of images for each mask, one under the other: what is given, raster order, candidates by rank."""
+    """Rows of images for each mask, one under the other: original, what is given, raster order, candidates by rank."""
     parts = []
     for name, hidden in masks(*run.shape[1:]).items():
         rows = {"original": images, name: torch.where(hidden, 128, images).to(torch.uint8)}
-        rows["raster order"] = run.sample(len(images), seed, complete=images, mask=hidden, particles=1, sweeps=0).x
-        made = [run.sample(CANDIDATES, seed, complete=image, mask=hidden, particles=particles) for image in images]
+        rows["raster order"] = run.sample(len(images), seed, complete=images, mask=hidden, particles=1).x
+        repeated = images.repeat_interleave(CANDIDATES, 0)
+        made = run.sample(len(repeated), seed, complete=repeated, mask=hidden, particles=particles)
+        ranks = made.bits.view(-1, CANDIDATES).argsort(1)
         for rank in range(CANDIDATES):
-            rows[f"candidate {rank + 1}"] = torch.stack([own.x[own.ranking[rank]] for own in made])
+            best = ranks[:, rank] + torch.arange(0, len(repeated), CANDIDATES)
+            rows[f"candidate {rank + 1}"] = made.x[best]
         parts.append(image_rows(rows))
     widest = max(part.shape[2] for part in parts)
     parts = [torch.nn.functional.pad(part, (widest - part.shape[2], 0), value=255) for part in parts]

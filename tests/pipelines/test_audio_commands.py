@@ -8,10 +8,12 @@ import pytest
 import soundfile
 import torch
 
+from pipelines.api import load
 from pipelines.data.audio_folder import AudioFolder
 from pipelines.data.codes import CodeData
 from pipelines.data.fsdd import FSDD
 from pipelines.files.errors import InputError
+from pipelines.kinds import kind_of
 from pipelines.runs.store import Run, load_stage1
 
 SMALL = [
@@ -88,19 +90,21 @@ def test_samples_have_the_labels_and_the_lengths_that_were_asked_for(run, comman
     assert lengths <= {64 * int(length) for length in CodeData(run / "codes").split("train").lengths}
 
 
-def test_a_hidden_part_of_a_recording_is_filled(run, recordings, command, tmp_path):
-    source = recordings / "7_ann_0.wav"
-    command("sample", "--run", str(run), "--n", "2", "--complete", str(source), "--mask", "0.02-0.03",
-            "--particles", "4", "--label", "digit=7", "--out", str(tmp_path / "out"))
-    made, original = waves(tmp_path / "out"), soundfile.read(source, dtype="int16")[0]
-    assert len(made) == 2 and all("-7-" in name for name in made)
-    for wave in made.values():  # 8 ms on each side fade; files are scaled to a peak of 0.9 where they are read
-        assert len(wave) == len(original)
-        scale = 0.9 * 2**15 / np.abs(original).max()
-        assert np.abs(wave[:90] - scale * original[:90]).max() < 20
-        assert np.abs(wave[310:] - scale * original[310:]).max() < 20
-        assert np.abs(wave[160:240] - scale * original[160:240]).max() > 500
-    assert (tmp_path / "out" / "candidates.csv").exists() and (tmp_path / "out" / "spectrograms.png").exists()
+def test_a_hidden_part_of_a_recording_is_filled(run, recordings, tmp_path):
+    loaded, source = load(run, "cpu"), recordings / "7_ann_0.wav"
+    given = kind_of("audio").read(loaded._loaded, source)
+    length = int(given.lengths[0])
+    filled = loaded.sample(2, complete=source, mask="0.02-0.03", particles=4, digit="7")
+    assert filled.labels["digit"] == ["7", "7"] and filled.lengths.tolist() == [length] * 2
+    change = (filled.x - given.x)[:, 0].abs()
+    assert change[:, 160:240].amax(1).min() > 0.01  # 20 to 30 ms at 8 kHz
+    assert change[:, 90:310].amax() > 0 == change[:, :90].amax() == change[:, 310:].amax(), "8 ms fade on each side"
+    assert filled.save(tmp_path / "out").exists() and (tmp_path / "out" / "candidates.csv").exists()
+    assert {len(wave) for wave in waves(tmp_path / "out").values()} == {length}
+    with pytest.raises(InputError, match="^seconds: expected none with a recording to complete, found 0.1$"):
+        loaded.sample(1, complete=source, mask="0.02-0.03", seconds=0.1)
+    with pytest.raises(InputError, match="^mask: expected seconds as START-END"):
+        loaded.sample(1, complete=source, mask="0.02-9")
 
 
 def test_conversion_keeps_codes_and_length_and_changes_the_voice(run, recordings, command, tmp_path):
