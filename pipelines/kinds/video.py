@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from pipelines.runs.example import Example
     from pipelines.splits.base import Batch, Data
     from pipelines.training.log import RunLog
+
+
+RANGES = re.compile(r"[\d.,\s-]+")  # no name of an image
 
 
 class Video(Kind):
@@ -119,7 +123,7 @@ class Video(Kind):
             if tuple(mask.shape[-3:]) != (frames, *size) or mask.ndim > 4 or not len(mask):
                 raise InputError(f"mask: expected booleans of shape {(frames, *size)}, found shape {tuple(mask.shape)}")
             return mask.reshape(-1, frames, *size).cpu()
-        if isinstance(mask, torch.Tensor) or (isinstance(mask, (str, Path)) and Path(mask).suffix):
+        if isinstance(mask, torch.Tensor) or (isinstance(mask, (str, Path)) and not RANGES.fullmatch(str(mask))):
             return read_region(mask, tuple(size))[:, None].expand(-1, frames, -1, -1)
         hidden = torch.zeros(1, frames, *size, dtype=torch.bool)
         for start, end in ranges(mask, "frames", frames):
