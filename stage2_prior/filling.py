@@ -32,6 +32,7 @@ from stage2_prior.prior import Prior
 from stage2_prior.rule import Rule
 from stage2_prior.sampling import sample
 
+SIDE_BY_SIDE = 512  # grids that are drawn in one go: as many as the kernels on a GPU take
 LOGITS = 2**24  # of one forward pass at most: 64 MiB in float32
 UNEVEN = 0.5  # of the particles: with an effective sample size below it they are resampled
 
@@ -60,8 +61,12 @@ class _Task:
         return self.choices[rows] if self.choices.shape[1] else None
 
     def draw(self, known: Tensor, uniforms: Tensor, rows: Tensor, local: Tensor | None) -> Tensor:
-        rule = self.rule
-        return sample(self.prior, uniforms, self.labels(rows), local, rule.temperature, rule.top_k, rule.top_p, known)
+        how = self.rule.temperature, self.rule.top_k, self.rule.top_p
+        parts = torch.split(torch.arange(len(known), device=known.device), SIDE_BY_SIDE)
+        return torch.cat([
+            sample(self.prior, uniforms[i], self.labels(rows[i]), None if local is None else local[i], *how, known[i])
+            for i in parts
+        ])  # fmt: skip
 
     def nats(self, codes: Tensor, rows: Tensor, local: Tensor | None) -> Tensor:
         """`Prior.code_nats` as float64, in parts that bound the memory."""

@@ -21,7 +21,7 @@ from pipelines.runs.store import TrainedStage
 # middle or a quarter hidden, those of the whole image were 99.3 % with 8, 99.7 % with 16 and 99.9 % with 32.
 STAND_INS = 16
 FADE_S = 0.008  # of audio, on the visible side of an edge: a jump of the waveform would click
-MOST = 100_000  # particles and sweeps
+MOST = 10_000  # particles and sweeps
 
 
 @dataclass(frozen=True)

@@ -105,16 +105,13 @@ class Sampler:
                 bar.begin(len(numbers))
                 parts.append(draw(numbers, bar))
                 bar.end()
-        def joined(name: str) -> Tensor | None:
-            found = [getattr(part, name) for part in parts]
-            return None if found[0] is None else torch.cat(found)
-
-        kept = {"label_names": self._label_names, "gap": self.gap}
-        return Samples(**kept, **{own.name: joined(own.name) for own in fields(Samples) if own.name not in kept})
+        tensors = [own.name for own in fields(Samples) if isinstance(getattr(parts[0], own.name), Tensor)]
+        return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in tensors})
 
     def _stand_ins(self) -> Tensor:
-        """Samples (m, *shape) for the place of what is hidden: the same whatever the seed."""
-        free = replace(self, gap=None, seed=0, temperature=1.0, top_k=None, top_p=None)
+        """Samples (m, *shape) for the place of what is hidden: the same whatever the seed, and as long as the items."""
+        length = None if self.gap.lengths is None else int(self._codes_of(self.gap.lengths).max())
+        free = replace(self, gap=None, seed=0, temperature=1.0, top_k=None, top_p=None, length=length)
         with _Bar(STAND_INS, self.loaded.stage1.module.decoder) as bar:
             bar.begin(STAND_INS)
             return free._draw_codes(range(STAND_IN, STAND_IN + STAND_INS), bar).x
@@ -165,18 +162,8 @@ class Sampler:
         hop = spec.shape[-1] // spec.grid[0]
         lengths = None if positions is None else positions * hop
         x = decode(stage1, codes, labels[:, columns1] if columns1 else None, lengths, own, bar.decoder)
-        x = descend(self.loaded.parents, x, own)
-        if filled is None:
-            return Samples(x, codes.cpu(), labels, names, lengths)
-        gap = self.gap
-        if gap.lengths is not None:
-            lengths = gap.rows(numbers, gap.lengths)
-            x = torch.where(torch.arange(x.shape[-1]) < lengths[:, None, None], x, 0)
-        if gap.paste:
-            fade = 0 if lengths is None else round(FADE_S * stage1.example.facts["sample_rate_hz"])
-            x = pasted(gap.rows(numbers, gap.x), gap.rows(numbers, gap.hidden), x, fade)
-        return Samples(x, codes.cpu(), labels, names, lengths, gap, (filled.nats / math.log(2)).cpu(),
-                       filled.effective.cpu(), None if filled.changed is None else filled.changed.cpu())
+        made = Samples(descend(self.loaded.parents, x, own), codes.cpu(), labels, names, lengths)
+        return made if filled is None else self._completed(made, filled, numbers)
 
     def _filled(self, known: Tensor, local: Tensor | None, positions: Tensor | None, own: list, bar: "_Bar") -> Filled:
         """The codes, and the labels that are not given, drawn given the known codes."""
@@ -190,11 +177,29 @@ class Sampler:
             top_k=self.top_k, top_p=self.top_p, progress=bar.prior,
         )
 
+    def _completed(self, made: Samples, filled: Filled, numbers: range) -> Samples:
+        """As long as the items, with what is visible of them, and with how well the codes were found."""
+        gap, x, lengths, fade = self.gap, made.x, None, 0
+        if gap.lengths is not None:
+            lengths = gap.rows(numbers, gap.lengths)
+            x = torch.where(torch.arange(x.shape[-1]) < lengths[:, None, None], x, 0)
+            fade = round(FADE_S * self.loaded.stage1.example.facts["sample_rate_hz"])
+        if gap.paste:
+            x = pasted(gap.rows(numbers, gap.x), gap.rows(numbers, gap.hidden), x, fade)
+        changed = None if filled.changed is None else filled.changed.cpu()
+        return replace(made, x=x, lengths=lengths, gap=gap, bits=filled.nats.cpu() / math.log(2),
+                       effective=filled.effective.cpu(), changed=changed)
+
+    def _codes_of(self, lengths: Tensor) -> Tensor:
+        """Lengths of items in data units -> in codes."""
+        spec = self.loaded.stage2.codes
+        return -(-lengths * spec.grid[0] // spec.shape[-1])
+
     def _positions(self, labels: Tensor | None, numbers: range, own: list) -> Tensor | None:
         """Lengths in codes (b,) int64 of padded items, as asked for or as in training; None where items have none."""
         spec = self.loaded.stage2.codes
         if self.gap is not None and self.gap.lengths is not None:
-            return -(-self.gap.rows(numbers, self.gap.lengths) * spec.grid[0] // spec.shape[-1])
+            return self._codes_of(self.gap.rows(numbers, self.gap.lengths))
         if spec.length_counts is None:
             if self.length is not None:
                 raise InputError("length: expected a run on items with lengths, found one without")
