@@ -173,7 +173,9 @@ class TrainedRun:
 
         Labels are given by name, `digit="7"` (or `labels=["digit=7"]`); those not given are drawn as often as in
         training. Other names are options of the kind of data: `complete=IMAGE, keep=0.5` of images, `seconds=0.5` of
-        audio, `actions="forward"` of video."""
+        audio, `actions="forward"` of video. `complete=ITEM, mask=PART` fills a part of an image (an image, white there,
+        or booleans), of audio (seconds, "0.2-0.35") or of video (frames, "4-8", or a region) given all around it;
+        labels not given are drawn as the known codes say. `particles`, `sweeps`, `paste`: see sample.py --help."""
         _counts(n=n, batch_size=batch_size)
         loaded, names = self._loaded, self._sampling_labels
         wanted = _wanted(labels, names)
@@ -307,12 +309,12 @@ class TrainedRun:
     def _check_options(self, options: Mapping[str, Any]) -> None:
         """Refuses options of other kinds of data, labels this run is not conditioned on, and misspelt names."""
         for name in options:
-            able = [kind.name for kind in all_kinds().values() if name in kind.sample_flags]
+            able = [kind.name for kind in all_kinds().values() if name in kind.options]
             if self.kind in able:
                 continue
             if able:
                 raise InputError(f"{name}: expected a run on {' or '.join(able)}, found {self.folder} on {self.kind}")
-            known = [*self._sampling_labels, *self._kind.sample_flags]
+            known = [*self._sampling_labels, *self._kind.options]
             raise InputError(f"{name}: expected one of {', '.join(known) or 'no further options'}, found {name!r}")
 
     def _need_codes(self) -> None:
@@ -378,6 +380,26 @@ class SampledItems:
         classes = self._run.classes
         return {name: [classes[name][number] for number in self._samples.label(name).tolist()]
                 for name in self._samples.label_names}
+
+    @property
+    def bits(self) -> Tensor | None:
+        """Of filled items, float64 (n,): -log2 of the prior's probability of codes and labels."""
+        return self._samples.bits
+
+    @property
+    def ranking(self) -> list[int]:
+        """Of filled items, the numbers of the candidates, the likeliest first."""
+        return self._samples.ranking
+
+    @property
+    def effective(self) -> Tensor | None:
+        """Of filled items, float64 (n,): the smallest effective sample size of each candidate's particles."""
+        return self._samples.effective
+
+    @property
+    def changed(self) -> Tensor | None:
+        """Of filled items, float64 (n,): the share of redraws that changed codes; None without sweeps."""
+        return self._samples.changed
 
     def save(self, folder: str | Path) -> Path:
         """Writes one file per sample and one overview of all, whose path is returned, in the place of the files of the

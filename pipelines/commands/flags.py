@@ -72,6 +72,19 @@ def add_truncation_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, help="sample from the likeliest codes whose probabilities add up to p")
 
 
+def add_completion_flags(parser: argparse._ArgumentGroup) -> None:
+    """The flags `pipelines.kinds.base.COMPLETION`: an item, the part of it to fill, and how."""
+    parser.add_argument("--complete", type=expanded, metavar="FILE", help="an image, a recording or a clip to complete")
+    parser.add_argument("--mask", type=expanded, metavar="PART", help="fill this part: of an image what is white in "
+                        "this image; of audio seconds, 0.2-0.35 or 0.1-0.2,0.4-0.5; of video frames, 4-8, or an image")
+    parser.add_argument("--particles", type=int, help="with --mask: grids that are tried side by side for each "
+                        "candidate (default: 32)")
+    parser.add_argument("--sweeps", type=int, help="with --mask: rounds in which the codes of a candidate are "
+                        "redrawn box by box, given all others (default: 0: more particles do more)")
+    parser.add_argument("--no-paste", action="store_const", const=False, dest="paste", help="with --mask: show the "
+                        "visible part as decoded, in place of its own pixels or samples")
+
+
 def truncation(arguments: argparse.Namespace) -> dict[str, float | None]:
     """Keyword arguments of `stage2_prior.sampling.sample`."""
     return {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")}

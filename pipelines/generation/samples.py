@@ -9,7 +9,7 @@ Axes: n samples, b samples of a batch, c channels, g codebooks, L labels.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -17,13 +17,18 @@ from tqdm import tqdm
 
 from pipelines.files.errors import InputError
 from pipelines.generation.decoding import decode, descend, pixel_uniforms
+from pipelines.generation.filling import FADE_S, STAND_INS, Gap, known_codes, pasted
 from pipelines.generation.labels import choose_labels, conditioning_labels
+from pipelines.generation.scores import prior_labels
 from pipelines.runs.chain import LoadedRun
 from pipelines.splits.lengths import conditioning, draw_lengths
 from pipelines.splits.noise import draws, generator
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.base import Quantizer
+from stage2_prior.filling import Filled, fill
 from stage2_prior.sampling import sample
+
+STAND_IN = 2**62  # numbers of samples from which stand-ins for a hidden part are counted: no user's sample has them
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,16 @@ class Samples:
     labels: Tensor | None  # (n, L) int64, one column for each of `label_names`
     label_names: list[str]  # the labels that either stage is conditioned on
     lengths: Tensor | None  # (n,) int64: how much of the first axis of x is real; None: all of it
+    # Where a hidden part was filled:
+    gap: Gap | None = None
+    bits: Tensor | None = None  # (n,) float64, -log2 of the prior's probability of codes and labels: candidates' rank
+    effective: Tensor | None = None  # (n,) float64, the smallest effective sample size of a candidate's particles
+    changed: Tensor | None = None  # (n,) float64, the share of boxes whose codes a sweep changed; None without sweeps
+
+    @property
+    def ranking(self) -> list[int]:
+        """Numbers of the candidates, the likeliest first."""
+        return self.bits.argsort(stable=True).tolist()
 
     def label(self, name: str) -> Tensor:
         """The classes (n,) of one label."""
@@ -55,10 +70,14 @@ class Sampler:
     known: Tensor | None = None  # int64 (1 or n, *grid[, g]): codes that are kept, -1 where free
     length: int | None = None  # of every sample, in codes; None: drawn from the training items with the same labels
     local: Tensor | None = None  # (m, c, *grid or 1s): each sample is conditioned on one of these rows, drawn
+    gap: Gap | None = None  # a part of an item that is to be filled; its lengths take the place of `length`
 
     def __post_init__(self) -> None:
         bottleneck, stage1 = self.loaded.stage1.module.bottleneck, self.loaded.stage1
         self._check_numbers()
+        plain = self.temperature == 1 and self.top_k is None and self.top_p is None
+        if self.gap is not None and self.gap.sweeps and not plain:
+            raise InputError(f"sweeps: expected 0 with temperature, top_k or top_p, found {self.gap.sweeps}")
         if isinstance(bottleneck, Quantizer):
             if self.loaded.stage2 is None:
                 raise InputError(f"{self.loaded.run.stage2}: expected a trained stage 2, found none; train it first: "
@@ -67,15 +86,17 @@ class Sampler:
         if not bottleneck.prior_draws:
             raise InputError(f"{stage1.step_folder}: expected codes or latents with a prior, found "
                              f"{type(bottleneck).__name__}: there is no distribution to sample from")
-        for name in ("labels", "top_k", "top_p", "known", "length", "local"):
+        for name in ("labels", "top_k", "top_p", "known", "length", "local", "gap"):
             if (value := getattr(self, name)) is not None and (name != "labels" or value):
                 raise InputError(f"{name.removesuffix('s')}: expected a run with codes, found {stage1.step_folder}")
 
     def draw(self, count: int) -> Samples:
         """`count` samples, with a progress bar."""
-        if self.known is not None and len(self.known) not in (1, count):
-            raise InputError(f"complete: expected one item, or one for each of {count} samples, found "
-                             f"{len(self.known)}")
+        for given in (None if self.known is None else len(self.known), None if self.gap is None else self.gap.count):
+            if given is not None and given not in (1, count):
+                raise InputError(f"complete: expected one item, or one for each of {count} samples, found {given}")
+        if self.gap is not None and self.known is None:
+            return replace(self, known=known_codes(self.loaded.stage1, self.gap, self._stand_ins())).draw(count)
         draw = self._draw_latents if self.loaded.stage2 is None else self._draw_codes
         parts = []
         with _Bar(count, self.loaded.stage1.module.decoder) as bar:
@@ -84,8 +105,16 @@ class Sampler:
                 bar.begin(len(numbers))
                 parts.append(draw(numbers, bar))
                 bar.end()
-        x, codes, labels, lengths = (None if part[0] is None else torch.cat(part) for part in zip(*parts, strict=True))
-        return Samples(x, codes, labels, self._label_names, lengths)
+        tensors = [own.name for own in fields(Samples) if isinstance(getattr(parts[0], own.name), Tensor)]
+        return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in tensors})
+
+    def _stand_ins(self) -> Tensor:
+        """Samples (m, *shape) for the place of what is hidden: the same whatever the seed, and as long as the items."""
+        length = None if self.gap.lengths is None else int(self._codes_of(self.gap.lengths).max())
+        free = replace(self, gap=None, seed=0, temperature=1.0, top_k=None, top_p=None, length=length)
+        with _Bar(STAND_INS, self.loaded.stage1.module.decoder) as bar:
+            bar.begin(STAND_INS)
+            return free._draw_codes(range(STAND_IN, STAND_IN + STAND_INS), bar).x
 
     def _check_numbers(self) -> None:
         for name, value in (("temperature", self.temperature), ("top_k", self.top_k), ("top_p", self.top_p)):
@@ -100,14 +129,14 @@ class Sampler:
         stage1, stage2 = self.loaded.stage1, self.loaded.stage2
         return [] if stage2 is None else conditioning_labels(stage1, stage2)
 
-    def _draw_codes(self, numbers: range, bar: "_Bar") -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    def _draw_codes(self, numbers: range, bar: "_Bar") -> Samples:
         stage1, stage2, spec = self.loaded.stage1, self.loaded.stage2, self.loaded.stage2.codes
         device, names = next(stage2.module.parameters()).device, self._label_names
         columns1, columns2 = ([names.index(name) for name in stage.condition_on] for stage in (stage1, stage2))
         own = [generator(self.seed, number) for number in numbers]
         labels = choose_labels(spec, names, self.labels, draws(own, len(names)))
         uniforms = draws(own, *spec.item_shape).to(device)
-        positions = self._positions(labels, own)
+        positions = self._positions(labels, numbers, own)
         local = None
         if self.local is not None:
             rows = (draws(own, 1)[:, 0] * len(self.local)).long()
@@ -116,21 +145,61 @@ class Sampler:
         known = self.known
         if known is not None:
             known = (known.expand(len(numbers), *known.shape[1:]) if len(known) == 1 else known[numbers]).to(device)
+        local, filled = None if local is None else local.to(device), None
         try:
-            codes = sample(
-                stage2.module, uniforms, labels=labels[:, columns2].to(device) if columns2 else None,
-                local=None if local is None else local.to(device), known=known, progress=bar.prior,
-                temperature=self.temperature, top_k=self.top_k, top_p=self.top_p,
-            )
+            if self.gap is None:
+                codes = sample(
+                    stage2.module, uniforms, labels=labels[:, columns2].to(device) if columns2 else None, local=local,
+                    known=known, progress=bar.prior, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p,
+                )
+            else:
+                filled = self._filled(known, local, positions, own, bar)
+                codes = filled.codes
         except ValueError as error:
             raise InputError(f"sampling: {error}") from None
-        lengths = None if positions is None else positions * (spec.shape[-1] // spec.grid[0])
+        if filled is not None and filled.labels is not None:
+            labels[:, columns2] = filled.labels.cpu()
+        hop = spec.shape[-1] // spec.grid[0]
+        lengths = None if positions is None else positions * hop
         x = decode(stage1, codes, labels[:, columns1] if columns1 else None, lengths, own, bar.decoder)
-        return descend(self.loaded.parents, x, own), codes.cpu(), labels, lengths
+        made = Samples(descend(self.loaded.parents, x, own), codes.cpu(), labels, names, lengths)
+        return made if filled is None else self._completed(made, filled, numbers)
 
-    def _positions(self, labels: Tensor | None, own: list) -> Tensor | None:
+    def _filled(self, known: Tensor, local: Tensor | None, positions: Tensor | None, own: list, bar: "_Bar") -> Filled:
+        """The codes, and the labels that are not given, drawn given the known codes."""
+        device, stage2 = known.device, self.loaded.stage2
+        given = {name: self.labels[name] for name in stage2.condition_on if name in self.labels}
+        choices, log_weights = prior_labels(stage2, given)
+        return fill(
+            stage2.module, known, lambda *shape: draws(own, *shape).to(device), self.gap.particles, self.gap.sweeps,
+            labels=choices.to(device) if choices.shape[1] else None, log_weights=log_weights.to(device), local=local,
+            lengths=None if positions is None else positions.to(device), temperature=self.temperature,
+            top_k=self.top_k, top_p=self.top_p, progress=bar.prior,
+        )
+
+    def _completed(self, made: Samples, filled: Filled, numbers: range) -> Samples:
+        """As long as the items, with what is visible of them, and with how well the codes were found."""
+        gap, x, lengths, fade = self.gap, made.x, None, 0
+        if gap.lengths is not None:
+            lengths = gap.rows(numbers, gap.lengths)
+            x = torch.where(torch.arange(x.shape[-1]) < lengths[:, None, None], x, 0)
+            fade = round(FADE_S * self.loaded.stage1.example.facts["sample_rate_hz"])
+        if gap.paste:
+            x = pasted(gap.rows(numbers, gap.x), gap.rows(numbers, gap.hidden), x, fade)
+        changed = None if filled.changed is None else filled.changed.cpu()
+        return replace(made, x=x, lengths=lengths, gap=gap, bits=filled.nats.cpu() / math.log(2),
+                       effective=filled.effective.cpu(), changed=changed)
+
+    def _codes_of(self, lengths: Tensor) -> Tensor:
+        """Lengths of items in data units -> in codes."""
+        spec = self.loaded.stage2.codes
+        return -(-lengths * spec.grid[0] // spec.shape[-1])
+
+    def _positions(self, labels: Tensor | None, numbers: range, own: list) -> Tensor | None:
         """Lengths in codes (b,) int64 of padded items, as asked for or as in training; None where items have none."""
         spec = self.loaded.stage2.codes
+        if self.gap is not None and self.gap.lengths is not None:
+            return self._codes_of(self.gap.rows(numbers, self.gap.lengths))
         if spec.length_counts is None:
             if self.length is not None:
                 raise InputError("length: expected a run on items with lengths, found one without")
@@ -145,14 +214,15 @@ class Sampler:
         given = labels if labels is not None else torch.zeros(len(own), 0, dtype=torch.int64)
         return draw_lengths(rows, given, uniforms)
 
-    def _draw_latents(self, numbers: range, bar: "_Bar") -> tuple[Tensor, None, None, None]:
+    def _draw_latents(self, numbers: range, bar: "_Bar") -> Samples:
         """Latents that have a prior of their own, as a VAE's, through the decoder."""
         stage1 = self.loaded.stage1
         model, weight = stage1.module, next(stage1.module.parameters())
         own = [generator(self.seed, number) for number in numbers]
         shape = (model.bottleneck.prior_draws, *model.latent_grid(stage1.example.shape))
         z_q = model.bottleneck.from_prior(draws(own, *shape), self.temperature).to(weight.device, weight.dtype)
-        return model.decode_latent(z_q, uniforms=pixel_uniforms(stage1, own)).cpu(), None, None, None
+        x = model.decode_latent(z_q, uniforms=pixel_uniforms(stage1, own)).cpu()
+        return Samples(x, None, None, [], None)
 
 
 class _Bar:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.files.errors import InputError
-from pipelines.kinds.base import Items, Kind, Written
+from pipelines.kinds.base import Items, Kind, Written, ranges, write_ranking
 
 if TYPE_CHECKING:
     import argparse
@@ -31,6 +31,7 @@ class Audio(Kind):
     name = "audio"
     padded = True
     sample_flags = ("seconds",)
+    completes = True
 
     def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog,
              step: int) -> None:
@@ -59,7 +60,14 @@ class Audio(Kind):
                             help="duration of each clip (default: drawn from the training clips with the same labels)")
 
     def sampler_options(self, loaded: LoadedRun, **flags: Any) -> dict[str, Any]:
-        if (seconds := flags.get("seconds")) is None:
+        seconds = flags.get("seconds")
+        if (gap := self.gap(loaded, flags)) is not None:
+            if seconds is not None:
+                raise InputError(f"seconds: expected none with a recording to complete, found {seconds!r}")
+            return {"gap": gap}
+        if flags.get("complete") is not None:
+            raise InputError("mask: expected the seconds to fill, as 0.2-0.35, found none")
+        if seconds is None:
             return {}
         if not isinstance(seconds, int | float):
             raise InputError(f"seconds: expected a number, found {seconds!r}")
@@ -72,15 +80,25 @@ class Audio(Kind):
         return {"length": length}
 
     def write_samples(self, folder: Path, samples: Samples, example: Example) -> Path:
+        import torch
+
         from pipelines.generation.labels import classes_of
         from pipelines.media.audio import spectrograms, write_wav
 
         rate, captions = example.facts["sample_rate_hz"], []
         waves = [wave[:length] for wave, length in zip(samples.x[:, 0], samples.lengths.tolist(), strict=True)]
+        files = []
         for number, wave in enumerate(waves):
             words = [classes_of(example, name)[samples.label(name)[number]] for name in samples.label_names]
             captions.append(" ".join(words))
-            write_wav(folder / f"{'-'.join([f'{number:05d}', *words])}.wav", wave, rate)
+            files.append(f"{'-'.join([f'{number:05d}', *words])}.wav")
+            write_wav(folder / files[-1], wave, rate)
+        if (gap := samples.gap) is not None:
+            write_ranking(folder, samples, example, files)
+            waves, captions = ([rows[number] for number in samples.ranking] for rows in (waves, captions))
+            if gap.count == 1:  # it, and its candidates, the likeliest first
+                given = torch.where(gap.hidden, 0.0, gap.x[:, 0])[0, : int(gap.lengths[0])]
+                waves, captions = [given, *waves], ["given", *captions]
         spectrograms(folder / "spectrograms.png", waves[:SHOWN_SAMPLES], captions[:SHOWN_SAMPLES], rate)
         return folder / "spectrograms.png"
 
@@ -140,6 +158,22 @@ class Audio(Kind):
         path = stem.with_name(f"{stem.name}.wav")
         write_wav(path, x[0], example.facts["sample_rate_hz"])
         return path
+
+    def read_mask(self, loaded: LoadedRun, mask: Any, item: Any, items: Items) -> Tensor:
+        """Seconds, "0.2-0.35" or "0.1-0.2,0.4-0.5", or pairs of numbers; or booleans (t,) or (n, t), one per sample."""
+        import torch
+
+        size, rate = items.x.shape[-1], loaded.stage1.example.facts["sample_rate_hz"]
+        real = torch.arange(size) < items.lengths[:, None]
+        if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool:
+            if mask.ndim not in (1, 2) or not 1 <= mask.shape[-1] <= size:
+                raise InputError(f"mask: expected at most {size} booleans, found shape {tuple(mask.shape)}")
+            hidden = torch.nn.functional.pad(mask.reshape(-1, mask.shape[-1]), (0, size - mask.shape[-1]))
+            return hidden & real
+        hidden, longest = torch.zeros(1, size, dtype=torch.bool), int(items.lengths.max()) / rate
+        for start, end in ranges(mask, "seconds", longest):
+            hidden[:, round(start * rate) : round(end * rate)] = True
+        return hidden & real
 
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                     batch_size: int) -> Written:

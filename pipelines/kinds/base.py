@@ -12,17 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.files.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import ModuleType
 
     from torch import Tensor, nn
 
+    from pipelines.generation.filling import Gap
     from pipelines.generation.samples import Samples
     from pipelines.runs.chain import LoadedRun
     from pipelines.runs.example import Example
     from pipelines.splits.base import Batch, Data
     from pipelines.training.log import RunLog
+
+
+# Flags of sample.py that every kind has whose items can be completed (`completes`).
+COMPLETION = ("complete", "mask", "particles", "sweeps", "paste")
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Kind(ABC):
     name: str
     padded: bool = False  # items are padded along their one axis to one size, and have lengths
     sample_flags: tuple[str, ...] = ()  # names of the flags that `add_sample_flags` adds
+    completes: bool = False  # a hidden part of an item can be filled: the flags `COMPLETION` are among its options
 
     # --- training and extraction ----------------------------------------------------------------------------
 
@@ -69,9 +77,33 @@ class Kind(ABC):
     def add_sample_flags(self, parser: argparse._ArgumentGroup) -> None:
         """Flags of sample.py that only this kind has, with the names in `sample_flags`."""
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of all that `sampler_options` takes."""
+        return (*(COMPLETION if self.completes else ()), *self.sample_flags)
+
     def sampler_options(self, loaded: LoadedRun, **flags: Any) -> dict[str, Any]:
-        """The values of `sample_flags` (None: not given) -> fields of `Sampler`."""
+        """The values of `options` (None: not given) -> fields of `Sampler`."""
         return {}
+
+    def gap(self, loaded: LoadedRun, flags: Mapping[str, Any]) -> Gap | None:
+        """What the flags `COMPLETION` ask for; None without a mask."""
+        from pipelines.generation.filling import Gap
+
+        given = {name: flags[name] for name in COMPLETION if flags.get(name) is not None}
+        item, mask = given.pop("complete", None), given.pop("mask", None)
+        if mask is None:
+            for name in given:
+                raise InputError(f"{name}: expected a mask of what is to be filled, found none")
+            return None
+        if item is None:
+            raise InputError("mask: expected an item to complete, found none")
+        items = self.read(loaded, item)
+        return Gap(items.x, self.read_mask(loaded, mask, item, items), items.lengths, **given)
+
+    def read_mask(self, loaded: LoadedRun, mask: Any, item: Any, items: Items) -> Tensor:
+        """bool (1 or n, *grid of the data), True where `items`, which were read from `item`, are to be filled."""
+        raise NotImplementedError(self.name)
 
     @abstractmethod
     def write_samples(self, folder: Path, samples: Samples, example: Example) -> Path:
@@ -129,3 +161,40 @@ class Kind(ABC):
     def evaluation(self) -> ModuleType:
         """check(subject), figures(measured, subject, shared figures), rows(result) of the table, draw(measured,
         subject, result): what evaluate.py measures of this kind of data alone."""
+
+
+def write_ranking(folder: Path, samples: Samples, example: Example, files: Sequence[str]) -> None:
+    """candidates.csv: the filled items, the likeliest first, with their file, bits, labels and how well they mixed."""
+    import csv
+    import io
+
+    from pipelines.files.atomic import write_atomically
+    from pipelines.generation.labels import classes_of
+
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["rank", "file", "bits", "effective_particles", "boxes_changed", *samples.label_names])
+    for rank, number in enumerate(samples.ranking, start=1):
+        changed = "" if samples.changed is None else f"{samples.changed[number]:.3f}"
+        words = [classes_of(example, name)[samples.label(name)[number]] for name in samples.label_names]
+        rows.writerow([rank, files[number], f"{samples.bits[number]:.2f}", f"{samples.effective[number]:.1f}", changed,
+                       *words])
+    write_atomically(folder / "candidates.csv", text.getvalue().encode())
+
+
+def ranges(mask: Any, unit: str, most: float) -> list[tuple[float, float]]:
+    """"0.2-0.35,0.5-0.6", or pairs of numbers -> [(0.2, 0.35), (0.5, 0.6)], each within 0 to `most`.
+
+    Raises InputError for anything else."""
+    expected = f"mask: expected {unit} as START-END or START-END,START-END, from 0 to {most:g}"
+    parts = [part.split("-") for part in mask.split(",")] if isinstance(mask, str) else mask
+    try:
+        found = [(float(start), float(end)) for start, end in parts]
+    except (TypeError, ValueError):
+        raise InputError(f"{expected}, found {mask!r}") from None
+    for start, end in found:
+        if not 0 <= start < end <= most:
+            raise InputError(f"{expected}, found {start:g}-{end:g}")
+    if not found:
+        raise InputError(f"{expected}, found none")
+    return found

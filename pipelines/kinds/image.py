@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.files.errors import InputError
-from pipelines.files.places import expanded
-from pipelines.kinds.base import Items, Kind, Written
+from pipelines.kinds.base import Items, Kind, Written, write_ranking
 
 if TYPE_CHECKING:
     import argparse
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from pipelines.generation.filling import Gap
     from pipelines.generation.samples import Samples
     from pipelines.runs.chain import LoadedRun
     from pipelines.runs.example import Example
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from pipelines.training.log import RunLog
 
 SHOWN = 64  # reconstructions in an overview
+HIDDEN = 128  # the grey level of a hidden part
 
 
 class Image(Kind):
     name = "image"
-    sample_flags = ("complete", "keep")
+    sample_flags = ("keep",)
+    completes = True
 
     def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog,
              step: int) -> None:
@@ -37,13 +39,15 @@ class Image(Kind):
         log.image(step, "validation", image_pairs(batch.x.cpu(), made.cpu()))
 
     def add_sample_flags(self, parser: argparse._ArgumentGroup) -> None:
-        parser.add_argument("--complete", type=expanded, metavar="IMAGE",
-                            help="keep the upper rows of an image, sample the rest")
         parser.add_argument("--keep", type=float, metavar="FRACTION",
-                            help="with --complete: the fraction of rows to keep (default: 0.5)")
+                            help="with --complete and without --mask: the fraction of rows to keep (default: 0.5)")
 
     def sampler_options(self, loaded: LoadedRun, **flags: Any) -> dict[str, Any]:
         image, keep = flags.get("complete"), flags.get("keep")
+        if (gap := self.gap(loaded, flags)) is not None:
+            if keep is not None:
+                raise InputError("keep: expected none with a mask, found " + repr(keep))
+            return {"gap": gap}
         if image is None:
             if keep is not None:
                 raise InputError("keep: expected an image to complete, found none")
@@ -59,11 +63,23 @@ class Image(Kind):
         return {"known": codes}
 
     def write_samples(self, folder: Path, samples: Samples, example: Example) -> Path:
-        from pipelines.media.images import image_grid, write_image
+        import torch
 
-        for number, image in enumerate(samples.x):
-            write_image(folder / f"{number:05d}.png", image)
-        write_image(folder / "grid.png", image_grid(samples.x))
+        from pipelines.media.images import image_grid, image_pairs, write_image
+
+        files = [f"{number:05d}.png" for number in range(len(samples.x))]
+        for file, image in zip(files, samples.x, strict=True):
+            write_image(folder / file, image)
+        if samples.gap is None:
+            overview = image_grid(samples.x)
+        else:
+            write_ranking(folder, samples, example, files)
+            given = with_hidden(samples.gap)
+            if len(given) == 1:  # it, and its candidates, the likeliest first
+                overview = image_grid(torch.cat([given, samples.x[samples.ranking]]))
+            else:
+                overview = image_pairs(given[:SHOWN], samples.x[:SHOWN], captions=("given", "filled"))
+        write_image(folder / "grid.png", overview)
         return folder / "grid.png"
 
     def read(self, loaded: LoadedRun, x: Any) -> Items:
@@ -86,6 +102,9 @@ class Image(Kind):
         path = stem.with_name(f"{stem.name}.png")
         write_image(path, x)
         return path
+
+    def read_mask(self, loaded: LoadedRun, mask: Any, item: Any, items: Items) -> Tensor:
+        return read_region(mask, self.data_shape(loaded)[1:], item)
 
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                     batch_size: int) -> Written:
@@ -177,6 +196,57 @@ def read_images(x: Any, shape: tuple[int, ...], values: tuple[float, float] | No
         except ValueError as error:
             raise InputError(f"images: expected an image that can be converted, found {error}") from None
     return read_pixels(x, shape, "images", "a path, a Pillow image")
+
+
+def read_region(mask: Any, size: tuple[int, ...], item: Any = None) -> Tensor:
+    """A mask -> bool (n, h, w), of `size` (h, w), True where the item is to be filled: white, grey levels from 128, in
+    an image; True in booleans (h, w), with or without a batch axis.
+
+    item: what the mask is of. Of a file and a Pillow image the mask has to have the size: both are cropped and resized
+    together. Raises InputError for anything else."""
+    import numpy as np
+    import torch
+    from PIL import Image as Pillow
+
+    if isinstance(mask, (np.ndarray, torch.Tensor)) and str(mask.dtype).removeprefix("torch.") == "bool":
+        hidden = torch.as_tensor(mask)
+        if tuple(hidden.shape[-2:]) != tuple(size) or hidden.ndim not in (2, 3) or not hidden.numel():
+            raise InputError(f"mask: expected booleans of shape {tuple(size)} or (n, {size[0]}, {size[1]}), found "
+                             f"shape {tuple(hidden.shape)}")
+        return hidden.cpu().reshape(-1, *size)
+    if isinstance(mask, (str, Path, Pillow.Image)) and isinstance(item, (str, Path, Pillow.Image)):
+        sizes = [displayed_size(image) for image in (mask, item)]
+        if None not in sizes and sizes[0] != sizes[1]:
+            raise InputError(f"mask: expected the size of the image, {sizes[1][0]} x {sizes[1][1]}, found "
+                             f"{sizes[0][0]} x {sizes[0][1]}")
+    try:
+        return read_images(mask, (1, *size)).x[:, 0] >= 128
+    except InputError as error:
+        raise InputError(f"mask: {error}") from None
+
+
+def displayed_size(image: Any) -> tuple[int, int] | None:
+    """Width and height of a file or a Pillow image as it is shown; None of a folder and of what cannot be read."""
+    from PIL import Image as Pillow
+    from PIL import ImageOps
+
+    from pipelines.data.image_files import open_image
+
+    try:
+        if isinstance(image, Pillow.Image):
+            return ImageOps.exif_transpose(image).size
+        with open_image(image) as opened:
+            turned = opened.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 exchange width and height
+            return opened.size[::-1] if turned else opened.size
+    except Exception:  # reading it says what is wrong
+        return None
+
+
+def with_hidden(gap: Gap) -> Tensor:
+    """The items (n, c, ..., h, w) with what is hidden in grey."""
+    import torch
+
+    return torch.where(gap.hidden[:, None], torch.tensor(HIDDEN, dtype=torch.uint8), gap.x)
 
 
 def read_pixels(x: Any, shape: tuple[int, ...], noun: str, others: str) -> Items:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.files.errors import InputError
-from pipelines.kinds.base import Items, Kind, Written
-from pipelines.kinds.image import read_pixels, reconstructions
+from pipelines.kinds.base import Items, Kind, Written, ranges, write_ranking
+from pipelines.kinds.image import read_pixels, read_region, reconstructions, with_hidden
 
 if TYPE_CHECKING:
     import argparse
@@ -24,9 +25,13 @@ if TYPE_CHECKING:
     from pipelines.training.log import RunLog
 
 
+RANGES = re.compile(r"[\d.,\s-]+")  # no name of an image
+
+
 class Video(Kind):
     name = "video"
     sample_flags = ("actions",)
+    completes = True
 
     def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog,
              step: int) -> None:
@@ -47,12 +52,19 @@ class Video(Kind):
                             "action name per line (default: actions of training clips)")
 
     def sampler_options(self, loaded: LoadedRun, **flags: Any) -> dict[str, Any]:
+        gap = self.gap(loaded, flags)
+        if gap is None and flags.get("complete") is not None:
+            raise InputError("mask: expected the frames to fill, as 4-8, or an image of the region, found none")
+        return ({} if gap is None else {"gap": gap}) | self._actions(loaded, flags.get("actions"))
+
+    def _actions(self, loaded: LoadedRun, wanted: str | None) -> dict[str, Any]:
+        """What the prior is conditioned on."""
         from pipelines.data.codes import CodeData
         from pipelines.data.manifest import MANIFEST
         from pipelines.generation.actions import local_actions, wanted_actions
 
         spec, names = loaded.stage2.codes, loaded.stage1.example.facts["action_names"]
-        if (wanted := flags.get("actions")) is not None:
+        if wanted is not None:
             actions = wanted_actions(wanted, names, spec.shape[1])
             return {"local": local_actions(actions[None], len(names), spec.grid[0])}
         if not names:
@@ -63,11 +75,19 @@ class Video(Kind):
         return {"local": CodeData(loaded.run.codes).split("train").local}
 
     def write_samples(self, folder: Path, samples: Samples, example: Example) -> Path:
+        import torch
+
         from pipelines.media.images import clip_frames, image_grid, write_gif, write_image
 
         for number, clip in enumerate(samples.x):
             write_gif(folder / f"{number:05d}.gif", {f"sample {number}": clip}, context=0)
-        write_image(folder / "grid.png", image_grid(clip_frames(samples.x), columns=samples.x.shape[2]))
+        clips = samples.x
+        if samples.gap is not None:
+            write_ranking(folder, samples, example, [f"{number:05d}.gif" for number in range(len(clips))])
+            clips = clips[samples.ranking]
+            if samples.gap.count == 1:  # it, and its candidates, the likeliest first
+                clips = torch.cat([with_hidden(samples.gap), clips])
+        write_image(folder / "grid.png", image_grid(clip_frames(clips), columns=clips.shape[2]))
         return folder / "grid.png"
 
     def read(self, loaded: LoadedRun, x: Any) -> Items:
@@ -137,6 +157,25 @@ class Video(Kind):
         else:
             write_gif(path, {stem.name: x}, context=0)
         return path
+
+    def read_mask(self, loaded: LoadedRun, mask: Any, item: Any, items: Items) -> Tensor:
+        """Frames from 0, the last excluded, "4-8" or "0-2,6-8", or pairs of numbers; an image of the region in all
+        frames; or booleans (t, h, w), (n, t, h, w), or (h, w) for all frames."""
+        import torch
+
+        frames, *size = items.x.shape[2:]
+        if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool and mask.ndim > 2:
+            if tuple(mask.shape[-3:]) != (frames, *size) or mask.ndim > 4 or not len(mask):
+                raise InputError(f"mask: expected booleans of shape {(frames, *size)}, found shape {tuple(mask.shape)}")
+            return mask.reshape(-1, frames, *size).cpu()
+        if isinstance(mask, torch.Tensor) or (isinstance(mask, (str, Path)) and not RANGES.fullmatch(str(mask))):
+            return read_region(mask, tuple(size))[:, None].expand(-1, frames, -1, -1)
+        hidden = torch.zeros(1, frames, *size, dtype=torch.bool)
+        for start, end in ranges(mask, "frames", frames):
+            if start != int(start) or end != int(end):
+                raise InputError(f"mask: expected whole frames, found {start:g}-{end:g}")
+            hidden[:, int(start) : int(end)] = True
+        return hidden
 
     def predict(self, loaded: LoadedRun, data_root: Path | None, out: Path, count: int, context: int, frames: int,
                 actions: Sequence[str], seed: int, batch_size: int, **truncation: Any) -> Written:

@@ -8,9 +8,10 @@ import sys
 import pytest
 
 from pipelines.api import load
+from pipelines.commands.flags import add_completion_flags
 from pipelines.files.errors import InputError
 from pipelines.kinds import all_kinds, check_able, kind_of
-from pipelines.kinds.base import Kind
+from pipelines.kinds.base import COMPLETION, Kind
 
 OPTIONAL = ("reconstruct", "convert", "predict", "plot_latents", "find_files", "load_files", "write_item")
 
@@ -31,7 +32,20 @@ def test_no_two_kinds_add_the_same_flag():
     """A kind that derives from another one shares its flags, and does not add them again."""
     adding = [kind for kind in all_kinds().values() if "add_sample_flags" in vars(type(kind))]
     flags = [flag for kind in adding for flag in kind.sample_flags]
-    assert len(flags) == len(set(flags)) and {"complete", "seconds", "actions"} <= set(flags)
+    assert len(flags) == len(set(flags)) and {"keep", "seconds", "actions"} <= set(flags)
+    assert not set(flags) & set(COMPLETION)
+
+
+def test_the_flags_of_completion_are_those_that_the_parser_adds():
+    parser = argparse.ArgumentParser()
+    add_completion_flags(parser.add_argument_group("completion"))
+    added = vars(parser.parse_args([]))
+    assert set(added) == set(COMPLETION) and all(value is None for value in added.values())
+
+
+def test_a_kind_that_completes_items_reads_masks(kind_name):
+    kind = kind_of(kind_name)
+    assert kind.completes == (type(kind).read_mask is not Kind.read_mask) == set(COMPLETION).issubset(kind.options)
 
 
 def test_it_measures_by_four_functions(kind_name):
@@ -55,7 +69,8 @@ def test_what_it_leaves_out_is_refused_and_those_that_have_it_are_named(kind_nam
 def test_signatures_are_those_of_the_base(kind_name):
     """What verbs and the door pass by name arrives: a method of a kind takes the parameters that `Kind` names."""
     kind = type(kind_of(kind_name))
-    for name in (*OPTIONAL, "show", "code_fields", "sampler_options", "write_samples", "read", "check_views"):
+    others = "show", "code_fields", "sampler_options", "read_mask", "write_samples", "read", "check_views"
+    for name in (*OPTIONAL, *others):
         base, own = (list(inspect.signature(getattr(cls, name)).parameters) for cls in (Kind, kind))
         assert own == base, name
 

@@ -160,7 +160,7 @@ def test_samples(mnist, tmp_path):
 
 @pytest.mark.parametrize("options, words", [
     ({"digit": "12"}, "^label digit: expected one of 0, 1, .*, found '12'$"),
-    ({"dgit": "1"}, "^dgit: expected one of digit, complete, keep, found 'dgit'$"),
+    ({"dgit": "1"}, "^dgit: expected one of digit, complete, mask, .*, keep, found 'dgit'$"),
     ({"seconds": 1.0}, "^seconds: expected a run on audio, found .*mnist on image$"),
     ({"n": 0}, "^n: expected a number >= 1, found 0$"),
     ({"keep": 0.5}, "^keep: expected an image to complete, found none$"),

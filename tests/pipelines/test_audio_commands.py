@@ -9,10 +9,12 @@ import pytest
 import soundfile
 import torch
 
+from pipelines.api import load
 from pipelines.data.audio_folder import AudioFolder
 from pipelines.data.codes import CodeData
 from pipelines.data.fsdd import FSDD
 from pipelines.files.errors import InputError
+from pipelines.kinds import kind_of
 from pipelines.runs.store import Run, load_stage1
 
 SMALL = [
@@ -87,6 +89,23 @@ def test_samples_have_the_labels_and_the_lengths_that_were_asked_for(run, comman
     assert {len(wave) for wave in asked.values()} == {512}
     lengths = {len(wave) for wave in many.values()}
     assert lengths <= {64 * int(length) for length in CodeData(run / "codes").split("train").lengths}
+
+
+def test_a_hidden_part_of_a_recording_is_filled(run, recordings, tmp_path):
+    loaded, source = load(run, "cpu"), recordings / "7_ann_0.wav"
+    given = kind_of("audio").read(loaded._loaded, source)
+    length = int(given.lengths[0])
+    filled = loaded.sample(2, complete=source, mask="0.02-0.03", particles=4, digit="7")
+    assert filled.labels["digit"] == ["7", "7"] and filled.lengths.tolist() == [length] * 2
+    change = (filled.x - given.x)[:, 0].abs()
+    assert change[:, 160:240].amax(1).min() > 0.01  # 20 to 30 ms at 8 kHz
+    assert change[:, 90:310].amax() > 0 == change[:, :90].amax() == change[:, 310:].amax(), "8 ms fade on each side"
+    assert filled.save(tmp_path / "out").exists() and (tmp_path / "out" / "candidates.csv").exists()
+    assert {len(wave) for wave in waves(tmp_path / "out").values()} == {length}
+    with pytest.raises(InputError, match="^seconds: expected none with a recording to complete, found 0.1$"):
+        loaded.sample(1, complete=source, mask="0.02-0.03", seconds=0.1)
+    with pytest.raises(InputError, match="^mask: expected seconds as START-END"):
+        loaded.sample(1, complete=source, mask="0.02-9")
 
 
 def test_conversion_keeps_codes_and_length_and_changes_the_voice(run, recordings, command, tmp_path):
@@ -216,7 +235,9 @@ def test_classifiers_listen_when_they_are_asked(run, arguments, command, monkeyp
 @pytest.mark.parametrize("script, flags, message", [
     ("sample", ["--label", "digit=5"], "error: --label digit: expected one of 0, 7, found '5'"),
     ("sample", ["--seconds", "9"], "error: --seconds: expected more than 0, at most 0.128, found 9.0"),
-    ("sample", ["--complete", "x.png"], "error: --complete: expected a run on image,"),
+    ("sample", ["--complete", "x.png"], "error: --mask: expected the seconds to fill, as 0.2-0.35, found none"),
+    ("sample", ["--complete", "x.wav", "--mask", "0-1"], "error: x.wav: expected an audio file"),
+    ("sample", ["--mask", "0-1"], "error: --mask: expected an item to complete, found none"),
     ("convert_speaker", ["--input", ".", "--speaker", "eve"],
      "error: --speaker: expected one of ann, bob, found 'eve'"),
     ("convert_speaker", ["--input", "nothing", "--speaker", "ann"], "error: nothing: expected an audio file"),

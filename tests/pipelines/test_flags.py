@@ -50,7 +50,8 @@ KEYS = [
 ]
 # Flags of the verbs that know no Hydra, and arguments with which each ends soon.
 FLAGS = {
-    "sample": (["--n", "2"], ["n", "label", "temperature", "top-k", "top-p", "complete", "keep", "seconds", "actions"]),
+    "sample": (["--n", "2"], ["n", "label", "temperature", "top-k", "top-p", "complete", "mask", "particles",
+                              "sweeps", "no-paste", "keep", "seconds", "actions"]),
     "reconstruct": (["--input", "PICTURES"], ["input", "label"]),
     "convert_speaker": (["--input", "PICTURES", "--speaker", "a"], ["input", "speaker", "label"]),
     "compress": (["--input", "PICTURES"], ["input", "label", "actions", "lossless"]),

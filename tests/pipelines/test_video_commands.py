@@ -85,6 +85,24 @@ def test_a_prediction_keeps_its_context_and_depends_on_nothing_later(runs, name)
     assert not torch.equal(made, predict(stage1, stage2, context, 8, batch.actions, batch.labels, seed=1, batch_size=4))
 
 
+@pytest.mark.parametrize("name", STAGES)
+def test_hidden_frames_and_regions_are_filled(runs, name, tmp_path):
+    run, clip = load(runs / name, "cpu"), Room(**ROOM).split("validation").batch(torch.tensor([1])).x[0]
+    filled = run.sample(2, complete=clip, mask="4-6", particles=3, seed=1)
+    assert torch.equal(filled.x[:, :, :4], clip[None, :, :4].expand(2, -1, -1, -1, -1))
+    assert torch.equal(filled.x[:, :, 6:], clip[None, :, 6:].expand(2, -1, -1, -1, -1))
+    assert not torch.equal(filled.x[0, :, 4:6], clip[:, 4:6])
+    assert filled.save(tmp_path / "out").exists() and (tmp_path / "out" / "candidates.csv").exists()
+    region = torch.zeros(12, 12, dtype=torch.bool)
+    region[:6] = True
+    filled = run.sample(1, complete=clip, mask=region, particles=3)
+    assert torch.equal(filled.x[0, :, :, 6:], clip[:, :, 6:])
+    with pytest.raises(InputError, match="^mask: expected whole frames, found 1.5-3$"):
+        run.sample(1, complete=clip, mask="1.5-3")
+    with pytest.raises(InputError, match="^mask: expected the frames to fill"):
+        run.sample(1, complete=clip)
+
+
 def test_a_context_that_ends_within_a_frame_of_codes_is_refused(runs):
     loaded = load_run(Run(runs / "halved"), CPU)
     stage1, stage2 = loaded.stage1, loaded.stage2
