@@ -26,6 +26,7 @@ def main(cfg: "DictConfig") -> None:
     import torch
 
     from pipelines.data.manifest import MOST_CODES
+    from pipelines.evaluation.checkup import after_training, stage1_evidence
     from pipelines.files.errors import InputError
     from pipelines.kinds import kind_of
     from pipelines.runs.config import build, plain
@@ -79,6 +80,7 @@ def main(cfg: "DictConfig") -> None:
             state = train(task, splits, settings, run.stage1, cfg.seed, device, facts={})
         if distributed.rank() == 0:
             print(f"stage 1 is trained: {run.stage1}, step {state.step}; {describe_best(state, task.criterion)}")
+            after_training(stage1_evidence(run.stage1, autoencoder, config))
 
 
 if __name__ == "__main__":

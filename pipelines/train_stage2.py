@@ -23,6 +23,7 @@ def main(cfg: "DictConfig") -> None:
     import torch
 
     from pipelines.data.codes import CodeData
+    from pipelines.evaluation.checkup import after_training, stage2_evidence
     from pipelines.files.errors import InputError
     from pipelines.runs.config import build, plain
     from pipelines.runs.example import CodeSpec
@@ -90,6 +91,7 @@ def main(cfg: "DictConfig") -> None:
             early = ", stopped early" if state.stopped_early else ""
             best = describe_best(state, "bits per code")
             print(f"stage 2 is trained: {run.stage2}, step {state.step}{early}; {best}")
+            after_training(stage2_evidence(run.stage2, prior, config, codes))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from pipelines.files.atomic import write_atomically
 from pipelines.files.checks import brief, is_integer
 from pipelines.files.errors import InputError, naming
 from pipelines.files.reading import parse_json, read_file
-from pipelines.training.health import Facts, Watch
+from pipelines.health.evidence import Facts
+from pipelines.health.watch import Watch
 
 
 def read_metrics(path: Path) -> list[dict]:
@@ -94,7 +95,7 @@ class RunLog:
         self.bar.set_postfix(words | {"items/s": f"{items_per_second:.0f}"}, refresh=False)
 
     def warn(self, facts: Facts) -> None:
-        """Prints on stderr what the figures say is wrong with the training, each finding once: health.py."""
+        """Prints on stderr what the figures say is wrong with the training, each finding once."""
         for finding in self.watch.news(facts) if self.active else ():
             tqdm.write(f"warning: {finding}", file=sys.stderr)
 

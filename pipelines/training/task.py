@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from pipelines.health.evidence import Facts
 from pipelines.splits.base import Batch
-from pipelines.training.health import Facts
 from pipelines.training.log import RunLog
 
 Figures = Callable[[], dict[str, Tensor]]  # scalar figures of a step, computed where they are logged
@@ -36,7 +36,7 @@ class Task(ABC):
         return {}
 
     def facts(self) -> Facts:
-        """What the rules of health.py need beside the figures, as of the last validation."""
+        """What the rules of pipelines/health need beside the figures, as of the last validation."""
         return Facts(self.title.replace(" ", ""), self.criterion, self.settled_from)
 
     def before_first_step(self, batches) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stage1_vqvae.bottlenecks.base import Latent, Quantizer
+from stage1_vqvae.bottlenecks.base import Latent, Quantizer, nmse
 from stage1_vqvae.bottlenecks.nearest import nearest_codes
 from stage1_vqvae.bottlenecks.vq import EMAQuantizer
 
@@ -76,6 +76,9 @@ class Residual(Quantizer):
             rate_nats=sum(latent.rate_nats for latent in latents),
             loss=sum(latent.loss for latent in latents),
         )
+
+    def figures(self, z: Tensor, latent: Latent) -> dict[str, Tensor]:
+        return super().figures(z, latent) | {"z_q nmse": nmse(z, latent.z_q)}
 
     def lookup(self, codes: Tensor) -> Tensor:
         parts = codes.unbind(-1) if self.num_codebooks > 1 else [codes]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
-from stage1_vqvae.bottlenecks.base import CodebookQuantizer, Latent
+from stage1_vqvae.bottlenecks.base import CodebookQuantizer, Latent, nmse
 from stage1_vqvae.bottlenecks.kmeans import kmeans
 from stage1_vqvae.bottlenecks.nearest import nearest_codes
 from stage1_vqvae.bottlenecks.sums import sums_by_code
@@ -179,6 +179,12 @@ class VectorQuantizer(CodebookQuantizer):
             if self.training:
                 self._observe(vectors.detach(), codes)
         return self._latent(z_q, codes, z.shape[0], z.shape[2:], loss)
+
+    def figures(self, z: Tensor, latent: Latent) -> dict[str, Tensor]:
+        read = z
+        if self.cosine:
+            read = F.normalize(z.detach().float().unflatten(1, (self.num_codebooks, -1)), dim=2).flatten(1, 2)
+        return super().figures(z, latent) | {"z_q nmse": nmse(read, latent.z_q)}
 
     def _costs(self) -> Tensor | None:
         """The cost of each code besides its distance, (g, k); frequencies are clamped to at least 0.01 / K."""
