@@ -25,6 +25,7 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.data.codes import CodeData
     from pipelines.evaluation.checkup import after_training, stage2_evidence
     from pipelines.files.errors import InputError
+    from pipelines.health.evidence import settings_of
     from pipelines.runs.config import build, plain
     from pipelines.runs.example import CodeSpec
     from pipelines.runs.facts import COPIES, check_memory, check_prior, complete_prior
@@ -82,6 +83,7 @@ def main(cfg: "DictConfig") -> None:
                  "trained_at": datetime.now(UTC).isoformat()}
         means = {name: mean_codes(split) for name, split in splits.items()}
         task = PriorTask(prior, columns, means, with_length)
+        task.settings = settings_of("stage2", config)
         check_fit(task, splits["train"].batch(torch.arange(1)))
         if distributed.rank() == 0:
             claim_folder(run.stage2, config)

@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipelines.data.codes import CodeData, CodeSplit
 from pipelines.data.manifest import MANIFEST
 from pipelines.evaluation.table import mean
 from pipelines.health.diagnosis import findings
-from pipelines.health.evidence import Codebook, CodeUse, End, Evidence, PriorFacts, flat
+from pipelines.health.evidence import Codebook, CodeUse, End, Evidence, Facts, PriorFacts, settings_of
 from pipelines.health.finding import Change, Finding
 from pipelines.metrics.ngrams import bigram_bits
 from pipelines.runs.chain import LoadedRun
 from pipelines.runs.figures import read_figures
-from pipelines.runs.store import Run, load_stage2, stage1_hash
+from pipelines.runs.store import load_stage2, stage1_hash
 from pipelines.splits.order import spread
 from pipelines.training.autoencoder import AutoencoderTask
 from pipelines.training.checkpoint import find_checkpoint, read_state
@@ -73,13 +73,14 @@ def check(loaded: LoadedRun) -> Checkup:
 
 
 def stage1_evidence(folder: Path, model: Autoencoder, config: Mapping[str, Any], codes: CodeUse | None = None,
-                    figures: Mapping[str, Any] | None = None) -> Evidence:
-    """Of stage 1 in `folder`, trained with the configuration that it has there."""
+                    figures: Mapping[str, Any] | None = None, facts: Facts | None = None) -> Evidence:
+    """Of stage 1 in `folder`, trained with the configuration that it has there. facts: of its training, if that ran
+    just now."""
     shape = tuple(config["example"]["shape"])
-    settings = flat({"data": config["data"], "autoencoder": config["autoencoder"], "stage1": config["train"]})
     return Evidence(
-        facts=AutoencoderTask(model, [], show=_nothing).facts(), rows=read_metrics(folder / "metrics.jsonl") or None,
-        end=_end(folder), settings=settings, shape=shape, grid=tuple(model.latent_grid(shape)),
+        facts=facts or AutoencoderTask(model, [], show=_nothing).facts(),
+        rows=read_metrics(folder / "metrics.jsonl") or None,
+        end=_end(folder), settings=settings_of("stage1", config), shape=shape, grid=tuple(model.latent_grid(shape)),
         codebook=_codebook(model.bottleneck), codes=codes, figures=figures)
 
 
@@ -96,10 +97,9 @@ def stage2_evidence(folder: Path, prior: Prior, config: Mapping[str, Any], data:
         bits, bigram = mean(figures["codes"]["prior_bits"]), mean(figures["codes"]["bigram_bits"])
     counts = {name: dict(zip(spec["classes"][column], spec["label_counts"][column], strict=True))
               for column, name in enumerate(spec["label_names"]) if name in names}
-    own = flat({"prior": config["prior"], "stage2": config["train"]}) | {"condition_on": list(names)}
     return Evidence(
         facts=PriorTask(prior, [], {}, False).facts(), rows=read_metrics(folder / "metrics.jsonl") or None, end=end,
-        settings=dict(settings or {}) | own, shape=grid, grid=grid, figures=figures,
+        settings=dict(settings or {}) | settings_of("stage2", config), shape=grid, grid=grid, figures=figures,
         prior=PriorFacts(bits, bigram, grid, reach(prior, grid), counts, made_by, stage1))
 
 

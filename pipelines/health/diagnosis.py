@@ -20,7 +20,8 @@ from pipelines.health.finding import Finding
 @cache
 def all_rules() -> dict[str, ModuleType]:
     """Every rule by its name, in the order in which findings are reported: `ORDER`, the most basic first."""
-    modules = [importlib.import_module(f"{rules.__name__}.{found.name}") for found in pkgutil.iter_modules(rules.__path__)]
+    names = [found.name for found in pkgutil.iter_modules(rules.__path__)]
+    modules = [importlib.import_module(f"{rules.__name__}.{name}") for name in names]
     modules.sort(key=lambda module: (module.ORDER, module.__name__))
     return {module.__name__.rpartition(".")[2].replace("_", " "): module for module in modules}
 

@@ -81,6 +81,15 @@ class Evidence:
     figures: Mapping[str, Any] | None = None  # metrics.json
 
 
+SECTIONS = {"stage1": {"train": "stage1", "condition_on": "decoder_condition_on"}, "stage2": {"train": "stage2"}}
+
+
+def settings_of(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a stage by keys as they are typed: `train` of stage1/config.yaml is stage1."""
+    known = {key: config[key] for key in ("data", "autoencoder", "prior", "train", "condition_on") if key in config}
+    return flat({SECTIONS[stage].get(key, key): value for key, value in known.items()})
+
+
 def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     found: dict[str, Any] = {}

@@ -54,4 +54,4 @@ def change(settings: Mapping[str, Any], key: str, value: Any) -> Change:
 def _typed(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) and value != round(value, 5) else str(value)

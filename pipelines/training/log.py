@@ -3,9 +3,11 @@
 import json
 import math
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import NoneType
+from typing import Any
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -94,9 +96,9 @@ class RunLog:
         words = {name: f"{value:.4g}" for name, value in figures.items()}
         self.bar.set_postfix(words | {"items/s": f"{items_per_second:.0f}"}, refresh=False)
 
-    def warn(self, facts: Facts) -> None:
+    def warn(self, facts: Facts, settings: Mapping[str, Any]) -> None:
         """Prints on stderr what the figures say is wrong with the training, each finding once."""
-        for finding in self.watch.news(facts) if self.active else ():
+        for finding in self.watch.news(facts, settings) if self.active else ():
             tqdm.write(f"warning: {finding}", file=sys.stderr)
 
     def close(self) -> None:

@@ -1,7 +1,9 @@
 """What differs between the stages in training."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ class Task(ABC):
     criterion: str  # the validation figure that `best` and early stopping minimise
     settled_from: int = 0  # earlier steps are not comparable with later ones, and are never `best`
     model: nn.Module
+    settings: Mapping[str, Any] = MappingProxyType({})  # of the run, by keys as they are typed: what warnings name
 
     @abstractmethod
     def loss(self, network: nn.Module, batch: Batch, step: Tensor | int) -> tuple[Tensor, Figures]:

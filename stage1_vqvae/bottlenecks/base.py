@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -212,8 +211,7 @@ class CodebookQuantizer(Quantizer, ABC):
 
 
 def nmse(z: Tensor, z_q: Tensor) -> Tensor:
-    """Encodings and their codebook entries, both (b, d, *grid) -> (): |z - z_q|^2 over the variance of z.
+    """Encodings and their codebook entries, both (n, d) -> (): |z - z_q|^2 over the variance of z.
 
     A single code at the mean of the encodings has 1."""
-    z, z_q = (rearrange(x.detach().float(), "b d ... -> (b ...) d") for x in (z, z_q))
     return (z - z_q).square().sum() / (z - z.mean(0)).square().sum()

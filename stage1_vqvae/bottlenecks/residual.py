@@ -6,6 +6,7 @@ Zeghidour et al., "SoundStream" (arXiv 2107.03312), section III-C, algorithm 1.
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -78,7 +79,8 @@ class Residual(Quantizer):
         )
 
     def figures(self, z: Tensor, latent: Latent) -> dict[str, Tensor]:
-        return super().figures(z, latent) | {"z_q nmse": nmse(z, latent.z_q)}
+        rows, entries = (rearrange(x.detach().float(), "b d ... -> (b ...) d") for x in (z, latent.z_q))
+        return super().figures(z, latent) | {"z_q nmse": nmse(rows, entries)}
 
     def lookup(self, codes: Tensor) -> Tensor:
         parts = codes.unbind(-1) if self.num_codebooks > 1 else [codes]

@@ -31,9 +31,9 @@ def find(codebook: Codebook, settings: Mapping[str, Any]) -> Finding | None:
         nearest = distances.fill_diagonal_(math.inf).min(1).values
         equal = float((nearest == 0).double().mean())
         if equal > EQUAL:
-            return Finding(f"{equal:.0%} of the codes in use equal another one exactly, stored as {codebook.vectors.dtype}",
-                           "rounding makes different codes the same", (change(settings, "stage1.precision", "float32"),),
-                           "weights in full precision")
+            return Finding(f"{equal:.0%} of the codes in use equal another one exactly",
+                           "rounding made different codes the same", (change(settings, "stage1.precision", "float32"),),
+                           "weights that are stored in full precision")
         rounding = ROUNDING * float(vectors.norm(dim=1).median())
         if settings.get("stage1.precision") in ("auto", "bfloat16") and float(nearest.median()) < TIMES * rounding:
             return Finding(

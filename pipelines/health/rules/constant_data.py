@@ -24,8 +24,8 @@ def find(facts: Facts, settings: Mapping[str, Any], rows: Sequence[Row] = ()) ->
     if equal and last_quarter(equal) >= MOST_EQUAL:
         evidence = f"{last_quarter(equal):.2%} of the values of the training data are equal"
     elif isinstance(variance, int | float) and variance < LEAST_DEVIATION**2:
-        evidence = (f"the values of the training data have a standard deviation of {math.sqrt(max(variance, 0)):.2g} of "
-                    "256 levels")
+        deviation = math.sqrt(max(variance, 0))
+        evidence = f"the values of the training data have a standard deviation of {deviation:.2g} of 256 levels"
     else:
         return None
     deep = "data.range" in settings  # images whose pixels may have more than 8 bits

@@ -22,6 +22,6 @@ def find(prior: PriorFacts, settings: Mapping[str, Any]) -> Finding | None:
         words.append(f"all {counts[only]} training items have {name}={only}")
     left = ",".join(name for name in prior.label_counts if name not in constant)
     before = settings.get("condition_on")
-    return Finding(", ".join(words), "the prior is conditioned on a label that is the same for every item, so samples do "
+    return Finding(", ".join(words), "the prior is conditioned on a label that is the same for every item: samples do "
                    "not depend on it", (Change("condition_on", f"[{left}]", f"[{','.join(before or [])}]"),),
                    "labels that differ: images and clips are labelled by their folders")

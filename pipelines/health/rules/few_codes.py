@@ -1,32 +1,34 @@
-"""The codebook has collapsed: one code, less than a tenth of the codes that could be in use, or, over the whole
-training split, less than half.
+"""The codebook has collapsed: one code, less than a tenth of the codes that could be in use, or, once the training is
+over, less than half.
 
 A random choice of as many positions as codes uses 0.63 of them. A `rate_weight` above 0 asks for few codes, down to a
 quarter in healthy runs, so with it half is no limit. In the healthy runs without it all codes are in use.
 
-The causes, likeliest first: a weight of the rate that makes rare codes too dear, a learning rate that throws encodings
-away from all codes but one, a codebook that neither starts at the data nor revives dead codes.
+The causes, likeliest first: a weight of the rate that makes rare codes too dear, a commitment term that draws encodings
+together or does not hold them, a learning rate that throws them away from all codes but one, a codebook that neither
+starts at the data nor revives dead codes.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.health.evidence import CodeUse, Facts, Row
+from pipelines.health.evidence import CodeUse, End, Facts, Row
 from pipelines.health.finding import Change, Finding, change
 from pipelines.health.series import highest_rate
 
 ORDER, STAGES = 2, ("stage1",)
 LEAST_USE = 0.1  # of the codes that could be in use, at two validations in a row
-HALF = 0.5  # over a whole training split of at least ENCODINGS per code
+HALF = 0.5  # over a split of at least ENCODINGS per code
 ENCODINGS = 10
+STRONG, WEAK = 5.0, 0.01  # commitment_weight: the paper found no difference from 0.1 to 2
 HEAVY = 2.0  # rate_weight: at 1.18 the pretrained mnist still uses 106 of 128 codes
 FAST, USUAL = 3e-3, 1e-3  # learning rates of Adam
 BOTTLENECK = "autoencoder.bottleneck"
 
 
-def find(facts: Facts, rows: Sequence[Row] = (), settings: Mapping[str, Any] = {}, codes: CodeUse | None = None
-         ) -> Finding | None:
-    found = in_training_split(codes, settings) if codes else in_validation(rows, facts)
+def find(facts: Facts, rows: Sequence[Row] = (), settings: Mapping[str, Any] = {}, codes: CodeUse | None = None,
+         end: End | None = None) -> Finding | None:
+    found = in_training_split(codes, settings) if codes else in_validation(rows, facts, share(settings, end))
     if found is None:
         return None
     used, num_codes, evidence = found
@@ -36,13 +38,21 @@ def find(facts: Facts, rows: Sequence[Row] = (), settings: Mapping[str, Any] = {
                    "autoencoder/bottleneck=fsq, which has no codebook to lose")
 
 
-def in_validation(rows: Sequence[Row], facts: Facts) -> tuple[float, int, str] | None:
+def share(settings: Mapping[str, Any], end: End | None) -> float:
+    """The least share of the codes to expect in use."""
+    weight = settings.get(f"{BOTTLENECK}.rate_weight")
+    return HALF if end is not None and weight is not None and weight <= 0 else LEAST_USE
+
+
+def in_validation(rows: Sequence[Row], facts: Facts, least_share: float) -> tuple[float, int, str] | None:
     """Codes in use, K and the words of it, where the latest two validations agree that they are few."""
     latest = [row for row in rows if row["split"] == "validation" and row.get("codes used") is not None
               and row["step"] >= facts.settled_from][-2:]
     if len(latest) < 2 or facts.num_codes is None or facts.num_codes < 2:
         return None
-    least = max(LEAST_USE * min(facts.num_codes, facts.positions or facts.num_codes), 1)
+    if facts.positions is None or facts.positions < ENCODINGS * facts.num_codes:
+        least_share = LEAST_USE
+    least = max(least_share * min(facts.num_codes, facts.positions or facts.num_codes), 1)
     if not all(row["codes used"] <= least for row in latest):
         return None
     used, step = latest[-1]["codes used"], latest[-1]["step"]
@@ -56,8 +66,8 @@ def in_training_split(codes: CodeUse, settings: Mapping[str, Any]) -> tuple[floa
     if num_codes < 2:
         return None
     used = float((codes.counts > 0).sum(1).double().mean())
-    share = LEAST_USE if (settings.get(f"{BOTTLENECK}.rate_weight") or 0) > 0 else HALF
-    least = max(share * min(num_codes, codes.items * codes.positions / ENCODINGS), 1)
+    weighted = (settings.get(f"{BOTTLENECK}.rate_weight") or 0) > 0
+    least = max((LEAST_USE if weighted else HALF) * min(num_codes, codes.items * codes.positions / ENCODINGS), 1)
     if used > least:
         return None
     return used, num_codes, (f"{used:.4g} of {num_codes} codes occur among the {codes.items} training items, expected "
@@ -71,6 +81,9 @@ def causes(facts: Facts, rows: Sequence[Row], settings: Mapping[str, Any], num_c
     beta = settings.get("autoencoder.beta") or 0
     if weight > HEAVY:
         changes.append(change(settings, f"{BOTTLENECK}.rate_weight", min(1.0, weight / 4)))
+    commitment = settings.get(f"{BOTTLENECK}.commitment_weight")
+    if commitment is not None and not WEAK <= commitment <= STRONG:
+        changes.append(change(settings, f"{BOTTLENECK}.commitment_weight", 0.25))
     if lr > FAST:
         changes.append(Change("stage1.lr", min(USUAL, lr / 10), lr))
     if settings.get(f"{BOTTLENECK}.initialise_from_data") is False:

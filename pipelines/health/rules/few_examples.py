@@ -21,10 +21,9 @@ def find(codes: CodeUse, settings: Mapping[str, Any]) -> Finding | None:
     fitting = 2 ** max(1, int(encodings / ENOUGH).bit_length() - 1)
     key = "autoencoder.bottleneck.num_codes"
     return Finding(
-        f"{codes.items} training items of {codes.positions:.4g} positions are {encodings / num_codes:.2g} encodings for "
-        f"each of K = {num_codes} codes, expected {FEWEST} at least",
+        f"{codes.items} training items of {codes.positions:.4g} positions are {encodings / num_codes:.2g} encodings "
+        f"for each of K = {num_codes} codes, expected {FEWEST} at least",
         "codes stand for single encodings: the codebook memorises the training data",
         (change(settings, key, fitting),) if key in settings else (),
-        f"{FEWEST * num_codes / max(codes.positions, 1):.0f} training items or more, or "
-        f"fewer levels (autoencoder.bottleneck.levels) for about {fitting} codes" if key not in settings
-        else f"{FEWEST * num_codes / max(codes.positions, 1):.0f} training items or more")
+        f"{FEWEST * num_codes / max(codes.positions, 1):.0f} training items or more" + (
+            "" if key in settings else f", or fewer autoencoder.bottleneck.levels, for about {fitting} codes"))

@@ -1,7 +1,9 @@
-"""The norm of the encodings grows by a quarter or more from each fourth of the training to the next.
+"""The norm of the encodings grows by a quarter or more from each fourth of the training to the next, or has grown to
+twenty times what it was at the start.
 
-Three times in a row that is a factor of two; what settles grows less and less. The commitment term is what holds
-encodings near their codes.
+Three times in a row a quarter is a factor of two, and what settles grows less and less; the learning rate that falls to
+zero ends any growth, hence the second figure. In the healthy runs the norm at most triples. The commitment term is what
+holds encodings near their codes.
 """
 
 import statistics
@@ -14,6 +16,7 @@ from pipelines.health.series import highest_rate, series
 
 ORDER, STAGES = 3, ("stage1",)
 GROWTH = 1.25
+FAR = 20.0
 SPANS, ROWS_PER_SPAN = 4, 5  # of the training's rows so far
 COMMITMENT = "autoencoder.bottleneck.commitment_weight"
 USUAL = 0.25  # the paper's
@@ -24,16 +27,18 @@ def find(rows: Sequence[Row], facts: Facts, settings: Mapping[str, Any]) -> Find
     size = len(norms) // SPANS
     if size < ROWS_PER_SPAN:
         return None
-    norms = norms[-SPANS * size :]
-    medians = [statistics.median(norm for _, norm in norms[start : start + size])
-               for start in range(0, len(norms), size)]
-    if any(later < GROWTH * earlier or earlier <= 0 for earlier, later in zip(medians, medians[1:])):
+    latest = norms[-SPANS * size :]
+    medians = [statistics.median(norm for _, norm in latest[start : start + size])
+               for start in range(0, len(latest), size)]
+    grows = all(later >= GROWTH * earlier > 0 for earlier, later in zip(medians, medians[1:]))
+    if not grows and not medians[-1] >= FAR * norms[0][1] > 0:
         return None
-    weight, lr = settings.get(COMMITMENT), highest_rate(rows)
+    weight, lr = settings.get(COMMITMENT), settings.get("stage1.lr") or highest_rate(rows)
     changes = [] if weight is None else [change(settings, COMMITMENT, max(USUAL, 4 * weight))]
     if lr:
         changes.append(Change("stage1.lr", lr / 3, lr))
     return Finding(
-        f"step {norms[-1][0]}: the norm of the encodings grew from {medians[0]:.3g} to {medians[-1]:.3g} and goes on",
+        f"step {norms[-1][0]}: the norm of the encodings grew from {norms[0][1]:.3g} at step {norms[0][0]} to "
+        f"{medians[-1]:.3g}{' and goes on' if grows else ''}",
         "encodings run away from their codes, which cannot follow", tuple(changes),
         f"raise {COMMITMENT}" if weight is None else "")

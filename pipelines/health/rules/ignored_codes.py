@@ -22,6 +22,7 @@ def find(figures: Mapping[str, Any], settings: Mapping[str, Any]) -> Finding | N
     if not isinstance(saved, int | float) or not isinstance(error, int | float) or saved > ERRORS * error:
         return None
     return Finding(
-        f"an item's own latents save {saved:.3g} nats against those of other items, with a standard error of {error:.2g}",
+        f"an item's own latents save {saved:.3g} nats against those of other items, with a standard error of "
+        f"{error:.2g}",
         "the decoder ignores the latents", (), "a decoder that sees less of the earlier values (fewer "
         "autoencoder.decoder.network.num_layers), or a lower autoencoder.beta")

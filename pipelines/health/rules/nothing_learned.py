@@ -1,7 +1,8 @@
 """The reconstructions are no better than the mean of the data: the objective is at the variance.
 
 With a Gaussian likelihood of given variance the objective is the squared error over that variance, so that the mean of
-all data has exactly 1. The healthy runs have from 0.04 to 0.12.
+all values has exactly 1. The average image, which a decoder can draw without codes, has 0.83 on the embedded digits.
+The healthy runs have from 0.04 to 0.12.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from pipelines.health.finding import Change, Finding, change
 from pipelines.health.series import series
 
 ORDER, STAGES = 4, ("stage1",)
-LEAST = 0.9  # of the variance
+LEAST = 0.8  # of the variance
 STRONG = 5.0  # commitment_weight: the paper found no difference from 0.1 to 2
 COMMITMENT = "autoencoder.bottleneck.commitment_weight"
 
@@ -33,6 +34,6 @@ def find(facts: Facts, settings: Mapping[str, Any], end: End, rows: Sequence[Row
     if facts.criterion == "bound" and settings.get("autoencoder.beta"):
         changes.append(change(settings, "autoencoder.beta", settings["autoencoder.beta"] / 10))
     return Finding(
-        f"after {end.step} updates the squared error on validation is {min(scores):.3g} of the data's variance, and the "
-        "mean of all data has 1", "nothing was learned: reconstructions are no better than one average image",
+        f"after {end.step} updates the squared error on validation is {min(scores):.3g} of the data's variance, and "
+        "the mean of all values has 1", "nothing was learned: reconstructions are no better than one average image",
         tuple(changes), "" if changes else "train longer (stage1.steps) or look at the data")

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.health.evidence import Facts, Row
 from pipelines.health.finding import Finding, change
-from pipelines.health.series import series
+from pipelines.health.series import last_quarter, series
 
 ORDER, STAGES = 6, ("stage1",)
 BITS = 8.0  # of a value: 256 levels
@@ -46,8 +46,11 @@ def find(facts: Facts, settings: Mapping[str, Any], shape: tuple[int, ...], grid
 
 
 def rate_bits(rows: Sequence[Row], facts: Facts, beta: float, dimensions: int) -> float | None:
-    """Bits of an item's latents at the last validation, from the bound: objective + beta rate / dimensions."""
-    bounds, objectives = (series(rows, facts, "validation", name) for name in ("bound", "objective"))
-    if not bounds or not objectives or beta <= 0:
+    """Bits of an item's latents in the last quarter of the training, from its loss: objective + beta rate / dimensions
+    + auxiliary. Validation has them for a VAE only: it chooses the codes of a dVAE without noise."""
+    parts = [dict(series(rows, facts, "train", name)) for name in ("loss", "objective", "auxiliary")]
+    rates = [(step, loss - parts[1][step] - parts[2][step]) for step, loss in parts[0].items()
+             if step in parts[1] and step in parts[2]]
+    if not rates or beta <= 0:
         return None
-    return (bounds[-1][1] - objectives[-1][1]) * dimensions / beta / math.log(2)
+    return last_quarter(rates) * dimensions / beta / math.log(2)

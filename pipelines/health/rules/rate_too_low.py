@@ -27,5 +27,5 @@ def find(rows: Sequence[Row], facts: Facts, settings: Mapping[str, Any], shape: 
     changes = [change(settings, "autoencoder.beta", beta / 10)]
     if not settings.get("autoencoder.beta_warmup_steps"):
         changes.append(change(settings, "autoencoder.beta_warmup_steps", max(1, end.step // 4)))
-    return Finding(f"step {end.step}: the latents of a validation item carry {max(found, 0):.2g} bits, expected 1 at least",
+    return Finding(f"step {end.step}: the latents of an item carry {max(found, 0):.2g} bits, expected 1 at least",
                    "posterior collapse: the rate is so dear that the decoder does without latents", tuple(changes))

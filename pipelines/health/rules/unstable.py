@@ -34,6 +34,6 @@ def find(rows: Sequence[Row], facts: Facts, settings: Mapping[str, Any]) -> Find
     if not settings.get(f"{facts.stage}.grad_clip"):
         changes.append(change(settings, f"{facts.stage}.grad_clip", 1.0))
     return Finding(
-        f"training {name} fell from {values[0][1]:.4g} to {medians[best]:.4g} by step {spans[best][-1][0]}, and rose to "
-        f"{medians[-1]:.4g} by step {spans[-1][-1][0]}",
+        f"training {name} fell from {values[0][1]:.4g} to {medians[best]:.4g} by step {spans[best][-1][0]}, and rose "
+        f"to {medians[-1]:.4g} by step {spans[-1][-1][0]}",
         "the training does not settle: steps are too large", tuple(changes))
