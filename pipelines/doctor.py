@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> int:
     run = load(arguments.run, "cpu", arguments.runs_dir)
     say_which(arguments, run.folder)
     checkup = run.checkup()
-    print(report(str(run.folder), checkup))
+    print(report(run.folder, checkup))
     return 1 if checkup.findings else 0
 
 

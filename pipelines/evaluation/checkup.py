@@ -37,9 +37,6 @@ from stage2_prior.prior import Prior
 
 LOOKED_AT = 2**20  # codes of a split that are counted: 50 for each of K = 20,000; bigrams of them take 0.4 s
 FARTHEST = 64  # positions of an axis of images and clips whose reach is measured
-# The settings that are not part of a component, by the verb that reads them.
-VERBS = {"stage1": "make stage1 EXPERIMENT=<as before> RUN=<another name>", "extract": "make extract-codes",
-         "stage2": "make stage2"}
 
 
 @dataclass(frozen=True)
@@ -135,18 +132,18 @@ def reach(prior: Prior, grid: tuple[int, ...]) -> tuple[int, ...]:
                  for far, own, start, whole in zip(farthest, size, place, grid, strict=True))
 
 
-def report(name: str, checkup: Checkup) -> str:
+def report(run: Path, checkup: Checkup) -> str:
     """Findings in words, each with the command that changes the setting; of a healthy run one line."""
     seen = f"looked at: {', '.join(checkup.looked_at)}"
     if not checkup.findings:
-        return f"{name}: nothing found; {seen}"
+        return f"{run}: nothing found; {seen}"
     count = len(checkup.findings)
-    lines = [f"{name}: {count} finding{'s' if count > 1 else ''}"]
+    lines = [f"{run}: {count} finding{'s' if count > 1 else ''}"]
     for number, finding in enumerate(checkup.findings, 1):
         lines += ["", f"{number}. {finding.rule} ({finding.stage.replace('stage', 'stage ')})",
                   f"   found    {finding.evidence}", f"   meaning  {finding.meaning}"]
         lines += [f"   change   {finding.advice}"] if finding.advice else []
-        lines += [f"   command  {command(finding.changes[0])}"] if finding.changes else []
+        lines += [f"   command  {command(finding.changes[0], run.name)}"] if finding.changes else []
     return "\n".join([*lines, "", seen])
 
 
@@ -156,12 +153,15 @@ def after_training(evidence: Evidence) -> None:
         print(f"doctor: {finding.rule}: {finding}")
 
 
-def command(change: Change) -> str:
-    """The command that trains with the change. Quotes survive a shell."""
-    section = change.key.partition(".")[0]
-    verb = VERBS["extract" if section == "extract" else "stage2" if section in ("prior", "stage2", "condition_on")
-                 else "stage1"]
-    return f'{verb} ARGS="{change.typed}"'
+def command(change: Change, run: str) -> str:
+    """The command that makes this change to the run of that name. Stage 1 with other settings is another run; stage 2
+    can be trained anew in the same one."""
+    section, arguments = change.key.partition(".")[0], f'ARGS="{change.typed}"'
+    if section == "extract":
+        return f"make extract-codes RUN={run} {arguments}"
+    if section in ("prior", "stage2", "condition_on", "condition_on_length"):
+        return f"make stage2 RUN={run} {arguments}   (remove the run's folder stage2 first)"
+    return f"make stage1 EXPERIMENT=<as before> RUN=<another name> {arguments}"
 
 
 def _nothing(*_: Any, **__: Any) -> None:

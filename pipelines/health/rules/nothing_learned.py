@@ -36,4 +36,5 @@ def find(facts: Facts, settings: Mapping[str, Any], end: End, rows: Sequence[Row
     return Finding(
         f"after {end.step} updates the squared error on validation is {min(scores):.3g} of the data's variance, and "
         "the mean of all values has 1", "nothing was learned: reconstructions are no better than one average image",
-        tuple(changes), "" if changes else "train longer (stage1.steps) or look at the data")
+        tuple(changes) or (Change("stage1.steps", 10 * end.step, settings.get("stage1.steps", end.step)),),
+        "" if changes else "look at the data")
