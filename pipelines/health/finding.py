@@ -54,4 +54,6 @@ def change(settings: Mapping[str, Any], key: str, value: Any) -> Change:
 def _typed(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:.3g}" if isinstance(value, float) and value != round(value, 5) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:g}" if value == round(value, 5) else f"{value:.3g}"  # 0.9999, 0.000333, 1e-07

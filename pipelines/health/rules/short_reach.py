@@ -29,7 +29,7 @@ def find(prior: PriorFacts, settings: Mapping[str, Any]) -> Finding | None:
         changes.append(change(settings, key, math.ceil(layers * size / ENOUGH / max(reach, 1))))
     if isinstance(first := settings.get("prior.first_kernel_size"), int) and key == "prior.num_layers":
         changes.append(change(settings, "prior.first_kernel_size", max(7, first)))
-    return Finding(f"the prior sees {reach} positions back along an axis of {size}",
-                   "its receptive field is smaller than the grid: samples are right in small parts only",
+    return Finding(f"the prior's receptive field reaches {reach} back along an axis of {size} positions",
+                   "it is smaller than the grid: samples are right in small parts only",
                    tuple(changes[: 1 + (changes[-1].value != changes[-1].before)]) if changes else (),
                    "" if changes else "a prior of more layers")

@@ -82,7 +82,8 @@ def test_a_report_in_words():
     finding = Finding("3 of 64 codes in use", "too few", (Change("stage1.lr", 0.001, 0.1),), "more data", "few codes",
                       "stage1")
     assert report(Path("runs/photos"), Checkup([finding], ["weights", "codes"])).splitlines() == [
-        "runs/photos: 1 finding", "", "1. few codes (stage 1)", "   found    3 of 64 codes in use", "   meaning  too few",
+        "runs/photos: 1 finding", "", "1. few codes (stage 1)", "   found    3 of 64 codes in use",
+        "   meaning  too few",
         "   change   lower stage1.lr from 0.1 to 0.001, or more data",
         '   command  make stage1 EXPERIMENT=<as before> RUN=<another name> ARGS="stage1.lr=0.001"', "",
         "looked at: weights, codes"]
