@@ -214,4 +214,4 @@ def nmse(z: Tensor, z_q: Tensor) -> Tensor:
     """Encodings and their codebook entries, both (n, d) -> (): |z - z_q|^2 over the variance of z.
 
     A single code at the mean of the encodings has 1."""
-    return (z - z_q).square().sum() / (z - z.mean(0)).square().sum()
+    return (z - z_q).square().sum() / (z - z.mean(0)).square().sum().clamp(min=torch.finfo(z.dtype).tiny)

@@ -258,13 +258,13 @@ def codebook_lag(z: Tensor, e: Tensor, codes: Tensor, num_codes: int) -> Tensor:
     the encodings that chose them, over the variance of the encodings. 0 where k-means has converged.
 
     Means of few encodings scatter by chance: W / (n - used) per code, W being the encodings' squared distance from
-    them, is subtracted. NaN for fewer than two encodings per used code."""
+    them, is subtracted. With fewer than two encodings per used code nothing can be told from chance: 0."""
     count = z.new_zeros(num_codes).scatter_add_(0, codes, z.new_ones(len(codes)))
     means = (sums_by_code(z, codes, num_codes) / count.clamp(min=1)[:, None])[codes]
     used, n = (count > 0).sum(), len(z)
     chance = used * (z - means).square().sum() / (n - used).clamp(min=1)
-    lag = ((means - e).square().sum() - chance).clamp(min=0) / (z - z.mean(0)).square().sum()
-    return torch.where(n >= 2 * used, lag, torch.nan)
+    distance = torch.where(n >= 2 * used, (means - e).square().sum() - chance, 0).clamp(min=0)
+    return distance / (z - z.mean(0)).square().sum().clamp(min=torch.finfo(z.dtype).tiny)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
