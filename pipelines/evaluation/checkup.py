@@ -35,7 +35,7 @@ from stage1_vqvae.bottlenecks.base import Bottleneck, CodebookQuantizer
 from stage1_vqvae.codebook import usage
 from stage2_prior.prior import Prior
 
-LOOKED_AT = 2**20  # codes of a split that are counted: 50 for each of K = 20,000; bigrams of them take 0.4 s
+LOOKED_AT = 2**20  # codes of a split that are counted: 50 for each of K = 20,000; bigrams of them take 0.8 s
 FARTHEST = 64  # positions of an axis of images and clips whose reach is measured
 
 

@@ -182,6 +182,7 @@ class VectorQuantizer(CodebookQuantizer):
 
     def figures(self, z: Tensor, latent: Latent) -> dict[str, Tensor]:
         """Also `z_q nmse`, and how far the codes are behind the encodings: see `codebook_lag`."""
+        assert latent.codes is not None
         vectors, entries = (rearrange(x.detach().float(), "b (g d) ... -> (b ...) g d", g=self.num_codebooks)
                             for x in (z, latent.z_q))
         if self.cosine:

@@ -66,7 +66,8 @@ SICK = {  # rule: evidence and the setting that it names first; None: in words a
         (evidence(rows=rows("validation", "codes used", [20, 20]), settings={
             f"{BOTTLENECK}.rate_weight": 0.0, f"{BOTTLENECK}.revive_threshold": 0}),
          f"{BOTTLENECK}.revive_threshold=0.05"),
-        (evidence(codes=used(0.4), settings={f"{BOTTLENECK}.commitment_weight": 100.0}),
+        (evidence(codes=used(0.4), settings={f"{BOTTLENECK}.commitment_weight": 100.0,
+                                             f"{BOTTLENECK}.revive_threshold": 0.05}),
          f"{BOTTLENECK}.commitment_weight=0.25"),
         (evidence(codes=used(0.05), settings={f"{BOTTLENECK}.rate_weight": 8.0}), f"{BOTTLENECK}.rate_weight=1.0"),
         (evidence(dataclasses.replace(VAE, num_codes=64, positions=64), rows=rows("validation", "codes used", [2, 2]),
@@ -127,8 +128,9 @@ HEALTHY = [  # near the thresholds, and further from them than any healthy run
     evidence(STAGE2, prior=PriorFacts(1, 2, label_counts={"class": {"a": 900, "b": 1}})),
     evidence(codes=used(1, 64, 100)),
     evidence(rows=rows("validation", "codes used", [7, 7])),
-    evidence(codes=used(0.55), settings={f"{BOTTLENECK}.rate_weight": 0.0}),
-    evidence(codes=used(0.2), settings={f"{BOTTLENECK}.rate_weight": 0.65}),
+    evidence(codes=used(0.55), settings={f"{BOTTLENECK}.rate_weight": 0.0, f"{BOTTLENECK}.revive_threshold": 0.05}),
+    evidence(codes=used(0.2), settings={f"{BOTTLENECK}.rate_weight": 0.65, f"{BOTTLENECK}.revive_threshold": 0.05}),
+    evidence(codes=used(0.2), settings={f"{BOTTLENECK}.levels": [4, 4, 4]}),
     evidence(rows=rows("train", "z_e norm", [1 + 9 * (1 - 0.9**step) for step in range(80)])),
     evidence(rows=rows("train", "codebook lag", [0.4] * 12 + [0.1] * 6)),
     evidence(end=None, rows=rows("train", "codebook lag", [0.4] * 12)),  # while it runs
