@@ -21,6 +21,9 @@ from pipelines.health.evidence import Facts
 from pipelines.health.watch import Watch
 
 
+FOR_RULES = {"equal values", "z_q nmse", "codebook lag"}  # figures that the progress bar has no room for
+
+
 def read_metrics(path: Path) -> list[dict]:
     """The rows of a metrics.jsonl, in order: `step`, `split`, and figures, numbers or None. [] where there is none.
 
@@ -93,7 +96,7 @@ class RunLog:
 
     def show(self, step: int, figures: dict[str, float], items_per_second: float) -> None:
         self.bar.update(step - self.bar.n)
-        words = {name: f"{value:.4g}" for name, value in figures.items()}
+        words = {name: f"{value:.4g}" for name, value in figures.items() if name not in FOR_RULES}
         self.bar.set_postfix(words | {"items/s": f"{items_per_second:.0f}"}, refresh=False)
 
     def warn(self, facts: Facts, settings: Mapping[str, Any]) -> None:
