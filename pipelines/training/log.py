@@ -20,7 +20,6 @@ from pipelines.files.reading import parse_json, read_file
 from pipelines.health.evidence import Facts
 from pipelines.health.watch import Watch
 
-
 FOR_RULES = {"equal values", "z_q nmse", "codebook lag"}  # figures that the progress bar has no room for
 
 

@@ -259,7 +259,7 @@ def codebook_lag(z: Tensor, e: Tensor, codes: Tensor, num_codes: int) -> Tensor:
     the encodings that chose them, over the variance of the encodings. 0 where k-means has converged.
 
     Means of few encodings scatter by chance: W / (n - used) per code, W being the encodings' squared distance from
-    them, is subtracted. With fewer than two encodings per used code nothing can be told from chance: 0."""
+    them, is subtracted. 0 with fewer than two encodings per used code, where all may be chance."""
     count = z.new_zeros(num_codes).scatter_add_(0, codes, z.new_ones(len(codes)))
     means = (sums_by_code(z, codes, num_codes) / count.clamp(min=1)[:, None])[codes]
     used, n = (count > 0).sum(), len(z)
