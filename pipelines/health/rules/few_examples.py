@@ -1,7 +1,7 @@
 """Fewer than ten encodings per code in the whole training split: many codes then stand for a handful of encodings.
 
 k-means libraries warn below 30 to 40 vectors per centre (faiss: 39), and training revisits the same ones. The healthy
-runs have from 360 (the embedded digits) to 2,000,000.
+runs have from 359 (the embedded digits) to 21,000 (MNIST).
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """At its best, validation keeps less than half of what training has gained, and is 1.5 times as high.
 
-The healthy runs keep from 0.84 of the gain on, and are at most 1.2 times as high. Memorising costs more only after the
+The healthy runs keep 0.84 of the gain or more, and are at most 1.2 times as high. Memorising costs more only after the
 best validation (rule `overfitting`); here validation never follows.
 """
 
