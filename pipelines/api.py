@@ -26,6 +26,7 @@ from pipelines.codec.folders import Decompressed, compress_files, decompress_fil
 from pipelines.codec.items import Compressed, Given, compress, decoded, items_of, named, open_compressed, restore
 from pipelines.codec.models import Models
 from pipelines.data.codes import CodeData
+from pipelines.evaluation.checkup import Checkup, check
 from pipelines.files.errors import InputError
 from pipelines.files.locks import only_writer
 from pipelines.files.outputs import one_call
@@ -35,6 +36,7 @@ from pipelines.generation.labels import conditioning_labels, decoder_labels, par
 from pipelines.generation.reconstruction import reconstruct
 from pipelines.generation.samples import Sampler, Samples
 from pipelines.generation.scores import Scores, score
+from pipelines.health.finding import Finding
 from pipelines.kinds import all_kinds, check_able, kind_of
 from pipelines.kinds.base import Written
 from pipelines.runs.chain import LoadedRun, load_run
@@ -238,6 +240,14 @@ class TrainedRun:
     def codes(self, split: str = "train") -> "CodeItems":
         """The extracted codes of a split, a torch Dataset of (codes, labels). Raises InputError before extraction."""
         return CodeItems(CodeData(self._loaded.run.codes).split(split))
+
+    def checkup(self) -> Checkup:
+        """What was looked at of the run, and what is wrong with it."""
+        return check(self._loaded)
+
+    def doctor(self) -> list[Finding]:
+        """What is wrong with the run, the most basic first: evidence, meaning, and the settings to change."""
+        return self.checkup().findings
 
     # --- files in, files out --------------------------------------------------------------------------------
 

@@ -26,7 +26,9 @@ def main(cfg: "DictConfig") -> None:
     import torch
 
     from pipelines.data.manifest import MOST_CODES
+    from pipelines.evaluation.checkup import after_training, stage1_evidence
     from pipelines.files.errors import InputError
+    from pipelines.health.evidence import settings_of
     from pipelines.kinds import kind_of
     from pipelines.runs.config import build, plain
     from pipelines.runs.continued import note_settings
@@ -66,6 +68,7 @@ def main(cfg: "DictConfig") -> None:
         splits = {name: data.split(name) for name in ("train", "validation")}
         columns = label_columns("decoder_condition_on", config["condition_on"], data.label_names)
         task = AutoencoderTask(autoencoder, columns, partial(kind_of(data.kind).show, example=example))
+        task.settings = settings_of("stage1", config)
         for epoch in (None, 0):  # as evaluation and as training see it
             check_fit(task, splits["train"].batch(torch.arange(1), cfg.seed, epoch))
         with distributed.only_training(run.stage1, "train_stage1", device):
@@ -79,6 +82,7 @@ def main(cfg: "DictConfig") -> None:
             state = train(task, splits, settings, run.stage1, cfg.seed, device, facts={})
         if distributed.rank() == 0:
             print(f"stage 1 is trained: {run.stage1}, step {state.step}; {describe_best(state, task.criterion)}")
+            after_training(stage1_evidence(run.stage1, autoencoder, config, facts=task.facts()))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ def main(cfg: "DictConfig") -> None:
     import torch
 
     from pipelines.data.codes import CodeData
+    from pipelines.evaluation.checkup import after_training, stage2_evidence
     from pipelines.files.errors import InputError
+    from pipelines.health.evidence import settings_of
     from pipelines.runs.config import build, plain
     from pipelines.runs.example import CodeSpec
     from pipelines.runs.facts import COPIES, check_memory, check_prior, complete_prior
@@ -81,6 +83,7 @@ def main(cfg: "DictConfig") -> None:
                  "trained_at": datetime.now(UTC).isoformat()}
         means = {name: mean_codes(split) for name, split in splits.items()}
         task = PriorTask(prior, columns, means, with_length)
+        task.settings = settings_of("stage2", config)
         check_fit(task, splits["train"].batch(torch.arange(1)))
         if distributed.rank() == 0:
             claim_folder(run.stage2, config)
@@ -90,6 +93,7 @@ def main(cfg: "DictConfig") -> None:
             early = ", stopped early" if state.stopped_early else ""
             best = describe_best(state, "bits per code")
             print(f"stage 2 is trained: {run.stage2}, step {state.step}{early}; {best}")
+            after_training(stage2_evidence(run.stage2, prior, config, codes))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.files.errors import InputError
+from pipelines.health.evidence import Facts
 from pipelines.splits.base import Batch, columns_of, real_codes
 from pipelines.splits.noise import generator, step_permutation
 from pipelines.splits.transfer import send
 from pipelines.training import distributed
-from pipelines.training.health import Facts
 from pipelines.training.log import RunLog
 from pipelines.training.task import Figures, Task
 from stage1_vqvae.autoencoder import Autoencoder
@@ -21,6 +21,7 @@ from stage1_vqvae.bottlenecks.base import Latent
 
 Show = Callable[..., None]  # (model, batch, labels, log=, step=): validation items to TensorBoard
 FEWEST_BATCHES = 4  # that a bottleneck is initialised from
+LEVELS_LOOKED_AT = 2**16
 
 
 class AutoencoderTask(Task):
@@ -43,7 +44,8 @@ class AutoencoderTask(Task):
 
         def figures() -> dict[str, Tensor]:
             bottleneck = self.model.bottleneck
-            found = {"objective": output.objective.mean(), "auxiliary": output.auxiliary}
+            found = {"objective": output.objective.mean(), "auxiliary": output.auxiliary,
+                     "equal values": equal_values(self.model.likelihood.levels(batch.x))}
             found |= bottleneck.figures(output.z_e, output.latent)
             counts = self.use(output.latent, batch)
             if counts is not None:
@@ -113,6 +115,14 @@ class AutoencoderTask(Task):
 
     def show(self, model: nn.Module, batch: Batch, log: RunLog, step: int) -> None:
         self._show(model, batch, self.labels(batch), log=log, step=step)
+
+
+def equal_values(levels: Tensor) -> Tensor:
+    """Levels of a batch, any shape -> (): the share of them that equal their median, which is the commonest level
+    where one has more than half. Of about `LEVELS_LOOKED_AT` of them: it is a figure of every logged step."""
+    stride = levels.numel() // LEVELS_LOOKED_AT | 1  # odd, so that it meets every column of an image
+    some = levels.flatten()[::stride]
+    return (some == some.median()).float().mean()
 
 
 def check_fit(task: AutoencoderTask, batch: Batch) -> None:

@@ -3,9 +3,11 @@
 import json
 import math
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import NoneType
+from typing import Any
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -15,7 +17,10 @@ from pipelines.files.atomic import write_atomically
 from pipelines.files.checks import brief, is_integer
 from pipelines.files.errors import InputError, naming
 from pipelines.files.reading import parse_json, read_file
-from pipelines.training.health import Facts, Watch
+from pipelines.health.evidence import Facts
+from pipelines.health.watch import Watch
+
+FOR_RULES = {"equal values", "z_q nmse", "codebook lag"}  # figures that the progress bar has no room for
 
 
 def read_metrics(path: Path) -> list[dict]:
@@ -90,12 +95,12 @@ class RunLog:
 
     def show(self, step: int, figures: dict[str, float], items_per_second: float) -> None:
         self.bar.update(step - self.bar.n)
-        words = {name: f"{value:.4g}" for name, value in figures.items()}
+        words = {name: f"{value:.4g}" for name, value in figures.items() if name not in FOR_RULES}
         self.bar.set_postfix(words | {"items/s": f"{items_per_second:.0f}"}, refresh=False)
 
-    def warn(self, facts: Facts) -> None:
-        """Prints on stderr what the figures say is wrong with the training, each finding once: health.py."""
-        for finding in self.watch.news(facts) if self.active else ():
+    def warn(self, facts: Facts, settings: Mapping[str, Any]) -> None:
+        """Prints on stderr what the figures say is wrong with the training, each finding once."""
+        for finding in self.watch.news(facts, settings) if self.active else ():
             tqdm.write(f"warning: {finding}", file=sys.stderr)
 
     def close(self) -> None:

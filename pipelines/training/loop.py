@@ -122,7 +122,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
                 judged = average if average is not None else model
                 values = validate(task, judged, validation, settings, device, precision)
                 log.figures(step, "validation", values, time.monotonic() - start)
-                log.warn(task.facts())
+                log.warn(task.facts(), task.settings)
                 if log.active:
                     task.show(judged, validation.batch(torch.arange(min(16, len(validation)))), log, step)
                 score = values[task.criterion]

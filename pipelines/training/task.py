@@ -1,13 +1,15 @@
 """What differs between the stages in training."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipelines.health.evidence import Facts
 from pipelines.splits.base import Batch
-from pipelines.training.health import Facts
 from pipelines.training.log import RunLog
 
 Figures = Callable[[], dict[str, Tensor]]  # scalar figures of a step, computed where they are logged
@@ -20,6 +22,7 @@ class Task(ABC):
     criterion: str  # the validation figure that `best` and early stopping minimise
     settled_from: int = 0  # earlier steps are not comparable with later ones, and are never `best`
     model: nn.Module
+    settings: Mapping[str, Any] = MappingProxyType({})  # of the run, by keys as they are typed: what warnings name
 
     @abstractmethod
     def loss(self, network: nn.Module, batch: Batch, step: Tensor | int) -> tuple[Tensor, Figures]:
@@ -36,7 +39,7 @@ class Task(ABC):
         return {}
 
     def facts(self) -> Facts:
-        """What the rules of health.py need beside the figures, as of the last validation."""
+        """What the rules of pipelines/health need beside the figures, as of the last validation."""
         return Facts(self.title.replace(" ", ""), self.criterion, self.settled_from)
 
     def before_first_step(self, batches) -> None:

@@ -208,3 +208,10 @@ class CodebookQuantizer(Quantizer, ABC):
     def _flat(self, codes: Tensor) -> Tensor:
         """Codes (n, g) as row numbers in the codebooks laid end to end."""
         return codes + torch.arange(self.num_codebooks, device=codes.device) * self.num_codes
+
+
+def nmse(z: Tensor, z_q: Tensor) -> Tensor:
+    """Encodings and their codebook entries, both (n, d) -> (): |z - z_q|^2 over the variance of z.
+
+    A single code at the mean of the encodings has 1."""
+    return (z - z_q).square().sum() / (z - z.mean(0)).square().sum().clamp(min=torch.finfo(z.dtype).tiny)

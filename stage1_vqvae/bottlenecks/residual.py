@@ -6,10 +6,11 @@ Zeghidour et al., "SoundStream" (arXiv 2107.03312), section III-C, algorithm 1.
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stage1_vqvae.bottlenecks.base import Latent, Quantizer
+from stage1_vqvae.bottlenecks.base import Latent, Quantizer, nmse
 from stage1_vqvae.bottlenecks.nearest import nearest_codes
 from stage1_vqvae.bottlenecks.vq import EMAQuantizer
 
@@ -76,6 +77,10 @@ class Residual(Quantizer):
             rate_nats=sum(latent.rate_nats for latent in latents),
             loss=sum(latent.loss for latent in latents),
         )
+
+    def figures(self, z: Tensor, latent: Latent) -> dict[str, Tensor]:
+        rows, entries = (rearrange(x.detach().float(), "b d ... -> (b ...) d") for x in (z, latent.z_q))
+        return super().figures(z, latent) | {"z_q nmse": nmse(rows, entries)}
 
     def lookup(self, codes: Tensor) -> Tensor:
         parts = codes.unbind(-1) if self.num_codebooks > 1 else [codes]

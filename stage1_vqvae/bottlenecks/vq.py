@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
-from stage1_vqvae.bottlenecks.base import CodebookQuantizer, Latent
+from stage1_vqvae.bottlenecks.base import CodebookQuantizer, Latent, nmse
 from stage1_vqvae.bottlenecks.kmeans import kmeans
 from stage1_vqvae.bottlenecks.nearest import nearest_codes
 from stage1_vqvae.bottlenecks.sums import sums_by_code
@@ -180,6 +180,18 @@ class VectorQuantizer(CodebookQuantizer):
                 self._observe(vectors.detach(), codes)
         return self._latent(z_q, codes, z.shape[0], z.shape[2:], loss)
 
+    def figures(self, z: Tensor, latent: Latent) -> dict[str, Tensor]:
+        """Also `z_q nmse`, and how far the codes are behind the encodings: see `codebook_lag`."""
+        assert latent.codes is not None
+        vectors, entries = (rearrange(x.detach().float(), "b (g d) ... -> (b ...) g d", g=self.num_codebooks)
+                            for x in (z, latent.z_q))
+        if self.cosine:
+            vectors = F.normalize(vectors, dim=-1)
+        codes = self._flat(latent.codes.reshape(-1, self.num_codebooks)).flatten()
+        lag = codebook_lag(vectors.flatten(0, 1), entries.flatten(0, 1), codes, self.num_codebooks * self.num_codes)
+        found = {"z_q nmse": nmse(vectors.flatten(1), entries.flatten(1)), "codebook lag": lag}
+        return super().figures(z, latent) | found
+
     def _costs(self) -> Tensor | None:
         """The cost of each code besides its distance, (g, k); frequencies are clamped to at least 0.01 / K."""
         if not self.rate_weight:
@@ -240,6 +252,20 @@ class VectorQuantizer(CodebookQuantizer):
         """Moves `dead` codes (g, k) onto `encodings` (g, k, d)."""
         self.codebook.copy_(torch.where(dead[..., None], encodings, self.codebook))
         self.counts.masked_fill_(dead, self._average_count)
+
+
+def codebook_lag(z: Tensor, e: Tensor, codes: Tensor, num_codes: int) -> Tensor:
+    """Encodings and their entries (n, d), their codes (n,) -> (): the squared distance of the entries from the means of
+    the encodings that chose them, over the variance of the encodings. 0 where k-means has converged.
+
+    Means of few encodings scatter by chance: W / (n - used) per code, W being the encodings' squared distance from
+    them, is subtracted. 0 with fewer than two encodings per used code, where all may be chance."""
+    count = z.new_zeros(num_codes).scatter_add_(0, codes, z.new_ones(len(codes)))
+    means = (sums_by_code(z, codes, num_codes) / count.clamp(min=1)[:, None])[codes]
+    used, n = (count > 0).sum(), len(z)
+    chance = used * (z - means).square().sum() / (n - used).clamp(min=1)
+    distance = torch.where(n >= 2 * used, (means - e).square().sum() - chance, 0).clamp(min=0)
+    return distance / (z - z.mean(0)).square().sum().clamp(min=torch.finfo(z.dtype).tiny)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

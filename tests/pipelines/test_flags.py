@@ -72,6 +72,8 @@ others = st.one_of(
     st.tuples(st.just("list_runs"), st.lists(st.builds(
         lambda flag, value: f"--{flag}={value}", st.sampled_from(["runs-dir", "remove", "yes", "all"]), values),
         max_size=2)),
+    st.tuples(st.just("doctor"), st.lists(st.builds(
+        lambda flag, value: f"--{flag}={value}", st.sampled_from(["run", "runs-dir", "stage"]), values), max_size=2)),
     st.tuples(st.just("publish"), st.lists(st.builds(
         lambda flag, value: f"--{flag}={value}", st.sampled_from(["run", "out", "half"]), values), max_size=2)),
     st.tuples(st.just("compare"), st.builds(lambda name, value: [name, f"--only={value}", "stage1.stepz=1"],
@@ -149,7 +151,7 @@ def test_every_verb_does_what_was_asked_or_says_in_one_line_why_not(made, tmp_pa
         places = {"PICTURES": str(made / FOLDER), "COMPRESSED": str(made / "all.ndc")}
         own = [places.get(word, word) for word in FLAGS[verb][0]]
         arguments = [*own, *([] if anew else ["--run=tiny"]), *arguments]
-    elif verb in ("list_runs", "publish"):
+    elif verb in ("list_runs", "publish", "doctor"):
         shutil.copytree(made / "runs", home / "runs")
     result = command(verb, *arguments, cwd=home, check=False)
     counts[verb, result.returncode] += 1
@@ -158,7 +160,7 @@ def test_every_verb_does_what_was_asked_or_says_in_one_line_why_not(made, tmp_pa
 
 
 def test_every_verb_is_asked():
-    assert {*STAGES, *FLAGS, "list_runs", "publish", "compare", "make_doom_data", "demo"} == {
+    assert {*STAGES, *FLAGS, "list_runs", "publish", "doctor", "compare", "make_doom_data", "demo"} == {
         verb.replace("-", "_") for verb in console.verbs()}
 
 

@@ -19,7 +19,7 @@ def test_a_learning_rate_that_collapses_the_codes_is_reported_once_in_words(tiny
     arguments = *tiny, *SHORT, f"runs_dir={tmp_path}", "stage1.lr=0.1"
     lines = [line for line in command("train_stage1", *arguments).stderr.splitlines() if "warning: " in line]
     assert len(lines) == 1 and "codes in use on validation, expected more than 3.2" in lines[0]
-    assert "of 32 codes" in lines[0] and "lower stage1.lr (highest so far 0.09" in lines[0]
+    assert "of 32 codes" in lines[0] and "lower stage1.lr from 0.1 to 0.001" in lines[0]
     assert "warning: " not in command("train_stage1", *arguments, "stage1.steps=80").stderr
 
 

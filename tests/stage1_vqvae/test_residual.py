@@ -77,3 +77,11 @@ def test_a_dim_need_not_be_divided():
     assert Residual(num_codes=4, dim=5, num_codebooks=3).dim == 5
     with pytest.raises(ValueError, match="num_codebooks=0"):
         Residual(num_codebooks=0)
+
+
+def test_the_figure_of_the_error_is_that_of_the_sum_of_all_levels():
+    module, z = quantizer(), encodings()
+    module.initialise(z)
+    latent = module.eval()(z)
+    expected = (z - latent.z_q).square().sum() / (z - z.mean(0)).square().sum()
+    assert float(module.figures(z, latent)["z_q nmse"]) == pytest.approx(float(expected), rel=1e-5)

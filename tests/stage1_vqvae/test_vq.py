@@ -8,7 +8,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from stage1_vqvae.bottlenecks.vq import EMAQuantizer, GradientQuantizer, rotated_back
+from stage1_vqvae.bottlenecks.vq import EMAQuantizer, GradientQuantizer, codebook_lag, rotated_back
 
 KINDS = [EMAQuantizer, GradientQuantizer]
 GRIDS = [(7,), (3, 5), (2, 3, 4)]
@@ -362,3 +362,35 @@ def test_what_cannot_be_is_refused():
         module(encodings(dim=7))
     with pytest.raises(ValueError, match=r"expected codes in 0..15, found 0..16"):
         module.lookup(torch.tensor([[0, 16]]))
+
+
+def test_a_codebook_at_the_means_of_its_encodings_has_no_lag_and_one_elsewhere_has_its_distance():
+    """4,000 encodings around 8 corners. By chance the unbiased estimate strays by about 1e-4."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.cartesian_prod(*[torch.tensor([-3.0, 3.0])] * 3)
+    codes = torch.arange(4000) % 8
+    z = corners[codes] + torch.randn(4000, 3, generator=generator)
+    variance = float((z - z.mean(0)).square().sum() / 4000)
+    assert float(codebook_lag(z, corners[codes], codes, 20)) < 1e-3
+    found = float(codebook_lag(z, corners[codes] + 2, codes, 20))
+    assert found == pytest.approx(12 / variance, rel=0.05)  # 2^2 in each of three dimensions
+
+
+def test_the_lag_is_not_guessed_from_one_encoding_per_code():
+    z = encodings(1, 8, (5,))[0].T
+    assert codebook_lag(z, z + 1, torch.arange(5), 5) == 0
+    assert codebook_lag(z, z + 1, torch.tensor([0, 0, 1, 1, 1]), 5) > 0
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_figures_compare_encodings_with_their_entries(kind, distance):
+    """Codes at k-means centres explain most of the variance; moved away from all encodings, less than nothing."""
+    module, z = quantizer(kind, num_codebooks=2, distance=distance), encodings(40)
+    module.initialise(rows(z))
+    figures = module.eval().figures(z, module(z))
+    assert 0 < figures["z_q nmse"] < 0.9 and figures["codebook lag"] < 0.05 and figures["z_e norm"] > 0
+    with torch.no_grad():
+        module.codebook.copy_(torch.full_like(module.codebook, 2.5))
+    figures = module.figures(z, module(z))
+    assert figures["z_q nmse"] > 1 and figures["codebook lag"] > 0.1

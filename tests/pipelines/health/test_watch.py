@@ -1,8 +1,10 @@
-"""The rules of health: silent on a healthy training, one line of words on each kind of bad one, and once."""
+"""The rules that watch a training: silent on a healthy one, one line of words on each kind of bad one, and once."""
 
 import pytest
 
-from pipelines.training.health import Facts, Watch, few_codes, findings, growing_norm, overfitting
+from pipelines.health.evidence import Facts
+from pipelines.health.rules import few_codes, growing_norm, overfitting
+from pipelines.health.watch import Watch
 
 FACTS = Facts("stage1", "objective", num_codes=512, positions=4096)
 PRIOR = Facts("stage2", "bits")
@@ -22,11 +24,11 @@ def train(step: int, **figures) -> dict:
     ((2, 2), 4096, 3, False), ((1, 1), 4096, 1, False)])
 def test_codes_in_use_below_a_tenth_of_those_that_could_be_are_a_finding(used, positions, num_codes, warned):
     rows = [train(1, lr=0.1), *(validation(number, **{"codes used": count}) for number, count in enumerate(used))]
-    found = few_codes(rows, Facts("stage1", "objective", num_codes=num_codes, positions=positions))
+    found = few_codes.find(Facts("stage1", "objective", num_codes=num_codes, positions=positions), rows)
     assert (found is not None) == warned
     if found:
         assert f"{used[-1]} of {num_codes} codes in use" in str(found)
-        assert "lower stage1.lr (highest so far 0.1)" in str(found)
+        assert "lower stage1.lr from 0.1 to 0.001" in str(found)
 
 
 def norms(values) -> list[dict]:
@@ -38,7 +40,7 @@ def norms(values) -> list[dict]:
     ([5 - 4 * 0.9**step for step in range(80)], False), ([1.0 + 0.1 * step for step in range(16)], False),
     ([step**0.25 for step in range(1, 80)], False), ([100.0] * 80, False), ([0.0] * 80, False)])
 def test_a_norm_that_grows_without_end_is_a_finding_and_one_that_settles_is_not(values, warned):
-    found = growing_norm(norms(values), FACTS)
+    found = growing_norm.find(norms(values), FACTS, {})
     assert (found is not None) == warned
     if found:
         assert "raise autoencoder.bottleneck.commitment_weight" in found.advice
@@ -58,15 +60,17 @@ def course(validations, trainings, name="bits") -> list[dict]:
     ([5, 4, 3, 3.2, 3.4, 3.6], [5, 4, 3, 3.3, 3.4, 3.5], False),
     ([-5, -6, -7, -6, -6, -6], [-5, -6, -7, -8, -8, -8], True)])
 def test_validation_that_leaves_training_is_a_finding(validations, trainings, warned):
-    found = overfitting(course(validations, trainings), PRIOR)
+    found = overfitting.find(course(validations, trainings), PRIOR, {})
     assert (found is not None) == warned
     if found:
         assert "the checkpoint of step 300 is kept as best" in found.meaning and "stage2.patience" in found.advice
+        assert "300 updates after its best" in found.evidence
 
 
 def test_steps_before_the_objective_has_settled_are_not_counted():
     rows = course([1, 4, 3, 2.9, 2.8, 2.7], [5, 4, 3, 2, 1.9, 1.8])
-    assert overfitting(rows, PRIOR) and not overfitting(rows, Facts("stage2", "bits", settled_from=200))
+    settled = Facts("stage2", "bits", settled_from=200)
+    assert overfitting.find(rows, PRIOR, {}) and not overfitting.find(rows, settled, {})
 
 
 def test_a_finding_is_reported_once_also_after_a_resume():
@@ -78,4 +82,13 @@ def test_a_finding_is_reported_once_also_after_a_resume():
     assert reported == [[], ["few codes"], [], []]
     resumed = Watch(rows[:2])
     resumed.see(rows[2])
-    assert resumed.news(FACTS) == [] and findings(rows, FACTS)
+    assert resumed.news(FACTS) == [] and few_codes.find(FACTS, rows)
+
+
+def test_a_warning_names_the_setting_with_the_value_of_the_run():
+    rows = [validation(step, **{"codes used": 1}) for step in (10, 20)]
+    watch = Watch([])
+    for row in rows:
+        watch.see(row)
+    (found,) = watch.news(FACTS, {"stage1.lr": 0.2})
+    assert "lower stage1.lr from 0.2 to 0.001" in str(found)
