@@ -249,13 +249,15 @@ def expand_paths(cfg: DictConfig) -> None:
 def spelled(override: str, multirun: bool = False) -> str:
     """A path or name as people type it, `data.root=~/Pictures/été (2024)`, in Hydra's quotes; all else as it is.
 
-    Raises InputError for a group without a name, `data=null`, which Hydra takes for a bug."""
+    Raises InputError for a group with a value that is no name, `data=null` or `prior=true`, which Hydra takes for a
+    bug."""
     group, equals, name = override.lstrip("+").partition("=")
     if digits := re.search(r"\d{1000,}", name.replace("_", "")):  # which Python refuses to read or write
         raise InputError(f"{group}: expected a value of fewer digits, found {len(digits[0])}")
-    if equals and group.partition("@")[0] in known_groups() and not re.search("[a-z]", name.replace("null", "")):
-        raise InputError(f"{group}: expected {group}=NAME with one of {', '.join(config_names(group))}, found "
-                         f"{name or 'nothing'}")
+    if equals and group.lstrip("~").partition("@")[0] in known_groups() and not _is_name(override, multirun):
+        own = group.lstrip("~")
+        raise InputError(f"{own}: expected {own}=NAME with one of {', '.join(config_names(own.partition('@')[0]))}, "
+                         f"found {name or 'nothing'}")
     match = TYPED.fullmatch(override)
     if match is None or (value := match["value"]) in ("", "null", "???") or (multirun and "," in value):
         return override
@@ -264,6 +266,19 @@ def spelled(override: str, multirun: bool = False) -> str:
     quoted = re.sub(r"(\\*)'", r"\1\1\\'", value)
     quoted += "\\" * (len(value) - len(value.rstrip("\\")))
     return f"{match['key']}='{quoted}'"
+
+
+def _is_name(override: str, multirun: bool) -> bool:
+    """Whether the value of a group's override is a name, or several; what cannot be parsed is left to Hydra."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return True
+    if parsed.is_sweep_override():
+        return multirun
+    value = parsed.value()
+    names = value if isinstance(value, list) else [value]
+    return bool(names) and all(isinstance(name, str) and name for name in names)
 
 
 def run_to_continue(overrides: list[str], multirun: bool) -> Path | None:

@@ -132,6 +132,8 @@ def shown_counts():
 @example(("train_stage1", ["decoder_condition_on=[class]"]), True)
 @example(("train_stage1", ["autoencoder.bottleneck.num_codes=100000000000"]), True)
 @example(("train_stage2", ["prior.kernel_size=2"]), False)
+@example(("evaluate", ["autoencoder/bottleneck=true"]), True)
+@example(("train_stage1", ["~data=1"]), True)
 @example(("extract_codes", ["extract.overwrite=x"]), False)
 @example(("evaluate", ["evaluate.judge=7"]), False)
 @example(("sample", ["--seed=18446744073709551616"]), False)
