@@ -18,7 +18,7 @@ from pipelines.splits.seeds import check_seed
 MOST_SAMPLES = 1_000_000  # files of one call, which is kept in memory until they are written
 # The least and the largest value of each flag that is a count.
 LIMITS = {"n": (1, MOST_SAMPLES), "context": (1, LARGEST), "frames": (1, LARGEST), "batch_size": (1, LARGEST),
-          "example": (0, LARGEST), "top_k": (1, LARGEST)}
+          "example": (0, LARGEST), "top_k": (1, LARGEST), "held_out": (1, LARGEST)}
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -45,13 +45,14 @@ class VerbParser(argparse.ArgumentParser):
         self.exit(2, f"error: {' '.join(message.split())}\n")
 
 
-def add_run_flags(parser: argparse.ArgumentParser, out: str, batch_size: int = 64) -> None:
+def add_run_flags(parser: argparse.ArgumentParser, out: str, batch_size: int = 64, seed: bool = True) -> None:
     """Which run a command works on, where its files go (`out`, in words), and how it computes."""
     parser.add_argument("--run", type=expanded, help="a run's folder, a name under runs/, or a pretrained name, tried "
                         "in this order (default: the run whose stage 2 was trained last)")
     parser.add_argument("--runs-dir", type=folder, default=Path("runs"), help="folder of the runs (default: runs)")
-    parser.add_argument("--seed", type=int, default=0,
-                        help="random seed; random numbers of output i depend on the seed and i alone (default: 0)")
+    if seed:
+        parser.add_argument("--seed", type=int, default=0,
+                            help="random seed; random numbers of output i depend on the seed and i alone (default: 0)")
     parser.add_argument("--out", type=folder, help=f"folder for the files (default: {out})")
     parser.add_argument("--batch-size", type=int, default=batch_size,
                         help=f"examples or samples per batch (default: {batch_size})")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.files.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import ModuleType
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipelines.generation.samples import Samples
+    from pipelines.generation.scores import Scores
     from pipelines.runs.chain import LoadedRun
     from pipelines.runs.example import Example
     from pipelines.splits.base import Batch, Data
@@ -87,6 +90,26 @@ class Kind(ABC):
     def data_shape(self, loaded: LoadedRun) -> tuple[int, ...]:
         """The shape of one item that `read` returns."""
         return loaded.stage1.example.shape
+
+    def read_files(self, loaded: LoadedRun, source: Path) -> tuple[list[str], Items]:
+        """A file, or all files of a folder that can be read: their names without suffix, and their items."""
+        raise NotImplementedError(self.name)
+
+    def local(self, loaded: LoadedRun, actions: str | None, count: int) -> Tensor | None:
+        """The local features (count, c, *grid or 1s) that the prior is conditioned on for a user's own items."""
+        if actions is not None:
+            raise InputError(f"actions: expected a run on video with actions, found {loaded.run.root}")
+        return None
+
+    def codec_bits(self, loaded: LoadedRun, x: Tensor, lengths: Tensor | None) -> Tensor | None:
+        """Items in data units -> the sizes of lossless files of them, float64 (n,); None where no codec suits them."""
+        return None
+
+    def draw_scores(self, loaded: LoadedRun, out: Path, names: list[str], captions: list[str], items: Items,
+                    scores: Scores) -> Path:
+        """Maps of bits, a file for each item, the most surprising item first; and an overview, whose path is
+        returned."""
+        raise NotImplementedError(self.name)
 
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                     batch_size: int) -> Written:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.files.errors import InputError
 from pipelines.kinds.base import Items, Kind, Written
-from pipelines.kinds.image import Image, read_images, reconstruct_files, value_range
+from pipelines.kinds.image import Image, draw_image_scores, read_images, reconstruct_files, value_range
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipelines.generation.samples import Samples
+    from pipelines.generation.scores import Scores
     from pipelines.runs.chain import LoadedRun
     from pipelines.runs.example import Example
     from pipelines.splits.base import Batch
@@ -54,6 +55,19 @@ class Codes(Kind):
         images = read_images(x, self.data_shape(loaded), value_range(loaded))
         device = next(loaded.stage1.module.parameters()).device
         return Items(climb(loaded.parents, images.x.to(device)).cpu(), images.single)
+
+    def read_files(self, loaded: LoadedRun, source: Path) -> tuple[list[str], Items]:
+        return Image.read_files(self, loaded, source)
+
+    def draw_scores(self, loaded: LoadedRun, out: Path, names: list[str], captions: list[str], items: Items,
+                    scores: Scores) -> Path:
+        """Over the images that the runs below make of these codes."""
+        from pipelines.generation.decoding import descend
+        from pipelines.splits.noise import generator
+
+        own = [generator(0, number) for number in range(len(items.x))]
+        images = descend(loaded.parents, items.x.to(loaded.device), own)
+        return draw_image_scores(out, names, captions, images, scores)
 
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                     batch_size: int) -> Written:

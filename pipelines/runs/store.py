@@ -216,7 +216,12 @@ def stage1_hash(stage: TrainedStage) -> str:
     configuration = stage.saved["autoencoder"]
     if format_of(stage.saved, stage.step_folder, CONFIG) > 1:
         configuration = logical_names(configuration, "autoencoder")
-    digest = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode())
+    return weights_hash(stage, json.dumps(configuration, sort_keys=True))
+
+
+def weights_hash(stage: TrainedStage, words: str = "") -> str:
+    """SHA-256 over `words` and the sorted (name, dtype, shape, bytes) of the weights in use."""
+    digest = hashlib.sha256(words.encode())
     for name, tensor in sorted(stage.module.state_dict().items()):
         tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
