@@ -17,7 +17,15 @@ in the run. Nearest training items need its extracted codes. What cannot be had 
 import argparse
 from pathlib import Path
 
-from pipelines.commands.flags import VerbParser, add_data_flag, add_run_flags, check_flags, folder, naming_flags, say_which
+from pipelines.commands.flags import (
+    VerbParser,
+    add_data_flag,
+    add_run_flags,
+    check_flags,
+    folder,
+    naming_flags,
+    say_which,
+)
 from pipelines.files.errors import one_line_errors
 
 
@@ -28,8 +36,8 @@ def parse_arguments() -> argparse.Namespace:
                         help="a class of all files, required for each label that the decoder is conditioned on")
     parser.add_argument("--rank", default="codes", metavar="BY", help="what the order goes by: codes (bits per code), "
                         "bits (bits per dimension), codec (these minus a lossless file's) (default: codes)")
-    parser.add_argument("--actions", metavar="NAME_OR_FILE", help="video: one action for all frames, or a file with one "
-                        "action name per line")
+    parser.add_argument("--actions", metavar="NAME_OR_FILE", help="video: one action for all frames, or a file with "
+                        "one action name per line")
     parser.add_argument("--held-out", type=int, default=1000, help="held-out items that percentiles are among, at most "
                         "(default: 1000)")
     add_data_flag(parser)

@@ -40,9 +40,7 @@ def audio_bits(levels: Tensor, lengths: Tensor, sample_rate_hz: int) -> Tensor:
 
 def _image_bytes(pixels: np.ndarray) -> int:
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    sizes = []
-    for options in ({"format": "PNG", "optimize": True}, {"format": "WEBP", "lossless": True, "quality": 100}):
-        buffer = io.BytesIO()
-        image.save(buffer, **options)
-        sizes.append(len(buffer.getvalue()))
-    return min(sizes)
+    png, webp = io.BytesIO(), io.BytesIO()
+    image.save(png, "PNG", optimize=True)
+    image.save(webp, "WEBP", lossless=True, quality=100)
+    return min(png.tell(), webp.tell())
