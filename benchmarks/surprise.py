@@ -20,7 +20,7 @@ from pathlib import Path
 from pipelines.commands.flags import VerbParser
 from pipelines.files.errors import one_line_errors
 
-DIGITS = 2000  # test items: the standard error of an area is below 0.008
+DIGITS = 1000  # test items: the standard error of an area is below 0.012
 NOISE_DB = 10.0  # of speech to white noise
 PATCH = 32  # pixels
 

@@ -26,7 +26,7 @@ from pipelines.splits.base import Data, Split
 from pipelines.splits.order import spread
 from stage1_vqvae.bottlenecks.base import Quantizer
 
-MOST = 2**35  # comparisons of codes, and products of features: some ten seconds on one core
+MOST = 2**36  # comparisons of codes, and products of features: less than a minute on one core
 BLOCK = 256  # items whose features are in memory at once
 SHOWN = 6  # samples in the figure
 SPACES = {"codes": "by codes", "data": "in data space"}

@@ -54,6 +54,7 @@ FLAGS = {
     "reconstruct": (["--input", "PICTURES"], ["input", "label"]),
     "convert_speaker": (["--input", "PICTURES", "--speaker", "a"], ["input", "speaker", "label"]),
     "plot_latents": (["--data-root", "PICTURES"], ["data-root", "split", "example"]),
+    "score": (["--input", "PICTURES"], ["input", "label", "rank", "actions", "held-out", "data-root"]),
     "predict_video": ([], ["data-root", "n", "context", "frames", "actions", "temperature", "top-k", "top-p"]),
 }
 SHARED = ["run", "runs-dir", "seed", "out", "batch-size", "device", "nosuch", "ru"]
