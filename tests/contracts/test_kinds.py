@@ -12,7 +12,7 @@ from pipelines.files.errors import InputError
 from pipelines.kinds import all_kinds, check_able, kind_of
 from pipelines.kinds.base import Kind
 
-OPTIONAL = ("reconstruct", "convert", "predict", "plot_latents")
+OPTIONAL = ("read_files", "draw_scores", "reconstruct", "convert", "predict", "plot_latents")
 
 
 def pytest_generate_tests(metafunc):
@@ -34,9 +34,9 @@ def test_no_two_kinds_add_the_same_flag():
     assert len(flags) == len(set(flags)) and {"complete", "seconds", "actions"} <= set(flags)
 
 
-def test_it_measures_by_four_functions(kind_name):
+def test_it_measures_by_six_functions(kind_name):
     evaluation = kind_of(kind_name).evaluation
-    for name, parameters in {"check": 1, "figures": 3, "rows": 1, "draw": 3}.items():
+    for name, parameters in {"check": 1, "figures": 3, "rows": 1, "draw": 3, "features": 3, "draw_rows": 3}.items():
         assert len(inspect.signature(getattr(evaluation, name)).parameters) == parameters, name
 
 
@@ -55,7 +55,8 @@ def test_what_it_leaves_out_is_refused_and_those_that_have_it_are_named(kind_nam
 def test_signatures_are_those_of_the_base(kind_name):
     """What verbs and the door pass by name arrives: a method of a kind takes the parameters that `Kind` names."""
     kind = type(kind_of(kind_name))
-    for name in (*OPTIONAL, "show", "code_fields", "sampler_options", "write_samples", "read", "check_views"):
+    for name in (*OPTIONAL, "show", "code_fields", "sampler_options", "write_samples", "read", "check_views", "local",
+                 "codec_bits"):
         base, own = (list(inspect.signature(getattr(cls, name)).parameters) for cls in (Kind, kind))
         assert own == base, name
 
