@@ -183,23 +183,22 @@ def picture(arguments: argparse.Namespace) -> None:
     import torch
 
     from pipelines.evaluation.held_out import percentiles
-    from pipelines.evaluation.score_table import in_order
+    from pipelines.evaluation.score_table import captions, in_order
     from pipelines.media.heat import overview, scale
 
     run = loaded_run(arguments, "mnist")
-    x = run.sample(12, labels=[], seed=3).x
+    x = run.sample(13, seed=3).x
     half = x.shape[2] // 2
     inverted = x[2].clone()
     inverted[:, 4:12, 12:20] = 255 - inverted[:, 4:12, 12:20]
-    items = {"as it is": x[6], "turned": x[0].rot90(1, (1, 2)), "mirrored": x[1].flip(2),
+    items = {"turned": x[0].rot90(1, (1, 2)), "mirrored": x[1].flip(2),
              "patch inverted": inverted, "halves exchanged": torch.cat([x[3, :, half:], x[3, :, :half]], 1),
              "another's lower half": torch.cat([x[4, :, :half], x[5, :, half:]], 1)}
-    items |= {f"sample {number}": x[number] for number in range(7, 12)}
+    items |= {f"sample {number}": x[number] for number in range(6, 13)}
     scores = run.score(torch.stack(list(items.values())))
     known = percentiles(scores.bits_per_code, run.held_out_scores(data_root=arguments.data).code)
     order = scores.bits_per_code.argsort(descending=True)
-    names = [f"{name}: {bits:.2f} bits/code, {share:.1f} %" for name, bits, share in
-             zip(items, scores.bits_per_code.tolist(), known.tolist())]
+    names = captions(list(items), scores, known)
     scores = in_order(scores, order)
     overview(arguments.out, [names[row] for row in order.tolist()], torch.stack(list(items.values()))[order],
              scores.code_map, scale(scores.code_map))

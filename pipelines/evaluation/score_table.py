@@ -62,7 +62,7 @@ def score_table(names: list[str], scores: Scores, held_out: HeldOut | None, near
 def captions(names: list[str], scores: Scores, percent: Tensor | None) -> list[str]:
     """A line for each item's figure."""
     shown = [f"{name}: {bits:.2f} bits/code" for name, bits in zip(names, scores.bits_per_code.tolist(), strict=True)]
-    return shown if percent is None else [f"{words}, {share:.1f} %" for words, share in
+    return shown if percent is None else [f"{words}, percentile {share:.1f}" for words, share in
                                           zip(shown, percent.tolist(), strict=True)]
 
 

@@ -74,19 +74,21 @@ def overview(path: Path, captions: list[str], images: Tensor, maps: Tensor, top:
     with its map below it, and a colour bar of the bits."""
     groups = chosen(len(images), SHOWN)
     count = max(map(len, groups.values()))
-    side = min(2.0, WIDTH / DPI / count)
-    figure = _figure((2 * side + 0.5) * len(groups))
-    grid = figure.subplots(2 * len(groups), count, squeeze=False)
+    side, factor = min(2.0, WIDTH / DPI / count), -(-200 // images.shape[-2])
+    figure = _figure((2 * 0.89 * side + 0.5) * len(groups))  # 0.89: a colour bar and titles take the rest
+    grid = figure.subplots(len(groups), count, squeeze=False)
     for axis in grid.flat:
-        axis.set_axis_off()
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
     for place, (title, numbers) in enumerate(groups.items()):
-        drawn = overlay(images[list(numbers)], maps[list(numbers)], top)
-        for column, (number, over) in enumerate(zip(numbers, drawn, strict=True)):
-            for axis, pixels in ((grid[2 * place, column], images[number]), (grid[2 * place + 1, column], over)):
-                axis.imshow(pixels.expand(3, -1, -1).movedim(0, -1).numpy(), interpolation="nearest")
-            grid[2 * place, column].set_title(captions[number].replace(": ", "\n", 1), fontsize=8)
-        grid[2 * place, 0].text(-0.08, -0.05, title, rotation=90, ha="right", va="center", fontsize=11,
-                                transform=grid[2 * place, 0].transAxes)
+        above = images[list(numbers)].expand(-1, 3, -1, -1)
+        below = overlay(images[list(numbers)], maps[list(numbers)], top)
+        above, below = (pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3) for pixels in (above, below))
+        pairs = torch.cat([above, torch.full_like(above[:, :, :GAP], PAPER), below], 2).movedim(1, -1).numpy()
+        for column, (number, pixels) in enumerate(zip(numbers, pairs, strict=True)):
+            grid[place, column].imshow(pixels, interpolation="nearest")
+            grid[place, column].set_title(captions[number].replace(": ", "\n", 1), fontsize=8)
+        grid[place, 0].set_ylabel(title, fontsize=11)
     colours = grid[0, 0].scatter([], [], c=[], cmap=SCALE, vmin=0, vmax=top)
     figure.colorbar(colours, ax=grid, shrink=0.6, aspect=40, pad=0.01).set_label("bits of the codes at each position")
     _write(path, figure)
