@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pipelines.data.codes import CodeData
 from pipelines.data.manifest import MANIFEST
@@ -162,7 +163,8 @@ def _score_data(loaded: LoadedRun, split: Split, items: Tensor, given: tuple[str
                 batch_size: int) -> dict[str, list[float] | None]:
     names, code, total, corrected = loaded.stage1.example.label_names, [], [], []
     actions = loaded.stage1.example.facts.get("action_names")
-    for rows in items.split(batch_size):
+    for rows in tqdm(items.split(batch_size), desc="held-out items", unit="batch", leave=False, dynamic_ncols=True,
+                     disable=None):
         batch = split.batch(rows)
         x, lengths = batch.x.cpu(), None if batch.lengths is None else batch.lengths.cpu()
         local = local_actions(batch.actions.cpu(), len(actions), loaded.stage1.grid[0]) if actions else None
