@@ -76,8 +76,8 @@ def changed_digits(x):
 def speech(arguments: argparse.Namespace) -> None:
     """Test clips against themselves backwards, in noise, and faster or slower: voices that are in no training clip.
 
-    By the bits of the codes alone: the decoder, a WaveNet, takes minutes. The prior is told the true speaker; the digit
-    is marginalised over."""
+    By the bits of the codes alone: the decoder, a WaveNet, takes minutes. The prior is conditioned on the true speaker
+    and marginalised over digits."""
     import torch
     import torchaudio
 

@@ -201,7 +201,8 @@ class TrainedRun:
 
     def held_out_scores(self, given: Sequence[str] = (), count: int = 1000, data_root: Path | None = None,
                         batch_size: int = 64) -> HeldOut:
-        """Scores of up to `count` held-out items, kept in the run; `given`: labels whose class the prior is told.
+        """Scores of up to `count` held-out items, kept in the run; the prior is conditioned on the labels
+        `given`, each item with its own class, and marginalised over others.
 
         Raises InputError where neither the run's data nor its codes can be found."""
         given = tuple(sorted({*given, *self._loaded.stage1.condition_on}))
