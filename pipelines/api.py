@@ -12,6 +12,7 @@ tensors on the CPU, one item for one item. Errors are `InputError`, a ValueError
 """
 
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,6 +28,9 @@ from pipelines.codec.items import Compressed, Given, compress, decoded, items_of
 from pipelines.codec.models import Models
 from pipelines.data.codes import CodeData
 from pipelines.evaluation.checkup import Checkup, check
+from pipelines.evaluation.held_out import CACHE, HeldOut, held_out_scores, nearest_training
+from pipelines.evaluation.score_table import captions, in_order, rank_values, score_table, shares
+from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
 from pipelines.files.locks import only_writer
 from pipelines.files.outputs import one_call
@@ -194,15 +198,28 @@ class TrainedRun:
         sampler = Sampler(loaded, seed, batch_size, wanted, temperature, top_k, top_p, **own)
         return SampledItems(self, sampler.draw(n))
 
-    def score(self, x: Any, batch_size: int = 64, **labels: str) -> Scores:
-        """Exact bits of each item: of its codes by the prior, and of the data given the codes. float64 (n,) each.
+    def score(self, x: Any, batch_size: int = 64, actions: str | None = None, **labels: str) -> Scores:
+        """Exact bits of each item: of its codes by the prior, and of the data given the codes, float64 (n,) each; where
+        they lie, as maps; and the size of each item as a lossless file, which estimates its complexity.
 
         Labels of the prior that are not given are marginalised over, weighted as in the training data; those that the
-        decoder is conditioned on have to be given."""
+        decoder is conditioned on have to be given. actions: of video, the name of one action or a file of names."""
         _counts(batch_size=batch_size)
         self._need_codes()
-        items = self._kind.read(self._loaded, x)
-        return score(self._loaded, items.x, items.lengths, labels, batch_size)
+        return self._score(self._kind.read(self._loaded, x), labels, actions, batch_size)
+
+    def held_out_scores(self, given: Sequence[str] = (), count: int = 1000, data_root: Path | None = None,
+                        batch_size: int = 64) -> HeldOut:
+        """Scores of up to `count` held-out items, kept in the run; the prior is conditioned on the labels
+        `given`, each item with its own class, and marginalised over others.
+
+        Raises InputError where neither the run's data nor its codes can be found."""
+        given = tuple(sorted({*given, *self._loaded.stage1.condition_on}))
+
+        def codec(x: Tensor, lengths: Tensor | None) -> Tensor | None:
+            return self._kind.codec_bits(self._loaded, x, lengths)
+
+        return held_out_scores(self._loaded, given, count, data_root, codec, self.outputs / CACHE, batch_size)
 
     def compress(self, x: Any, lossless: bool = False, actions: Any = None, batch_size: int = 64, **labels: str
                  ) -> bytes:
@@ -276,6 +293,39 @@ class TrainedRun:
         check_able(self._kind, "write_item", self.folder)
         return decompress_files(self._kind, self._models, Path(source), Path(out), items, seed, batch_size)
 
+    def score_files(self, source: str | Path, out: str | Path, labels: Mapping[str, str] | Sequence[str] = (),
+                    rank: str = "codes", actions: str | None = None, held_out: int = 1000,
+                    data_root: Path | None = None, batch_size: int = 64) -> Written:
+        """Writes scores.csv of a file, or of each file of a folder, the most surprising first; a map of bits for each;
+        and an overview. Where percentiles or nearest training items cannot be had, a line on stderr says why."""
+        _counts(batch_size=batch_size, held_out=held_out)
+        check_able(self._kind, "load_files", self.folder)
+        self._need_codes()
+        wanted = _wanted(labels, self._sampling_labels)
+        with one_call(Path(out), "score") as inside:
+            paths, items = self._kind.load_files(self._loaded, self._kind.find_files(Path(source)))
+            names = [path.stem for path in paths]
+            scores, known, nearest = self._score(items, wanted, actions, batch_size), None, None
+            values = rank_values(scores, rank)
+            try:
+                known = self.held_out_scores(tuple(wanted), held_out, data_root, batch_size)
+            except InputError as error:
+                if data_root is not None:
+                    raise
+                print(f"note: percentiles left out: {error}; --data-root FOLDER names the data", file=sys.stderr)
+            try:
+                nearest = nearest_training(self._loaded, scores)
+            except InputError as error:
+                print(f"note: nearest training items left out: {error}", file=sys.stderr)
+            order = values.argsort(descending=True, stable=True)
+            write_atomically(inside / "scores.csv", score_table(names, scores, known, nearest, order))
+            words = captions(names, scores, shares(scores, known)["codes"])
+            chosen = order.tolist()
+            ordered = replace(items, x=items.x[order], lengths=None if items.lengths is None else items.lengths[order])
+            overview = self._kind.draw_scores(self._loaded, inside, [names[row] for row in chosen],
+                                              [words[row] for row in chosen], ordered, in_order(scores, order))
+        return _in_place(Written(len(names), overview, f"{float(scores.bits_per_dim.mean()):.4f} bits/dim"), out)
+
     def convert_files(self, source: str | Path, out: str | Path, label: str, target: str, seed: int = 0,
                       batch_size: int = 16) -> Written:
         """Writes each recording decoded with the class `target` of a label, such as another speaker."""
@@ -307,6 +357,11 @@ class TrainedRun:
     def _models(self) -> Models:
         """What compressed files are coded by, kept with its fingerprint."""
         return Models(self._loaded)
+
+    def _score(self, items: Any, labels: Mapping[str, str], actions: str | None, batch_size: int) -> Scores:
+        local = self._kind.local(self._loaded, actions, len(items.x))
+        found = score(self._loaded, items.x, items.lengths, labels, batch_size, local)
+        return replace(found, codec_bits=self._kind.codec_bits(self._loaded, items.x, items.lengths))
 
     @property
     def _device(self) -> torch.device:

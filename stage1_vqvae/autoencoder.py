@@ -41,6 +41,7 @@ class Evaluation:
     """The result of an exact evaluation."""
 
     nll_nats: Tensor  # (b,) float64, -log p(x | z_q): the distortion of the bound nll + rate
+    value_nats: Tensor  # (b, c, *grid) float64, the same of each value, padding included
     rate_nats: Tensor  # (b,) float64
     z_e: Tensor  # (b, in_dim, *grid) the bottleneck's input
     latent: Latent
@@ -123,8 +124,10 @@ class Autoencoder(nn.Module):
             latent = self.bottleneck(z_e)
             params = self._predict(latent.z_q, x, labels).params
             drawn = isinstance(self.decoder, AutoregressiveDecoder)
+            value_nats = self.likelihood.value_nats(params, x)
             return Evaluation(
-                nll_nats=self.likelihood.nll_nats(params, x, lengths),
+                nll_nats=self.likelihood.counted(value_nats, lengths),
+                value_nats=value_nats,
                 rate_nats=self._counted_rate(latent, x, lengths).double(),
                 z_e=z_e,
                 latent=latent,

@@ -204,8 +204,11 @@ class Models:
         for column in range(len(self.names)):
             own = self.label_logits(column)
             encoder.codes(own.repeat(len(group), 0), group.labels[:, column].numpy())
-        for length in [] if group.lengths is None else group.lengths.tolist():
-            encoder.bits(length, self._length_bits)
+        if group.lengths is not None:
+            positions = self.positions(group.lengths)
+            encoder.codes(self._length_logits.repeat(len(group), 0), positions.numpy() - 1)
+            for beyond in (positions * self._hop - group.lengths).tolist():
+                encoder.bits(beyond, self._hop_bits)
         for action in [] if group.actions is None or not self.num_actions else group.actions.flatten().tolist():
             encoder.bits(action, self.num_actions.bit_length())
         write(encoder, logits, group.codes, self.positions(group.lengths))
@@ -223,9 +226,9 @@ class Models:
             labels[:, column] = decoder.codes(self.label_logits(column).repeat(total, 0), streams)
         lengths = actions = None
         if self.stage1.example.kind == "audio":
-            most = self.stage1.example.shape[-1]
-            found = [decoder.bits(stream, self._length_bits) for stream in streams]
-            lengths = torch.tensor([min(max(length, 1), most) for length in found])
+            positions = 1 + torch.from_numpy(decoder.codes(self._length_logits.repeat(total, 0), streams))
+            beyond = torch.tensor([decoder.bits(stream, self._hop_bits) for stream in streams])
+            lengths = positions * self._hop - beyond.clamp(max=self._hop - 1)
         if self.num_actions:
             frames = self.stage1.example.shape[1]
             found = [decoder.bits(stream, self.num_actions.bit_length()) for stream in streams for _ in range(frames)]
@@ -246,8 +249,23 @@ class Models:
             return np.log(np.asarray(self._counts(column), np.float64))[None]
 
     @property
-    def _length_bits(self) -> int:
-        return int(self.stage1.example.shape[-1]).bit_length()
+    def _hop(self) -> int:
+        """Data units per code."""
+        return int(self.stage1.example.shape[-1] // self.stage1.grid[0])
+
+    @property
+    def _hop_bits(self) -> int:
+        return (self._hop - 1).bit_length()
+
+    @cached_property
+    def _length_logits(self) -> np.ndarray:
+        """(1, positions): how often a length in codes occurred in training, others half as often as one that did once.
+
+        Without these counts all lengths are alike."""
+        counts = np.full(self.stage1.grid[0], 0.5)
+        for *_, length, count in self.stage2.codes.length_counts or ():
+            counts[length - 1] += count
+        return np.log(counts)[None]
 
     @torch.no_grad()
     def _conditions(self, group: Group) -> tuple[Tensor, Tensor | None]:

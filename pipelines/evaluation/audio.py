@@ -10,17 +10,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pipelines.data.spoken_words import SpokenWords
-from pipelines.evaluation.audio_classifier import classify, train_audio_classifier
+from pipelines.evaluation.audio_classifier import classify, log_mel, train_audio_classifier
 from pipelines.evaluation.classifier import accuracy
 from pipelines.evaluation.measured import Measured, Subject
 from pipelines.evaluation.reconstructions import reconstruction_figures, reconstruction_rows
 from pipelines.files.errors import InputError
 from pipelines.generation.conversion import convert, other_classes
-from pipelines.generation.samples import Sampler
 from pipelines.media.audio import comparison
 from pipelines.metrics.phonemes import PhonemeAccuracy, frame_labels, phoneme_accuracy
+from pipelines.splits.base import Data
 from pipelines.splits.order import spread
 from stage1_vqvae.bottlenecks.base import Quantizer
 
@@ -75,7 +76,7 @@ def classifiers(measured: Measured, subject: Subject) -> dict:
         asked = other_classes(real.labels.cpu(), data.label_names, data.classes, stage1.condition_on, seed)
         converted = convert(stage1, measured.codes, asked[:, stage1.decoder_columns], lengths, seed, options.batch_size)
     if stage2 is not None and options.samples:
-        made = Sampler(subject.loaded, seed, options.batch_size).draw(options.samples)
+        made = subject.samples(options.samples)
     found = {}
     for column, (name, classes) in enumerate(zip(data.label_names, data.classes, strict=True)):
         model = train_audio_classifier(data.split("train").to(device), column, len(classes), rate, device)
@@ -129,6 +130,19 @@ def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
     path = run.figures / "spectrograms.png"
     comparison(path, waves, captions, subject.data.sample_rate_hz)
     return {"spectrograms": path}
+
+
+def features(x: Tensor, lengths: Tensor, data: Data) -> Tensor:
+    """Waves (n, 1, t) -> float32 (n, d), in which clips are compared: log-mel powers of frames of 10 ms, at one
+    loudness."""
+    return log_mel(x.cpu(), lengths.cpu(), data.sample_rate_hz).flatten(1)
+
+
+def draw_rows(path: Path, rows: dict[str, tuple[Tensor, Tensor]], data: Data) -> None:
+    """One row of spectrograms for each name."""
+    waves = {name: [wave[0, :length] for wave, length in zip(clips, lengths.tolist(), strict=True)]
+             for name, (clips, lengths) in rows.items()}
+    comparison(path, waves, {}, data.sample_rate_hz)
 
 
 def _words(classes: tuple[tuple[str, ...], ...], row: list[int]) -> str:

@@ -37,11 +37,7 @@ class AudioClassifier(nn.Module):
 
     def __init__(self, num_classes: int, sample_rate_hz: int):
         super().__init__()
-        window, self.hop = round(WINDOW_S * sample_rate_hz), round(HOP_S * sample_rate_hz)
-        bins = 1 << (window - 1).bit_length()
-        self.mel = MelSpectrogram(sample_rate_hz, n_fft=bins, win_length=window, hop_length=self.hop, f_min=50.0,
-                                  n_mels=BANDS, center=False, normalized=True)
-        self.padding = bins  # enough zeros after a clip that its last frame is whole
+        self.mel = mel_spectrogram(sample_rate_hz)
         self.convolutions = nn.ModuleList([
             nn.Conv1d(BANDS, UNITS, 5, padding=2),
             nn.Conv1d(UNITS, UNITS, 5, padding=2, stride=2),
@@ -51,11 +47,7 @@ class AudioClassifier(nn.Module):
 
     def features(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel (b, m, f), zero where there is no clip, and how many frames of each are real (b,)."""
-        heard = scaled(waves, lengths)[:, 0]
-        power = self.mel(F.pad(heard, (0, self.padding)))
-        frames = -(-lengths // self.hop)
-        real = mask(frames, power.shape[-1])
-        return torch.where(real, (power + FLOOR).log() / 4, 0), frames  # / 4: about unit variance
+        return log_powers(self.mel, waves, lengths)
 
     def forward(self, waves: Tensor, lengths: Tensor) -> Tensor:
         return self.classify(*self.features(waves, lengths))
@@ -68,6 +60,27 @@ class AudioClassifier(nn.Module):
             x = x * mask(frames, x.shape[-1])  # as if the clip ended here: the next one sees zeros, as at any edge
         mean = reduce(x, "b d f -> b d", "sum") / frames[:, None]
         return self.output(self.dropout(torch.cat([mean, reduce(x, "b d f -> b d", "max")], dim=1)))
+
+
+def mel_spectrogram(sample_rate_hz: int) -> MelSpectrogram:
+    """Powers of BANDS mel bands in frames of 10 ms."""
+    window = round(WINDOW_S * sample_rate_hz)
+    return MelSpectrogram(sample_rate_hz, n_fft=1 << (window - 1).bit_length(), win_length=window,
+                          hop_length=round(HOP_S * sample_rate_hz), f_min=50.0, n_mels=BANDS, center=False,
+                          normalized=True)
+
+
+def log_powers(mel: MelSpectrogram, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Waves (b, 1, t) at one loudness -> log-mel (b, m, f), zero where there is no clip, and how many frames of each
+    are real (b,)."""
+    power = mel(F.pad(scaled(waves, lengths)[:, 0], (0, mel.n_fft)))  # enough zeros that the last frame is whole
+    frames = -(-lengths // mel.hop_length)
+    return torch.where(mask(frames, power.shape[-1]), (power + FLOOR).log() / 4, 0), frames  # / 4: about unit variance
+
+
+def log_mel(waves: Tensor, lengths: Tensor, sample_rate_hz: int) -> Tensor:
+    """Waves (b, 1, t) -> log-mel (b, m, f), zero where there is no clip."""
+    return log_powers(mel_spectrogram(sample_rate_hz), waves, lengths)[0]
 
 
 def train_audio_classifier(split: Split, column: int, num_classes: int, sample_rate_hz: int, device: torch.device,

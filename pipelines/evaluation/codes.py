@@ -12,6 +12,8 @@ from torch import Tensor
 
 from pipelines.evaluation.bounds import saved
 from pipelines.evaluation.code_classifier import code_classifiers, targets
+from pipelines.evaluation.image import draw_rows as draw_rows
+from pipelines.evaluation.image import features as features
 from pipelines.evaluation.measured import Measured, Subject, batches
 from pipelines.files.errors import InputError
 from pipelines.generation.decoding import climb, decode, descend

@@ -4,13 +4,14 @@ samples."""
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pipelines.evaluation.classifier import accuracy
 from pipelines.evaluation.image_classifier import classify, train_image_classifier
 from pipelines.evaluation.measured import Measured, Subject
 from pipelines.evaluation.reconstructions import reconstruction_figures, reconstruction_rows
-from pipelines.generation.samples import Sampler
-from pipelines.media.images import image_pairs, write_image
+from pipelines.media.images import image_pairs, image_rows, write_image
+from pipelines.splits.base import Data
 
 SHOWN = 32  # images beside their reconstructions in the figure
 
@@ -36,7 +37,7 @@ def classifier(measured: Measured, subject: Subject) -> dict:
     found = {"label": name, "real": accuracy(real, labels),
              "reconstructions": accuracy(classify(model, measured.reconstructions), labels), "samples": None}
     if stage2 is not None and name in stage2.condition_on and options.samples:
-        made = Sampler(subject.loaded, subject.seed, options.batch_size).draw(options.samples)
+        made = subject.samples(options.samples)
         found |= {"samples": accuracy(classify(model, made.x), made.label(name)), "num_samples": options.samples}
     return found
 
@@ -60,3 +61,13 @@ def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
     paths = {"originals above reconstructions": run.figures / "reconstructions.png"}
     write_image(run.figures / "reconstructions.png", image_pairs(originals, measured.reconstructions[:shown]))
     return paths | ({"samples": run.samples / "grid.png"} if (run.samples / "grid.png").exists() else {})
+
+
+def features(x: Tensor, lengths: None, data: Data) -> Tensor:
+    """Images (n, *shape) -> float32 (n, d), in which items are compared: their pixels in [0, 1]."""
+    return x.flatten(1).float() / 255
+
+
+def draw_rows(path: Path, rows: dict[str, tuple[Tensor, None]], data: Data) -> None:
+    """One row of images for each name."""
+    write_image(path, image_rows({name: images for name, (images, _) in rows.items()}))

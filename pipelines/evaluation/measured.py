@@ -1,13 +1,18 @@
 """The subject of an evaluation, and figures of every item of its split that stage 1 alone gives."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pipelines.data.codes import CodeData, CodeSplit
+from pipelines.data.manifest import MANIFEST
+from pipelines.files.errors import InputError
 from pipelines.generation.decoding import decode, pixel_uniforms
+from pipelines.generation.samples import Sampler, Samples
 from pipelines.runs.chain import LoadedRun
 from pipelines.runs.settings import Evaluation
 from pipelines.runs.store import Run, TrainedStage
@@ -27,10 +32,39 @@ class Subject:
     options: Evaluation
     seed: int
     device: torch.device
+    _drawn: dict[str, Samples] = field(default_factory=dict)
 
     @property
     def run(self) -> Run:
         return self.loaded.run
+
+    @cached_property
+    def _code_data(self) -> CodeData:
+        if not (self.run.codes / MANIFEST).exists():
+            raise InputError(f"{self.run.codes}: expected the codes that the prior is measured on, found none; extract "
+                             "them first: make extract-codes")
+        return CodeData(self.run.codes)
+
+    @property
+    def views(self) -> int:
+        """Passes over the training items among the codes of the training split."""
+        return self._code_data.manifest.views
+
+    @cached_property
+    def codes(self) -> dict[str, CodeSplit]:
+        """The training codes and those of the measured split, which a prior is measured on. Raises InputError for a run
+        that has none, such as a published one."""
+        return {name: self._code_data.split(name) for name in ("train", self.split_name)}
+
+    def samples(self, count: int) -> Samples:
+        """The first `count` samples of the prior. Sample i is the same however many are drawn: no sample is drawn
+        twice."""
+        drawn = self._drawn.get("samples")
+        if drawn is None or len(drawn.x) < count:
+            local = self.codes["train"].local if self.loaded.stage2 is not None else None
+            drawn = Sampler(self.loaded, self.seed, self.options.batch_size, local=local).draw(count)
+            self._drawn["samples"] = drawn
+        return replace(drawn, **{name: value[:count] for name, value in vars(drawn).items() if torch.is_tensor(value)})
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipelines.data.codes import CodeData, CodeSplit
-from pipelines.data.manifest import MANIFEST
+from pipelines.data.codes import CodeSplit
 from pipelines.evaluation.bounds import bounds, others_nats, sample_posterior, shuffled
 from pipelines.evaluation.file_bytes import file_bytes
 from pipelines.evaluation.measured import Measured, Subject, batches, measure, uses
 from pipelines.evaluation.table import each
-from pipelines.files.errors import InputError
 from pipelines.media import plots
 from pipelines.metrics.ngrams import bigram_bits, unigram_bits
 from pipelines.runs.store import TrainedStage
@@ -29,7 +27,7 @@ def measure_shared(subject: Subject) -> tuple[Measured, dict]:
     """The figures that every kind of data has, under the keys of metrics.json."""
     stage1, split, options, seed = subject.loaded.stage1, subject.split, subject.options, subject.seed
     bottleneck, batch_size = stage1.module.bottleneck, options.batch_size
-    codes = None if subject.loaded.stage2 is None else extracted_codes(subject)  # refused before anything is measured
+    codes = None if subject.loaded.stage2 is None else subject.codes  # refused before anything is measured
     shuffled_nats = others_nats(stage1, split, batch_size, seed)
     measured = replace(measure(stage1, split, batch_size, seed), others_nats=shuffled_nats)
     noisy = bottleneck.validation_draws > 0  # the distortion without noise is not part of a bound
@@ -73,16 +71,6 @@ def own_figures(measured: Measured, bottleneck: Bottleneck) -> dict:
         "codes": codes,
         "latents": latents,
     }
-
-
-def extracted_codes(subject: Subject) -> dict[str, CodeSplit]:
-    """The training codes and those of the measured split, which a prior is measured on. Raises InputError for a run
-    that has none, such as a published one."""
-    if not (subject.run.codes / MANIFEST).exists():
-        raise InputError(f"{subject.run.codes}: expected the codes that the prior is measured on, found none; extract "
-                         "them first: make extract-codes")
-    data = CodeData(subject.run.codes)
-    return {name: data.split(name) for name in ("train", subject.split_name)}
 
 
 def add_prior(figures: dict, measured: Measured, subject: Subject, splits: dict[str, CodeSplit]) -> None:

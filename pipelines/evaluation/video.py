@@ -20,12 +20,12 @@ from pipelines.evaluation.reconstructions import reconstruction_figures, reconst
 from pipelines.files.errors import InputError
 from pipelines.generation.continuation import predict
 from pipelines.media import plots
-from pipelines.media.images import clip_frames, image_pairs, write_image
+from pipelines.media.images import clip_frames, image_pairs, image_rows, write_image
 from pipelines.metrics.motion import horizontal_shifts
 from pipelines.metrics.psnr import psnr_db
 from pipelines.metrics.squares import squared_errors
 from pipelines.metrics.ssim import ssim
-from pipelines.splits.base import Batch
+from pipelines.splits.base import Batch, Data
 from pipelines.splits.order import spread
 
 SHOWN = 2  # clips beside their reconstructions in the overview
@@ -146,3 +146,13 @@ def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
                   for kind, unit in (("psnr_db", "PSNR, dB"), ("ssim", "SSIM")) if found[f"prediction_{kind}"]]
         plots.plot_lines(figures / "predictions.png", panels)
     return paths
+
+
+def features(x: Tensor, lengths: None, data: Data) -> Tensor:
+    """Clips (n, *shape) -> float32 (n, d), in which items are compared: their pixels in [0, 1]."""
+    return x.flatten(1).float() / 255
+
+
+def draw_rows(path: Path, rows: dict[str, tuple[Tensor, None]], data: Data) -> None:
+    """One clip for each name, the first, frame by frame."""
+    write_image(path, image_rows({name: clip_frames(clips[:1]) for name, (clips, _) in rows.items()}))

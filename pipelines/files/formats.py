@@ -19,7 +19,7 @@ from typing import Any
 from pipelines.files.checks import expect, is_integer
 from pipelines.files.errors import InputError
 
-FORMAT = 2
+FORMAT = 3
 
 CONFIG, STATE, CODES, FIGURES = "config", "state", "codes", "figures"  # the four files, as above
 
@@ -67,7 +67,12 @@ def from_1_to_2(content: dict, file: str) -> dict:
     return content
 
 
-STEPS: dict[int, Callable[[dict, str], dict]] = {1: from_1_to_2}
+def from_2_to_3(content: dict, file: str) -> dict:
+    """metrics.json says whether samples are copies of training items, and how large compressed files are."""
+    return with_defaults(content, {"copies": None, "files": None}) if file == FIGURES else content
+
+
+STEPS: dict[int, Callable[[dict, str], dict]] = {1: from_1_to_2, 2: from_2_to_3}
 
 LIKELIHOODS = "stage1_vqvae.likelihoods"
 RENAMED = {  # format 1 -> 2

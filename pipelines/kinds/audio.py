@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipelines.generation.samples import Samples
+    from pipelines.generation.scores import Scores
     from pipelines.runs.chain import LoadedRun
     from pipelines.runs.example import Example
     from pipelines.splits.base import Batch, Data
@@ -174,6 +175,33 @@ class Audio(Kind):
         for start, end in ranges(mask, "seconds", longest):
             hidden[:, round(start * rate) : round(end * rate)] = True
         return hidden & real
+
+    def codec_bits(self, loaded: LoadedRun, x: Tensor, lengths: Tensor | None) -> Tensor | None:
+        from pipelines.media.lossless import audio_bits
+
+        levels = loaded.stage1.module.likelihood.levels(x)[:, 0]
+        return audio_bits(levels, lengths, loaded.stage1.example.facts["sample_rate_hz"])
+
+    def draw_scores(self, loaded: LoadedRun, out: Path, names: list[str], captions: list[str], items: Items,
+                    scores: Scores) -> Path:
+        """Spectrograms with the bits over time below them."""
+        from pipelines.media.audio import spectrograms
+        from pipelines.media.heat import chosen, plot_over_time
+
+        rate, lengths = loaded.stage1.example.facts["sample_rate_hz"], items.lengths.tolist()
+        hop, waves = items.x.shape[-1] // scores.code_map.shape[1], []
+        for number, (name, words, length) in enumerate(zip(names, captions, lengths, strict=True)):
+            waves.append(items.x[number, 0, :length])
+            count = -(-length // hop)
+            data = scores.data_map[number, : count * hop].view(count, hop).sum(1)
+            data[:-1] /= hop
+            data[-1] /= length - (count - 1) * hop
+            plot_over_time(out / f"{number:05d}-{name}.png", waves[-1], rate, hop / rate,
+                           scores.code_map[number, :count], data, words)
+        shown = [*(number for group in chosen(len(waves), SHOWN_SAMPLES // 2).values() for number in group)]
+        spectrograms(out / "overview.png", [waves[number] for number in shown],
+                     [captions[number] for number in shown], rate)
+        return out / "overview.png"
 
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                     batch_size: int) -> Written:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pipelines.generation.filling import Gap
     from pipelines.generation.samples import Samples
+    from pipelines.generation.scores import Scores
     from pipelines.runs.chain import LoadedRun
     from pipelines.runs.example import Example
     from pipelines.splits.base import Batch, Data
@@ -134,6 +135,22 @@ class Kind(ABC):
         """The shape of one item that `read` returns."""
         return loaded.stage1.example.shape
 
+    def local(self, loaded: LoadedRun, actions: str | None, count: int) -> Tensor | None:
+        """The local features (count, c, *grid or 1s) that the prior is conditioned on for a user's own items."""
+        if actions is not None:
+            raise InputError(f"actions: expected a run on video with actions, found {loaded.run.root}")
+        return None
+
+    def codec_bits(self, loaded: LoadedRun, x: Tensor, lengths: Tensor | None) -> Tensor | None:
+        """Items in data units -> the sizes of lossless files of them, float64 (n,); None where no codec suits them."""
+        return None
+
+    def draw_scores(self, loaded: LoadedRun, out: Path, names: list[str], captions: list[str], items: Items,
+                    scores: Scores) -> Path:
+        """Maps of bits, a file for each item, the most surprising item first; and an overview, whose path is
+        returned."""
+        raise NotImplementedError(self.name)
+
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                     batch_size: int) -> Written:
         """A file or a folder of files -> a reconstruction of each, and an overview of originals and reconstructions."""
@@ -160,7 +177,8 @@ class Kind(ABC):
     @abstractmethod
     def evaluation(self) -> ModuleType:
         """check(subject), figures(measured, subject, shared figures), rows(result) of the table, draw(measured,
-        subject, result): what evaluate.py measures of this kind of data alone."""
+        subject, result): what evaluate.py measures of this kind of data alone. features(x, lengths, data), draw_rows(
+        path, rows, data): how items are compared, and drawn, to find copies."""
 
 
 def write_ranking(folder: Path, samples: Samples, example: Example, files: Sequence[str]) -> None:

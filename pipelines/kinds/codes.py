@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.files.errors import InputError
 from pipelines.kinds.base import Items, Kind, Written
-from pipelines.kinds.image import Image, read_images, reconstruct_files, value_range
+from pipelines.kinds.image import Image, draw_image_scores, read_images, reconstruct_files, value_range
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipelines.generation.samples import Samples
+    from pipelines.generation.scores import Scores
     from pipelines.runs.chain import LoadedRun
     from pipelines.runs.example import Example
     from pipelines.splits.base import Batch
@@ -66,6 +67,16 @@ class Codes(Kind):
 
     def write_item(self, stem: Path, x: Tensor, example: Example, exact: bool) -> Path:
         return Image().write_item(stem, x, example, exact)
+
+    def draw_scores(self, loaded: LoadedRun, out: Path, names: list[str], captions: list[str], items: Items,
+                    scores: Scores) -> Path:
+        """Over the images that the runs below make of these codes."""
+        from pipelines.generation.decoding import descend
+        from pipelines.splits.noise import generator
+
+        own = [generator(0, number) for number in range(len(items.x))]
+        images = descend(loaded.parents, items.x.to(loaded.device), own)
+        return draw_image_scores(out, names, captions, images, scores)
 
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                     batch_size: int) -> Written:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pipelines.generation.filling import Gap
     from pipelines.generation.samples import Samples
+    from pipelines.generation.scores import Scores
     from pipelines.runs.chain import LoadedRun
     from pipelines.runs.example import Example
     from pipelines.splits.base import Batch
@@ -106,6 +107,15 @@ class Image(Kind):
     def read_mask(self, loaded: LoadedRun, mask: Any, item: Any, items: Items) -> Tensor:
         return read_region(mask, self.data_shape(loaded)[1:], item)
 
+    def codec_bits(self, loaded: LoadedRun, x: Tensor, lengths: Tensor | None) -> Tensor | None:
+        from pipelines.media.lossless import image_bits
+
+        return image_bits(x)
+
+    def draw_scores(self, loaded: LoadedRun, out: Path, names: list[str], captions: list[str], items: Items,
+                    scores: Scores) -> Path:
+        return draw_image_scores(out, names, captions, items.x, scores)
+
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
                     batch_size: int) -> Written:
         from pipelines.media.images import image_pairs, write_image
@@ -161,6 +171,25 @@ def reconstruct_files(kind: Kind, loaded: LoadedRun, source: Path, out: Path, la
     for number, (path, image) in enumerate(zip(paths, made, strict=True)):
         write_image(out / f"{number:05d}-{path.stem}.png", image)
     return originals, made, f"PSNR {psnr_db(squared_errors(made, originals)).mean():.2f} dB"
+
+
+def draw_image_scores(out: Path, names: list[str], captions: list[str], images: Tensor, scores: Scores) -> Path:
+    """Of each of images uint8 (n, c, h, w) a file: the image, the bits of its codes over it, and those of its pixels
+    given the codes. An overview of the most and the least surprising ones."""
+    import torch
+
+    from pipelines.media.heat import caption_below, overlay, overview, scale
+    from pipelines.media.images import image_grid, write_image
+
+    maps = scores.code_map.reshape(len(images), -1, scores.code_map.shape[-1])
+    tops = scale(maps), scale(scores.data_map)
+    for number, (name, words) in enumerate(zip(names, captions, strict=True)):
+        own = images[number : number + 1]
+        panels = [own.expand(-1, 3, -1, -1), *(overlay(own, found[number : number + 1], top) for found, top in
+                                               zip((maps, scores.data_map), tops, strict=True))]
+        write_image(out / f"{number:05d}-{name}.png", caption_below(image_grid(torch.cat(panels), 3), words))
+    overview(out / "overview.png", captions, images, maps, tops[0])
+    return out / "overview.png"
 
 
 def value_range(loaded: LoadedRun) -> tuple[float, float] | None:

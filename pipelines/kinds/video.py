@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipelines.generation.samples import Samples
+    from pipelines.generation.scores import Scores
     from pipelines.runs.chain import LoadedRun
     from pipelines.runs.example import Example
     from pipelines.splits.base import Batch, Data
@@ -176,6 +177,45 @@ class Video(Kind):
                 raise InputError(f"mask: expected whole frames, found {start:g}-{end:g}")
             hidden[:, int(start) : int(end)] = True
         return hidden
+
+    def local(self, loaded: LoadedRun, actions: str | None, count: int) -> Tensor | None:
+        from pipelines.generation.actions import local_actions, wanted_actions
+        from pipelines.generation.labels import shown
+
+        names, shape = loaded.stage1.example.facts["action_names"], loaded.stage1.example.shape
+        if actions is None and names:
+            raise InputError(f"actions: expected one of {shown(names)}, or a file of them, for a prior that is "
+                             "conditioned on actions, found none")
+        if actions is None:
+            return None
+        chosen = wanted_actions(actions, names, shape[1])
+        return local_actions(chosen[None], len(names), loaded.stage1.grid[0]).expand(count, -1, -1, -1, -1)
+
+    def codec_bits(self, loaded: LoadedRun, x: Tensor, lengths: Tensor | None) -> Tensor | None:
+        from pipelines.media.lossless import clip_bits
+
+        return clip_bits(x)
+
+    def draw_scores(self, loaded: LoadedRun, out: Path, names: list[str], captions: list[str], items: Items,
+                    scores: Scores) -> Path:
+        """A GIF of each clip, the bits of its codes over every frame beside it; the overview shows of each the frame
+        with the most bits."""
+        import torch
+
+        from pipelines.media.heat import overlay, overview, scale
+        from pipelines.media.images import write_gif
+
+        frames = items.x.shape[2]
+        maps = scores.code_map[:, torch.arange(frames) * scores.code_map.shape[1] // frames]
+        top, peaks = scale(maps), maps.flatten(2).sum(2).argmax(1)
+        for number, (name, words) in enumerate(zip(names, captions, strict=True)):
+            clip = items.x[number].movedim(1, 0)
+            write_gif(out / f"{number:05d}-{name}.gif",
+                      {words: clip.movedim(0, 1).expand(3, -1, -1, -1),
+                       "bits of the codes": overlay(clip, maps[number], top).movedim(0, 1)}, context=0)
+        rows = torch.arange(len(peaks))
+        overview(out / "overview.png", captions, items.x[rows, :, peaks], maps[rows, peaks], top)
+        return out / "overview.png"
 
     def predict(self, loaded: LoadedRun, data_root: Path | None, out: Path, count: int, context: int, frames: int,
                 actions: Sequence[str], seed: int, batch_size: int, **truncation: Any) -> Written:

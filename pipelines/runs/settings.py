@@ -30,6 +30,7 @@ class Evaluation(Typed):
     predictions: CountOrZero = 64
     actions: list[str] | None = None
     classifier: bool = True
+    copies: CountOrZero = 256
     other_data: bool = False
     device: str = "auto"
 

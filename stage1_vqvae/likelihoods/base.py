@@ -49,8 +49,12 @@ class Likelihood(nn.Module, ABC):
         lengths (b,) int64: how much of the first grid axis is data, for padded audio."""
 
     @abstractmethod
+    def value_nats(self, params: Tensor, x: Tensor) -> Tensor:
+        """-> (b, c, *grid) float64: exact -log p of each value's level, a probability mass over the levels."""
+
     def nll_nats(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """-> (b,) float64: exact -log p(x) of the whole example, a probability mass over its levels."""
+        """-> (b,) float64: exact -log p(x) of the whole example, without padding."""
+        return self.counted(self.value_nats(params, x), lengths)
 
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
@@ -63,7 +67,7 @@ class Likelihood(nn.Module, ABC):
         params may be a part of the grid."""
 
     @staticmethod
-    def _counted(values: Tensor, lengths: Tensor | None) -> Tensor:
+    def counted(values: Tensor, lengths: Tensor | None) -> Tensor:
         """Values (b, c, *grid) -> their sums (b,), padding excluded."""
         if lengths is not None:
             counts = torch.arange(values.shape[2], device=values.device) < lengths[:, None]
@@ -83,10 +87,10 @@ class ExactMass(Likelihood):
         """-> (b, c, *grid): the mean level under this distribution, not rounded."""
 
     def objective(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return self._counted(-self.log_mass(self._precise(params), x), lengths)
+        return self.counted(-self.log_mass(self._precise(params), x), lengths)
 
-    def nll_nats(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return self._counted(-self.log_mass(params.double(), x), lengths)
+    def value_nats(self, params: Tensor, x: Tensor) -> Tensor:
+        return -self.log_mass(params.double(), x)
 
     def mean(self, params: Tensor) -> Tensor:
         return self.expectation(self._precise(params)).round().to(torch.uint8)

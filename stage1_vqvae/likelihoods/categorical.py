@@ -28,10 +28,10 @@ class Categorical(Likelihood):
         return F.cross_entropy(logits, levels, reduction="none")
 
     def objective(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return self._counted(self._nll(params, x), lengths)
+        return self.counted(self._nll(params, x), lengths)
 
-    def nll_nats(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return self._counted(self._nll(params, x).double(), lengths)
+    def value_nats(self, params: Tensor, x: Tensor) -> Tensor:
+        return self._nll(params, x).double()
 
     def level_logits(self, params: Tensor) -> Tensor:
         return rearrange(params.double(), "b (c k) ... -> b c ... k", k=self.params_per_value)

@@ -75,8 +75,8 @@ class Gaussian(Likelihood):
             self.mse_weight.lerp_(torch.ones_like(mse), 1 - self.decay)
         return squared_error / self.variance
 
-    def nll_nats(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return self._counted(-self.log_mass(self._mean(params.double()), x), lengths)
+    def value_nats(self, params: Tensor, x: Tensor) -> Tensor:
+        return -self.log_mass(self._mean(params.double()), x)
 
     def log_mass(self, mean: Tensor, x: Tensor) -> Tensor:
         """log p of each level x (float64, elementwise), accurate in the far tails.

@@ -13,7 +13,8 @@ from pipelines.files.errors import InputError
 from pipelines.kinds import all_kinds, check_able, kind_of
 from pipelines.kinds.base import COMPLETION, Kind
 
-OPTIONAL = ("reconstruct", "convert", "predict", "plot_latents", "find_files", "load_files", "write_item")
+OPTIONAL = ("draw_scores", "reconstruct", "convert", "predict", "plot_latents", "find_files", "load_files",
+            "write_item")
 
 
 def pytest_generate_tests(metafunc):
@@ -48,9 +49,9 @@ def test_a_kind_that_completes_items_reads_masks(kind_name):
     assert kind.completes == (type(kind).read_mask is not Kind.read_mask) == set(COMPLETION).issubset(kind.options)
 
 
-def test_it_measures_by_four_functions(kind_name):
+def test_it_measures_by_six_functions(kind_name):
     evaluation = kind_of(kind_name).evaluation
-    for name, parameters in {"check": 1, "figures": 3, "rows": 1, "draw": 3}.items():
+    for name, parameters in {"check": 1, "figures": 3, "rows": 1, "draw": 3, "features": 3, "draw_rows": 3}.items():
         assert len(inspect.signature(getattr(evaluation, name)).parameters) == parameters, name
 
 
@@ -69,7 +70,8 @@ def test_what_it_leaves_out_is_refused_and_those_that_have_it_are_named(kind_nam
 def test_signatures_are_those_of_the_base(kind_name):
     """What verbs and the door pass by name arrives: a method of a kind takes the parameters that `Kind` names."""
     kind = type(kind_of(kind_name))
-    others = "show", "code_fields", "sampler_options", "read_mask", "write_samples", "read", "check_views"
+    others = ("show", "code_fields", "sampler_options", "read_mask", "write_samples", "read", "check_views", "local",
+              "codec_bits")
     for name in (*OPTIONAL, *others):
         base, own = (list(inspect.signature(getattr(cls, name)).parameters) for cls in (Kind, kind))
         assert own == base, name

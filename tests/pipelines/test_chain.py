@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipelines import evaluate, extract_codes, load, publish, reconstruct, sample, train_stage1, train_stage2
+from pipelines import evaluate, extract_codes, load, publish, reconstruct, sample, score, train_stage1, train_stage2
 from pipelines.data import run_codes
 from pipelines.data.codes import CodeData, write_codes
 from pipelines.data.manifest import read_manifest
@@ -177,6 +177,10 @@ def test_reconstructions_of_one_s_own_pictures(chain, tmp_path, capsys):
     assert "1 reconstructions" in capsys.readouterr().out
     assert np.asarray(Image.open(tmp_path / "out" / "00000-noise.png")).shape == (24, 24, 3)
     assert (tmp_path / "out" / "comparison.png").is_file()
+    script(score, "--run", chain / "top", "--input", tmp_path / "noise.png", "--out", tmp_path / "scores")
+    header, row = (line.split(",") for line in (tmp_path / "scores" / "scores.csv").read_text().splitlines())
+    cells = dict(zip(header, row, strict=True))
+    assert cells["codec_bits"] == "" and 0 <= float(cells["percentile_codes"]) <= 100 and cells["code_distance"]
 
 
 def test_images_are_compressed_to_the_codes_of_codes_and_back_to_pixels(chain):

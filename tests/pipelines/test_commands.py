@@ -95,6 +95,11 @@ def test_evaluation_writes_every_figure_and_prints_the_table(tiny, tiny_run, tmp
     assert figures["ssim"] is None, "8x8 pixels are too few for its window"
     assert 0 < figures["classifier"]["samples"] <= 1 and figures["classifier"]["real"] > 0.9
     assert figures["items"] == len(Digits().split("validation"))
+    copies = figures["copies"]
+    assert (copies["num_samples"], copies["training_items"], copies["held_out_items"]) == (256, 1438, 359)
+    for space in ("codes", "data"):
+        assert copies[space]["expected"] == pytest.approx(1438 / 1797, abs=1e-5)
+        assert abs(copies[space]["share"] - 0.8) < 5 * copies[space]["standard_error"], "30 steps learn none by heart"
     for path in re.findall(r"\S+\.png", table):
         assert Path(path).is_file()
     for word in ("NMSE", "perplexity", "classifier accuracy: samples", "bound, learned prior"):

@@ -15,6 +15,7 @@ from pipelines.data.codes import CodeData
 from pipelines.data.room import Room
 from pipelines.evaluation.video import fidelity
 from pipelines.files.errors import InputError
+from pipelines.generation.actions import local_actions
 from pipelines.generation.continuation import predict
 from pipelines.runs.chain import load_run
 from pipelines.runs.store import Run
@@ -111,6 +112,29 @@ def test_a_context_that_ends_within_a_frame_of_codes_is_refused(runs):
         found = 3 if context == 3 else 7
         with pytest.raises(InputError, match=f"^{name}: expected a multiple of 2 frames, .*, found {found}$"):
             predict(stage1, stage2, batch.x[:, :, :context], frames, batch.actions[:, :frames], batch.labels, 0, 1)
+
+
+def test_clips_are_scored_under_given_actions(runs, tmp_path, command):
+    clips = Room(**ROOM).split("validation").batch(torch.arange(2))
+    for number in range(2):
+        np.save(tmp_path / f"clip{number}.npy", clips.x[number].movedim(0, -1).numpy())
+    recorded = "\n".join(Room(**ROOM).action_names[number] for number in clips.actions[0].tolist())
+    (tmp_path / "turns.txt").write_text(recorded)
+    run = ["score", "--run", str(runs / "frames"), "--out", str(tmp_path / "out"), "--held-out", "4"]
+    refused = command(*run, "--input", str(tmp_path), check=False)
+    assert refused.returncode == 2 and "error: --actions: expected one of " in refused.stderr
+    command(*run, "--input", str(tmp_path), "--actions", str(tmp_path / "turns.txt"))
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"scores.csv", "overview.png"} <= names and len([name for name in names if name.endswith(".gif")]) == 2
+    loaded = load_run(Run(runs / "frames"), CPU)
+    codes = loaded.stage1.module.encode(clips.x[:1])
+    local = local_actions(clips.actions[:1], 3, codes.shape[1]).float().expand(-1, -1, *codes.shape[1:])
+    assert not loaded.stage2.condition_on
+    expected = -float(loaded.stage2.module.log_prob(codes, local=local)) / np.log(2)
+    (row,) = [line.split(",") for line in (tmp_path / "out" / "scores.csv").read_text().splitlines()
+              if line.startswith("clip0")]
+    assert float(row[1]) == pytest.approx(expected, rel=1e-4)
+    assert row[8], "percentiles among held-out clips under their own actions"
 
 
 def test_predict_video_writes_a_gif_and_a_strip_of_each_clip(runs, tmp_path, command):
@@ -267,6 +291,7 @@ def test_evaluation_measures_predictions_and_motion(runs, tmp_path, command, nam
     table = command("evaluate", *TINY, *STAGES[name], f"run={name}", f"runs_dir={tmp_path}",
                     "evaluate.actions=[left,right]").stdout
     figures = json.loads((tmp_path / name / "metrics.json").read_text())
+    assert figures["copies"]["codes"]["share"] <= 1 and (tmp_path / name / "figures" / "nearest.png").is_file()
     found, codes = figures["video"], figures["codes"]
     assert (found["clips"], found["context"], found["frames"]) == (3, 4, 4)
     for way in ("prediction", "last_frame", "reconstruction"):

@@ -17,7 +17,7 @@ from PIL import Image
 from pipelines.data.codes import CodeData
 from pipelines.data.manifest import read_manifest
 from pipelines.files.errors import InputError
-from pipelines.files.formats import CONFIG, FORMAT, STATE, STEPS, migrated
+from pipelines.files.formats import CONFIG, FIGURES, FORMAT, STATE, STEPS, migrated
 from pipelines.runs.chain import load_run
 from pipelines.runs.config import read_config
 from pipelines.runs.figures import read_figures
@@ -206,6 +206,15 @@ def test_moving_a_module_changes_no_hash():
         "likelihood": {"_target_": "likelihood/Gaussian"}}
     other = json.loads(json.dumps(tree).replace("EMAQuantizer", "GradientQuantizer"))
     assert logical_names(tree, "autoencoder") != logical_names(other, "autoencoder")
+
+
+def test_figures_of_format_2_say_nothing_of_copies_and_files():
+    path = GOLDEN / "format2" / "metrics.json"
+    content = json.loads(path.read_text())
+    assert content["format"] == 2 and "copies" not in content
+    expected = {key: value for key, value in content.items() if key != "format"}
+    expected |= {"copies": None, "files": None}
+    assert migrated(content, path, FIGURES) == expected
 
 
 def test_the_pretrained_runs_are_of_the_present_format():
