@@ -22,7 +22,7 @@ from pipelines.files.errors import InputError
 from pipelines.generation.actions import local_actions, wanted_actions
 from pipelines.generation.labels import class_number, classes_of, conditioning_labels
 from pipelines.runs.chain import LoadedRun
-from pipelines.runs.store import stage1_hash, stage2_hash
+from pipelines.runs.store import TrainedStage, stage1_hash, stage2_hash
 from pipelines.splits.lengths import conditioning
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.base import Quantizer
@@ -73,14 +73,11 @@ class Models:
         self.names = conditioning_labels(self.stage1, self.stage2)
         self.prior_columns = [self.names.index(name) for name in self.stage2.condition_on]
         self.decoder_columns = [self.names.index(name) for name in self.stage1.condition_on]
-        facts = self.stage1.example.facts
-        names = facts["action_names"] if self.stage1.example.kind == "video" else []
-        self.num_actions = len(names) if self._local_channels else 0
-
-    @property
-    def _local_channels(self) -> int:
-        clock = conditioning(None, torch.ones(1, dtype=torch.int64), 1) if self.stage2.condition_on_length else None
-        return int(self.stage2.module.local_channels) - (0 if clock is None else clock.shape[1])
+        facts, local = self.stage1.example.facts, other_local_channels(self.stage2)
+        self.num_actions = len(facts["action_names"]) if local and self.stage1.example.kind == "video" else 0
+        if local and not self.num_actions:
+            raise InputError(f"{loaded.run.root}: expected a prior without local features of the data, which a "
+                             f"file does not hold, found one with {local} channels of them")
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -311,6 +308,12 @@ class Models:
         k = 256 if self.stage1.example.kind != "codes" else self.autoencoder.likelihood.params_per_value
         most = max(1, AT_ONCE // (len(params) * channels * math.prod(grid[1:]) * k))
         return [slice(start, start + most) for start in range(0, grid[0], most)]
+
+
+def other_local_channels(stage2: TrainedStage) -> int:
+    """How many local features the prior has besides the length of a clip."""
+    clock = conditioning(None, torch.ones(1, dtype=torch.int64), 1) if stage2.condition_on_length else None
+    return int(stage2.module.local_channels) - (0 if clock is None else clock.shape[1])
 
 
 def columns_of(labels: Tensor, columns: Sequence[int]) -> Tensor | None:

@@ -66,9 +66,11 @@ class Copies:
 
 
 def find_copies(subject: Subject, kind: ModuleType) -> Copies | None:
-    """None without a prior of codes, and with evaluate.copies=0. `kind`: the evaluation of the kind of data."""
+    """None without a prior of codes, with evaluate.copies=0, and for a kind of data that compares no items. `kind`: the
+    evaluation of the kind of data."""
     count, loaded = subject.options.copies, subject.loaded
-    if loaded.stage2 is None or not count or not isinstance(loaded.stage1.module.bottleneck, Quantizer):
+    comparable = isinstance(loaded.stage1.module.bottleneck, Quantizer) and hasattr(kind, "features")
+    if loaded.stage2 is None or not count or not comparable:
         return None
     samples, data = subject.samples(count), pixels(subject)
     splits = [subject.codes["train"], subject.codes[subject.split_name]]

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from pipelines.files.errors import InputError
 from pipelines.generation.decoding import decode, descend, pixel_uniforms
 from pipelines.generation.filling import FADE_S, STAND_INS, Gap, known_codes, pasted
-from pipelines.generation.labels import choose_labels, conditioning_labels
+from pipelines.generation.labels import choose_labels, class_number, conditioning_labels
 from pipelines.generation.scores import prior_labels
 from pipelines.runs.chain import LoadedRun
 from pipelines.splits.lengths import conditioning, draw_lengths
@@ -168,8 +168,11 @@ class Sampler:
     def _filled(self, known: Tensor, local: Tensor | None, positions: Tensor | None, own: list, bar: "_Bar") -> Filled:
         """The codes, and the labels that are not given, drawn given the known codes."""
         device, stage2 = known.device, self.loaded.stage2
-        given = {name: self.labels[name] for name in stage2.condition_on if name in self.labels}
-        choices, log_weights = prior_labels(stage2, given)
+        choices, log_weights = prior_labels(stage2, self.labels.keys())
+        for column, name in enumerate(stage2.condition_on):
+            if name in self.labels:
+                classes = stage2.codes.classes[stage2.prior_columns[column]]
+                choices[:, column] = class_number(f"label {name}", self.labels[name], classes)
         return fill(
             stage2.module, known, lambda *shape: draws(own, *shape).to(device), self.gap.particles, self.gap.sweeps,
             labels=choices.to(device) if choices.shape[1] else None, log_weights=log_weights.to(device), local=local,
