@@ -66,12 +66,12 @@ def test_a_file_is_as_long_as_its_codes_are_improbable(run, x):
 
 
 def test_a_damaged_byte_is_found_out_and_costs_one_record(run, x):
-    """Of 200 flipped bytes none yields other items unnoticed."""
+    """Of 60 flipped bytes none yields other items unnoticed."""
     data, draws = run.compress(x.repeat(8, 1, 1, 1)), np.random.default_rng(0)
     whole, lost = run.decompress(data), 0
     count = len(Reader(io.BytesIO(data)).entries)
     assert count >= 3
-    for place in draws.integers(0, len(data), 200):
+    for place in draws.integers(0, len(data), 60):
         damaged = bytearray(data)
         damaged[place] ^= int(draws.integers(1, 256))
         try:
@@ -81,7 +81,7 @@ def test_a_damaged_byte_is_found_out_and_costs_one_record(run, x):
             lost += 1
             continue
         assert torch.equal(found, whole)
-    assert lost > 100, "most bytes are payload"
+    assert lost > 30, "most bytes are payload"
 
 
 def test_a_file_of_another_run_is_refused(run, x):

@@ -8,6 +8,7 @@ import torch
 from pipelines.evaluation import shared
 from pipelines.evaluation.classifier import bounded_steps
 from pipelines.evaluation.image_classifier import train_image_classifier
+from pipelines.evaluation.measured import Subject
 from pipelines.files.errors import InputError
 from pipelines.splits.base import Batch
 
@@ -31,9 +32,9 @@ def test_evaluation_without_the_codes_of_a_prior_is_refused_before_anything_is_m
     for name in ("others_nats", "measure", "sample_posterior"):
         monkeypatch.setattr(shared, name, lambda *_: pytest.fail("measured first"))
     module = SimpleNamespace(bottleneck=None)
-    subject = SimpleNamespace(
-        loaded=SimpleNamespace(stage1=SimpleNamespace(module=module), stage2=object()), split=None, seed=0,
-        options=SimpleNamespace(batch_size=1), run=SimpleNamespace(codes=tmp_path / "codes"), split_name="validation")
+    loaded = SimpleNamespace(stage1=SimpleNamespace(module=module), stage2=object(),
+                             run=SimpleNamespace(codes=tmp_path / "codes"))
+    subject = Subject(loaded, None, "validation", None, SimpleNamespace(batch_size=1), 0, torch.device("cpu"))
     with pytest.raises(InputError, match="codes: expected the codes that the prior is measured on, found none"):
         shared.measure_shared(subject)
 

@@ -16,6 +16,7 @@ from pipelines.data.codes import CodeData, write_codes
 from pipelines.data.images import ImageSplit
 from pipelines.data.manifest import MANIFEST, read_manifest
 from pipelines.files.errors import InputError
+from pipelines.files.formats import FORMAT
 from pipelines.files.reading import LARGEST_TEXT
 from pipelines.splits.base import Batch, Data
 
@@ -336,7 +337,7 @@ def test_a_link_out_of_the_folder(folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("key", "value"), [
-    ("version", 3), ("version", 0), ("version", "2"), ("version", None),
+    ("version", FORMAT + 1), ("version", 0), ("version", "2"), ("version", None),
     ("num_codes", 1), ("num_codes", 2**24 + 1), ("views", True),
     ("num_codes", 256.0), ("num_codebooks", 0), ("grid", []), ("grid", [2, 0]), ("grid", [2, -3]), ("grid", "23"),
     ("grid", [2, 3.0]), ("data", []), ("data", {"name": "x"}), ("classes", [["a"]]),
