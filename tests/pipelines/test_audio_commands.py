@@ -27,7 +27,7 @@ SMALL = [
     "prior.gate_channels=8", "prior.skip_channels=8",
     *(f"{stage}.{setting}" for stage in ("stage1", "stage2") for setting in
       ("steps=20", "batch_size=4", "validate_every=10", "checkpoint_every=10", "log_every=5")),
-    "evaluate.samples=6", "evaluate.classifier=false",
+    "evaluate.samples=6", "evaluate.copies=6", "evaluate.classifier=false",
 ]
 SPEAKERS = ("ann", "bob")
 

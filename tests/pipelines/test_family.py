@@ -69,7 +69,7 @@ def trained(folder):
     def train(name: str) -> list[str]:
         if name not in done:
             done[name] = [*RUNS[name], *STEPS, f"runs_dir={folder}", f"run={name}", "evaluate.classifier=false",
-                          f"evaluate.bound_samples={SAMPLES}", "evaluate.batch_size=100"]
+                          f"evaluate.bound_samples={SAMPLES}", "evaluate.batch_size=100", "evaluate.copies=8"]
             call(train_stage1, *done[name])
         return done[name]
 

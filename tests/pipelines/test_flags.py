@@ -22,7 +22,7 @@ SMALL = [
     "autoencoder.encoder.hidden=8", "autoencoder.encoder.residual_hidden=4", "autoencoder.bottleneck.num_codes=8",
     "autoencoder.bottleneck.dim=4", "prior.channels=4", "prior.num_layers=1", "prior.head_channels=8",
     *(f"{stage}.{setting}" for stage in ("stage1", "stage2") for setting in ("steps=2", "batch_size=8")),
-    "evaluate.samples=4", "evaluate.bound_samples=1", "evaluate.classifier=false",
+    "evaluate.samples=4", "evaluate.copies=4", "evaluate.bound_samples=1", "evaluate.classifier=false",
 ]
 STAGES = {"train_stage1": (), "extract_codes": ("stage1",), "train_stage2": ("stage1", "codes"),
           "evaluate": ("stage1", "codes", "stage2")}  # and the folders that each starts from

@@ -18,6 +18,7 @@ H, W = 8, 16
 SMALL = [*(f"autoencoder.encoder.{size}" for size in ("hidden=8", "outer_hidden=8", "residual_hidden=4")),
          "autoencoder.bottleneck.num_codes=16", "autoencoder.bottleneck.dim=4", "prior.channels=8",
          "prior.num_layers=2", "prior.head_channels=8", "evaluate.samples=4", "evaluate.classifier=false",
+         "evaluate.copies=4",
          *(f"{stage}.{setting}" for stage in ("stage1", "stage2")
            for setting in ("steps=2", "batch_size=4", "validate_every=2", "log_every=2", "device=cpu"))]
 
