@@ -1,6 +1,5 @@
 """Stage 2 as a task of the training loop: maximum likelihood of the codes."""
 
-import copy
 import math
 
 import torch
@@ -49,16 +48,7 @@ class PriorTask(Task):
 
 @torch.no_grad()
 def check_fit(task: PriorTask, batch: Batch) -> None:
-    """Raises InputError where the prior cannot give an item's codes a probability.
-
-    Shapes alone are tried first, without computing anything: that would load the machine code of the first step."""
-    try:
-        meta = Batch(*(part if part is None else part.to("meta") for part in batch))  # type: ignore[arg-type]
-        logits = copy.deepcopy(task.model).to("meta")(meta.x, task.labels(meta), task.local(meta))
-        if (logits.shape[0], *logits.shape[2:]) == batch.x.shape:
-            return
-    except Exception:  # what fits not, and what the meta device cannot do: said below, or done there
-        pass
+    """Raises InputError where the prior cannot give an item's codes a probability."""
     try:
         task.figures(task.model, batch)
     except (ValueError, RuntimeError, ArithmeticError, IndexError) as error:  # torch's words for sizes that do not fit
