@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-QUALITIES = {"JPEG": range(5, 80, 5), "WEBP": range(0, 90, 5), "AVIF": range(10, 75, 5)}
+QUALITIES = {"JPEG": [*range(1, 10, 2), *range(10, 80, 5)], "WEBP": [*range(10), *range(10, 90, 5)],
+             "AVIF": [*range(10, 40, 3), *range(40, 75, 5)]}
 EFFORT: dict[str, dict] = {"JPEG": {"optimize": True}, "WEBP": {"method": 6}, "AVIF": {"speed": 4}}
 
 
