@@ -107,7 +107,7 @@ def work(arguments: argparse.Namespace, kind: str, how: str) -> None:
         file = io.BytesIO()
         # later writers take the codes and labels of the first, so that the coding alone is compared
         saved = {name: torch.from_numpy(x) for name, x in np.load(reference).items()} if reference.exists() else {}
-        first = codec._encoded(models, given, False, 64)
+        first = codec.encoded(models, given, False, 64)
         group = Group(saved.get("codes", first.codes), saved.get("labels", first.labels), first.lengths)
         parts = [group.part(slice(at, at + batch)) for at in range(0, len(group), batch)]
         logits = torch.cat([models.code_logits(part) for part in parts])

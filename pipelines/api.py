@@ -29,8 +29,7 @@ from pipelines.codec.models import Models
 from pipelines.data.codes import CodeData
 from pipelines.evaluation.checkup import Checkup, check
 from pipelines.evaluation.held_out import CACHE, HeldOut, held_out_scores, nearest_training
-from pipelines.evaluation.score_table import captions, in_order, rank_values, score_table, shares
-from pipelines.files.atomic import write_atomically
+from pipelines.evaluation.score_table import in_order, rank_values, write_scores
 from pipelines.files.errors import InputError
 from pipelines.files.locks import only_writer
 from pipelines.files.outputs import one_call
@@ -306,7 +305,7 @@ class TrainedRun:
             paths, items = self._kind.load_files(self._loaded, self._kind.find_files(Path(source)))
             names = [path.stem for path in paths]
             scores, known, nearest = self._score(items, wanted, actions, batch_size), None, None
-            values = rank_values(scores, rank)
+            order = rank_values(scores, rank).argsort(descending=True, stable=True)
             try:
                 known = self.held_out_scores(tuple(wanted), held_out, data_root, batch_size)
             except InputError as error:
@@ -317,13 +316,9 @@ class TrainedRun:
                 nearest = nearest_training(self._loaded, scores)
             except InputError as error:
                 print(f"note: nearest training items left out: {error}", file=sys.stderr)
-            order = values.argsort(descending=True, stable=True)
-            write_atomically(inside / "scores.csv", score_table(names, scores, known, nearest, order))
-            words = captions(names, scores, shares(scores, known)["codes"])
-            chosen = order.tolist()
-            ordered = replace(items, x=items.x[order], lengths=None if items.lengths is None else items.lengths[order])
-            overview = self._kind.draw_scores(self._loaded, inside, [names[row] for row in chosen],
-                                              [words[row] for row in chosen], ordered, in_order(scores, order))
+            words = write_scores(inside / "scores.csv", names, scores, known, nearest, order)
+            overview = self._kind.draw_scores(self._loaded, inside, [names[row] for row in order.tolist()], words,
+                                              items.rows(order), in_order(scores, order))
         return _in_place(Written(len(names), overview, f"{float(scores.bits_per_dim.mean()):.4f} bits/dim"), out)
 
     def convert_files(self, source: str | Path, out: str | Path, label: str, target: str, seed: int = 0,

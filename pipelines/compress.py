@@ -12,7 +12,7 @@ damaged part loses its own items, about a kilobyte, and no others.
 
 import argparse
 
-from pipelines.commands.flags import VerbParser, add_run_flags, check_flags, folder, naming_flags, say_which
+from pipelines.commands.flags import VerbParser, add_run_flags, folder, opened_run
 from pipelines.files.errors import one_line_errors
 
 
@@ -31,10 +31,7 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     from pipelines.api import load
 
-    check_flags(arguments)
-    with naming_flags(arguments):
-        run = load(arguments.run, arguments.device, arguments.runs_dir)
-        say_which(arguments, run.folder)
+    with opened_run(arguments, load) as run:
         out = arguments.out or run.outputs / "compressed"
         if out.suffix != ".ndc":
             out = out / f"{arguments.input.resolve().stem}.ndc"

@@ -9,7 +9,7 @@ damaged are named, all others are written; the exit status is then 2.
 
 import argparse
 
-from pipelines.commands.flags import VerbParser, add_run_flags, check_flags, folder, naming_flags, say_which
+from pipelines.commands.flags import VerbParser, add_run_flags, folder, opened_run
 from pipelines.files.errors import InputError, one_line_errors
 
 
@@ -25,10 +25,7 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     from pipelines.api import load
 
-    check_flags(arguments)
-    with naming_flags(arguments):
-        run = load(arguments.run, arguments.device, arguments.runs_dir)
-        say_which(arguments, run.folder)
+    with opened_run(arguments, load) as run:
         out = arguments.out or run.outputs / "decompressed"
         made = run.decompress_files(arguments.input, out, arguments.item, arguments.seed, arguments.batch_size)
     print(f"{made.count} items of {arguments.input}: {out}")

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipelines.commands.flags import VerbParser, check_flags, folder, say_which
+from pipelines.commands.flags import VerbParser, folder, opened_run
 from pipelines.files.errors import one_line_errors
 from pipelines.files.places import expanded
 
@@ -29,11 +29,9 @@ def main(arguments: argparse.Namespace) -> int:
     from pipelines.api import load
     from pipelines.evaluation.checkup import report
 
-    check_flags(arguments)
-    run = load(arguments.run, "cpu", arguments.runs_dir)
-    say_which(arguments, run.folder)
-    checkup = run.checkup()
-    print(report(run.folder, checkup))
+    with opened_run(arguments, load) as run:
+        checkup = run.checkup()
+        print(report(run.folder, checkup))
     return 1 if checkup.findings else 0
 
 

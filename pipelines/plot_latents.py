@@ -11,7 +11,7 @@ above the same code in the middle of a real example.
 
 import argparse
 
-from pipelines.commands.flags import VerbParser, add_data_flag, add_run_flags, check_flags, naming_flags, say_which
+from pipelines.commands.flags import VerbParser, add_data_flag, add_run_flags, opened_run
 from pipelines.files.errors import one_line_errors
 
 
@@ -28,10 +28,7 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     from pipelines.api import load
 
-    check_flags(arguments)
-    with naming_flags(arguments):
-        run = load(arguments.run, arguments.device, arguments.runs_dir)
-        say_which(arguments, run.folder)
+    with opened_run(arguments, load) as run:
         figures = run.plot_latents(arguments.out or run.outputs / "figures", data_root=arguments.data_root,
                                    split=arguments.split, example=arguments.example, seed=arguments.seed,
                                    batch_size=arguments.batch_size)

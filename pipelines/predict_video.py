@@ -18,9 +18,7 @@ from pipelines.commands.flags import (
     add_data_flag,
     add_run_flags,
     add_truncation_flags,
-    check_flags,
-    naming_flags,
-    say_which,
+    opened_run,
     truncation,
 )
 from pipelines.files.errors import one_line_errors
@@ -43,10 +41,7 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     from pipelines.api import load
 
-    check_flags(arguments)
-    with naming_flags(arguments):
-        run = load(arguments.run, arguments.device, arguments.runs_dir)
-        say_which(arguments, run.folder)
+    with opened_run(arguments, load) as run:
         written = run.predict_clips(
             arguments.out or run.outputs / "predictions", arguments.n, arguments.context, arguments.frames,
             arguments.actions, data_root=arguments.data_root, seed=arguments.seed, batch_size=arguments.batch_size,

@@ -11,7 +11,7 @@ level and several decodings of the same codes.
 
 import argparse
 
-from pipelines.commands.flags import VerbParser, add_run_flags, check_flags, folder, naming_flags, say_which
+from pipelines.commands.flags import VerbParser, add_run_flags, folder, opened_run
 from pipelines.files.errors import one_line_errors
 
 
@@ -27,10 +27,7 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     from pipelines.api import load
 
-    check_flags(arguments)
-    with naming_flags(arguments):
-        run = load(arguments.run, arguments.device, arguments.runs_dir)
-        say_which(arguments, run.folder)
+    with opened_run(arguments, load) as run:
         written = run.reconstruct_files(arguments.input, arguments.out or run.outputs / "reconstructions",
                                         labels=arguments.label, seed=arguments.seed, batch_size=arguments.batch_size)
     print(f"{written.count} reconstructions with {run.folder}, {written.figure}: {written.overview}")

@@ -25,9 +25,7 @@ from pipelines.commands.flags import (
     add_completion_flags,
     add_run_flags,
     add_truncation_flags,
-    check_flags,
-    naming_flags,
-    say_which,
+    opened_run,
     truncation,
 )
 from pipelines.files.errors import one_line_errors
@@ -51,10 +49,7 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     from pipelines.api import load
 
-    check_flags(arguments)
-    with naming_flags(arguments):
-        run = load(arguments.run, arguments.device, arguments.runs_dir)
-        say_which(arguments, run.folder)
+    with opened_run(arguments, load) as run:
         print(f"sampling {arguments.n} from {run.folder}, {run.describe()}")
         start = time.monotonic()
         flags = {name: getattr(arguments, name) for kind in all_kinds().values() for name in kind.options}

@@ -17,15 +17,7 @@ in the run. Nearest training items need its extracted codes. What cannot be had 
 import argparse
 from pathlib import Path
 
-from pipelines.commands.flags import (
-    VerbParser,
-    add_data_flag,
-    add_run_flags,
-    check_flags,
-    folder,
-    naming_flags,
-    say_which,
-)
+from pipelines.commands.flags import VerbParser, add_data_flag, add_run_flags, folder, opened_run
 from pipelines.files.errors import one_line_errors
 
 
@@ -48,10 +40,7 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     from pipelines.api import load
 
-    check_flags(arguments)
-    with naming_flags(arguments):
-        run = load(arguments.run, arguments.device, arguments.runs_dir)
-        say_which(arguments, run.folder)
+    with opened_run(arguments, load) as run:
         out: Path = arguments.out or run.outputs / "scores"
         written = run.score_files(arguments.input, out, labels=arguments.label, rank=arguments.rank,
                                   actions=arguments.actions, held_out=arguments.held_out, data_root=arguments.data_root,

@@ -32,6 +32,7 @@ class Header:
     indexed: bool
 
     def to_bytes(self) -> bytes:
+        """As it stands at the beginning of a file, HEADER bytes."""
         flags = LOSSLESS * self.lossless | INDEXED * self.indexed
         return MAGIC + bytes([VERSION, flags]) + self.fingerprint
 
@@ -124,6 +125,7 @@ class Reader:
         return self.entries[-1][1] + self.entries[-1][2] if self.entries else 0
 
     def record(self, number: int) -> Record:
+        """One record, by its number."""
         offset, first, count = self.entries[number]
         stop = self.entries[number + 1][0] if number + 1 < len(self.entries) else self.end
         data = self._at(offset, stop - offset)
@@ -206,6 +208,7 @@ def checksum(header: Header, number: int, content: bytes) -> int:
 
 
 def crc32(data: bytes) -> bytes:
+    """The CRC-32 in four bytes, the lowest first."""
     return zlib.crc32(data).to_bytes(4, "little")
 
 

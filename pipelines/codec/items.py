@@ -64,7 +64,7 @@ def compress(models: Models, file: BinaryIO, batches: Iterable[Given], lossless:
     size, at_once = 0, _power_of_two(LOGITS / _values(models))
     result = Compressed(0, 0, 0, 0.0, 0, 0)
     for given, last in _with_last(_in_batches(batches, MOST)):
-        group = _encoded(models, given, lossless, batch_size)
+        group = encoded(models, given, lossless, batch_size)
         names += given.names
         for part in _parts(group, at_once):
             logits = models.code_logits(part)
@@ -183,7 +183,7 @@ def _restored(models: Models, reader: Reader, records: list[Record], implementat
 
 
 @torch.no_grad()
-def _encoded(models: Models, given: Given, lossless: bool, batch_size: int) -> Group:
+def encoded(models: Models, given: Given, lossless: bool, batch_size: int) -> Group:
     """The codes of items, zero beyond the lengths, with all labels."""
     device = next(models.stage1.module.parameters()).device
     codes = torch.cat([models.stage1.module.encode(x.to(device)).cpu() for x in given.x.split(batch_size)])

@@ -23,7 +23,7 @@ from pipelines.generation.actions import local_actions, wanted_actions
 from pipelines.generation.labels import class_number, classes_of, conditioning_labels
 from pipelines.runs.chain import LoadedRun
 from pipelines.runs.store import TrainedStage, stage1_hash, stage2_hash
-from pipelines.splits.lengths import conditioning
+from pipelines.splits.lengths import CLOCK_CHANNELS, conditioning
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.base import Quantizer
 from stage2_prior.coder import Decoder, Encoder
@@ -73,32 +73,36 @@ class Models:
         self.names = conditioning_labels(self.stage1, self.stage2)
         self.prior_columns = [self.names.index(name) for name in self.stage2.condition_on]
         self.decoder_columns = [self.names.index(name) for name in self.stage1.condition_on]
-        facts, local = self.stage1.example.facts, other_local_channels(self.stage2)
-        self.num_actions = len(facts["action_names"]) if local and self.stage1.example.kind == "video" else 0
-        if local and not self.num_actions:
-            raise InputError(f"{loaded.run.root}: expected a prior without local features of the data, which a "
-                             f"file does not hold, found one with {local} channels of them")
+        self.num_actions = len(actions_of(loaded))
+        self.padded = self.stage2.codes.length_counts is not None
+        if not holds_conditions(loaded):
+            raise InputError(f"{loaded.run.root}: expected a prior without local features of the data, which a file "
+                             "does not hold, found one that is conditioned on some")
 
     @cached_property
     def fingerprint(self) -> bytes:
         """Of all weights and settings that decoding depends on."""
         stages = [stage1_hash(self.stage1), stage2_hash(self.stage2), *map(stage1_hash, self.loaded.parents)]
-        counts = [self._counts(column) for column in range(len(self.names))]
+        counts = [self._counts(column) for column in range(len(self.names))], self.stage2.codes.length_counts
         return hashlib.sha256(repr((stages, counts)).encode()).digest()[:FINGERPRINT]
 
     @cached_property
     def prior(self) -> Prior:
+        """In float64, on the CPU."""
         return _twin(self.stage2.module)
 
     @cached_property
     def autoencoder(self) -> nn.Module:
+        """In float64, on the CPU."""
         return _twin(self.stage1.module)
 
     def check_lossless(self) -> None:
         """Raises InputError where the decoder's likelihood is not that of the data's own levels."""
-        if self.stage1.example.kind == "audio":
-            raise InputError(f"{self.loaded.run.root}: lossless: expected images, video or codes, whose levels the "
-                             "decoder models, found audio, of which it models mu-law symbols")
+        likelihood = self.stage1.module.likelihood
+        if not likelihood.exact:
+            raise InputError(f"{self.loaded.run.root}: lossless: expected images, video or codes, whose own values the "
+                             f"decoder models, found {self.stage1.example.kind}, of which it models the symbols of "
+                             f"{type(likelihood).__name__}")
 
     # --- what codes are conditioned on ----------------------------------------------------------------------
 
@@ -222,7 +226,7 @@ class Models:
         for column in range(len(self.names)):
             labels[:, column] = decoder.codes(self.label_logits(column).repeat(total, 0), streams)
         lengths = actions = None
-        if self.stage1.example.kind == "audio":
+        if self.padded:
             positions = 1 + torch.from_numpy(decoder.codes(self._length_logits.repeat(total, 0), streams))
             beyond = torch.tensor([decoder.bits(stream, self._hop_bits) for stream in streams])
             lengths = positions * self._hop - beyond.clamp(max=self._hop - 1)
@@ -256,11 +260,9 @@ class Models:
 
     @cached_property
     def _length_logits(self) -> np.ndarray:
-        """(1, positions): how often a length in codes occurred in training, others half as often as one that did once.
-
-        Without these counts all lengths are alike."""
+        """(1, positions): how often a length in codes occurred in training; one that never did counts as half."""
         counts = np.full(self.stage1.grid[0], 0.5)
-        for *_, length, count in self.stage2.codes.length_counts or ():
+        for *_, length, count in self.stage2.codes.length_counts:
             counts[length - 1] += count
         return np.log(counts)[None]
 
@@ -305,15 +307,24 @@ class Models:
     def _slices(self, params: Tensor) -> list[slice]:
         """Rows of the first grid axis whose levels' masses fit into memory."""
         channels, *grid = self.stage1.example.shape
-        k = 256 if self.stage1.example.kind != "codes" else self.autoencoder.likelihood.params_per_value
+        k = self.autoencoder.likelihood.num_levels
         most = max(1, AT_ONCE // (len(params) * channels * math.prod(grid[1:]) * k))
         return [slice(start, start + most) for start in range(0, grid[0], most)]
 
 
-def other_local_channels(stage2: TrainedStage) -> int:
-    """How many local features the prior has besides the length of a clip."""
-    clock = conditioning(None, torch.ones(1, dtype=torch.int64), 1) if stage2.condition_on_length else None
-    return int(stage2.module.local_channels) - (0 if clock is None else clock.shape[1])
+def holds_conditions(loaded: LoadedRun) -> bool:
+    """Whether a file holds all that the prior is conditioned on: labels, lengths, actions, and nothing else."""
+    return not _other_channels(loaded.stage2) or bool(actions_of(loaded))
+
+
+def actions_of(loaded: LoadedRun) -> Sequence[str]:
+    """The names of the actions that the prior is conditioned on."""
+    return loaded.stage1.example.facts.get("action_names", ()) if _other_channels(loaded.stage2) else ()
+
+
+def _other_channels(stage2: TrainedStage) -> int:
+    """Local features of the prior besides the length of a clip."""
+    return int(stage2.module.local_channels) - (CLOCK_CHANNELS if stage2.condition_on_length else 0)
 
 
 def columns_of(labels: Tensor, columns: Sequence[int]) -> Tensor | None:

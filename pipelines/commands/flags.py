@@ -4,10 +4,10 @@ import argparse
 import difflib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol, TypeVar
 
 from pipelines.commands.processes import refuse_ranks
 from pipelines.files.errors import InputError
@@ -15,6 +15,15 @@ from pipelines.files.places import expanded
 from pipelines.files.typed import LARGEST
 from pipelines.splits.seeds import check_seed
 
+
+class Run(Protocol):
+    """What a verb opens."""
+
+    @property
+    def folder(self) -> Path: ...
+
+
+R = TypeVar("R", bound=Run)
 MOST_SAMPLES = 1_000_000  # files of one call, which is kept in memory until they are written
 # The least and the largest value of each flag that is a count.
 LIMITS = {"n": (1, MOST_SAMPLES), "context": (1, LARGEST), "frames": (1, LARGEST), "batch_size": (1, LARGEST),
@@ -124,6 +133,19 @@ def say_which(arguments: argparse.Namespace, run: Path) -> None:
         why = "the run whose stage 2 was trained last" if trained else (
             f"a pretrained run, since none in {arguments.runs_dir} has a trained stage 2; train one: make demo")
         print(f"--run not given: {run}, {why}")
+
+
+@contextmanager
+def opened_run(arguments: argparse.Namespace, load: Callable[[str | None, str, Path], R]) -> Iterator[R]:
+    """The run that the flags name, by `pipelines.load`; around all that a verb does with it.
+
+    Flags are checked first, an error about an argument names its flag, and where no run was named, a line says which
+    one was taken."""
+    check_flags(arguments)
+    with naming_flags(arguments):
+        run = load(arguments.run, getattr(arguments, "device", "cpu"), arguments.runs_dir)
+        say_which(arguments, run.folder)
+        yield run
 
 
 @contextmanager

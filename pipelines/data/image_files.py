@@ -22,6 +22,7 @@ from torch import Tensor
 from pipelines.data.folders import shown, walk, warn_left_out, warn_unreadable
 from pipelines.data.workers import worker_pool
 from pipelines.files.errors import InputError, naming
+from pipelines.files.outputs import overviews
 from pipelines.files.platforms import reserve
 from pipelines.splits.describe import counted
 
@@ -80,10 +81,15 @@ def find_images(path: Path) -> list[Path]:
     warn_left_out(path, part.details)
     if part.files and part.left_out:
         print(f"note: {path}: left out: {counted(part.left_out)}", file=sys.stderr)
-    if not part.files:
+    images = [path / image.path for image in part.files]
+    beside = {folder: overviews(folder) for folder in {image.parent for image in images}}
+    if found := [image for image in images if image.name in beside[image.parent]]:
+        print(f"note: {path}: left out: overviews of earlier calls, {', '.join(image.name for image in found)}",
+              file=sys.stderr)
+    if len(images) == len(found):
         raise InputError(f"{path}: expected images ({shown(image_formats())}), found none"
                          + (f"; left out: {counted(part.left_out)}" if part.left_out else ""))
-    return [path / image.path for image in part.files]
+    return [image for image in images if image not in found]
 
 
 def load_images(paths: list[Path], shape: tuple[int, int, int], values: Range | None = None

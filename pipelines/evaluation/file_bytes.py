@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from pipelines.codec.items import Given, compress
-from pipelines.codec.models import UNKNOWN, Models, other_local_channels
+from pipelines.codec.models import UNKNOWN, Models, holds_conditions
 from pipelines.evaluation.measured import Subject
 from pipelines.splits.order import spread
 
@@ -16,8 +16,7 @@ ITEMS, ALONE = 256, 8  # measured: in one file, and each in a file of its own
 def file_bytes(subject: Subject) -> dict[str, float] | None:
     """Bytes per item of one lossy file of many items, and of files of one item; what the first has beyond the prior's
     bits, as a ratio. Labels are those of the data. None for a prior with local features that a file does not hold."""
-    local = other_local_channels(subject.loaded.stage2)
-    if local and subject.data.kind != "video":
+    if not holds_conditions(subject.loaded):
         return None
     models = Models(subject.loaded)
     batch = subject.split.batch(spread(ITEMS, len(subject.split)))

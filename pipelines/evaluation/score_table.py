@@ -2,11 +2,13 @@
 
 import csv
 import io
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pipelines.evaluation.held_out import HeldOut, percentiles
+from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
 from pipelines.generation.scores import Scores
 
@@ -34,6 +36,14 @@ def shares(scores: Scores, held_out: HeldOut | None) -> dict[str, Tensor | None]
         if reference is not None:
             found[by] = percentiles(rank_values(scores, by), reference)
     return found
+
+
+def write_scores(path: Path, names: list[str], scores: Scores, held_out: HeldOut | None,
+                 nearest: tuple[Tensor, Tensor] | None, order: Tensor) -> list[str]:
+    """Writes the rows of the items at `order`; returns a caption for each, in this order."""
+    write_atomically(path, score_table(names, scores, held_out, nearest, order))
+    words = captions(names, scores, shares(scores, held_out)["codes"])
+    return [words[row] for row in order.tolist()]
 
 
 def score_table(names: list[str], scores: Scores, held_out: HeldOut | None, nearest: tuple[Tensor, Tensor] | None,

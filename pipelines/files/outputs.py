@@ -14,6 +14,8 @@ from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
 from pipelines.files.locks import only_writer
 
+OVERVIEWS = {"grid", "comparison", "overview", "predictions", "spectrograms"}  # file names, without suffix
+
 
 @contextmanager
 def one_call(folder: Path, verb: str) -> Iterator[Path]:
@@ -39,6 +41,12 @@ def one_call(folder: Path, verb: str) -> Iterator[Path]:
                 os.replace(inside / name, folder / name)
         finally:
             shutil.rmtree(inside, ignore_errors=True)
+
+
+def overviews(folder: Path) -> set[str]:
+    """Names of overviews that calls wrote to a folder beside one file per item: they are no items."""
+    listed = {name for path in folder.glob(".written-by-*") for name in read_names(path)}
+    return {name for name in listed if Path(name).stem in OVERVIEWS}
 
 
 def read_names(listed: Path) -> list[str]:

@@ -41,6 +41,10 @@ class Items:
     single: bool  # one item was given, not a batch: results are those of one item
     lengths: Tensor | None = None  # (n,) int64 where items are padded
 
+    def rows(self, numbers: Tensor) -> Items:
+        """Some of the items, in this order."""
+        return Items(self.x[numbers], False, None if self.lengths is None else self.lengths[numbers])
+
 
 @dataclass(frozen=True)
 class Written:

@@ -18,6 +18,8 @@ class Likelihood(nn.Module, ABC):
     """p(x | decoder output). `params_per_value` decoder channels describe each channel of the data."""
 
     params_per_value: int
+    num_levels: int = LEVELS
+    exact: bool = True  # the levels are the data themselves: from_levels(levels(x)) is x
     scale: Tensor  # ()
 
     def __init__(self) -> None:

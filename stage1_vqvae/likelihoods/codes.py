@@ -20,7 +20,7 @@ class Codes(Categorical):
         super().__init__()
         if num_codes < 2:
             raise ValueError(f"num_codes: expected 2 or more, found {num_codes}")
-        self.params_per_value = num_codes
+        self.params_per_value = self.num_levels = num_codes
 
     def to_network(self, x: Tensor) -> Tensor:
         if x.dtype != torch.int64:

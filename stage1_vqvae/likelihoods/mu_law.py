@@ -19,6 +19,7 @@ class MuLaw(Categorical):
     """
 
     MU = LEVELS - 1
+    exact = False
 
     def to_network(self, x: Tensor) -> Tensor:
         """Waves (b, c, t) -> the compressed waves: sign(x) log(1 + 255 |x|) / log(256)."""

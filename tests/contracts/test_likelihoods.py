@@ -92,7 +92,8 @@ def test_channels_and_positions_are_independent_and_padding_does_not_count(likel
     ]).reshape(3, 5, 2)
     torch.testing.assert_close(likelihood.nll_nats(params, x), each.sum((0, 1)))
     logits = likelihood.level_logits(params)
-    assert logits.dtype == torch.float64
+    assert logits.dtype == torch.float64 and logits.shape == (*x.shape, likelihood.num_levels)
+    assert likelihood.exact <= torch.equal(likelihood.from_levels(likelihood.levels(x)), x)
     chosen = logits.log_softmax(-1).gather(-1, likelihood.levels(x)[..., None]).flatten(1).sum(1)
     torch.testing.assert_close(-chosen, likelihood.nll_nats(params, x), rtol=1e-6, atol=1e-6)
     lengths = torch.tensor([5, 2])

@@ -173,3 +173,14 @@ def test_labels_that_are_not_given_are_chosen_and_given_ones_are_obeyed():
     assert torch.equal(run.decompress(run.compress(seven, digit="1")), run.reconstruct(seven))
     with pytest.raises(InputError, match="label digit: expected one of 0, 1"):
         run.compress(seven, digit="11")
+
+
+def test_the_overview_of_samples_is_no_item(run, tiny_run, command, tmp_path):
+    """A folder of samples holds `grid.png` beside them; one's own file of that name is an item."""
+    run.sample(3).save(tmp_path / "samples")
+    out = ("--out", str(tmp_path / "a.ndc"))
+    result = command("compress", "--run", str(tiny_run), "--input", str(tmp_path / "samples"), *out)
+    assert "3 items in " in result.stdout and "left out: overviews of earlier calls, grid.png" in result.stderr
+    (tmp_path / "own").mkdir()
+    shutil.copy(tmp_path / "samples" / "00000.png", tmp_path / "own" / "grid.png")
+    assert "1 items in " in command("compress", "--run", str(tiny_run), "--input", str(tmp_path / "own"), *out).stdout
