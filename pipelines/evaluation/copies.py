@@ -139,7 +139,7 @@ def copy_rows(found: dict | None) -> list[tuple[str, float | None, str]]:
     rows: list[tuple[str, float | None, str]] = []
     for name, title in SPACES.items():
         if found is not None and (own := found[name]) is not None:
-            rows += [(f"samples nearest to a training item, {title}", own["share"], ".1%"),
+            rows += [(f"samples nearest to training, {title}", own["share"], ".1%"),
                      ("  without copying", own["expected"], ".1%"), ("  standard error", own["standard_error"], ".1%")]
     return rows
 

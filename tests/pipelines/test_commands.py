@@ -82,6 +82,8 @@ def test_evaluation_writes_every_figure_and_prints_the_table(tiny, tiny_run, tmp
     run = tmp_path / "tiny"
     shutil.copytree(tiny_run, run)
     table = command("evaluate", *tiny, f"runs_dir={tmp_path}").stdout
+    _, rows, _ = table.split("-" * 58 + "\n")
+    assert {len(row) for row in rows.splitlines()} == {58}, "names and figures in their columns"
     figures = json.loads((run / "metrics.json").read_text())
     bits, codes = figures["bits_per_dim"], figures["codes"]
     assert bits["total_uniform"] == pytest.approx(bits["distortion"] + bits["rate_uniform"], abs=1e-4)
