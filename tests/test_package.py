@@ -1,6 +1,7 @@
 """The installed package: verbs found without a list, help without torch, configurations and pretrained runs inside."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -191,7 +192,9 @@ def test_the_demo_stops_where_a_verb_fails(monkeypatch):
 @pytest.mark.skipif(not (ROOT / ".git").exists() or shutil.which("git") is None, reason="no checkout of git")
 @pytest.mark.parametrize("path", [
     "build/lib/x.py", "x.egg-info/PKG-INFO", "multirun.yaml", "runs/x/multirun.yaml",
-    *(f"pretrained/mnist/{name}/x" for name in ("samples", "reconstructions", "conversions", "predictions", "figures")),
+    "digits.ndc", "pretrained/mnist/held_out_scores.json",
+    *(f"pretrained/mnist/{name}/x" for verb in sorted(ROOT.glob("pipelines/*.py"))
+      for name in re.findall(r'outputs / "(\w+)"', verb.read_text())),
 ])
 def test_what_commands_leave_behind_does_not_show_in_git_status(path):
     assert subprocess.run(["git", "check-ignore", "--quiet", path], cwd=ROOT).returncode == 0
