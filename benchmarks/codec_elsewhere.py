@@ -156,7 +156,7 @@ def steps(models, codes, labels, implementation):
     import numpy as np
     import torch
 
-    from pipelines.codec.models import columns_of
+    from pipelines.splits.base import columns_of
     from stage2_prior.coding import steps_of
 
     if models.stage1.example.kind == "audio":

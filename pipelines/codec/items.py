@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from pipelines.codec.container import Reader, Record, Writer, checksum
-from pipelines.codec.models import Group, Models, columns_of
+from pipelines.codec.models import Group, Models
 from pipelines.files.errors import InputError
 from pipelines.generation.decoding import decode, descend
+from pipelines.splits.base import columns_of
 from pipelines.splits.noise import generator
 from stage2_prior.coder import Encoder
 from stage2_prior.prior import nats
@@ -187,10 +188,7 @@ def encoded(models: Models, given: Given, lossless: bool, batch_size: int) -> Gr
     """The codes of items, zero beyond the lengths, with all labels."""
     device = next(models.stage1.module.parameters()).device
     codes = torch.cat([models.stage1.module.encode(x.to(device)).cpu() for x in given.x.split(batch_size)])
-    positions = models.positions(given.lengths)
-    if positions is not None:
-        real = torch.arange(codes.shape[1]) < positions[:, None]
-        codes = codes * real.view(*real.shape, *[1] * (codes.ndim - 2))
+    codes = models.without_padding(codes, given.lengths)
     actions = given.actions if models.num_actions else None
     if models.num_actions and actions is None:
         raise InputError(f"actions: expected those of the clips, which the prior of {models.loaded.run.root} is "
@@ -207,10 +205,7 @@ def _values(models: Models) -> int:
 
 def _code_bits(models: Models, group: Group, logits: Tensor) -> Tensor:
     """(n,): bits of labels and codes."""
-    each = nats(logits, group.codes)
-    if (positions := models.positions(group.lengths)) is not None:
-        real = torch.arange(each.shape[1]) < positions[:, None]
-        each = each * real.view(*real.shape, *[1] * (each.ndim - 2))
+    each = models.without_padding(nats(logits, group.codes), group.lengths)
     labels = torch.zeros(len(group), dtype=torch.float64)
     for column in range(len(models.names)):
         frequencies = torch.log_softmax(torch.from_numpy(models.label_logits(column)[0]), 0)

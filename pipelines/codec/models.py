@@ -7,7 +7,7 @@ one machine, by one implementation, is read on any other.
 import copy
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,10 @@ from pipelines.codec.container import FINGERPRINT
 from pipelines.files.errors import InputError
 from pipelines.generation.actions import local_actions, wanted_actions
 from pipelines.generation.labels import class_number, classes_of, conditioning_labels
+from pipelines.generation.scores import prior_labels, trained_prior
 from pipelines.runs.chain import LoadedRun
 from pipelines.runs.store import TrainedStage, stage1_hash, stage2_hash
+from pipelines.splits.base import columns_of
 from pipelines.splits.lengths import CLOCK_CHANNELS, conditioning
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.base import Quantizer
@@ -66,10 +68,7 @@ class Models:
         if not isinstance(self.stage1.module.bottleneck, Quantizer):
             raise InputError(f"{loaded.run.root}: expected codes, found "
                              f"{type(self.stage1.module.bottleneck).__name__}")
-        if loaded.stage2 is None:
-            raise InputError(f"{loaded.run.stage2}: expected a trained stage 2, found none; train it first: "
-                             "make extract-codes stage2")
-        self.stage2 = loaded.stage2
+        self.stage2 = trained_prior(loaded)
         self.names = conditioning_labels(self.stage1, self.stage2)
         self.prior_columns = [self.names.index(name) for name in self.stage2.condition_on]
         self.decoder_columns = [self.names.index(name) for name in self.stage1.condition_on]
@@ -146,6 +145,14 @@ class Models:
             return None
         return -(-lengths * self.stage1.grid[0] // self.stage1.example.shape[-1])
 
+    def without_padding(self, values: Tensor, lengths: Tensor | None) -> Tensor:
+        """Values (n, positions, ...) of codes, 0 beyond the lengths, which are in data units."""
+        positions = self.positions(lengths)
+        if positions is None:
+            return values
+        real = torch.arange(values.shape[1]) < positions[:, None]
+        return values * real.view(*real.shape, *[1] * (values.ndim - 2))
+
     def local(self, group: Group) -> Tensor | None:
         """What the prior is conditioned on at each position."""
         grid = self.stage1.grid
@@ -161,12 +168,14 @@ class Models:
     def likeliest_labels(self, group: Group) -> Tensor:
         """The labels (n, L), those that are UNKNOWN replaced by the likeliest ones."""
         labels = group.labels
-        missing = [column for column in range(labels.shape[1]) if (labels[:, column] == UNKNOWN).any()]
-        if not missing:
+        given = [name for name, column in zip(self.names, labels.T, strict=True) if not (column == UNKNOWN).any()]
+        if len(given) == len(self.names):
             return labels
         best, chosen = torch.full((len(labels),), -math.inf, dtype=torch.float64), labels.clone()
         local, positions = self.local(group), self.positions(group.lengths)
-        for row, log_weight in self._combinations(missing):
+        for choice, log_weight in zip(*prior_labels(self.stage2, given), strict=True):
+            row = torch.full((len(self.names),), UNKNOWN)
+            row[self.prior_columns] = choice
             rows = torch.where(labels == UNKNOWN, row, labels)
             own = rows[:, self.prior_columns] if self.prior_columns else None
             log_p = log_weight + self.stage2.module.log_prob(
@@ -175,16 +184,6 @@ class Models:
             better = log_p > best
             best, chosen = torch.where(better, log_p, best), torch.where(better[:, None], rows, chosen)
         return chosen
-
-    def _combinations(self, columns: Sequence[int]) -> Iterator[tuple[Tensor, float]]:
-        """Rows (L,) of all classes of some labels that were seen in training, and the log of their frequencies."""
-        counts = [np.asarray(self._counts(column), np.float64) for column in columns]
-        for place in np.ndindex(*(len(own) for own in counts)):
-            weights = [own[index] / own.sum() for own, index in zip(counts, place, strict=True)]
-            if all(weights):
-                row = torch.zeros(len(self.names), dtype=torch.int64)
-                row[list(columns)] = torch.tensor(place)
-                yield row, float(np.log(weights).sum())
 
     def _counts(self, column: int) -> tuple[int, ...]:
         return self.stage2.codes.label_counts[self.stage2.codes.label_names.index(self.names[column])]
@@ -325,11 +324,6 @@ def actions_of(loaded: LoadedRun) -> Sequence[str]:
 def _other_channels(stage2: TrainedStage) -> int:
     """Local features of the prior besides the length of a clip."""
     return int(stage2.module.local_channels) - (CLOCK_CHANNELS if stage2.condition_on_length else 0)
-
-
-def columns_of(labels: Tensor, columns: Sequence[int]) -> Tensor | None:
-    """Some columns of labels (n, L), None where there are none."""
-    return labels[:, list(columns)] if columns else None
 
 
 def _twin(module: Any) -> Any:
