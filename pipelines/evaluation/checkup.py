@@ -60,7 +60,6 @@ def check(loaded: LoadedRun) -> Checkup:
         stage2 = load_stage2(run, loaded.device)
         parts.append(stage2_evidence(run.stage2, stage2.module, stage2.config, data, figures, stage2.state.stage1_hash,
                                      now, first.settings))
-        first = parts[0]
     for evidence in parts:
         name = evidence.facts.stage.replace("stage", "stage ")
         seen.append(f"{len(evidence.rows)} rows of the log of {name}" if evidence.rows else f"no log of {name}")
