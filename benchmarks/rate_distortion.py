@@ -2,9 +2,10 @@
 
     python benchmarks/rate_distortion.py --run imagenet128 --input FOLDER --out docs/rate_distortion_photos.png
 
-Every image is cropped and resized to what the run was trained on, then written by each codec at many qualities, as one
-file each. Figures are means over the images: bytes, and the PSNR of the mean squared error over all images. Prints the
-bytes that the other codecs need for the PSNR of each run, by linear interpolation of the logarithm of bytes.
+Every image is cropped and resized to what the run was trained on, then written by each codec at many qualities, and by
+the run at several rate weights, as one file each. Figures are means over the images: bytes, and the PSNR of the mean
+squared error over all images. Prints the bytes that the other codecs need for the PSNR of each point of a run, by
+linear interpolation of the logarithm of bytes.
 """
 
 import argparse
@@ -24,8 +25,10 @@ EFFORT: dict[str, dict] = {"JPEG": {"optimize": True}, "WEBP": {"method": 6}, "A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", action="append", required=True, help="repeatable: a point each")
+    parser.add_argument("--run", action="append", required=True, help="repeatable: a curve each")
     parser.add_argument("--input", type=Path, required=True, help="an image or a folder of them, held out of training")
+    parser.add_argument("--rate-weights", type=float, nargs="+", default=[0.0, 0.1, 0.2, 0.4, 0.8],
+                        help="a point of the curve each, see pipelines/codec/choice.py (default: 0 0.1 0.2 0.4 0.8)")
     parser.add_argument("--most", type=int, default=10**6, help="the first so many of them")
     parser.add_argument("--out", type=Path, help="a plot; the figures go to a JSON file beside it")
     arguments = parser.parse_args()
@@ -36,15 +39,18 @@ def main() -> None:
     images = runs[0]._kind.load_files(runs[0]._loaded, paths)[1].x
     curves = {codec: [foreign(images, codec, quality) for quality in qualities]
               for codec, qualities in QUALITIES.items()}
-    points = {}
+    points: dict[str, list[tuple[float, float]]] = {}
     for name, run in zip(arguments.run, runs, strict=True):
-        files = [run.compress(image[None]) for image in images]
-        made = torch.cat([run.decompress(file) for file in files])
-        points[name] = (float(np.mean([len(file) for file in files])), psnr_db(made, images))
-        print(f"{name}: {points[name][0]:.0f} bytes, {points[name][1]:.2f} dB, {len(images)} images")
-        for codec, curve in curves.items():
-            needed = bytes_at(curve, points[name][1])
-            print(f"  {codec:<5} {needed:.0f} bytes for the same PSNR: ratio {points[name][0] / needed:.3f}")
+        points[name] = []
+        for weight in arguments.rate_weights:
+            files = [run.compress(image[None], rate_weight=weight) for image in images]
+            made = torch.cat([run.decompress(file) for file in files])
+            size, psnr = float(np.mean([len(file) for file in files])), psnr_db(made, images)
+            points[name].append((size, psnr))
+            print(f"{name}, rate weight {weight:g}: {size:.0f} bytes, {psnr:.2f} dB, {len(images)} images")
+            for codec, curve in curves.items():
+                needed = bytes_at(curve, psnr)
+                print(f"  {codec:<5} {needed:.0f} bytes for the same PSNR: ratio {size / needed:.3f}")
     if arguments.out:
         draw(arguments.out, curves, points)
         figures = {"images": len(images), "curves": curves, "points": points}
@@ -86,11 +92,10 @@ def draw(path: Path, curves: dict, points: dict) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.5))
     for codec, curve in curves.items():
         axes.plot(*zip(*sorted(curve), strict=True), marker=".", label=codec)
-    for name, (size, psnr) in points.items():
-        axes.plot(size, psnr, "k*", markersize=10)
-        axes.annotate(Path(name).name, (size, psnr), (6, -4), textcoords="offset points")
-    largest = 4 * max(size for size, _ in points.values())
-    heights = [psnr for curve in [*curves.values(), list(points.values())] for size, psnr in curve if size < largest]
+    for name, curve in points.items():
+        axes.plot(*zip(*sorted(curve), strict=True), marker="*", markersize=8, linewidth=2, label=Path(name).name)
+    largest = 3 * max(size for curve in points.values() for size, _ in curve)
+    heights = [psnr for curve in [*curves.values(), *points.values()] for size, psnr in curve if size < largest]
     axes.set(xlim=(0, largest), ylim=(min(heights) - 0.5, max(heights) + 0.5), xlabel="bytes per image",
              ylabel="PSNR, dB")
     axes.grid(alpha=0.3)

@@ -220,20 +220,20 @@ class TrainedRun:
 
         return held_out_scores(self._loaded, given, count, data_root, codec, self.outputs / CACHE, batch_size)
 
-    def compress(self, x: Any, lossless: bool = False, actions: Any = None, batch_size: int = 64, **labels: str
-                 ) -> bytes:
+    def compress(self, x: Any, lossless: bool = False, actions: Any = None, batch_size: int = 64,
+                 rate_weight: float = 0.0, **labels: str) -> bytes:
         """Items -> a compressed file, which any machine decodes to the same codes.
 
-        Lossy: the codes, by the prior. lossless: the codes, then the data by the decoder's likelihood (images, video,
-        and the codes that a run on codes models). labels: as in `score`; those not given are chosen and stored.
-        actions: of each frame of each clip, int64 (n, t) or one name for all, where the prior is conditioned on
-        them."""
+        Lossy: the codes, by the prior; with a rate_weight > 0 codes that cost fewer bits at more error, see
+        `pipelines.codec.choice`. lossless: the codes, then the data by the decoder's likelihood (images, video, and the
+        codes that a run on codes models). labels: as in `score`; those not given are chosen and stored. actions: of
+        each frame of each clip, int64 (n, t) or one name for all, where the prior is conditioned on them."""
         _counts(batch_size=batch_size)
         items, models = self._kind.read(self._loaded, x), self._models
         given = Given(items.x, models.wanted_labels(labels, len(items.x)), items.lengths,
                       models.wanted_actions(actions, len(items.x)))
         file = io.BytesIO()
-        compress(models, file, [given], lossless, batch_size)
+        compress(models, file, [given], lossless, batch_size, rate_weight)
         return file.getvalue()
 
     def decompress(self, data: bytes, items: Sequence[int | str] | None = None, seed: int = 0, batch_size: int = 64
@@ -278,12 +278,14 @@ class TrainedRun:
         return _in_place(written, out)
 
     def compress_files(self, source: str | Path, out: str | Path, lossless: bool = False, actions: str | None = None,
-                       labels: Mapping[str, str] | Sequence[str] = (), batch_size: int = 64) -> Compressed:
+                       labels: Mapping[str, str] | Sequence[str] = (), batch_size: int = 64, rate_weight: float = 0.0
+                       ) -> Compressed:
         """Compresses a file, or each file of a folder with its name, into one file `out`, in constant memory."""
         _counts(batch_size=batch_size)
         check_able(self._kind, "load_files", self.folder)
         wanted = _wanted(labels, self._models.names)
-        return compress_files(self._kind, self._models, Path(source), Path(out), lossless, actions, wanted, batch_size)
+        return compress_files(self._kind, self._models, Path(source), Path(out), lossless, actions, wanted, batch_size,
+                              rate_weight)
 
     def decompress_files(self, source: str | Path, out: str | Path, items: Sequence[int | str] | None = None,
                          seed: int = 0, batch_size: int = 64) -> Decompressed:

@@ -20,6 +20,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = VerbParser(__doc__)
     parser.add_argument("--input", type=folder, required=True, metavar="FILE_OR_FOLDER")
     parser.add_argument("--lossless", action="store_true", help="keep every value, not the codes alone")
+    parser.add_argument("--rate-weight", type=float, default=0.0, help="of a file that is not lossless: how much bits "
+                        "weigh against error in the choice of codes; 0.2 makes files of photos a tenth smaller "
+                        "(default: 0, the encoder's codes)")
     parser.add_argument("--label", action="append", default=[], metavar="NAME=CLASS", help="a class of all items "
                         "(repeatable); of labels not given the likeliest is stored with each item")
     parser.add_argument("--actions", metavar="NAME_OR_FILE", help="of video whose prior is conditioned on actions: one "
@@ -36,7 +39,7 @@ def main(arguments: argparse.Namespace) -> None:
         if out.suffix != ".ndc":
             out = out / f"{arguments.input.resolve().stem}.ndc"
         made = run.compress_files(arguments.input, out, arguments.lossless, arguments.actions, arguments.label,
-                                  arguments.batch_size)
+                                  arguments.batch_size, arguments.rate_weight)
     print(f"{made.count} items in {made.bytes} bytes, {made.bytes / made.count:.1f} each: {out}")
 
 

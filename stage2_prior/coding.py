@@ -10,7 +10,7 @@ Axes: b items, k codes of a codebook, g codebooks, L label columns.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -74,21 +74,12 @@ def read(
 
     @torch.no_grad()  # of each thread
     def fill(rows: slice) -> None:
-        own = [None if x is None else x[rows] for x in (labels, local, lengths)]
+        own_labels, own_local, own_lengths = (None if x is None else x[rows] for x in (labels, local, lengths))
         part = codes[rows].clone()
         in_order = part.view(len(part), -1)
-        steps = steps_of(prior, len(part), grid, own[0], own[1], implementation)
-        kept = _counted(part.shape, own[2])
-        for place, position in enumerate(itertools.product(*map(range, part.shape[1:]))):
-            here = kept[place]
-            if not here.any():
-                break
-            try:
-                logits = steps.step(part, position)
-            except CompilerError as error:  # at the first step: nothing has been read
-                give_up(error)
-                steps = each_step(prior, len(part), grid, own[0], own[1])
-                logits = steps.step(part, position)
+        for place, position, here, logits in _in_order(
+            prior, part, grid, own_labels, own_local, own_lengths, implementation
+        ):
             chosen = np.ascontiguousarray(logits.numpy()[here.numpy()])
             found = decoder.codes(chosen, numbers[rows][here.numpy()])
             in_order[here, place] = torch.from_numpy(found)
@@ -96,9 +87,42 @@ def read(
                 progress(int(here.sum()))
         codes[rows] = part
 
-    with evaluating(prior, "cpu"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for block in [pool.submit(fill, rows) for rows in _blocks(numbers, torch.get_num_threads())]:
-            block.result()
+    _in_blocks(prior, fill, numbers)
+    return codes
+
+
+def choose(
+    prior: Prior,
+    costs: Callable[[slice, Tensor, tuple[int, ...]], Tensor],
+    count: int,
+    grid: tuple[int, ...],
+    labels: Tensor | None = None,
+    local: Tensor | None = None,
+    lengths: Tensor | None = None,
+    implementation: str | None = None,
+) -> Tensor:
+    """Codes int64 (b, *grid[, g]) of `count` items, each of least cost - log p(code | the codes before it), one after
+    the other, by a prior on the CPU, in float64. Codes beyond `lengths` are 0.
+
+    costs: some of the items, their codes so far (b, *grid[, g]) and a position -> (b, k), in nats, of its codes. What a
+    code makes later ones cost is not looked at."""
+    codebooks = [prior.num_codebooks] if prior.num_codebooks > 1 else []
+    codes = torch.zeros(count, *grid, *codebooks, dtype=torch.int64)
+    local = None if local is None else local.double()
+
+    @torch.no_grad()  # of each thread
+    def fill(rows: slice) -> None:
+        own_labels, own_local, own_lengths = (None if x is None else x[rows] for x in (labels, local, lengths))
+        part = codes[rows].clone()
+        in_order = part.view(len(part), -1)
+        for place, position, here, logits in _in_order(
+            prior, part, grid, own_labels, own_local, own_lengths, implementation
+        ):
+            best = (costs(rows, part, position) - logits).argmin(1)
+            in_order[here, place] = best[here]
+        codes[rows] = part
+
+    _in_blocks(prior, fill, np.arange(count))
     return codes
 
 
@@ -107,6 +131,34 @@ def check_precision(prior: Prior) -> None:
     if (dtype := next(prior.parameters()).dtype) != torch.float64:
         raise ValueError(f"prior: expected parameters of torch.float64, found {dtype}: in lower precision two "
                          "implementations disagree by more than the tolerance")
+
+
+def _in_order(
+    prior: Prior, codes: Tensor, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None,
+    lengths: Tensor | None, implementation: str | None,
+) -> Iterator[tuple[int, tuple[int, ...], Tensor, Tensor]]:
+    """All places of codes (b, *grid[, g]) in order: the number, the position, which items have it (b,), and the logits
+    (b, k) there. The caller fills `codes` in before it asks for the next."""
+    steps = steps_of(prior, len(codes), grid, labels, local, implementation)
+    kept = _counted(codes.shape, lengths)
+    for place, position in enumerate(itertools.product(*map(range, codes.shape[1:]))):
+        if not kept[place].any():
+            break
+        try:
+            logits = steps.step(codes, position)
+        except CompilerError as error:  # at the first step: nothing has been filled in
+            give_up(error)
+            steps = each_step(prior, len(codes), grid, labels, local)
+            logits = steps.step(codes, position)
+        yield place, position, kept[place], logits
+
+
+def _in_blocks(prior: Prior, fill: Callable[[slice], None], streams: np.ndarray) -> None:
+    """Calls `fill` with all items, whole streams at a time, on torch.get_num_threads() threads."""
+    threads = torch.get_num_threads()
+    with evaluating(prior, "cpu"), ThreadPoolExecutor(threads) as pool:
+        for block in [pool.submit(fill, rows) for rows in _blocks(streams, threads)]:
+            block.result()
 
 
 def _counted(shape: Sequence[int], lengths: Tensor | None) -> Tensor:

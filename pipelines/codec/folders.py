@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from tqdm import tqdm
 
+from pipelines.codec.choice import check_rate_weight
 from pipelines.codec.items import Compressed, Given, compress, decoded, items_of, open_compressed, restore, safe_stems
 from pipelines.codec.models import Models
 from pipelines.files.atomic import file_made_whole
@@ -36,12 +37,13 @@ class Decompressed:
 
 
 def compress_files(kind: Kind, models: Models, source: Path, out: Path, lossless: bool, actions: str | None,
-                   labels: Mapping[str, str], batch_size: int) -> Compressed:
+                   labels: Mapping[str, str], batch_size: int, rate_weight: float) -> Compressed:
     """A file, or each file of a folder with its name, into `out`. Files that cannot be read are named in warnings.
 
     Raises InputError where nothing can be read, and for options that do not fit the run."""
     models.wanted_labels(labels, 1)  # refused before anything is read
     models.wanted_actions(actions, 1)
+    check_rate_weight(models, rate_weight, lossless)
     if lossless:
         models.check_lossless()
     paths, whole = kind.find_files(source), source.is_dir()
@@ -58,7 +60,7 @@ def compress_files(kind: Kind, models: Models, source: Path, out: Path, lossless
         raise InputError(f"{out}: expected a file to write, found a folder")
     bar = tqdm(total=len(paths), desc="compressing", unit="item", leave=False, dynamic_ncols=True, disable=None)
     with only_writer(out.parent, "compress"), bar, file_made_whole(out) as file:
-        return compress(models, file, batches(), lossless, batch_size, bar.update)
+        return compress(models, file, batches(), lossless, batch_size, rate_weight, bar.update)
 
 
 def decompress_files(kind: Kind, models: Models, source: Path, out: Path, items: Sequence[int | str] | None, seed: int,

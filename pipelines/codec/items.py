@@ -11,6 +11,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from pipelines.codec.choice import cheaper_codes, check_rate_weight
 from pipelines.codec.container import Reader, Record, Writer, checksum
 from pipelines.codec.models import Group, Models
 from pipelines.files.errors import InputError
@@ -56,8 +57,11 @@ class Compressed:
 
 
 def compress(models: Models, file: BinaryIO, batches: Iterable[Given], lossless: bool, batch_size: int,
-             progress: Callable[[int], None] = lambda count: None) -> Compressed:
-    """Writes the items of all batches. Raises InputError for what the models cannot code."""
+             rate_weight: float = 0.0, progress: Callable[[int], None] = lambda count: None) -> Compressed:
+    """Writes the items of all batches. Raises InputError for what the models cannot code.
+
+    rate_weight: see `pipelines.codec.choice`; 0: the encoder's codes."""
+    check_rate_weight(models, rate_weight, lossless)
     if lossless:
         models.check_lossless()
     writer: Writer | None = None
@@ -65,7 +69,7 @@ def compress(models: Models, file: BinaryIO, batches: Iterable[Given], lossless:
     size, at_once = 0, _power_of_two(LOGITS / _values(models))
     result = Compressed(0, 0, 0, 0.0, 0, 0)
     for given, last in _with_last(_in_batches(batches, MOST)):
-        group = encoded(models, given, lossless, batch_size)
+        group = encoded(models, given, lossless, batch_size, rate_weight)
         names += given.names
         for part in _parts(group, at_once):
             logits = models.code_logits(part)
@@ -184,17 +188,21 @@ def _restored(models: Models, reader: Reader, records: list[Record], implementat
 
 
 @torch.no_grad()
-def encoded(models: Models, given: Given, lossless: bool, batch_size: int) -> Group:
+def encoded(models: Models, given: Given, lossless: bool, batch_size: int, rate_weight: float = 0.0) -> Group:
     """The codes of items, zero beyond the lengths, with all labels."""
-    device = next(models.stage1.module.parameters()).device
-    codes = torch.cat([models.stage1.module.encode(x.to(device)).cpu() for x in given.x.split(batch_size)])
+    module, device = models.stage1.module, next(models.stage1.module.parameters()).device
+    codes = torch.cat([module.encode(x.to(device)).cpu() for x in given.x.split(batch_size)])
     codes = models.without_padding(codes, given.lengths)
     actions = given.actions if models.num_actions else None
     if models.num_actions and actions is None:
         raise InputError(f"actions: expected those of the clips, which the prior of {models.loaded.run.root} is "
                          "conditioned on, found none")
     group = Group(codes, given.labels, given.lengths, actions, given.x if lossless else None)
-    return replace(group, labels=models.likeliest_labels(group))
+    group = replace(group, labels=models.likeliest_labels(group))
+    if not rate_weight:
+        return group
+    return cheaper_codes(models, group, torch.cat([module.embed(x.to(device)) for x in given.x.split(batch_size)]),
+                         rate_weight)
 
 
 def _values(models: Models) -> int:

@@ -135,6 +135,11 @@ class Quantizer(Bottleneck, ABC):
     def lookup(self, codes: Tensor) -> Tensor:
         """(b, *grid[, g]) int64 -> (b, dim, *grid); in eval mode lookup(forward(z).codes) == forward(z).z_q."""
 
+    def distances(self, z: Tensor, earlier: Tensor) -> Tensor:
+        """|z - z_q|^2 by each code of one codebook: z (n, in_dim), earlier (n, h) codes of the h codebooks before it ->
+        (n, k). Raises ValueError for a quantiser that does not choose codes by distance."""
+        raise ValueError(f"expected a quantiser that chooses codes by distance, found {type(self).__name__}")
+
     def usage(self, codes: Tensor, real: Tensor | None = None) -> Tensor:
         """How often each code of each codebook occurs, (g, k) int64."""
         columns = codes.reshape(-1, self.num_codebooks).unbind(1)

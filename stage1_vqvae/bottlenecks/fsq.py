@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from stage1_vqvae.bottlenecks.base import Latent, Quantizer
+from stage1_vqvae.bottlenecks.nearest import squared_distances
 
 
 class _Round(torch.autograd.Function):
@@ -61,9 +62,7 @@ class FSQ(Quantizer):
         """z (b, dim, *grid), any floating type: computed in the dtype of the module, float32 or float64."""
         self._check(z)
         with torch.autocast(z.device.type, enabled=False):
-            rows = rearrange(z.to(self.inwards.weight.dtype), "b d ... -> (b ...) d")
-            numbers = rearrange(self.inwards(self.norm(rows)), "n (g l) -> n g l", g=self.num_codebooks)
-            integers = _Round.apply(self._bounded(numbers))  # type: ignore[no-untyped-call]
+            integers = _Round.apply(self._bounded(self._numbers(rearrange(z, "b d ... -> (b ...) d"))))  # type: ignore[no-untyped-call]
             codes = ((integers.detach().long() + self.sizes // 2) * self.basis).sum(-1)
             return self._latent(self._vectors(integers), codes, z.shape[0], z.shape[2:], loss=integers.new_zeros(()))
 
@@ -71,6 +70,17 @@ class FSQ(Quantizer):
         rows, batch, grid = self._to_rows(codes)
         integers = rows[..., None] // self.basis % self.sizes - self.sizes // 2
         return self._to_grid(self._vectors(integers.to(self.inwards.weight.dtype)), batch, grid)
+
+    def distances(self, z: Tensor, earlier: Tensor) -> Tensor:
+        """In the numbers that are rounded, as far apart as the levels."""
+        numbers = self._bounded(self._numbers(z)[:, earlier.shape[1]])
+        digits = torch.arange(self.num_codes, device=z.device)[:, None] // self.basis % self.sizes
+        return squared_distances(numbers, (digits - self.sizes // 2).to(numbers.dtype))
+
+    def _numbers(self, rows: Tensor) -> Tensor:
+        """z (n, dim) -> (n, g, l)."""
+        numbers = self.inwards(self.norm(rows.to(self.inwards.weight.dtype)))
+        return rearrange(numbers, "n (g l) -> n g l", g=self.num_codebooks)
 
     def _bounded(self, x: Tensor) -> Tensor:
         """(..., l) -> (..., l), within the range that rounds to the levels; 0 stays 0.

@@ -1,4 +1,4 @@
-"""Nearest codebook vector by squared Euclidean distance, without holding all n x K distances at once.
+"""Nearest codebook vector by squared Euclidean distance, without holding all n x K distances at once; and distances.
 
 Axes: n vectors, g codebooks, k codes, d dimension of one codebook.
 """
@@ -46,3 +46,8 @@ def nearest_codes(z: Tensor, codebooks: Tensor, costs: Tensor | None = None) -> 
                     found.copy_(torch.where(top > best, index + first, found))
                     best = torch.maximum(best, top)
     return codes
+
+
+def squared_distances(z: Tensor, codebook: Tensor) -> Tensor:
+    """z (n, d), codebook (k, d) -> |z - e|^2 (n, k)."""
+    return z.square().sum(1, keepdim=True) - 2 * z @ codebook.T + codebook.square().sum(1)

@@ -87,6 +87,12 @@ class Residual(Quantizer):
         first, *others = (level.lookup(part) for level, part in zip(self.levels, parts, strict=True))
         return sum(others, start=first)
 
+    def distances(self, z: Tensor, earlier: Tensor) -> Tensor:
+        left = z.to(self.levels[0].codebook.dtype)
+        for level, codes in zip(self.levels, earlier.unbind(1)):
+            left = left - level.lookup(codes)
+        return self.levels[earlier.shape[1]].distances(left, earlier[:, :0])
+
     def after_step(self, optimizer: Optimizer) -> None:
         for level in self.levels:
             level.after_step(optimizer)

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from stage1_vqvae.bottlenecks.base import CodebookQuantizer, Latent, nmse
 from stage1_vqvae.bottlenecks.kmeans import kmeans
-from stage1_vqvae.bottlenecks.nearest import nearest_codes
+from stage1_vqvae.bottlenecks.nearest import nearest_codes, squared_distances
 from stage1_vqvae.bottlenecks.sums import sums_by_code
 from stage1_vqvae.collectives import all_sum, from_first_rank, rank_and_world
 from stage1_vqvae.schedules import progress
@@ -179,6 +179,13 @@ class VectorQuantizer(CodebookQuantizer):
             if self.training:
                 self._observe(vectors.detach(), codes)
         return self._latent(z_q, codes, z.shape[0], z.shape[2:], loss)
+
+    def distances(self, z: Tensor, earlier: Tensor) -> Tensor:
+        """In the dimensions of the codebook; the rate that training weighs is left out."""
+        own = z.to(self.codebook.dtype).chunk(self.num_codebooks, 1)[earlier.shape[1]]
+        if self.cosine:
+            own = F.normalize(own, dim=-1)
+        return squared_distances(own, self.vectors()[earlier.shape[1]])
 
     def figures(self, z: Tensor, latent: Latent) -> dict[str, Tensor]:
         """Also `z_q nmse`, and how far the codes are behind the encodings: see `codebook_lag`."""

@@ -208,3 +208,24 @@ def test_latents_with_a_prior_are_drawn_from_it(bottleneck):
     assert z_q.shape == (64, module.dim, 10, 10)
     assert abs(z_q.mean()) < 5 / z_q.numel() ** 0.5 * z_q.std()
     torch.testing.assert_close(module.from_prior(uniforms, 0.5).std(), z_q.std() / 2)
+
+
+def test_the_code_of_least_distance_is_the_encoder_s(bottleneck):
+    """Codebook after codebook, given the codes before it; quantisers that choose otherwise say so."""
+    module = bottleneck.eval()
+    z = encodings(module, (2, 3))
+    rows = z.flatten(2).mT.flatten(0, 1)
+    if not isinstance(module, Quantizer):
+        return
+    if type(module).distances is Quantizer.distances:
+        with pytest.raises(ValueError, match="by distance, found"):
+            module.distances(rows, torch.zeros(6, 0, dtype=torch.int64))
+        return
+    codes = torch.zeros(len(rows), 0, dtype=torch.int64)
+    for _ in range(module.num_codebooks):
+        distances = module.distances(rows, codes)
+        assert distances.shape == (len(rows), module.num_codes)
+        codes = torch.cat([codes, distances.argmin(1, keepdim=True)], 1)
+    assert torch.equal(codes, module(z).codes.reshape(len(rows), -1))
+    one_further = (codes[:, -1:] + 1) % module.num_codes
+    assert (distances.gather(1, one_further) > distances.gather(1, codes[:, -1:])).all()

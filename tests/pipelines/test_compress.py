@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 from pipelines import load
 from pipelines.codec.container import Reader
+from pipelines.codec.items import open_compressed, restore
 from pipelines.files.errors import InputError
 
 DIGITS = (load_digits().images[:40] * 255 / 16).round().astype(np.uint8)
@@ -184,3 +185,25 @@ def test_the_overview_of_samples_is_no_item(run, tiny_run, command, tmp_path):
     (tmp_path / "own").mkdir()
     shutil.copy(tmp_path / "samples" / "00000.png", tmp_path / "own" / "grid.png")
     assert "1 items in " in command("compress", "--run", str(tiny_run), "--input", str(tmp_path / "own"), *out).stdout
+
+
+def test_a_larger_rate_weight_makes_smaller_files_of_more_error(run, x):
+    """The encoder of this run weighs bits as well, without the prior; 0 leaves its codes as they are."""
+    assert run.compress(x, rate_weight=0.0) == run.compress(x)
+    files = [run.compress(x, rate_weight=weight) for weight in (1e-9, 0.3, 3.0, 1e9)]
+    sizes = [len(file) for file in files]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 4
+    codes = torch.stack([each.codes for each in (next(restore(run._models, open_compressed(
+        run._models, io.BytesIO(file), "file"), None, 64)).group for file in files)])
+    z = run.stage1.embed(x[:codes.shape[1]]).detach().double()
+    errors = [(z - run.stage1.bottleneck.lookup(own)).square().mean() for own in codes]
+    assert errors == sorted(errors) and len(set(errors)) == 4
+
+
+def test_a_rate_weight_that_does_not_fit_is_refused(run, x, tmp_path, folder):
+    for weight, words in ((-1.0, "rate_weight: expected a number >= 0, found -1"), (float("nan"), "found nan")):
+        with pytest.raises(InputError, match=words):
+            run.compress(x, rate_weight=weight)
+    with pytest.raises(InputError, match="expected 0 for a lossless file"):
+        run.compress_files(folder, tmp_path / "a.ndc", lossless=True, rate_weight=0.1)
+    assert not list(tmp_path.iterdir())

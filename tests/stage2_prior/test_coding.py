@@ -103,3 +103,20 @@ def test_where_the_loop_cannot_be_compiled_the_stepper_reads(monkeypatch):
     found = coding.read(Decoder([encoder.finish()]), [0] * 5, prior, grid, labels, local)
     assert torch.equal(found, codes)
     assert isinstance(compiler._failure, CompilerError)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("implementation", [None, "naive"])
+def test_chosen_codes_are_each_the_cheapest_given_the_ones_before(name, implementation):
+    prior, grid, codes, labels, local, lengths = make(name)
+    costs = 3 * torch.rand(*codes.shape, 9, dtype=torch.float64)
+
+    def of(rows, so_far, position):
+        return costs[(rows, *position)]
+
+    found = coding.choose(prior, of, 5, grid, labels, local, lengths, implementation)
+    best = (costs - coding.logits_of(prior, found, labels, local).movedim(1, -1)).argmin(-1)
+    if lengths is not None:
+        best *= (torch.arange(grid[0]) < lengths[:, None]).view(5, grid[0], *[1] * (codes.ndim - 2))
+    assert torch.equal(found, best)
+    assert not torch.equal(found, costs.argmin(-1)), "the prior has a say"
