@@ -1,8 +1,9 @@
 """Codes that cost fewer bits than the encoder's own: lossy files that are smaller, at more error.
 
 At each position, one after the other, the code is chosen that minimises |z - z_q|^2 / D - r log p(code | codes before
-it): p is the prior's, D the item's own mean of |z - z_q|^2 with the nearest codes, so r, the rate weight, has no unit.
+it): p is the prior's, D the item's mean of |z - z_q|^2 with the encoder's codes, so r, the rate weight, has no unit.
 It is entropy-constrained quantisation (Chou, Lookabaugh and Gray, 1989) with the conditional probabilities of the file.
+What a quantiser itself weighs besides the distance is added, so that r = 0 gives the encoder's codes.
 """
 
 import math
@@ -43,18 +44,19 @@ def cheaper_codes(models: Models, group: Group, z: Tensor, rate_weight: float) -
         return bottleneck.distances(z, earlier).double().cpu()
 
     scales = torch.empty(len(rows), books, dtype=torch.float64)
-    for item, (own, nearest) in enumerate(zip(rows, codes, strict=True)):
+    for item, (own, chosen) in enumerate(zip(rows, codes, strict=True)):
         count = len(own) if positions is None else int(positions[item])
         for book in range(books):
-            scales[item, book] = distances(own[:count], nearest[:count, :book]).gather(
-                1, nearest[:count, book, None].cpu()).mean()
+            scales[item, book] = distances(own[:count], chosen[:count, :book]).gather(
+                1, chosen[:count, book, None].cpu()).mean()
     scales = scales.clamp(min=torch.finfo(torch.float32).tiny) * rate_weight
+    fixed = torch.zeros(books, 1) if (costs_besides := bottleneck.costs()) is None else costs_besides.double().cpu()
 
     def costs(part: slice, so_far: Tensor, position: tuple[int, ...]) -> Tensor:
         book, place = position[-1] if books > 1 else 0, position[: z.ndim - 2]
         earlier = so_far[(slice(None), *place)].view(len(so_far), -1)[:, :book].to(device)
-        return distances(z[(part, slice(None), *place)], earlier) / scales[part, book, None]
+        return (distances(z[(part, slice(None), *place)], earlier) + fixed[book]) / scales[part, book, None]
 
-    chosen = choose(models.prior, costs, len(group), tuple(z.shape[2:]),
+    cheaper = choose(models.prior, costs, len(group), tuple(z.shape[2:]),
                     columns_of(group.labels, models.prior_columns), models.local(group), positions)
-    return replace(group, codes=chosen)
+    return replace(group, codes=cheaper)

@@ -140,6 +140,10 @@ class Quantizer(Bottleneck, ABC):
         (n, k). Raises ValueError for a quantiser that does not choose codes by distance."""
         raise ValueError(f"expected a quantiser that chooses codes by distance, found {type(self).__name__}")
 
+    def costs(self) -> Tensor | None:
+        """What each code costs besides its distance, (g, k) in its unit; None: nothing."""
+        return None
+
     def usage(self, codes: Tensor, real: Tensor | None = None) -> Tensor:
         """How often each code of each codebook occurs, (g, k) int64."""
         columns = codes.reshape(-1, self.num_codebooks).unbind(1)

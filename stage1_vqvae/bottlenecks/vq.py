@@ -171,7 +171,7 @@ class VectorQuantizer(CodebookQuantizer):
                 vectors = F.normalize(vectors, dim=-1)
             if self.training and self.rate_warmup_steps and step is not None:
                 self.rate_now.fill_(self.rate_weight * progress(step, self.rate_warmup_steps))
-            codes = nearest_codes(vectors.detach(), self.vectors().detach(), self._costs())
+            codes = nearest_codes(vectors.detach(), self.vectors().detach(), self.costs())
             z_q, commitment, distance = _Quantise.apply(  # type: ignore[no-untyped-call]
                 vectors, self._entries(codes), self.rotate
             )
@@ -181,7 +181,7 @@ class VectorQuantizer(CodebookQuantizer):
         return self._latent(z_q, codes, z.shape[0], z.shape[2:], loss)
 
     def distances(self, z: Tensor, earlier: Tensor) -> Tensor:
-        """In the dimensions of the codebook; the rate that training weighs is left out."""
+        """In the dimensions of the codebook."""
         own = z.to(self.codebook.dtype).chunk(self.num_codebooks, 1)[earlier.shape[1]]
         if self.cosine:
             own = F.normalize(own, dim=-1)
@@ -199,8 +199,8 @@ class VectorQuantizer(CodebookQuantizer):
         found = {"z_q nmse": nmse(vectors.flatten(1), entries.flatten(1)), "codebook lag": lag}
         return super().figures(z, latent) | found
 
-    def _costs(self) -> Tensor | None:
-        """The cost of each code besides its distance, (g, k); frequencies are clamped to at least 0.01 / K."""
+    def costs(self) -> Tensor | None:
+        """- r D log p_k, (g, k), where the choice depends on frequencies; these are clamped to at least 0.01 / K."""
         if not self.rate_weight:
             return None
         p = self.counts / self.counts.sum(1, keepdim=True)  # 0 / 0 before the first batch
