@@ -28,6 +28,7 @@ from pipelines.codec.items import Compressed, Given, compress, decoded, items_of
 from pipelines.codec.models import Models
 from pipelines.data.codes import CodeData
 from pipelines.evaluation.checkup import Checkup, check
+from pipelines.evaluation.exports import FORMATS, Exported, export, held_out_batch
 from pipelines.evaluation.held_out import CACHE, HeldOut, held_out_scores, nearest_training
 from pipelines.evaluation.score_table import in_order, rank_values, write_scores
 from pipelines.files.errors import InputError
@@ -45,6 +46,7 @@ from pipelines.kinds.base import Written
 from pipelines.runs.chain import LoadedRun, load_run
 from pipelines.runs.figures import read_figures
 from pipelines.runs.find import chosen_run
+from pipelines.splits.base import Batch
 from pipelines.splits.noise import generator
 from pipelines.training.distributed import choose_device
 from stage1_vqvae.bottlenecks.base import Quantizer
@@ -338,6 +340,20 @@ class TrainedRun:
             written = self._kind.predict(self._loaded, data_root, inside, n, context, frames, actions, seed, batch_size,
                                          **truncation)
         return _in_place(written, out)
+
+    def export(self, out: str | Path, x: Any = None, items: int = 8, data_root: Path | None = None,
+               formats: Sequence[str] = FORMATS) -> list[Exported]:
+        """Writes encoder, decoder and prior as `torch.export` programs and ONNX files, which need no code of this
+        project, once each gives what the original gives: of x, or of some held-out items of the run's data."""
+        _counts(items=items)
+        self._need_codes()
+        if x is None:
+            batch = held_out_batch(self._loaded, items, data_root)
+        else:
+            given = self._kind.read(self._loaded, x)
+            batch = Batch(given.x[:items], torch.empty(len(given.x[:items]), 0, dtype=torch.int64),
+                          lengths=None if given.lengths is None else given.lengths[:items])
+        return export(self._loaded, batch, Path(out), formats)
 
     def plot_latents(self, out: str | Path, data_root: Path | None = None, split: str | None = None, example: int = 0,
                      seed: int = 0, batch_size: int = 64) -> dict[str, Path | str]:
