@@ -2,7 +2,7 @@
 
     from pipelines import load
 
-    run = load("mnist")                          # a folder, a name under runs/, or a pretrained run
+    run = load("mnist")                          # a folder, a name under runs/, a pretrained run, or hf://OWNER/NAME
     codes = run.encode("seven.png")              # int64, (*grid) for one item, (n, *grid) for several
     image = run.decode(codes)
     samples = run.sample(16, digit="7", seed=0)  # samples.x, samples.codes, samples.save("folder")
@@ -54,7 +54,8 @@ from stage1_vqvae.bottlenecks.base import Quantizer
 
 def load(run: str | Path | None = None, device: str = "auto", runs_dir: str | Path = "runs") -> "TrainedRun":
     """A trained run: a folder, a name under `runs_dir`, or the name of a pretrained run, looked up in this order; None:
-    the run whose stage 2 was trained last. device: "auto", "cpu", "cuda", "cuda:1", ...
+    the run whose stage 2 was trained last. hf://OWNER/NAME, or hf://OWNER/NAME@REVISION, is a run on a hub (extra
+    [hub]); no other name makes a request. device: "auto", "cpu", "cuda", "cuda:1", ...
 
     Raises InputError for a run that does not exist, has no trained stage 1, or whose files are damaged."""
     return TrainedRun(load_run(chosen_run(run, Path(runs_dir)), choose_device(device)))

@@ -28,7 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--format", choices=("both", "pt2", "onnx"), default="both", help="(default: both)")
     add_data_flag(parser)
     parser.add_argument("--run", type=expanded, help="a run's folder, a name under runs/, or a pretrained name, tried "
-                        "in this order (default: the run whose stage 2 was trained last)")
+                        "in this order, or hf://OWNER/NAME (default: the run whose stage 2 was trained last)")
     parser.add_argument("--runs-dir", type=folder, default=Path("runs"), help="folder of the runs (default: runs)")
     parser.add_argument("--out", type=folder, help="folder for the files (default: RUN/export)")
     return parser.parse_args()
