@@ -18,8 +18,8 @@ otherwise its codes would change. Configurations are copied unchanged except for
 already rounded stage 1 does not change its hash.
 
 README.md is the model card: what it is, data and licences, figures, limits, how to load it, and the metadata that hubs
-read. It is made of the run's files; licences and credits are flags, and those that are not given are taken from the card
-the run has, else stated as unknown. --card writes it anew for a run that is published already.
+read. It is made of the run's files. Licences and credits are flags; those that are not given are taken from the card
+that the run has, else stated as unknown. --card writes the card of a published run anew.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--run", required=True, type=expanded, help="a trained run: its folder or its name under runs/")
     parser.add_argument("--out", type=folder, help="a folder that does not exist yet")
     parser.add_argument("--card", action="store_true", help="write the card of the published run RUN anew")
-    parser.add_argument("--to", metavar="hf://OWNER/NAME", help="upload what was published, OUT or RUN, to a hub; a new "
+    parser.add_argument("--to", metavar="hf://OWNER/NAME", help="upload the published run, OUT or RUN, to a hub; a new "
                         "repository is private")
     parser.add_argument("--license", metavar="ID", help="of the weights, as hubs call it: mit, cc-by-sa-4.0, other")
     parser.add_argument("--data-license", metavar="TEXT", help="of the data that it was trained on")

@@ -64,8 +64,8 @@ def _library(key: str, name: str) -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise InputError(f"{key}: expected the extra [hub] for {name}, found it not installed; "
-                         "pip install 'neural-discrete-representations[hub]', or here pip install -e '.[hub]'") from None
+        raise InputError(f"{key}: expected the extra [hub] for {name}, found it not installed; pip install "
+                         "'neural-discrete-representations[hub]', or here pip install -e '.[hub]'") from None
     return huggingface_hub
 
 

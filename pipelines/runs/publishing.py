@@ -29,7 +29,8 @@ Card = Callable[[LoadedRun], bytes]
 def publish(source: Run, target: Run, card: Card) -> str:
     """Writes `target`, a folder that does not exist yet, and says in words what it holds: both stages or stage 1 alone.
 
-    card: README.md of the published run, as it is read back. Raises InputError for an existing folder, and for a run on codes whose parent's weights are not yet rounded."""
+    card: README.md of the published run, as it is read back. Raises InputError for an existing folder, and for a run on
+    codes whose parent's weights are not yet rounded."""
     if target.root.exists():
         raise InputError(f"out: expected a folder that does not exist yet, found {target.root}")
     with folder_made_whole(target.root, "publish") as folder:
