@@ -52,7 +52,7 @@ def main(arguments: argparse.Namespace) -> None:
     from pipelines.kinds import kind_of
     from pipelines.runs.card import CARD, Terms, card, known_terms
     from pipelines.runs.find import find_run
-    from pipelines.runs.hub import parse_hub_name, upload
+    from pipelines.runs.hub import check_target, upload
     from pipelines.runs.publishing import publish, write_card
     from pipelines.runs.store import Run
 
@@ -62,7 +62,7 @@ def main(arguments: argparse.Namespace) -> None:
         raise InputError("--card: expected no --out beside it, which writes a card in any case, found both")
     with naming_flags(arguments):
         if arguments.to is not None:
-            parse_hub_name(arguments.to, "to")
+            check_target(arguments.to)
         given = Terms(arguments.license, arguments.data_license, arguments.data_credit)
         source = find_run(arguments.run, Path("runs"))
         terms, target = given.or_else(known_terms(source)), Run(arguments.out or source.root)

@@ -32,6 +32,14 @@ def parse_hub_name(name: str, key: str) -> tuple[str, str | None]:
     return found[1], found[2]
 
 
+def check_target(name: str) -> str:
+    """"hf://OWNER/NAME", where a run is to go, -> "OWNER/NAME". Raises InputError for a name with a revision."""
+    repository, revision = parse_hub_name(name, "to")
+    if revision is not None:
+        raise InputError(f"to: expected hf://OWNER/NAME, found {name!r} with a revision, which the hub chooses")
+    return repository
+
+
 def download(name: str) -> Path:
     """The folder with the files of a run on a hub. Raises InputError where the run, the hub or the extra is missing."""
     repository, revision = parse_hub_name(name, "run")
@@ -47,9 +55,7 @@ def upload(folder: Path, name: str) -> str:
 
     A repository that does not exist is made, for its owner's eyes alone. Raises InputError as `download`, and for a
     name with a revision."""
-    repository, revision = parse_hub_name(name, "to")
-    if revision is not None:
-        raise InputError(f"to: expected hf://OWNER/NAME, found {name!r} with a revision, which the hub chooses")
+    repository = check_target(name)
     hub = _library("to", name)
     try:
         api = hub.HfApi()
