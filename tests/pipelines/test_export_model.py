@@ -1,6 +1,7 @@
 """export_model.py: files that need no code of this project, checked against the original, or none."""
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -111,6 +112,9 @@ def test_onnx_files_run_without_torch_and_this_project(tiny_run, digits, tmp_pat
         np.save("logits.npy", run("out/prior.onnx", codes=codes, labels=np.array([[1], [2], [3]])))
         assert not {"torch", "pipelines", "stage2_prior"} & set(sys.modules)"""
     subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, check=True, timeout=120)
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
+    example = example.replace("7, 7", "4, 4") + "assert image.shape == (1, 1, 8, 8) and codes.min() < codes.max()"
+    subprocess.run([sys.executable, "-I", "-c", example], cwd=tmp_path / "out", check=True, timeout=120)
     codes, made, logits = (torch.from_numpy(np.load(tmp_path / f"{name}.npy")) for name in ("codes", "made", "logits"))
     expected = digits.encode(picture[None].repeat(3, 1, 1, 1))
     assert torch.equal(codes, expected)
