@@ -9,7 +9,7 @@ from setuptools import find_packages, setup
 DATA = {  # pipelines/files/places.py looks here where there is no checkout
     "pipelines._installed.configs": ("configs", ["**/*.yaml"]),
     "pipelines._installed.pretrained": ("pretrained", [
-        "LICENSE.md", "*/metrics.json", "**/stage[12]/config.yaml", "**/stage[12]/checkpoints/best",
+        "LICENSE.md", "*/README.md", "*/metrics.json", "**/stage[12]/config.yaml", "**/stage[12]/checkpoints/best",
         "**/stage[12]/checkpoints/*/*"]),
 }
 CODE = ["stage1_vqvae", "stage2_prior", "pipelines"]

@@ -2,7 +2,7 @@
 
     from pipelines import load
 
-    run = load("mnist")                          # a folder, a name under runs/, or a pretrained run
+    run = load("mnist")                          # a folder, a name under runs/, a pretrained run, or hf://OWNER/NAME
     codes = run.encode("seven.png")              # int64, (*grid) for one item, (n, *grid) for several
     image = run.decode(codes)
     samples = run.sample(16, digit="7", seed=0)  # samples.x, samples.codes, samples.save("folder")
@@ -28,6 +28,7 @@ from pipelines.codec.items import Compressed, Given, compress, decoded, items_of
 from pipelines.codec.models import Models
 from pipelines.data.codes import CodeData
 from pipelines.evaluation.checkup import Checkup, check
+from pipelines.evaluation.exports import FORMATS, Exported, export, held_out_batch
 from pipelines.evaluation.held_out import CACHE, HeldOut, held_out_scores, nearest_training
 from pipelines.evaluation.score_table import in_order, rank_values, write_scores
 from pipelines.files.errors import InputError
@@ -45,6 +46,7 @@ from pipelines.kinds.base import Written
 from pipelines.runs.chain import LoadedRun, load_run
 from pipelines.runs.figures import read_figures
 from pipelines.runs.find import chosen_run
+from pipelines.splits.base import Batch
 from pipelines.splits.noise import generator
 from pipelines.training.distributed import choose_device
 from stage1_vqvae.bottlenecks.base import Quantizer
@@ -52,7 +54,8 @@ from stage1_vqvae.bottlenecks.base import Quantizer
 
 def load(run: str | Path | None = None, device: str = "auto", runs_dir: str | Path = "runs") -> "TrainedRun":
     """A trained run: a folder, a name under `runs_dir`, or the name of a pretrained run, looked up in this order; None:
-    the run whose stage 2 was trained last. device: "auto", "cpu", "cuda", "cuda:1", ...
+    the run whose stage 2 was trained last. hf://OWNER/NAME, or hf://OWNER/NAME@REVISION, is a run on a hub (extra
+    [hub]); no other name makes a request. device: "auto", "cpu", "cuda", "cuda:1", ...
 
     Raises InputError for a run that does not exist, has no trained stage 1, or whose files are damaged."""
     return TrainedRun(load_run(chosen_run(run, Path(runs_dir)), choose_device(device)))
@@ -340,6 +343,20 @@ class TrainedRun:
             written = self._kind.predict(self._loaded, data_root, inside, n, context, frames, actions, seed, batch_size,
                                          **truncation)
         return _in_place(written, out)
+
+    def export(self, out: str | Path, x: Any = None, items: int = 8, data_root: Path | None = None,
+               formats: Sequence[str] = FORMATS) -> list[Exported]:
+        """Writes encoder, decoder and prior as `torch.export` programs and ONNX files, which need no code of this
+        project, once each gives what the original gives: of x, or of some held-out items of the run's data."""
+        _counts(items=items)
+        self._need_codes()
+        if x is None:
+            batch = held_out_batch(self._loaded, items, data_root)
+        else:
+            given = self._kind.read(self._loaded, x)
+            batch = Batch(given.x[:items], torch.empty(len(given.x[:items]), 0, dtype=torch.int64),
+                          lengths=None if given.lengths is None else given.lengths[:items])
+        return export(self._loaded, batch, Path(out), formats)
 
     def plot_latents(self, out: str | Path, data_root: Path | None = None, split: str | None = None, example: int = 0,
                      seed: int = 0, batch_size: int = 64) -> dict[str, Path | str]:

@@ -20,7 +20,7 @@ from pipelines.files.places import expanded
 def parse_arguments() -> argparse.Namespace:
     parser = VerbParser(__doc__)
     parser.add_argument("--run", type=expanded, help="a run's folder, a name under runs/, or a pretrained name, tried "
-                        "in this order (default: the run whose stage 2 was trained last)")
+                        "in this order, or hf://OWNER/NAME (default: the run whose stage 2 was trained last)")
     parser.add_argument("--runs-dir", type=folder, default=Path("runs"), help="folder of the runs (default: runs)")
     return parser.parse_args()
 

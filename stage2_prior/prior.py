@@ -159,13 +159,13 @@ class Prior(nn.Module, ABC):
     def check(self, codes: Tensor, labels: Tensor | None, local: Tensor | None) -> None:
         """Raises ValueError unless the arguments of `forward` are as declared.
 
-        Values are checked on a CPU only: on a GPU each forward pass would wait for it. `log_prob` and sampling check
-        them there too."""
+        Values are checked on a CPU only, and not in a graph: on a GPU each forward pass would wait for it. `log_prob`
+        and sampling check them there too."""
         self.check_shape("codes", codes.shape)
         if codes.dtype != torch.int64:
             raise ValueError(f"codes: expected dtype torch.int64, found {codes.dtype}")
-        self._check_shapes(len(codes), self.grid(codes.shape), labels, local)
-        if codes.device.type == "cpu":
+        self._check_shapes(codes.shape[0], self.grid(codes.shape), labels, local)
+        if codes.device.type == "cpu" and not torch.compiler.is_compiling():
             self.check_values(codes, labels)
 
     def check_values(self, codes: Tensor, labels: Tensor | None) -> None:

@@ -183,10 +183,10 @@ class GatedLayer(nn.Module):
         weight = self.dilated.weight
         if self.local is not None:
             weight = torch.cat((weight, self.local.weight), dim=1)
-        bias = self.dilated.bias.expand(len(x), -1)
+        bias = self.dilated.bias.expand(x.shape[0], -1)  # shape, not len: a graph's batch has any size
         for row in embed_labels(self.tables, labels):
             bias = bias + row
-        sums = torch.baddbmm(bias[:, None], seen, weight.T.expand(len(bias), -1, -1))
+        sums = torch.baddbmm(bias[:, None], seen, weight.T.expand(x.shape[0], -1, -1))
         gate = Gate if ready(sums.device, sums.dtype) else _Gate
         units = self.dropout(gate.apply(sums))  # type: ignore[no-untyped-call]
         return (x if self.out is None else x + self.out(units)), units

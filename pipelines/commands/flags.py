@@ -27,7 +27,7 @@ R = TypeVar("R", bound=Run)
 MOST_SAMPLES = 1_000_000  # files of one call, which is kept in memory until they are written
 # The least and the largest value of each flag that is a count.
 LIMITS = {"n": (1, MOST_SAMPLES), "context": (1, LARGEST), "frames": (1, LARGEST), "batch_size": (1, LARGEST),
-          "example": (0, LARGEST), "top_k": (1, LARGEST), "held_out": (1, LARGEST)}
+          "example": (0, LARGEST), "top_k": (1, LARGEST), "held_out": (1, LARGEST), "items": (1, LARGEST)}
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -59,7 +59,7 @@ def add_run_flags(parser: argparse.ArgumentParser, out: str, batch_size: int = 6
 
     seeded: whether it draws random numbers."""
     parser.add_argument("--run", type=expanded, help="a run's folder, a name under runs/, or a pretrained name, tried "
-                        "in this order (default: the run whose stage 2 was trained last)")
+                        "in this order, or hf://OWNER/NAME (default: the run whose stage 2 was trained last)")
     parser.add_argument("--runs-dir", type=folder, default=Path("runs"), help="folder of the runs (default: runs)")
     if seeded:
         parser.add_argument("--seed", type=int, default=0,

@@ -68,7 +68,7 @@ def held_out_scores(loaded: LoadedRun, given: tuple[str, ...], count: int, data_
     data, why = _find_data(loaded, data_root)
     if data is None:
         return _of_codes(loaded, key, cache, batch_size, why)
-    split, keep = _held_out(data), data.digest == digest
+    split, keep = held_out_split(data), data.digest == digest
     items = _announced(data.split(split), count, cache if keep else None)
     made = HeldOut(split, DATA, **_score_data(loaded, data.split(split).to(loaded.device), items, given, codec,
                                               batch_size))
@@ -117,7 +117,7 @@ def _of_codes(loaded: LoadedRun, key: dict[str, Any], cache: Path, batch_size: i
     extraction = data.manifest.extraction
     if (known := _cached(cache, key | {"source": CODES, "data": extraction})) is not None:
         return known
-    split = _held_out(data)
+    split = held_out_split(data)
     items = _announced(data.split(split), key["count"], cache)
     given = [name for name in key["given"] if name in loaded.stage2.condition_on]
     code = _score_codes(loaded, data.split(split).to(loaded.device), items, given, batch_size)
@@ -126,7 +126,8 @@ def _of_codes(loaded: LoadedRun, key: dict[str, Any], cache: Path, batch_size: i
     return made
 
 
-def _held_out(data: Data) -> str:
+def held_out_split(data: Data) -> str:
+    """The name of the split that figures are measured on."""
     return "test" if "test" in data.splits else "validation"
 
 

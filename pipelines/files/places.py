@@ -22,8 +22,14 @@ def pretrained() -> Path:
 
 
 def outputs(run: Path) -> Path:
-    """Where verbs write what they make of a run: its folder; runs/NAME here for a run of the installed package."""
-    return Path("runs") / run.name if PACKAGE in run.resolve().parents else run
+    """Where verbs write what they make of a run: its folder; runs/NAME here for a run of the installed package, and for
+    one in the cache of a hub, .../models--OWNER--NAME/snapshots/REVISION, which is shared."""
+    places = run.resolve().parents
+    if PACKAGE in places:
+        return Path("runs") / run.name
+    if len(places) > 1 and places[0].name == "snapshots" and places[1].name.startswith("models--"):
+        return Path("runs") / places[1].name.rpartition("--")[2]
+    return run
 
 
 def expanded(path: str) -> str:

@@ -68,15 +68,19 @@ def parse_json(text: str, source: str, what: str, form: type = dict) -> Any:
 
 def read_yaml(path: Path, what: str) -> dict:
     """What a YAML file holds, a mapping. Raises InputError for any other content."""
-    text = read_text(path, what, LARGEST_YAML)
+    return parse_yaml(read_text(path, what, LARGEST_YAML), str(path), what)
+
+
+def parse_yaml(text: str, source: str, what: str) -> dict:
+    """What a text in YAML holds, a mapping; `source` says where it was found."""
     try:
         content = yaml.load(text, _PlainLoader)
     except yaml.MarkedYAMLError as error:
         line = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{path}: expected {what} in YAML, found {error.problem}{line}") from None
+        raise InputError(f"{source}: expected {what} in YAML, found {error.problem}{line}") from None
     except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
-        raise InputError(f"{path}: expected {what} in YAML, found {_reason(error)}") from None
-    return _checked(content, str(path), what, dict)
+        raise InputError(f"{source}: expected {what} in YAML, found {_reason(error)}") from None
+    return _checked(content, source, what, dict)
 
 
 def yaml_bytes(content: dict) -> bytes:

@@ -30,6 +30,7 @@ SHOWN_LONGEST_S = 20.0  # of each of these, from its beginning
 
 class Audio(Kind):
     name = "audio"
+    hub_task = "audio-to-audio"
     padded = True
     sample_flags = ("seconds",)
     completes = True

@@ -59,6 +59,7 @@ class Kind(ABC):
     """A kind of data."""
 
     name: str
+    hub_task: str | None = None  # what hubs call the task of a model of this kind; None: they have no name for it
     padded: bool = False  # items are padded along their one axis to one size, and have lengths
     sample_flags: tuple[str, ...] = ()  # names of the flags that `add_sample_flags` adds
     completes: bool = False  # a hidden part of an item can be filled: the flags `COMPLETION` are among its options

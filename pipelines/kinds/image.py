@@ -29,6 +29,7 @@ HIDDEN = 128  # the grey level of a hidden part
 
 class Image(Kind):
     name = "image"
+    hub_task = "unconditional-image-generation"
     sample_flags = ("keep",)
     completes = True
 

@@ -31,6 +31,7 @@ RANGES = re.compile(r"[\d.,\s-]+")  # no name of an image
 
 class Video(Kind):
     name = "video"
+    hub_task = "video-to-video"
     sample_flags = ("actions",)
     completes = True
 

@@ -1,9 +1,10 @@
-"""Runs by their names: a folder, one under runs/, or one of the pretrained runs that come with the project."""
+"""Runs by their names: on a hub, a folder, under runs/, or one of the pretrained runs that come with the project."""
 
 from pathlib import Path
 
 from pipelines.files.errors import InputError
 from pipelines.files.places import pretrained
+from pipelines.runs.hub import download, is_hub_name
 from pipelines.runs.store import Run
 from pipelines.training.checkpoint import follow, read_state
 
@@ -11,9 +12,15 @@ PRETRAINED = pretrained()
 
 
 def find_run(name: Path | str, runs_dir: Path) -> Run:
-    """The run in the folder `name`, else the one of that name under `runs_dir`, else the pretrained one.
+    """The run in the folder `name`, else the one of that name under `runs_dir`, else the pretrained one; of a name
+    hf://OWNER/NAME[@REVISION] the one on the hub, and no other name makes a request.
 
     Raises InputError that lists what there is."""
+    if is_hub_name(name):
+        folder = download(str(name))
+        if not is_run(folder):
+            raise InputError(f"run: expected a run on the hub, found none of its files in {name}")
+        return Run(folder)
     for folder in (Path(name), runs_dir / name, PRETRAINED / name):
         if is_run(folder):
             return Run(folder)

@@ -1,6 +1,7 @@
-"""A run made small enough to ship: weights in half precision, without optimiser, codes and logs."""
+"""A run made small enough to ship: weights in half precision, without optimiser, codes and logs, with a model card."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -8,7 +9,11 @@ import torch
 from pipelines.files.atomic import folder_made_whole, write_atomically
 from pipelines.files.errors import InputError
 from pipelines.files.formats import FORMAT
+from pipelines.files.locks import only_writer
 from pipelines.files.reading import yaml_bytes
+from pipelines.runs.card import CARD
+from pipelines.runs.chain import LoadedRun, load_run
+from pipelines.runs.config import read_config
 from pipelines.runs.figures import read_figures
 from pipelines.runs.store import Run, TrainedStage, load_parents, load_stage1, load_stage2, stage1_hash
 from pipelines.training.checkpoint import write_parts
@@ -16,14 +21,43 @@ from pipelines.training.checkpoint import write_parts
 HALF_LARGEST = torch.finfo(torch.float16).max
 
 
-def publish(source: Run, target: Run) -> str:
+# Settings of the data that name places on this machine.
+PLACES = ("root", "cache", "run")
+Card = Callable[[LoadedRun], bytes]
+
+
+def publish(source: Run, target: Run, card: Card) -> str:
     """Writes `target`, a folder that does not exist yet, and says in words what it holds: both stages or stage 1 alone.
 
-    Raises InputError for an existing folder, and for a run on codes whose parent's weights are not yet rounded."""
+    card: README.md of the published run, as it is read back. Raises InputError for an existing folder, and for a run on
+    codes whose parent's weights are not yet rounded."""
     if target.root.exists():
         raise InputError(f"out: expected a folder that does not exist yet, found {target.root}")
     with folder_made_whole(target.root, "publish") as folder:
-        return _write(source, Run(folder), target.root.name)
+        said = _write(source, Run(folder), target.root.name)
+        write_atomically(folder / CARD, card(load_run(Run(folder), torch.device("cpu"))))
+        return said
+
+
+def write_card(run: Run, card: Card) -> None:
+    """Writes README.md of a published run anew. Raises InputError for a run that is not published."""
+    check_published(run)
+    with only_writer(run.root, "publish"):
+        write_atomically(run.root / CARD, card(load_run(run, torch.device("cpu"))))
+
+
+def check_published(run: Run) -> None:
+    """Raises InputError for a run whose configurations name places on this machine, or that has optimiser states."""
+    while True:
+        for stage in (run.stage1, run.stage2):
+            path = stage / "config.yaml"
+            data = read_config(path).get("data") if path.exists() else None
+            if (isinstance(data, dict) and set(PLACES) & data.keys()) or [*stage.glob("checkpoints/*/optimizer.pt")]:
+                raise InputError(f"run: expected a published run, found {run.root}, as it was trained; publish it: "
+                                 "publish.py --run RUN --out FOLDER")
+        if not run.published_parent.is_dir():
+            return
+        run = Run(run.published_parent)
 
 
 def _write(source: Run, target: Run, name: str) -> str:
@@ -77,5 +111,5 @@ def write_stage(folder: Path, stage: TrainedStage) -> None:
     write_atomically(folder / "checkpoints" / "best", f"{checkpoint.name}\n".encode())
     config = dict(stage.saved)  # in its own format, and so with its own hash
     if "data" in config:  # paths of this machine do not belong in a published run
-        config["data"] = {key: value for key, value in config["data"].items() if key not in ("root", "cache", "run")}
+        config["data"] = {key: value for key, value in config["data"].items() if key not in PLACES}
     write_atomically(folder / "config.yaml", yaml_bytes(config))

@@ -62,6 +62,10 @@ class Likelihood(nn.Module, ABC):
     def mean(self, params: Tensor) -> Tensor:
         """-> (b, c, *grid) in data units: the mean; for images rounded."""
 
+    def expectation(self, params: Tensor) -> Tensor:
+        """-> (b, c, *grid) the mean in data units, not rounded: the mean itself where that is not rounded."""
+        return self.mean(params)
+
     @abstractmethod
     def level_logits(self, params: Tensor) -> Tensor:
         """-> (b, c, *grid, k) float64: log p of each level of each value, up to a constant, each value for itself.

@@ -37,9 +37,9 @@ class Categorical(Likelihood):
         return rearrange(params.double(), "b (c k) ... -> b c ... k", k=self.params_per_value)
 
     def mean(self, params: Tensor) -> Tensor:
-        return self._expected(params, torch.arange(LEVELS, device=params.device)).round().to(torch.uint8)
+        return self.expectation(params).round().to(torch.uint8)
 
-    def _expected(self, params: Tensor, values: Tensor) -> Tensor:
-        """(b, c, *grid): the mean of `values` (k,), one per level."""
+    def expectation(self, params: Tensor) -> Tensor:
+        values = self.from_levels(torch.arange(LEVELS, device=params.device))
         p = rearrange(self._precise(params), "b (c k) ... -> b c ... k", k=LEVELS).softmax(-1)
         return (p * values.to(p.dtype)).sum(-1)

@@ -33,3 +33,6 @@ class Codes(Categorical):
     def mean(self, params: Tensor) -> Tensor:
         """The most likely code: categories have no mean."""
         return rearrange(params, "b (c k) ... -> b c ... k", k=self.params_per_value).argmax(-1)
+
+    def expectation(self, params: Tensor) -> Tensor:
+        return self.mean(params)

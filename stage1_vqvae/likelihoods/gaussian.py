@@ -47,8 +47,7 @@ class Gaussian(Likelihood):
             self.register_buffer("mse_average", torch.tensor(0.0))
             self.register_buffer("mse_weight", torch.tensor(0.0))
 
-    def _mean(self, params: Tensor) -> Tensor:
-        """The mean in data units, not rounded."""
+    def expectation(self, params: Tensor) -> Tensor:
         return (self._precise(params) + 0.5) * (LEVELS - 1)
 
     def sigma_squared(self) -> Tensor:
@@ -63,7 +62,7 @@ class Gaussian(Likelihood):
     def objective(self, params: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         if lengths is not None:
             raise ValueError("likelihood: expected MuLaw for items with lengths, found Gaussian")
-        squared_error = (self._mean(params) - x).square().flatten(1).sum(1)
+        squared_error = (self.expectation(params) - x).square().flatten(1).sum(1)
         dimensions = x[0].numel()
         if self.learned:
             log_sigma = self.log_sigma.clamp(min=math.log(1e-2))
@@ -76,7 +75,7 @@ class Gaussian(Likelihood):
         return squared_error / self.variance
 
     def value_nats(self, params: Tensor, x: Tensor) -> Tensor:
-        return -self.log_mass(self._mean(params.double()), x)
+        return -self.log_mass(self.expectation(params.double()), x)
 
     def log_mass(self, mean: Tensor, x: Tensor) -> Tensor:
         """log p of each level x (float64, elementwise), accurate in the far tails.
@@ -93,7 +92,7 @@ class Gaussian(Likelihood):
         return b + torch.log(-torch.expm1(a - b))
 
     def level_logits(self, params: Tensor) -> Tensor:
-        return each_level(partial(self.log_mass, self._mean(params.double())), params.shape, params.device)
+        return each_level(partial(self.log_mass, self.expectation(params.double())), params.shape, params.device)
 
     def mean(self, params: Tensor) -> Tensor:
-        return self._mean(params).round().clamp(0, LEVELS - 1).to(torch.uint8)
+        return self.expectation(params).round().clamp(0, LEVELS - 1).to(torch.uint8)

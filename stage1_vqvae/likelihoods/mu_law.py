@@ -35,7 +35,7 @@ class MuLaw(Categorical):
         return expand(levels.to(self.scale.dtype) / self.MU * 2 - 1)
 
     def mean(self, params: Tensor) -> Tensor:
-        return self._expected(params, self.from_levels(torch.arange(LEVELS, device=params.device)))
+        return self.expectation(params)
 
     def _compressed(self, x: Tensor) -> Tensor:
         return x.sign() * torch.log1p(self.MU * x.abs()) / math.log1p(self.MU)

@@ -300,6 +300,8 @@ def test_a_published_run_brings_its_parent_along(copied):
     script(sample, "--run", copied / "published", "--n", 2)
     assert len(list((copied / "published" / "samples").glob("0*.png"))) == 2
     assert str(copied) not in (copied / "published" / "stage1" / "config.yaml").read_text()
+    card = (copied / "published" / "README.md").read_text()
+    assert str(copied) not in card and "in `parent/`" in card and "3 codebooks" in card
 
 
 def test_codes_that_are_no_pictures_or_of_a_decoder_that_is_told_labels_are_refused(copied, monkeypatch):

@@ -58,6 +58,7 @@ FLAGS = {
     "decompress": (["--input", "COMPRESSED"], ["input", "item"]),
     "plot_latents": (["--data-root", "PICTURES"], ["data-root", "split", "example"]),
     "score": (["--input", "PICTURES"], ["input", "label", "rank", "actions", "held-out", "data-root"]),
+    "export_model": (["--data-root", "PICTURES", "--format", "pt2"], ["input", "items", "format", "data-root"]),
     "predict_video": ([], ["data-root", "n", "context", "frames", "actions", "temperature", "top-k", "top-p"]),
 }
 SHARED = ["run", "runs-dir", "seed", "out", "batch-size", "device", "nosuch", "ru"]
@@ -76,7 +77,8 @@ others = st.one_of(
     st.tuples(st.just("doctor"), st.lists(st.builds(
         lambda flag, value: f"--{flag}={value}", st.sampled_from(["run", "runs-dir", "stage"]), values), max_size=2)),
     st.tuples(st.just("publish"), st.lists(st.builds(
-        lambda flag, value: f"--{flag}={value}", st.sampled_from(["run", "out", "half"]), values), max_size=2)),
+        lambda flag, value: f"--{flag}={value}", st.sampled_from(["run", "out", "half", "to", "license",
+                                                                         "data-license"]), values), max_size=2)),
     st.tuples(st.just("compare"), st.builds(lambda name, value: [name, f"--only={value}", "stage1.stepz=1"],
                                             st.sampled_from(["mnist", "beta", "x", ""]), values)),
     st.tuples(st.just("make_doom_data"), st.builds(lambda flag, value: [f"--{flag}={value}", "--frames=0"],
