@@ -5,7 +5,7 @@
     2. Extract the codes again, train stage 2 on them, evaluate:
        make extract-codes stage2 evaluate EXPERIMENT=mnist ARGS="run=mnist_half"
     3. Publish again, now both stages; the codes stay the same:
-       python pipelines/publish.py --run runs/mnist_half --out pretrained/mnist \
+       python pipelines/publish.py --run runs/mnist_half --out pretrained/mnist \\
            --license mit --data-license "CC BY-SA 3.0" --data-credit "Yann LeCun and others"
     4. Upload it to a hub, if you wish (extra [hub]; your own token, in HF_TOKEN):
        python pipelines/publish.py --run pretrained/mnist --to hf://OWNER/NAME
