@@ -35,17 +35,18 @@ from pipelines.files.locks import only_writer
 from pipelines.files.outputs import one_call
 from pipelines.files.places import outputs
 from pipelines.generation.decoding import decode, descend
-from pipelines.generation.labels import conditioning_labels, decoder_labels, parse_labels
+from pipelines.generation.labels import choose_labels, conditioning_labels, decoder_labels, parse_labels
 from pipelines.generation.reconstruction import reconstruct
 from pipelines.generation.samples import Sampler, Samples
-from pipelines.generation.scores import Scores, score
+from pipelines.generation.scores import Scores, score, trained_prior
+from pipelines.generation.walk import Walk
 from pipelines.health.finding import Finding
 from pipelines.kinds import all_kinds, check_able, kind_of
 from pipelines.kinds.base import Written
 from pipelines.runs.chain import LoadedRun, load_run
 from pipelines.runs.figures import read_figures
 from pipelines.runs.find import chosen_run
-from pipelines.splits.noise import generator
+from pipelines.splits.noise import draws, generator
 from pipelines.training.distributed import choose_device
 from stage1_vqvae.bottlenecks.base import Quantizer
 
@@ -196,6 +197,18 @@ class TrainedRun:
         own = {} if loaded.stage2 is None else self._kind.sampler_options(loaded, **options)
         sampler = Sampler(loaded, seed, batch_size, wanted, temperature, top_k, top_p, **own)
         return SampledItems(self, sampler.draw(n))
+
+    def walk(self, seed: int = 0, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
+             **labels: str) -> Walk:
+        """Of a run on video: frame after frame, each conditioned on the frames before it and on an action.
+
+        `walk.step("forward")` draws the next frames, uint8 (c, s, h, w), s = 1 unless time is compressed;
+        `walk.begin(frames, actions)` before the first step lets the walk go on from given frames. Labels that are not
+        given are drawn as often as in training."""
+        loaded, names = self._loaded, self._sampling_labels
+        stage2 = trained_prior(loaded)
+        chosen = choose_labels(stage2.codes, names, labels, draws([generator(seed, 0)], len(names)))
+        return Walk(loaded.stage1, stage2, seed, chosen, temperature=temperature, top_k=top_k, top_p=top_p)
 
     def score(self, x: Any, batch_size: int = 64, actions: str | None = None, **labels: str) -> Scores:
         """Exact bits of each item: of its codes by the prior, and of the data given the codes, float64 (n,) each; where

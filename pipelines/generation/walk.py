@@ -15,6 +15,7 @@ from torch import Tensor
 from pipelines.files.errors import InputError
 from pipelines.generation.actions import local_actions
 from pipelines.generation.decoding import decode
+from pipelines.generation.labels import conditioning_labels, shown
 from pipelines.runs.store import TrainedStage
 from pipelines.splits.noise import draws, generator
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
@@ -26,8 +27,8 @@ from stage2_prior.video import GatedPixelCNN3d
 class Walk:
     """One walk, which is a function of `seed`, its context and its actions alone.
 
-    labels: int64 (L,), the class of each label of the data; None where they have none. truncation: temperature, top_k,
-    top_p. Raises InputError for a run that is not on clips, or whose decoder draws pixel by pixel."""
+    labels: int64 (1, L), of the labels that either stage is conditioned on; None for none. truncation: temperature,
+    top_k, top_p. Raises InputError for a run that is not on clips, or whose decoder draws pixel by pixel."""
 
     def __init__(self, stage1: TrainedStage, stage2: TrainedStage, seed: int = 0, labels: Tensor | None = None,
                  **truncation) -> None:
@@ -38,18 +39,17 @@ class Walk:
         self.stage1, self.stage2, self.truncation = stage1, stage2, truncation
         self.device = next(stage1.module.parameters()).device
         self.generators = [generator(seed, 0)]
-        clip, *self.grid = stage2.codes.item_shape
+        clip, self.grid = stage2.codes.item_shape[0], stage2.codes.item_shape[1:]
         self.stride = stage2.codes.shape[1] // clip
         prior = stage2.module
         self.window = min(clip - 1, prior.frames_seen) if isinstance(prior, GatedPixelCNN3d) else clip - 1
         self.kept = 1 if isinstance(stage1.module.decoder, PerFrame) else clip  # frames of codes that are decoded
-        labels = torch.zeros(0, dtype=torch.int64) if labels is None else labels
-        self.prior_labels, self.decoder_labels = (
-            labels[columns][None].to(self.device) if columns else None
-            for columns in (stage2.prior_columns, stage1.decoder_columns))
+        names = conditioning_labels(stage1, stage2)
+        columns = [[names.index(name) for name in stage.condition_on] for stage in (stage2, stage1)]
+        self.prior_labels, self.decoder_labels = (labels[:, own].to(self.device) if own else None for own in columns)
         self.actions = stage1.example.facts["action_names"]
         self.codes = torch.zeros(1, 0, *self.grid, dtype=torch.int64, device=self.device)
-        self.local = torch.zeros(1, len(self.actions) * self.stride, 0, 1, 1, device=self.device)
+        self.local = self._local(torch.zeros(0, dtype=torch.int64) if self.actions else None, 0)
 
     def begin(self, context: Tensor, actions: Tensor | None) -> Tensor:
         """Frames uint8 (c, k, h, w) that came before, with their actions int64 (k,) -> the same frames, decoded from
@@ -65,35 +65,39 @@ class Walk:
         self._append(seen.clone(), actions)
         return self._decode(seen)
 
-    def step(self, action: int | None) -> Tensor:
-        """The next s frames, uint8 (c, s, h, w), all reached by the action of this number; None for a run without
+    def step(self, action: str | None = None) -> Tensor:
+        """The next s frames, uint8 (c, s, h, w), all reached by the action of this name; None for a run without
         actions. Raises InputError for an action that the run does not have."""
-        if (action is not None) != bool(self.actions) or not 0 <= (action or 0) < max(len(self.actions), 1):
-            expected = f"a number below {len(self.actions)}" if self.actions else "none, as in training"
-            raise InputError(f"action: expected {expected}, found {action}")
-        new = torch.full((1, 1, *self.grid), -1, device=self.device)
-        uniforms = draws(self.generators, 1, *self.grid).to(self.device)
-        self._append(new, None if action is None else torch.full((self.stride,), action))
-        frames = slice(-1 - self.window, None)  # the window, and the new one
-        known = self.codes[:, frames]
-        uniforms = torch.cat([torch.zeros(1, known.shape[1] - 1, *self.grid, dtype=uniforms.dtype,
-                                          device=self.device), uniforms], 1)
-        local = self.local[:, :, frames].expand(-1, -1, -1, *self.grid[:2]) if self.actions else None
+        if action not in (self.actions or [None]):
+            raise InputError(f"action: expected {'one of ' + shown(self.actions) if self.actions else 'none'}, found "
+                             f"{action if action is None else repr(action)}")
+        actions = None if action is None else torch.full((self.stride,), self.actions.index(action))
+        start = max(0, self.codes.shape[1] - self.window)
+        known = torch.cat([self.codes[:, start:], torch.full((1, 1, *self.grid), -1, device=self.device)], 1)
+        uniforms = torch.zeros(known.shape, dtype=torch.float64, device=self.device)
+        uniforms[:, -1:] = draws(self.generators, 1, *self.grid)
+        local = None
+        if self.actions:
+            local = torch.cat([self.local[:, :, start:], self._local(actions, 1)], 2).expand(-1, -1, -1, *self.grid[:2])
         try:
             drawn = sample(self.stage2.module, uniforms, labels=self.prior_labels, local=local, known=known,
                            **self.truncation)
         except ValueError as error:
             raise InputError(f"sampling: {error}") from None
-        self.codes[:, -1] = drawn[:, -1]
+        self._append(drawn[:, -1:], actions)
         return self._decode(self.codes[:, -self.kept :])[:, -self.stride :]
 
     def _append(self, codes: Tensor, actions: Tensor | None) -> None:
         """Adds frames of codes, and drops those that nothing depends on any more."""
-        longest = max(self.window + 1, self.kept)
-        if actions is not None:
-            local = local_actions(actions[None], len(self.actions), codes.shape[1]).float().to(self.device)
-            self.local = torch.cat([self.local, local], 2)[:, :, -longest:]
+        longest = max(self.window, self.kept)
+        self.local = torch.cat([self.local, self._local(actions, codes.shape[1])], 2)[:, :, -longest:]
         self.codes = torch.cat([self.codes, codes], 1)[:, -longest:]
+
+    def _local(self, actions: Tensor | None, count: int) -> Tensor:
+        """What the prior sees of the actions of `count` frames of codes, (1, c, count, 1, 1); c = 0 without actions."""
+        if actions is None:
+            return torch.zeros(1, 0, count, 1, 1, device=self.device)
+        return local_actions(actions[None], len(self.actions), count).float().to(self.device)
 
     def _decode(self, codes: Tensor) -> Tensor:
         return decode(self.stage1, codes, self.decoder_labels, None, self.generators)[0]

@@ -94,7 +94,8 @@ def test_a_walk_draws_the_frames_of_a_prediction(runs, name):
     """The same codes with the same seed, context and actions, for as long as a clip lasts."""
     loaded = load_run(Run(runs / name), CPU)
     stage1, stage2 = loaded.stage1, loaded.stage2
-    batch = Room(**ROOM).split("validation").batch(torch.arange(1))
+    room = Room(**ROOM)
+    batch = room.split("validation").batch(torch.arange(1))
     made = predict(stage1, stage2, batch.x[:, :, :2], 8, batch.actions, batch.labels, seed=3, batch_size=1, top_p=0.9)
     if name == "halved":  # one key leads to two frames
         actions = batch.actions[:, ::2].repeat_interleave(2, 1)
@@ -102,7 +103,7 @@ def test_a_walk_draws_the_frames_of_a_prediction(runs, name):
         made = predict(stage1, stage2, batch.x[:, :, :2], 8, actions, batch.labels, seed=3, batch_size=1, top_p=0.9)
     walk = Walk(stage1, stage2, seed=3, top_p=0.9)
     frames = [walk.begin(batch.x[0, :, :2], batch.actions[0, :2])]
-    frames += [walk.step(int(action)) for action in batch.actions[0, 2 :: walk.stride]]
+    frames += [walk.step(room.action_names[action]) for action in batch.actions[0, 2 :: walk.stride]]
     assert torch.equal(torch.cat(frames, 1), made[0])
 
 
@@ -113,10 +114,11 @@ def test_a_walk_goes_on_beyond_a_clip_and_is_conditioned_on_its_window_alone(run
     stage1, stage2 = loaded.stage1, loaded.stage2
     walk, uniforms = Walk(stage1, stage2, seed=5), torch.from_numpy(generator(5, 0).random((20, 6, 6)))
     assert walk.window == 2 < stage2.grid[0]
-    chosen = [number % 3 for number in (0, 1, 1, 0, 2, 0, 0, 1, 2, 2, 0, 1, 0, 1, 2, 0, 0, 1, 2, 0)]
+    names = Room(**ROOM).action_names
+    chosen = [0, 1, 1, 0, 2, 0, 0, 1, 2, 2, 0, 1, 0, 1, 2, 0, 0, 1, 2, 0]
     frames, codes = [], []
     for action in chosen:
-        frames.append(walk.step(action))
+        frames.append(walk.step(names[action]))
         codes.append(walk.codes[:, -1:])
     assert {tuple(frame.shape) for frame in frames} == {(3, walk.stride, 12, 12)}
     codes, actions = torch.cat(codes, 1), torch.tensor([chosen]).repeat_interleave(walk.stride, 1)
@@ -136,11 +138,11 @@ def test_a_walk_refuses_actions_and_contexts_that_do_not_fit(runs):
     walk = Walk(loaded.stage1, loaded.stage2)
     with pytest.raises(InputError, match="^context: expected a multiple of 2 frames, .*, found 3$"):
         walk.begin(clip.x[0, :, :3], clip.actions[0, :3])
-    for action in (None, 3, -1):
-        with pytest.raises(InputError, match=f"^action: expected a number below 3, found {action}$"):
+    for action, found in ((None, "None"), ("back", "'back'")):
+        with pytest.raises(InputError, match=f"^action: expected one of forward, left, right, found {found}$"):
             walk.step(action)
     with pytest.raises(InputError, match="^sampling: temperature: "):
-        Walk(loaded.stage1, loaded.stage2, temperature=-1.0).step(0)
+        Walk(loaded.stage1, loaded.stage2, temperature=-1.0).step("left")
 
 
 @pytest.mark.parametrize("name", STAGES)
