@@ -23,7 +23,7 @@ FLAGS = $(if $(RUN),--run "$$RUN") $(ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-audio demo-video doom-data stage1 extract-codes stage2 sample evaluate doctor list-runs \
-	compare study lint test test-all bench bench-curves gpu-check gpu-check-cpu gpu-wheels clean
+	explorer compare study lint test test-all bench bench-curves gpu-check gpu-check-cpu gpu-wheels clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -81,6 +81,9 @@ doctor: $(READY)  ## what is wrong with a run, in words, and the setting to chan
 
 list-runs: $(READY)  ## the runs there are: age, steps, main figures, size; ARGS="--remove NAME" removes one
 	$(PY) pipelines/list_runs.py $(ARGS)
+
+explorer: $(READY)  ## a run in the browser, on this machine alone: make explorer RUN=mnist
+	$(PY) pipelines/explore.py $(FLAGS)
 
 lint: $(READY)  ## style, likely errors (ruff) and types (mypy)
 	$(PY) -m ruff check .

@@ -1,0 +1,84 @@
+"""Items as the browser shows them: an image, a clip as a moving image, a wave to hear with its spectrogram.
+
+Axes: c channels, t frames or samples, h w pixels.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipelines.explorer.page import Context, Upload, address, as_file, png, wav
+from pipelines.kinds.base import Items
+from pipelines.media.audio import RANGE_DB, decibels
+
+FRAME_MS = 150
+HIGHEST = 96  # rows of a spectrogram
+
+
+def read_upload(context: Context, upload: Upload) -> Items:
+    """The item in an uploaded file, as the run reads it. Raises InputError for what it cannot read."""
+    with as_file(upload) as path:
+        return context.kind.read(context.loaded, str(path))
+
+
+def shown(context: Context, x: Tensor, length: int | None = None) -> dict[str, Any]:
+    """An item in data units, as `run.decode` gives it -> {"image": address}, with "frames" of a clip, and of audio
+    "audio" and "seconds". length: how much of a wave is real."""
+    if context.kind.name == "audio":
+        rate = sample_rate_hz(context)
+        wave = x[0, :length]
+        return {"audio": wav(wave, rate), "image": spectrogram(wave, rate), "seconds": len(wave) / rate}
+    if context.kind.name == "video":
+        return {"image": clip(x), "frames": x.shape[1]}
+    return {"image": png(x)}
+
+
+def sample_rate_hz(context: Context) -> int:
+    return context.loaded.stage1.example.facts["sample_rate_hz"]
+
+
+def clip(x: Tensor) -> str:
+    """uint8 (c, t, h, w) as the address of a PNG that moves, pixel for pixel."""
+    frames = [Image.fromarray(frame[:, :, 0] if frame.shape[2] == 1 else frame)
+              for frame in x.permute(1, 2, 3, 0).contiguous().numpy()]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, format="PNG", save_all=True, append_images=frames[1:], duration=FRAME_MS, loop=0)
+    return address("image/png", buffer.getvalue())
+
+
+def spectrogram(wave: Tensor, rate: int, loudest: float | None = None) -> str:
+    """A wave (t,) as the address of an image of its power, time to the right, frequency upwards."""
+    power = decibels(wave, rate)
+    high = float(power.max()) if loudest is None else loudest
+    level = ((power - high + RANGE_DB) / RANGE_DB).clamp(0, 1)
+    height = min(HIGHEST, len(level))
+    level = torch.nn.functional.adaptive_max_pool2d(level[None], (height, level.shape[1]))[0].flip(0)
+    return png(coloured(level.numpy()))
+
+
+def coloured(level: np.ndarray, scale: str = "magma") -> Tensor:
+    """Levels (h, w) from 0 to 1 -> uint8 (3, h, w)."""
+    from matplotlib import colormaps  # takes half a second to import
+
+    return torch.from_numpy((255 * colormaps[scale](level)[..., :3]).round().astype(np.uint8)).movedim(-1, 0)
+
+
+def flat(codes: Tensor) -> list[int]:
+    """Codes of one item, in raster order, codebooks together at each position."""
+    return codes.flatten().tolist()
+
+
+def layout(context: Context) -> dict[str, Any]:
+    """What the browser has to know of the codes: the grid, the codebooks and K of each."""
+    return {"grid": list(context.run.grid), "books": getattr(context.run.stage1.bottleneck, "num_codebooks", 1),
+            "num_codes": context.run.num_codes, "kind": context.kind.name}
+
+
+def labels_of(names: Sequence[str], classes: Sequence[Sequence[str]], row: Sequence[int]) -> dict[str, str]:
+    """The names of the classes of one item."""
+    return {name: own[number] for name, own, number in zip(names, classes, row, strict=True)}
