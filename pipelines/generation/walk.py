@@ -49,7 +49,7 @@ class Walk:
         self.prior_labels, self.decoder_labels = (labels[:, own].to(self.device) if own else None for own in columns)
         self.actions = stage1.example.facts["action_names"]
         self.codes = torch.zeros(1, 0, *self.grid, dtype=torch.int64, device=self.device)
-        self.local = self._local(torch.zeros(0, dtype=torch.int64) if self.actions else None, 0)
+        self.taken = torch.zeros(0, dtype=torch.int64)  # actions of the frames of pixels that `codes` has
 
     def begin(self, context: Tensor, actions: Tensor | None) -> Tensor:
         """Frames uint8 (c, k, h, w) that came before, with their actions int64 (k,) -> the same frames, decoded from
@@ -62,7 +62,7 @@ class Walk:
         with torch.inference_mode():
             seen = self.stage1.module.encode(context[None].to(self.device))
         draws(self.generators, *seen.shape[1:])  # as many as if they had been drawn
-        self._append(seen.clone(), actions)
+        self._append(seen.clone(), self.taken if actions is None else actions)
         return self._decode(seen)
 
     def step(self, action: str | None = None) -> Tensor:
@@ -71,33 +71,29 @@ class Walk:
         if action not in (self.actions or [None]):
             raise InputError(f"action: expected {'one of ' + shown(self.actions) if self.actions else 'none'}, found "
                              f"{action if action is None else repr(action)}")
-        actions = None if action is None else torch.full((self.stride,), self.actions.index(action))
+        taken = torch.tensor([self.actions.index(action)] * self.stride if self.actions else [], dtype=torch.int64)
         start = max(0, self.codes.shape[1] - self.window)
         known = torch.cat([self.codes[:, start:], torch.full((1, 1, *self.grid), -1, device=self.device)], 1)
         uniforms = torch.zeros(known.shape, dtype=torch.float64, device=self.device)
         uniforms[:, -1:] = draws(self.generators, 1, *self.grid)
         local = None
         if self.actions:
-            local = torch.cat([self.local[:, :, start:], self._local(actions, 1)], 2).expand(-1, -1, -1, *self.grid[:2])
+            seen = torch.cat([self.taken[start * self.stride :], taken])
+            local = local_actions(seen[None], len(self.actions), known.shape[1]).float().to(self.device)
+            local = local.expand(-1, -1, -1, *self.grid[:2])
         try:
             drawn = sample(self.stage2.module, uniforms, labels=self.prior_labels, local=local, known=known,
                            **self.truncation)
         except ValueError as error:
             raise InputError(f"sampling: {error}") from None
-        self._append(drawn[:, -1:], actions)
+        self._append(drawn[:, -1:], taken)
         return self._decode(self.codes[:, -self.kept :])[:, -self.stride :]
 
-    def _append(self, codes: Tensor, actions: Tensor | None) -> None:
+    def _append(self, codes: Tensor, taken: Tensor) -> None:
         """Adds frames of codes, and drops those that nothing depends on any more."""
         longest = max(self.window, self.kept)
-        self.local = torch.cat([self.local, self._local(actions, codes.shape[1])], 2)[:, :, -longest:]
         self.codes = torch.cat([self.codes, codes], 1)[:, -longest:]
-
-    def _local(self, actions: Tensor | None, count: int) -> Tensor:
-        """What the prior sees of the actions of `count` frames of codes, (1, c, count, 1, 1); c = 0 without actions."""
-        if actions is None:
-            return torch.zeros(1, 0, count, 1, 1, device=self.device)
-        return local_actions(actions[None], len(self.actions), count).float().to(self.device)
+        self.taken = torch.cat([self.taken, taken])[-longest * self.stride :]
 
     def _decode(self, codes: Tensor) -> Tensor:
         return decode(self.stage1, codes, self.decoder_labels, None, self.generators)[0]
