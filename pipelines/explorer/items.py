@@ -4,6 +4,7 @@ Axes: c channels, t frames or samples, h w pixels.
 """
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +16,11 @@ from torch import Tensor
 from pipelines.explorer.page import Context, Upload, address, as_file, png, wav
 from pipelines.kinds.base import Items
 from pipelines.media.audio import RANGE_DB, decibels
+from pipelines.metrics.spectral_distance import log_spectral_distance
 
 FRAME_MS = 150
 HIGHEST = 96  # rows of a spectrogram
+MOST_LEVELS, MOST_DB = 128, 40  # differences of pixels and of spectrograms that are drawn brightest
 
 
 def read_upload(context: Context, upload: Upload) -> Items:
@@ -82,3 +85,37 @@ def layout(context: Context) -> dict[str, Any]:
 def labels_of(names: Sequence[str], classes: Sequence[Sequence[str]], row: Sequence[int]) -> dict[str, str]:
     """The names of the classes of one item."""
     return {name: own[number] for name, own, number in zip(names, classes, row, strict=True)}
+
+
+def laid_out(context: Context, x: Tensor, length: int | None = None) -> dict[str, Any]:
+    """An item as one image on which its grid of codes can lie: a clip as one frame for each slice of codes, side by
+    side, and the clip itself as "clip"; audio as its spectrogram, with "audio" and "seconds"."""
+    if context.kind.name != "video":
+        return shown(context, x, length)
+    return {"image": png(strip(context, x)), "clip": clip(x)}
+
+
+def strip(context: Context, x: Tensor) -> Tensor:
+    """A clip (c, t, h, w) -> (c, h, s w), the first frame of each of the s slices of its codes."""
+    slices = context.run.grid[0]
+    return torch.cat(list(x[:, torch.arange(slices) * x.shape[1] // slices].unbind(1)), 2)
+
+
+def difference(context: Context, before: Tensor, after: Tensor, length: int | None = None) -> dict[str, Any]:
+    """What differs between two items, as "image", brighter where more does, and in "words"."""
+    if context.kind.name == "audio":
+        rate = sample_rate_hz(context)
+        waves = [x[0, :length] for x in (before, after)]
+        powers = [decibels(wave, rate) for wave in waves]
+        floor = max(float(power.max()) for power in powers) - RANGE_DB
+        gap = (powers[0].clamp(min=floor) - powers[1].clamp(min=floor)).abs() / MOST_DB
+        level = torch.nn.functional.adaptive_max_pool2d(gap[None], (min(HIGHEST, len(gap)), gap.shape[1]))[0].flip(0)
+        lengths = torch.tensor([len(waves[0])])
+        distance = log_spectral_distance(waves[0][None, None], waves[1][None, None], rate, lengths)
+        return {"image": png(coloured(level.clamp(0, 1).numpy(), "inferno")),
+                "words": f"log-spectral distance {float(distance):.2f} dB"}
+    gap = (before.double() - after.double()).abs().mean(0, keepdim=True)
+    gap = strip(context, gap)[0] if context.kind.name == "video" else gap[0]
+    squared = float((before.double() - after.double()).square().mean())
+    words = "identical" if squared == 0 else f"PSNR {10 * math.log10(255**2 / squared):.1f} dB"
+    return {"image": png(coloured((gap / MOST_LEVELS).clamp(0, 1).numpy(), "inferno")), "words": words}
