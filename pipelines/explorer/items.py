@@ -6,6 +6,7 @@ Axes: c channels, t frames or samples, h w pixels.
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,66 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipelines.explorer.page import Context, Upload, address, as_file, png, wav
-from pipelines.kinds.base import Items
+from pipelines.explorer.page import Arguments, Context, address, as_file, png, wav
+from pipelines.files.errors import InputError
+from pipelines.generation.labels import classes_of
 from pipelines.media.audio import RANGE_DB, decibels
 from pipelines.metrics.spectral_distance import log_spectral_distance
+from pipelines.runs.data import load_data
+from pipelines.splits.base import Data
 
 FRAME_MS = 150
 HIGHEST = 96  # rows of a spectrogram
 MOST_LEVELS, MOST_DB = 128, 40  # differences of pixels and of spectrograms that are drawn brightest
 
 
-def read_upload(context: Context, upload: Upload) -> Items:
-    """The item in an uploaded file, as the run reads it. Raises InputError for what it cannot read."""
-    with as_file(upload) as path:
-        return context.kind.read(context.loaded, str(path))
+@dataclass(frozen=True)
+class Given:
+    """An item that the user chose."""
+
+    x: Tensor  # (1, *shape) in data units, as the run reads it
+    length: int | None  # how much of a wave is real
+    labels: dict[str, str]  # that the user or the data gave
+    words: str  # what it is
+
+
+def given_item(context: Context, arguments: Arguments) -> Given:
+    """The item that the arguments name: an uploaded "file", or the "number" of a held-out item, which has its own
+    labels. Raises InputError for a file that the run cannot read, and where the data cannot be found."""
+    if arguments.has("file"):
+        upload = arguments.upload("file")
+        with as_file(upload) as path:
+            items = context.kind.read(context.loaded, str(path))
+        length = None if items.lengths is None else int(items.lengths[0])
+        return Given(items.x[:1], length, arguments.named_texts("labels"), upload.name)
+    data = real_data(context)
+    if isinstance(data, str):
+        raise InputError(f"held-out items: {data}")
+    name = "test" if "test" in data.splits else "validation"
+    split = data.split(name)
+    number = arguments.integer("number", 0, len(split) - 1)
+    batch = split.batch(torch.tensor([number]))
+    labels = labels_of(data.label_names, data.classes, batch.labels[0].tolist())
+    length = None if batch.lengths is None else int(batch.lengths[0])
+    return Given(batch.x.cpu(), length, {own: labels[own] for own in label_classes(context) if own in labels},
+                 f"{name} item {number} of {len(split):,}")
+
+
+def label_classes(context: Context) -> dict[str, list[str]]:
+    """The classes of each label that either stage is conditioned on, those of the decoder first."""
+    needed = context.loaded.stage1.condition_on
+    names = [*needed, *(name for name in context.run._sampling_labels if name not in needed)]
+    return {name: list(classes_of(context.loaded.stage1.example, name)) for name in names}
+
+
+def real_data(context: Context) -> Data | str:
+    """The run's data, looked for once; or why they cannot be found."""
+    if "data" not in context.shared:
+        try:
+            context.shared["data"] = load_data(context.loaded.run, context.loaded.stage1, context.data_root)
+        except (InputError, OSError) as error:
+            context.shared["data"] = " ".join(str(error).split())
+    return context.shared["data"]
 
 
 def shown(context: Context, x: Tensor, length: int | None = None) -> dict[str, Any]:
@@ -77,9 +124,12 @@ def flat(codes: Tensor) -> list[int]:
 
 
 def layout(context: Context) -> dict[str, Any]:
-    """What the browser has to know of the codes: the grid, the codebooks and K of each."""
-    return {"grid": list(context.run.grid), "books": getattr(context.run.stage1.bottleneck, "num_codebooks", 1),
-            "num_codes": context.run.num_codes, "kind": context.kind.name}
+    """What the browser has to know of the run: its codes, and the labels, those that the decoder needs, and actions
+    that can be given."""
+    example = context.loaded.stage1.example
+    return {"kind": context.kind.name, "grid": list(context.run.grid), "num_codes": context.run.num_codes,
+            "books": getattr(context.run.stage1.bottleneck, "num_codebooks", 1), "labels": label_classes(context),
+            "needed": list(context.loaded.stage1.condition_on), "actions": list(example.facts.get("action_names", ()))}
 
 
 def labels_of(names: Sequence[str], classes: Sequence[Sequence[str]], row: Sequence[int]) -> dict[str, str]:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from pipelines.api import TrainedRun
-from pipelines.explorer.items import difference, flat, labels_of, laid_out, layout, read_upload, sample_rate_hz
+from pipelines.explorer.items import difference, flat, given_item, laid_out, layout, sample_rate_hz
 from pipelines.explorer.page import Arguments, Context, Page, call
-from pipelines.explorer.training import TrainingCodes, real_data, training_codes, training_item
+from pipelines.explorer.training import TrainingCodes, training_codes, training_item
 from pipelines.files.errors import InputError
 from pipelines.generation.labels import class_number, classes_of
 from pipelines.generation.scores import prior_bits
@@ -49,37 +49,24 @@ class Codes(Page):
     @call
     def about(self, context: Context, arguments: Arguments) -> dict[str, Any]:
         """What the form offers. Labels that the decoder is conditioned on have to be given."""
-        loaded = context.loaded
-        needed = list(loaded.stage1.condition_on)
-        names = [*needed, *(name for name in context.run._sampling_labels if name not in needed)]
-        return layout(context) | {
-            "hop_seconds": self._hop(context) / sample_rate_hz(context) if context.kind.name == "audio" else None,
-            "labels": {name: list(classes_of(loaded.stage1.example, name)) for name in names}, "needed": needed,
-            "actions": list(loaded.stage1.example.facts.get("action_names", ())), "prior": loaded.stage2 is not None}
+        hop = self._hop(context) / sample_rate_hz(context) if context.kind.name == "audio" else None
+        return layout(context) | {"hop_seconds": hop, "prior": context.loaded.stage2 is not None}
 
     @call
-    def file(self, context: Context, arguments: Arguments) -> dict[str, Any]:
-        """An uploaded item."""
-        items = read_upload(context, arguments.upload("file"))
-        length = None if items.lengths is None else int(items.lengths[0])
-        return self._open(context, arguments, items.x[:1], length, arguments.named_texts("labels"))
-
-    @call
-    def held_out(self, context: Context, arguments: Arguments) -> dict[str, Any]:
-        """A held-out item of the run's data, with its own labels."""
-        data = real_data(context)
-        if isinstance(data, str):
-            raise InputError(f"held-out items: {data}")
-        name = "test" if "test" in data.splits else "validation"
-        split = data.split(name)
-        number = arguments.integer("number", 0, len(split) - 1)
-        batch = split.batch(torch.tensor([number]))
-        labels = labels_of(data.label_names, data.classes, batch.labels[0].tolist())
-        known = {*context.loaded.stage1.condition_on, *context.run._sampling_labels}
-        labels = {own: value for own, value in labels.items() if own in known}
-        length = None if batch.lengths is None else int(batch.lengths[0])
-        made = self._open(context, arguments, batch.x.cpu(), length, labels)
-        return made | {"words": f"{name} item {number} of {len(split):,}", "labels": labels}
+    def item(self, context: Context, arguments: Arguments) -> dict[str, Any]:
+        """An uploaded item, or a held-out one with its own labels."""
+        given = given_item(context, arguments)
+        actions = arguments.text("actions", "") or None
+        with torch.no_grad():
+            codes = context.run.stage1.encode(given.x.to(context.loaded.device))[0].cpu()
+        codes = codes if given.length is None else codes[: -(-given.length // self._hop(context))]
+        made = self._decode(context, codes, given.labels, given.length)
+        looked = Looked(given.length, codes, codes.clone(), made, given.labels, actions)
+        context.session["codes"] = looked
+        original = self._pixels(context, given.x)[..., : given.length]
+        return self._codes(context, looked) | {
+            "item": laid_out(context, original, given.length), "made": laid_out(context, made, given.length),
+            "error": difference(context, original, made, given.length), "labels": given.labels, "words": given.words}
 
     @call
     def sample(self, context: Context, arguments: Arguments) -> dict[str, Any]:
@@ -155,19 +142,6 @@ class Codes(Page):
             "made": laid_out(context, made, looked.length),
             "changed": int((codes != looked.original).sum()),
             "difference": difference(context, looked.made, made, looked.length)}
-
-    def _open(self, context: Context, arguments: Arguments, x: Tensor, length: int | None, labels: dict[str, str]
-              ) -> dict[str, Any]:
-        actions = arguments.text("actions", "") or None
-        with torch.no_grad():
-            codes = context.run.stage1.encode(x.to(context.loaded.device))[0].cpu()
-        codes = codes if length is None else codes[: -(-length // self._hop(context))]
-        looked = Looked(length, codes, codes.clone(), self._decode(context, codes, labels, length), labels, actions)
-        context.session["codes"] = looked
-        original = self._pixels(context, x)[..., :length]
-        return self._codes(context, looked) | {
-            "item": laid_out(context, original, length), "made": laid_out(context, looked.made, length),
-            "error": difference(context, original, looked.made, length)}
 
     def _codes(self, context: Context, looked: Looked) -> dict[str, Any]:
         """The codes, and the bits of each position."""

@@ -1,4 +1,5 @@
-import {doing, dropZone, el, field, say, select} from "/static/app.js";
+import {doing, el, field, select} from "/static/app.js";
+import {chooser} from "/static/chooser.js";
 import {colour, css, drawnShape, item, placeOf, positionAt} from "/static/codes.js";
 
 const VIEWS = {item: "original", made: "decoded", error: "error", difference: "what changed"};
@@ -6,30 +7,16 @@ const HIGH = 420;  // pixels of an image at most
 
 export default async function mount(root, api) {
   const about = await api.call("about");
-  const accept = {image: "image/*,.heic", codes: "image/*,.heic", audio: "audio/*", video: "video/*,.npy"}[about.kind] || "";
-  const labels = new Map(Object.entries(about.labels).map(([name, classes]) =>
-    [name, select(classes, about.needed.includes(name) ? classes[0] : "", about.needed.includes(name) ? undefined : "not given")]));
-  const actions = about.actions.length ? select(about.actions, about.actions[0], "not given") : null;
-  const held = el("input", {type: "number", id: "codes-number", value: "0", min: "0"});
-  const seed = el("input", {type: "number", id: "codes-seed", value: "0", min: "0"});
   let look = null;  // what the server says of the item
   let at = 0;  // the chosen position
   let book = 0;
   let asked = 0;  // clicks so far: answers to earlier ones are dropped
 
-  const given = () => ({labels: Object.fromEntries([...labels].map(([name, control]) => [name, control.value])),
-                        actions: actions?.value || null});
-  const openFile = (file) => doing(async () => opened(await api.call("file", {file: await api.upload(file), ...given()}), file.name));
-  const openHeld = () => doing(async () => opened(await api.call("held_out", {number: Number(held.value), ...given()})));
-  const openSample = () => doing(async () => opened(await api.call("sample", {seed: Number(seed.value), ...given()})));
-  root.append(
-    el("div", {class: "panel row"},
-      dropZone("Drop a file here, or choose one:", accept, openFile),
-      field("held-out item", el("span", {class: "joined"}, held, el("button", {type: "button", onclick: openHeld}, "Open"))),
-      about.prior ? field("or a sample, by its seed", el("span", {class: "joined"}, seed,
-        el("button", {type: "button", id: "codes-sample", onclick: openSample}, "Draw"))) : null,
-      ...[...labels].map(([name, control]) => field(about.needed.includes(name) ? `${name}, of the decoder` : name, control)),
-      actions ? field("action of the clip", actions) : null));
+  const bar = chooser(api, about, {
+    opens: async (values) => opened(await api.call("item", values)),
+    draws: about.prior ? async (values) => opened(await api.call("sample", values)) : null,
+  });
+  root.append(bar.root);
 
   const view = select(Object.values(VIEWS), VIEWS.made);
   const over = select(["codes", "bits", "nothing"], "codes");
@@ -39,10 +26,11 @@ export default async function mount(root, api) {
   const canvas = el("canvas", {id: "codes-grid", tabIndex: 0, role: "application",
     "aria-label": "Codes over the item: the arrow keys choose a position"});
   const words = el("p", {role: "status", id: "codes-words"});
+  const head = el("h2", {id: "codes-head"});
   const sounds = el("div", {});
   const side = el("div", {class: "panel", id: "codes-side"});
   const where = el("div", {});
-  const work = el("div", {hidden: true},
+  const work = el("div", {hidden: true}, head,
     el("div", {class: "columns wide"},
       el("div", {},
         el("div", {class: "row"}, field("image", view), field("over it", over),
@@ -52,12 +40,12 @@ export default async function mount(root, api) {
     where);
   root.append(work);
 
-  function opened(found, name = "") {
+  function opened(found) {
     look = found;
     at = 0;
-    for (const [label, own] of Object.entries(found.labels || {})) if (labels.has(label)) labels.get(label).value = own;
+    bar.showLabels(found.labels);
     work.hidden = false;
-    say([name, found.words, Object.values(found.labels || {}).join(" ")].filter(Boolean).join(": "));
+    head.textContent = [found.words, Object.values(found.labels).join(" ")].filter(Boolean).join(": ");
     show();
     return click(firstUnusual());
   }
@@ -259,5 +247,5 @@ export default async function mount(root, api) {
 
   const swatch = (code) => el("span", {class: "swatch", style: {background: css(code)}});
 
-  if (about.prior) await openSample();
+  if (about.prior) await bar.draw();
 }
