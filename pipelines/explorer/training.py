@@ -12,11 +12,10 @@ from torch import Tensor
 from pipelines.data.codes import CodeData
 from pipelines.data.manifest import MANIFEST
 from pipelines.evaluation.held_out import split_codes
-from pipelines.explorer.items import labels_of, shown
+from pipelines.explorer.items import labels_of, real_data, shown
 from pipelines.explorer.page import Context
 from pipelines.files.errors import InputError
 from pipelines.metrics.nearest import code_distances, code_rows
-from pipelines.runs.data import load_data
 from pipelines.runs.store import check_same_stage1
 from pipelines.splits.base import Data
 from pipelines.splits.order import spread
@@ -68,16 +67,6 @@ def _read(context: Context) -> TrainingCodes:
     rows = code_rows(codes, lengths)
     return TrainingCodes(numbers, codes.to(code_rows(codes).dtype), lengths, rows, train.labels[numbers].cpu(), items,
                          data)
-
-
-def real_data(context: Context) -> Data | str:
-    """The run's data, looked for once; or why they cannot be found."""
-    if "data" not in context.shared:
-        try:
-            context.shared["data"] = load_data(context.loaded.run, context.loaded.stage1, context.data_root)
-        except (InputError, OSError) as error:
-            context.shared["data"] = " ".join(str(error).split())
-    return context.shared["data"]
 
 
 def training_item(context: Context, place: int) -> dict[str, Any]:

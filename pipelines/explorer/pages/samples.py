@@ -31,11 +31,7 @@ class Samples(Page):
     @call
     def about(self, context: Context, arguments: Arguments) -> dict[str, Any]:
         """What the form offers."""
-        loaded = context.loaded
-        labels = {name: list(classes_of(loaded.stage1.example, name)) for name in context.run._sampling_labels}
-        actions = list(loaded.stage1.example.facts.get("action_names", ())) if context.kind.name == "video" else []
-        return layout(context) | {"labels": labels, "actions": actions, "most": MOST,
-                                  "seconds": context.kind.name == "audio"}
+        return layout(context) | {"most": MOST, "seconds": context.kind.name == "audio"}
 
     @call
     def draw(self, context: Context, arguments: Arguments) -> Iterator[dict[str, Any]]:
