@@ -6,9 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from pipelines.api import TrainedRun
-from pipelines.explorer.items import clip
+from pipelines.explorer.items import clip, real_data
 from pipelines.explorer.page import Arguments, Context, Page, call, png
-from pipelines.explorer.training import real_data
 from pipelines.files.errors import InputError
 from pipelines.generation.walk import Walk
 
