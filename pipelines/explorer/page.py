@@ -165,6 +165,10 @@ class Arguments:
         """The file that was uploaded before: `{file: await api.upload(file)}`."""
         return self._uploads(self.text(name))
 
+    def uploads(self, name: str, most: int) -> list[Upload]:
+        """The files that were uploaded before, by a list of such names; [] where none was given."""
+        return [self._uploads(key) for key in self.texts(name, most)]
+
 
 @contextmanager
 def as_file(upload: Upload) -> Iterator[Path]:

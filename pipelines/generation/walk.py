@@ -9,6 +9,9 @@ draws for a clip with the same seed.
 Axes: c channels, k frames of a context, s frames of pixels per frame of codes, h w rows and columns, L labels.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -81,13 +84,14 @@ class Walk:
             seen = torch.cat([self.taken[start * self.stride :], taken])
             local = local_actions(seen[None], len(self.actions), known.shape[1]).float().to(self.device)
             local = local.expand(-1, -1, -1, *self.grid[:2])
-        try:
-            drawn = sample(self.stage2.module, uniforms, labels=self.prior_labels, local=local, known=known,
-                           **self.truncation)
-        except ValueError as error:
-            raise InputError(f"sampling: {error}") from None
-        self._append(drawn[:, -1:], taken)
-        return self._decode(self.codes[:, -self.kept :])[:, -self.stride :]
+        with one_thread():
+            try:
+                drawn = sample(self.stage2.module, uniforms, labels=self.prior_labels, local=local, known=known,
+                               **self.truncation)
+            except ValueError as error:
+                raise InputError(f"sampling: {error}") from None
+            self._append(drawn[:, -1:], taken)
+            return self._decode(self.codes[:, -self.kept :])[:, -self.stride :]
 
     def _append(self, codes: Tensor, taken: Tensor) -> None:
         """Adds frames of codes, and drops those that nothing depends on any more."""
@@ -97,3 +101,15 @@ class Walk:
 
     def _decode(self, codes: Tensor) -> Tensor:
         return decode(self.stage1, codes, self.decoder_labels, None, self.generators)[0]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """On a CPU one frame is too little work to be divided: on two cores that others use too, threads that wait for one
+    another took 135 ms of processor time per frame of the room, one thread 16 ms."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -80,11 +80,10 @@ class Scores(Page):
     @staticmethod
     def _files(context: Context, arguments: Arguments, given: Path) -> dict[Path, str]:
         """The files, by their paths, with the names that the user knows them by."""
-        keys = arguments.texts("files", MOST)
-        if keys:
+        uploads = arguments.uploads("files", MOST)
+        if uploads:
             named = {}
-            for number, key in enumerate(keys):
-                upload = arguments.uploaded(key)
+            for number, upload in enumerate(uploads):
                 suffix = Path(upload.name).suffix
                 path = given / f"{number:04d}{suffix if SUFFIX.fullmatch(suffix) else ''}"
                 path.write_bytes(upload.content)

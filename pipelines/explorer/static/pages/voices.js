@@ -66,7 +66,7 @@ export default async function mount(root, api) {
         audio.src = found.audio;
         image.src = found.image;
         audio.hidden = image.hidden = false;
-        voice.textContent = found.voice === null ? name : `by ${found.voice}`;
+        voice.textContent = found.voice === null ? name : `as ${found.voice}`;
         if (found.version === "reconstruction") spoken.value = found.voice;
         scale.textContent = `${found.seconds.toFixed(2)} s to the right, ${found.khz} kHz upwards`;
         place.textContent = found.version === "conversion" ? "" : "decoding sample by sample ...";

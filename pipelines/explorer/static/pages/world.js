@@ -73,6 +73,7 @@ export default async function mount(root, api) {
     nothing.hidden = true;
     strip.append(el("figure", {}, el("img", {src: frame, alt: ""}), el("figcaption", {}, caption)));
     while (strip.children.length > SHOWN) strip.firstChild.remove();
+    strip.scrollLeft = strip.scrollWidth;
   }
 
   // Every press is a step; of a key that is held down, as many as there is time for.
@@ -93,7 +94,7 @@ export default async function mount(root, api) {
         times.push(performance.now());
         if (times.length > 10) times.shift();
         const between = (times.at(-1) - times[0]) / (times.length - 1) / 1000;
-        const shown = between < 1 ? `, ${(found.frames.length / between).toFixed(0)} frames a second` : "";
+        const shown = between < 1 ? `, ${(found.frames.length / between).toFixed(0)} frames per second` : "";
         rate.textContent = `step ${steps}: drawn in ${(1000 * found.seconds).toFixed(0)} ms${shown}`;
       }
     } finally {
