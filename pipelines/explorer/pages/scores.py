@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.api import TrainedRun
+from pipelines.evaluation.held_out import HeldOut, held_out_scores
 from pipelines.evaluation.score_table import RANKS, captions, in_order, rank_values, shares
 from pipelines.explorer.items import layout
 from pipelines.explorer.page import SUFFIX, Arguments, Context, Page, address, call
@@ -69,13 +70,23 @@ class Scores(Page):
                     ordered.bits_per_dim.tolist(), strict=True))],
                 "unreadable": [name for path, name in named.items() if path not in paths]}
         try:
-            known = context.run.held_out_scores(tuple(labels), HELD_OUT, context.data_root)
+            known = self._held_out(context, tuple(sorted({*labels, *loaded.stage1.condition_on})))
         except (InputError, OSError) as error:
             yield {"no_percentiles": " ".join(str(error).split())}
             return
         percent = shares(ordered, known)[by]
         yield {"no_percentiles": f"the {known.source} say nothing of them"} if percent is None else {
             "percentiles": percent.tolist(), "among": len(known.code), "split": known.split}
+
+    @staticmethod
+    def _held_out(context: Context, given: tuple[str, ...]) -> HeldOut:
+        """Scores of held-out items, computed once for all tabs; nothing is written into the run's folder."""
+        scores: dict[tuple[str, ...], HeldOut] = context.shared.setdefault("held-out scores", {})
+        if given not in scores:
+            scores[given] = held_out_scores(
+                context.loaded, given, HELD_OUT, context.data_root,
+                lambda x, lengths: context.kind.codec_bits(context.loaded, x, lengths), None, 64)
+        return scores[given]
 
     @staticmethod
     def _files(context: Context, arguments: Arguments, given: Path) -> dict[Path, str]:

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image
 
 from pipelines import load
 from pipelines.data.digits import Digits
+from pipelines.evaluation.held_out import CACHE
 from pipelines.explorer.page import Arguments, Context, Upload
 from pipelines.explorer.pages.scores import Scores
 from pipelines.files.errors import InputError
@@ -20,9 +20,8 @@ GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "format1"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A copy: scores of held-out items are kept in a run's folder."""
-    return load(shutil.copytree(GOLDEN, tmp_path_factory.mktemp("runs") / "digits"), "cpu")
+def run():
+    return load(GOLDEN, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +37,15 @@ def pictures() -> dict[str, bytes]:
 
 
 @pytest.fixture
-def rank(run, pictures, tmp_path):
+def rank(run, pictures, monkeypatch):
     """rank(**arguments) -> what the call gives; uploads go by their names."""
-    held_out = run.held_out_scores
+    monkeypatch.setattr("pipelines.explorer.pages.scores.HELD_OUT", 20)
 
     def own(root: Path | None = None, **arguments):
         context = Context(run, Path("runs"), root, {})
-        given = Arguments(arguments, lambda name: Upload(name, pictures[name]))
-        return list(Scores().rank(context, given))
+        return list(Scores().rank(context, Arguments(arguments, lambda name: Upload(name, pictures[name]))))
 
-    run.held_out_scores = lambda given, count, data_root: held_out(given, 20, data_root)
-    yield own
-    del run.held_out_scores
+    return own
 
 
 def test_the_strangest_comes_first_with_its_map(run, rank, pictures):
@@ -62,6 +58,7 @@ def test_the_strangest_comes_first_with_its_map(run, rank, pictures):
     for item in items["items"]:
         assert Image.open(io.BytesIO(base64.b64decode(item["map"].partition(",")[2]))).width > 100
     shares = percentiles["percentiles"]
+    assert not (GOLDEN / CACHE).exists()
     assert percentiles["among"] == 20 and shares[0] > shares[1] and all(0 <= share <= 100 for share in shares)
 
 

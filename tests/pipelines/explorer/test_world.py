@@ -67,7 +67,8 @@ def test_tabs_walk_on_their_own(call):
 def test_without_data_a_walk_begins_from_nothing_and_says_so(call):
     call.shared["data"] = "room: expected data, found none"
     begun = call("begin", clip=0)
-    assert begun["frames"] == [] and begun["why"].endswith("for lack of held-out clips: room: expected data, found none")
+    assert begun["frames"] == []
+    assert begun["why"] == "Begun from nothing, for lack of held-out clips: room: expected data, found none"
     assert pixels(call("step", action="left")["frames"][0]).shape == (32, 32, 3)
 
 

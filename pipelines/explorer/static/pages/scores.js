@@ -1,6 +1,9 @@
 import {doing, el, field, select} from "/static/app.js";
 
 const ACCEPT = {image: "image/*,.heic", audio: "audio/*", video: "video/*,.npy", codes: "image/*,.heic"};
+const PIXELS = "From left to right: the image, the bits of its codes, and those of its pixels given the codes; bright positions cost many.";
+const MAPS = {image: PIXELS, codes: PIXELS, video: "Beside each clip the bits of its codes; bright positions cost many.",
+  audio: "Below each spectrogram the bits of the codes, and of the samples given the codes."};
 
 export default async function mount(root, api) {
   document.head.append(el("link", {rel: "stylesheet", href: "/static/pages/scores.css"}));
@@ -29,7 +32,7 @@ export default async function mount(root, api) {
       field("ranked by", rank), ...[...labels].map(([name, control]) => field(name, control)),
       actions ? field("action of all frames", actions) : null,
       folder ? field("or a folder of the data", folder) : null, folder ? el("button", {class: "key"}, "Rank the folder") : null),
-    el("p", {}, el("small", {}, "Bits are what a file of the item's codes would take: the fewer, the more usual. Bright positions of a map cost many.")),
+    el("p", {}, el("small", {}, `Bits are what a file of the item's codes would take: the fewer, the more usual. ${MAPS[about.kind]}`)),
     place, list);
   for (const control of [rank, actions, ...labels.values()]) control?.addEventListener("change", () => last && doing(() => run(last)));
 
