@@ -63,7 +63,7 @@ def main(arguments: argparse.Namespace) -> None:
     explorer = Explorer(open_run, arguments.run or "the run trained last", arguments.runs_dir, arguments.data_root)
     server = uvicorn.Server(uvicorn.Config(
         build_app(explorer), log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False,
-        limit_concurrency=256, timeout_graceful_shutdown=2))
+        proxy_headers=False, limit_concurrency=256, timeout_graceful_shutdown=2))
     address = f"http://{HOST}:{listening.getsockname()[1]}"
     print(f"explorer: {address} (Ctrl-C ends it)", flush=True)
     if not arguments.no_browser and has_screen():

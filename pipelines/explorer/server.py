@@ -7,13 +7,13 @@ Origin; what is sent is bounded while it arrives; uploads and tabs are forgotten
 
 import json
 import os
+import re
 import threading
 import traceback
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import anyio
 from starlette.applications import Starlette
@@ -37,7 +37,7 @@ MOST_KEPT = 128 * 2**20  # bytes of all uploads that are kept
 MOST_TABS = 16  # whose state is kept
 AT_ONCE = 4  # bodies that are received at the same time: the others wait, unread
 PATIENCE_S = 60  # for one body
-HOSTS = {"127.0.0.1", "localhost"}
+HOSTS = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
                                "img-src 'self' data: blob:; media-src 'self' data: blob:; base-uri 'none'; "
@@ -80,6 +80,8 @@ class Explorer:
             self._load()
             if self.failure is not None:
                 failed()
+            else:
+                self._warm_up()
 
         self.worker.start(load)
 
@@ -146,6 +148,19 @@ class Explorer:
             traceback.print_exc()
 
 
+    def _warm_up(self) -> None:
+        """Draws a sample, so that the user's first does not wait for the compiled loop: it is made once on a machine,
+        in up to a minute, and read in a second afterwards."""
+        assert self.run is not None
+        self._state |= {"note": "The sampling loop is being prepared: on a new machine this takes up to a minute."}
+        try:
+            for _ in self.run.sample_steps(1):
+                pass
+        except InputError:  # a run that cannot be sampled, or not without further options
+            pass
+        self._state.pop("note")
+
+
 class Guard:
     """Refuses requests that do not come from a page of this server, and sends its headers with every answer."""
 
@@ -173,10 +188,10 @@ class Guard:
 def refusal(method: str, headers: dict[str, str]) -> str | None:
     """Why a request is refused: another site's name leads to this machine (DNS rebinding), or its page sent it."""
     host = headers.get("host", "")
-    if urlsplit(f"//{host}").hostname not in HOSTS:
+    if not HOSTS.fullmatch(host):
         return f"Host: expected 127.0.0.1 or localhost, found {host[:80]!r}"
     origin = headers.get("origin")
-    if method != "GET" and origin is not None and urlsplit(origin).netloc != host:
+    if method != "GET" and origin is not None and origin != f"http://{host}":
         return f"Origin: expected a page of this explorer, found {origin[:80]!r}"
     if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         return "Sec-Fetch-Site: expected a page of this explorer, found one of another site"
@@ -234,8 +249,10 @@ def build_app(explorer: Explorer) -> ASGIApp:
     routes = [Route("/", first_page), Route("/static/{path:path}", static), Route("/api/state", state),
               Route("/api/upload", upload, methods=["POST"]),
               Route("/api/call/{page}/{name}", calls, methods=["POST"])]
-    return Guard(Starlette(routes=routes, exception_handlers={
-        Refused: refused, Busy: refused, ClientDisconnect: gone, 404: not_found, 405: not_found}))
+    app = Starlette(routes=routes, exception_handlers={
+        Refused: refused, Busy: refused, ClientDisconnect: gone, 404: not_found, 405: not_found})
+    app.router.redirect_slashes = False
+    return Guard(app)
 
 
 async def body(request: Request, receiving: anyio.Semaphore, most: int) -> bytes:

@@ -6,6 +6,7 @@ A call whose tab has gone away is dropped from the queue; a running one that sen
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Generator
 from concurrent.futures import TimeoutError as Late
 from contextlib import suppress
@@ -60,13 +61,11 @@ class Job:
         """Whether the value was taken."""
         with suppress(RuntimeError):  # the server ends
             put = asyncio.run_coroutine_threadsafe(self._values.put(value), self._loop)
-            for _ in range(10 * PATIENCE_S):
-                try:
+            end = time.monotonic() + PATIENCE_S
+            while time.monotonic() < end and not self.cancelled.is_set():
+                with suppress(Late):
                     put.result(0.1)
                     return True
-                except Late:
-                    if self.cancelled.is_set():
-                        break
             put.cancel()
         self.cancel()
         return False

@@ -116,7 +116,14 @@ class Sampler:
             return
         with _Bar(count, self.loaded.stage1.module.decoder) as bar:
             bar.begin(count)
-            yield from self._code_steps(range(count), bar)
+            for made in self._code_steps(range(count), bar):
+                if isinstance(made, Samples):
+                    yield made
+                else:  # threads may have drawn more by now: what was reported, in raster order
+                    codes, done = made
+                    reported = torch.arange(math.prod(codes.shape[1:]), device=codes.device).view(codes.shape[1:])
+                    most = done // count * self.loaded.stage2.module.num_codebooks
+                    yield torch.where(reported < most, codes, -1)
             bar.end()
 
     def _stand_ins(self) -> Tensor:
@@ -146,7 +153,8 @@ class Sampler:
                 return made
         raise AssertionError("the last step is the samples")
 
-    def _code_steps(self, numbers: range, bar: "_Bar") -> Iterator["Tensor | Samples"]:
+    def _code_steps(self, numbers: range, bar: "_Bar") -> Iterator["tuple[Tensor, int] | Samples"]:
+        """Codes so far, and how many positions are done, summed over samples; at last the samples."""
         stage1, stage2, spec = self.loaded.stage1, self.loaded.stage2, self.loaded.stage2.codes
         device, names = next(stage2.module.parameters()).device, self._label_names
         columns1, columns2 = ([names.index(name) for name in stage.condition_on] for stage in (stage1, stage2))
@@ -170,7 +178,7 @@ class Sampler:
                     known=known, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p,
                 ):
                     bar.prior(done, codes.numel() // stage2.module.num_codebooks)
-                    yield codes
+                    yield codes, done
             else:
                 filled = self._filled(known, local, positions, own, bar)
                 codes = filled.codes

@@ -39,12 +39,25 @@ export function say(words, error = false) {
   line.classList.toggle("error", error);
 }
 
-// Runs an action of the user; what it throws is said, except where it was stopped.
+// Runs an action of the user; what it throws is said, except where it was stopped, and that it takes long.
 export async function doing(action) {
   say("");
+  const wait = "Working ...";
+  const timer = setTimeout(async () => {
+    say(wait);
+    const found = await fetch("/api/state").then((answer) => answer.json()).catch(() => ({}));
+    if (found.note && document.getElementById("message").textContent === wait) say(`${wait} ${found.note}`);
+  }, 700);
+  const ended = () => {
+    clearTimeout(timer);
+    if (document.getElementById("message").textContent.startsWith(wait)) say("");
+  };
   try {
-    return await action();
+    const found = await action();
+    ended();
+    return found;
   } catch (error) {
+    ended();
     if (error.name !== "AbortError") say(error.message, true);
     return undefined;
   }

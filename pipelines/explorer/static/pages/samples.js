@@ -1,6 +1,18 @@
 import {doing, el, field, say, select} from "/static/app.js";
 import {drawCodes, item} from "/static/codes.js";
 
+// Runs functions in order, `every` milliseconds apart, as long as this delays them by at most `most` in all.
+function paced(every, most) {
+  let last = Promise.resolve();
+  let delay = 0;
+  return (show) => {
+    const wait = Math.min(every, most - delay);
+    delay += wait;
+    last = last.then(() => new Promise((resolve) => setTimeout(resolve, wait))).then(show);
+    return last;
+  };
+}
+
 export default async function mount(root, api) {
   const about = await api.call("about");
   const labels = new Map(Object.entries(about.labels).map(([name, classes]) => [name, select(classes, "", "as in training")]));
@@ -41,7 +53,9 @@ export default async function mount(root, api) {
     stop.disabled = false;
     place.textContent = "waiting ...";
     try {
-      await api.stream("draw", values, (found) => {
+      const shows = paced(40, 400);  // fast priors are done before one has seen anything
+      await api.stream("draw", values, (found) => shows(() => {
+        if (running !== own) return;
         if (found.codes) {
           if (!made.length) {
             made.push(...found.codes.map(() => el("div", {class: "tile"}, el("canvas", {}))));
@@ -60,7 +74,8 @@ export default async function mount(root, api) {
             item(found, `nearest of ${found.of}${words ? `, ${words}` : ""}: ${(100 * found.differ).toFixed(0)} % of codes differ`
               + (found.source === "decoded" ? " (decoded)" : "")));
         }
-      }, own.signal);
+      }), own.signal);
+      await shows(() => {});
     } finally {
       if (running === own) {
         stop.disabled = true;
