@@ -94,6 +94,12 @@ def until() -> Callable[[Callable[[], bool]], None]:
 
 
 @pytest.fixture(scope="session")
+def serve():
+    """serve(run, runs_dir, data_root=None): `serving`, for other runs."""
+    return serving
+
+
+@pytest.fixture(scope="session")
 def small() -> Path:
     """A run on digits of 8x8, with its codes; the data come with scikit-learn."""
     return SMALL

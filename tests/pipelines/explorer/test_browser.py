@@ -3,14 +3,19 @@
 import io
 import re
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
+
+from pipelines.data.room import Room
+from pipelines.runs.find import PRETRAINED
 
 SIZES = [(1280, "light"), (390, "dark")]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync",
-         "--disable-component-update"]
+         "--disable-component-update", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +32,12 @@ def browser():
 
 @pytest.fixture
 def tab(browser, served):
+    with opened(browser, served) as page:
+        yield page
+
+
+@contextmanager
+def opened(browser, served):
     """A tab of 1,280 pixels, which notes what went wrong in it and every address it asked for."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(30_000)
@@ -136,3 +147,83 @@ def test_nothing_is_wider_than_the_window(browser, served, width, scheme):
     dark = max(map(int, re.findall(r"\d+", paper))) < 100
     assert dark == (scheme == "dark")
     page.close()
+
+
+@pytest.fixture(scope="module")
+def world(serve, tmp_path_factory):
+    with serve(PRETRAINED / "room_video", tmp_path_factory.mktemp("runs")) as found:
+        small = Room(episodes=8, frames=16, size=32, clip_length=16, validation_fraction=0.25)
+        found.explorer._shared["data"] = small  # in the place of the 512 walks that the run was trained on
+        yield found
+
+
+@pytest.fixture(scope="module")
+def voices(serve, tmp_path_factory):
+    with serve(PRETRAINED / "fsdd", tmp_path_factory.mktemp("runs")) as found:
+        yield found
+
+
+def test_ten_steps_with_the_arrow_keys(browser, world):
+    with opened(browser, world) as tab:
+        tab.open("world")
+        tab.wait_for_selector("#world-rate:has-text('held-out clip 0 of 2')")
+        views = [tab.get_attribute("#world-view", "src")]
+        for number, key in enumerate(["ArrowUp"] * 4 + ["ArrowLeft"] * 2 + ["ArrowUp"] * 2 + ["ArrowRight"] * 2, 1):
+            tab.keyboard.press(key)
+            tab.wait_for_selector(f"#world-rate:has-text('step {number}: drawn in ')")
+            views.append(tab.get_attribute("#world-view", "src"))
+        assert len(set(views)) == 11, "each frame is another one"
+        assert tab.locator("#world-view").evaluate("image => [image.naturalWidth, image.naturalHeight]") == [32, 32]
+        assert tab.locator("#world-strip img").count() == 12
+        assert tab.locator("#world-strip figcaption").all_inner_texts()[-3:] == ["forward", "right", "right"]
+        tab.focus("#world-seed")
+        tab.keyboard.press("ArrowUp")  # in a control it is the control's
+        assert tab.input_value("#world-seed") == "1" and "step 10:" in tab.inner_text("#world-rate")
+        tab.click("#world-nothing")
+        tab.wait_for_selector("#world-view", state="hidden")
+        tab.locator("button:has-text('forward')").click()
+        tab.wait_for_selector("#world-rate:has-text('step 1: ')")
+        with tab.expect_download() as saved:
+            tab.click("text=Save the walk")
+        assert saved.value.suggested_filename == "walk.png" and Image.open(saved.value.path()).size == (128, 128)
+
+
+def heard(tab):
+    """Seconds of each audio element, once the last one is there, and the width of each spectrogram."""
+    tab.wait_for_selector("#voices-conversion audio:not([hidden])")
+    tab.wait_for_timeout(100)
+    return [(tab.locator(f"#voices-{version} audio").evaluate("audio => audio.duration"),
+             tab.locator(f"#voices-{version} img").evaluate("image => image.naturalWidth"))
+            for version in ("original", "reconstruction", "conversion")]
+
+
+def test_three_versions_of_a_recording_are_heard_and_seen(browser, voices):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, 0.5 * np.sin(np.arange(1600) / 9), 8000, format="WAV")
+    with opened(browser, voices) as tab:
+        tab.open("voices")
+        tab.wait_for_selector("#voices-record")
+        tab.locator("#page-voices select").last.select_option("theo")
+        tab.set_input_files("#page-voices input[type=file]", {"name": "own.wav", "mimeType": "audio/wav",
+                                                              "buffer": buffer.getvalue()})
+        for seconds, width in heard(tab):
+            assert seconds == pytest.approx(0.2, abs=0.001) and width > 20
+        assert "as theo" in tab.inner_text("#voices-conversion") and "own.wav" in tab.inner_text("#voices-original")
+        tab.click("#voices-record")  # a microphone that beeps
+        tab.wait_for_selector("#voices-record:has-text('Stop')")
+        tab.wait_for_timeout(300)
+        tab.click("#voices-record")
+        tab.wait_for_selector("#voices-original:has-text('recorded')")
+        lengths = {round(seconds, 3) for seconds, _ in heard(tab)}
+        assert len(lengths) == 1 and 0.05 < lengths.pop() < 20
+
+
+@pytest.mark.parametrize("width, scheme", SIZES)
+def test_world_and_voices_are_no_wider_than_the_window(browser, world, voices, width, scheme):
+    for served, name in ((world, "world"), (voices, "voices"), (voices, "scores")):
+        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        page.goto(f"http://127.0.0.1:{served.port}/#{name}")
+        page.wait_for_selector(f"#page-{name} form")
+        page.wait_for_timeout(200)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        page.close()
