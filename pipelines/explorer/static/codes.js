@@ -55,7 +55,7 @@ export function drawCodes(canvas, codes, grid, books = 1) {
 
 // What the server's `shown` gave, as elements: an image, and something to hear.
 export function item(found, words = "") {
-  return el("figure", {}, el("img", {src: found.image, alt: words || "item"}),
+  return el("figure", {}, el("img", {src: found.image, alt: words || "item", class: found.audio ? "spectrum" : null}),
             found.audio ? el("audio", {src: found.audio, controls: true}) : null,
             words ? el("figcaption", {}, words) : null);
 }

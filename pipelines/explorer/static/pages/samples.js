@@ -87,7 +87,7 @@ export default async function mount(root, api) {
   function tile(sample, seed, place) {
     const words = Object.values(sample.labels).join(" ");
     const likely = sample.bits === null ? `log-likelihood not known: ${sample.why_no_bits}`
-      : `log2 p(codes) = ${(-sample.bits).toFixed(1)} bits`;
+      : `log2 p = ${(-sample.bits).toFixed(1)} bits`;
     const name = [`seed${seed}`, String(place), ...Object.values(sample.labels)].join("-");
     const keep = el("button", {type: "button"}, "Keep");
     const made = el("div", {class: "tile sample"}, item(sample, [`${place}`, words].filter(Boolean).join(": ")),
