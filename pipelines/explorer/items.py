@@ -5,8 +5,10 @@ Axes: c channels, t frames or samples, h w pixels.
 
 import io
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from pipelines.files.errors import InputError
 from pipelines.generation.labels import classes_of
 from pipelines.media.audio import RANGE_DB, decibels
 from pipelines.metrics.spectral_distance import log_spectral_distance
+from pipelines.runs.chain import LoadedRun
 from pipelines.runs.data import load_data
 from pipelines.splits.base import Data
 
@@ -66,14 +69,32 @@ def label_classes(context: Context) -> dict[str, list[str]]:
     return {name: list(classes_of(context.loaded.stage1.example, name)) for name in names}
 
 
-def real_data(context: Context) -> Data | str:
-    """The run's data, looked for once; or why they cannot be found."""
-    if "data" not in context.shared:
+class Reading:
+    """The run's data, read in a thread of their own: generated ones take minutes, and other calls go on meanwhile."""
+
+    def __init__(self, loaded: LoadedRun, root: Path | None):
+        self.found: Data | str = "the run's data are still being read: try again in a moment"
+        self._done = threading.Event()
+        threading.Thread(target=self._read, args=(loaded, root), name="data", daemon=True).start()
+
+    def wait(self, seconds: float) -> Data | str:
+        """The data, or why they are not there (yet)."""
+        self._done.wait(seconds)
+        return self.found
+
+    def _read(self, loaded: LoadedRun, root: Path | None) -> None:
         try:
-            context.shared["data"] = load_data(context.loaded.run, context.loaded.stage1, context.data_root)
+            self.found = load_data(loaded.run, loaded.stage1, root)
         except (InputError, OSError) as error:
-            context.shared["data"] = " ".join(str(error).split())
-    return context.shared["data"]
+            self.found = " ".join(str(error).split())
+        self._done.set()
+
+
+def real_data(context: Context, patience_s: float = 2.0) -> Data | str:
+    """The run's data, looked for once; or why they cannot be found, or not yet."""
+    if "data" not in context.shared:
+        context.shared["data"] = Reading(context.loaded, context.data_root)
+    return context.shared["data"].wait(patience_s)
 
 
 def shown(context: Context, x: Tensor, length: int | None = None) -> dict[str, Any]:
