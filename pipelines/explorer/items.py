@@ -26,6 +26,7 @@ from pipelines.runs.data import load_data
 from pipelines.splits.base import Data
 
 FRAME_MS = 150
+ABREAST = 8  # frames of a clip in a row, as static/codes.js lays them out
 HIGHEST = 96  # rows of a spectrogram
 MOST_LEVELS, MOST_DB = 128, 40  # differences of pixels and of spectrograms that are drawn brightest
 
@@ -49,7 +50,7 @@ def given_item(context: Context, arguments: Arguments) -> Given:
             items = context.kind.read(context.loaded, str(path))
         length = None if items.lengths is None else int(items.lengths[0])
         return Given(items.x[:1], length, arguments.named_texts("labels"), upload.name)
-    data = real_data(context)
+    data = real_data(context, 6.0)
     if isinstance(data, str):
         raise InputError(f"held-out items: {data}")
     name = "test" if "test" in data.splits else "validation"
@@ -159,17 +160,21 @@ def labels_of(names: Sequence[str], classes: Sequence[Sequence[str]], row: Seque
 
 
 def laid_out(context: Context, x: Tensor, length: int | None = None) -> dict[str, Any]:
-    """An item as one image on which its grid of codes can lie: a clip as one frame for each slice of codes, side by
-    side, and the clip itself as "clip"; audio as its spectrogram, with "audio" and "seconds"."""
+    """An item as one image on which its grid of codes can lie: a clip as one frame for each slice of codes, in rows,
+    and the clip itself as "clip"; audio as its spectrogram, with "audio" and "seconds"."""
     if context.kind.name != "video":
         return shown(context, x, length)
     return {"image": png(strip(context, x)), "clip": clip(x)}
 
 
 def strip(context: Context, x: Tensor) -> Tensor:
-    """A clip (c, t, h, w) -> (c, h, s w), the first frame of each of the s slices of its codes."""
+    """A clip (c, t, h, w) -> its frames at each slice of its codes, side by side in rows of ABREAST, black at the end:
+    (c, H, W)."""
     slices = context.run.grid[0]
-    return torch.cat(list(x[:, torch.arange(slices) * x.shape[1] // slices].unbind(1)), 2)
+    frames = list(x[:, torch.arange(slices) * x.shape[1] // slices].unbind(1))
+    wide = min(slices, ABREAST)
+    frames += [torch.zeros_like(frames[0])] * (-slices % wide)
+    return torch.cat([torch.cat(frames[start : start + wide], 2) for start in range(0, len(frames), wide)], 1)
 
 
 def difference(context: Context, before: Tensor, after: Tensor, length: int | None = None) -> dict[str, Any]:
