@@ -5,8 +5,10 @@ Axes: c channels, t frames or samples, h w pixels.
 
 import io
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,12 @@ from pipelines.files.errors import InputError
 from pipelines.generation.labels import classes_of
 from pipelines.media.audio import RANGE_DB, decibels
 from pipelines.metrics.spectral_distance import log_spectral_distance
+from pipelines.runs.chain import LoadedRun
 from pipelines.runs.data import load_data
 from pipelines.splits.base import Data
 
 FRAME_MS = 150
+ABREAST = 8  # frames of a clip in a row, as static/codes.js lays them out
 HIGHEST = 96  # rows of a spectrogram
 MOST_LEVELS, MOST_DB = 128, 40  # differences of pixels and of spectrograms that are drawn brightest
 
@@ -46,7 +50,7 @@ def given_item(context: Context, arguments: Arguments) -> Given:
             items = context.kind.read(context.loaded, str(path))
         length = None if items.lengths is None else int(items.lengths[0])
         return Given(items.x[:1], length, arguments.named_texts("labels"), upload.name)
-    data = real_data(context)
+    data = real_data(context, 6.0)
     if isinstance(data, str):
         raise InputError(f"held-out items: {data}")
     name = "test" if "test" in data.splits else "validation"
@@ -66,14 +70,32 @@ def label_classes(context: Context) -> dict[str, list[str]]:
     return {name: list(classes_of(context.loaded.stage1.example, name)) for name in names}
 
 
-def real_data(context: Context) -> Data | str:
-    """The run's data, looked for once; or why they cannot be found."""
-    if "data" not in context.shared:
+class Reading:
+    """The run's data, read in a thread of their own: generated ones take minutes, and other calls go on meanwhile."""
+
+    def __init__(self, loaded: LoadedRun, root: Path | None):
+        self.found: Data | str = "the run's data are still being read: try again in a moment"
+        self._done = threading.Event()
+        threading.Thread(target=self._read, args=(loaded, root), name="data", daemon=True).start()
+
+    def wait(self, seconds: float) -> Data | str:
+        """The data, or why they are not there (yet)."""
+        self._done.wait(seconds)
+        return self.found
+
+    def _read(self, loaded: LoadedRun, root: Path | None) -> None:
         try:
-            context.shared["data"] = load_data(context.loaded.run, context.loaded.stage1, context.data_root)
+            self.found = load_data(loaded.run, loaded.stage1, root)
         except (InputError, OSError) as error:
-            context.shared["data"] = " ".join(str(error).split())
-    return context.shared["data"]
+            self.found = " ".join(str(error).split())
+        self._done.set()
+
+
+def real_data(context: Context, patience_s: float = 2.0) -> Data | str:
+    """The run's data, looked for once; or why they cannot be found, or not yet."""
+    if "data" not in context.shared:
+        context.shared["data"] = Reading(context.loaded, context.data_root)
+    return context.shared["data"].wait(patience_s)
 
 
 def shown(context: Context, x: Tensor, length: int | None = None) -> dict[str, Any]:
@@ -138,17 +160,21 @@ def labels_of(names: Sequence[str], classes: Sequence[Sequence[str]], row: Seque
 
 
 def laid_out(context: Context, x: Tensor, length: int | None = None) -> dict[str, Any]:
-    """An item as one image on which its grid of codes can lie: a clip as one frame for each slice of codes, side by
-    side, and the clip itself as "clip"; audio as its spectrogram, with "audio" and "seconds"."""
+    """An item as one image on which its grid of codes can lie: a clip as one frame for each slice of codes, in rows,
+    and the clip itself as "clip"; audio as its spectrogram, with "audio" and "seconds"."""
     if context.kind.name != "video":
         return shown(context, x, length)
     return {"image": png(strip(context, x)), "clip": clip(x)}
 
 
 def strip(context: Context, x: Tensor) -> Tensor:
-    """A clip (c, t, h, w) -> (c, h, s w), the first frame of each of the s slices of its codes."""
+    """A clip (c, t, h, w) -> its frames at each slice of its codes, side by side in rows of ABREAST, black at the end:
+    (c, H, W)."""
     slices = context.run.grid[0]
-    return torch.cat(list(x[:, torch.arange(slices) * x.shape[1] // slices].unbind(1)), 2)
+    frames = list(x[:, torch.arange(slices) * x.shape[1] // slices].unbind(1))
+    wide = min(slices, ABREAST)
+    frames += [torch.zeros_like(frames[0])] * (-slices % wide)
+    return torch.cat([torch.cat(frames[start : start + wide], 2) for start in range(0, len(frames), wide)], 1)
 
 
 def difference(context: Context, before: Tensor, after: Tensor, length: int | None = None) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class Explorer:
             if self.failure is not None:
                 failed()
             else:
-                self._warm_up()
+                threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
 
         self.worker.start(load)
 
@@ -150,7 +150,7 @@ class Explorer:
 
     def _warm_up(self) -> None:
         """Draws a sample, so that the user's first does not wait for the compiled loop: it is made once on a machine,
-        in up to a minute, and read in a second afterwards."""
+        in up to a minute, and read in a second afterwards. Beside the worker: only calls that sample wait for it."""
         assert self.run is not None
         self._state |= {"note": "The sampling loop is being prepared: on a new machine this takes up to a minute."}
         try:

@@ -73,7 +73,7 @@ def training_item(context: Context, place: int) -> dict[str, Any]:
     """The item at this place of the training codes: the real one where the data can be found, else its codes decoded;
     "source" says which."""
     own = training_codes(context)
-    number, found = int(own.numbers[place]), real_data(context)
+    number, found = int(own.numbers[place]), real_data(context, 0)
     labels = labels_of(own.data.label_names, own.data.classes, own.labels[place].tolist())
     if not isinstance(found, str):
         return held(context, found, "train", number) | {"source": "real", "number": number, "labels": labels}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipelines.api import TrainedRun
-from pipelines.explorer.items import difference, flat, given_item, laid_out, layout, sample_rate_hz
+from pipelines.explorer.items import difference, flat, given_item, laid_out, layout, real_data, sample_rate_hz
 from pipelines.explorer.page import Arguments, Context, Page, call
 from pipelines.explorer.training import TrainingCodes, training_codes, training_item
 from pipelines.files.errors import InputError
@@ -91,7 +91,7 @@ class Codes(Page):
         row = self._rows(context, looked.codes)[position]
         codes, distances = self._near(context, row, book)
         images: list[Any] = [None] * len(codes)
-        if not isinstance(context.run.stage1.decoder, AutoregressiveDecoder):
+        if context.kind.name != "video" and not isinstance(context.run.stage1.decoder, AutoregressiveDecoder):
             rows = row.repeat(len(codes), 1)
             rows[:, book] = codes
             images = [laid_out(context, x) for x in self._decoded_alone(context, looked, rows, position)]
@@ -110,6 +110,7 @@ class Codes(Page):
             training = training_codes(context)
         except InputError as error:
             return {"why": str(error)}
+        real_data(context)  # the examples are decoded ones while they are being read
         at = self._column(context, training, book) == code
         places = at.any(1).nonzero().flatten()
         count, real = int(at.sum()), int((self._column(context, training, book) >= 0).sum())

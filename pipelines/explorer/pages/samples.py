@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipelines.api import SampledItems, TrainedRun
-from pipelines.explorer.items import flat, layout, shown
+from pipelines.explorer.items import flat, layout, real_data, shown
 from pipelines.explorer.page import Arguments, Context, Page, call
 from pipelines.explorer.training import training_codes, training_item
 from pipelines.files.errors import InputError
@@ -88,6 +88,7 @@ class Samples(Page):
         except InputError as error:
             yield {"no_nearest": str(error)}
             return
+        real_data(context)  # the items are decoded ones while they are being read
         places, shares = training.nearest(made.codes, positions_of(context, made.lengths))
         for number, (place, share) in enumerate(zip(places.tolist(), shares.tolist(), strict=True)):
             yield {"nearest": number, "differ": share, "of": training.words} | training_item(context, place)

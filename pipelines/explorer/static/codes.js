@@ -4,11 +4,13 @@ import {el} from "/static/app.js";
 
 export const positions = (grid) => grid.reduce((product, size) => product * size, 1);
 
+const ABREAST = 8;  // frames of a clip in a row, as items.py lays them out
+
 // Rows and columns in which a grid is drawn: a sequence in one row, a clip with its frames side by side.
 export function drawnShape(grid) {
   if (grid.length === 1) return [1, grid[0]];
   if (grid.length === 2) return grid;
-  return [grid[1], grid[0] * grid[2]];
+  return [Math.ceil(grid[0] / ABREAST) * grid[1], Math.min(grid[0], ABREAST) * grid[2]];
 }
 
 // The drawn row and column of a position in raster order, and back.
@@ -17,13 +19,14 @@ export function placeOf(grid, position) {
   const [height, width] = grid.slice(-2);
   const frame = Math.floor(position / (height * width));
   const within = position % (height * width);
-  return [Math.floor(within / width), frame * width + within % width];
+  return [Math.floor(frame / ABREAST) * height + Math.floor(within / width), frame % ABREAST * width + within % width];
 }
 
 export function positionAt(grid, row, column) {
   if (grid.length === 1) return column;
   const [height, width] = grid.slice(-2);
-  return Math.floor(column / width) * height * width + row * width + column % width;
+  const frame = Math.floor(row / height) * ABREAST + Math.floor(column / width);
+  return Math.min(frame * height * width + row % height * width + column % width, positions(grid) - 1);
 }
 
 // Of a code from 0 to K - 1: hues far apart for neighbours, in three lightnesses. -1, not drawn yet, is grey.

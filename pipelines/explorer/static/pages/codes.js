@@ -173,8 +173,9 @@ export default async function mount(root, api) {
   }
 
   function showCode(found) {
-    const [row, column] = placeOf(look.grid, at);
-    const place = look.grid.length === 1 ? `position ${at}` : `row ${row}, column ${column}`;
+    const [high, wide] = look.grid.slice(-2);
+    const words = `row ${Math.floor(at / wide) % high}, column ${at % wide}`;
+    const place = {1: `position ${at}`, 2: words, 3: `frame ${Math.floor(at / (high * wide))}, ${words}`}[look.grid.length];
     const other = el("input", {type: "number", id: "codes-other", min: "0", max: String(about.num_codes - 1), value: String(found.near[0]?.code ?? 0)});
     const replace = (code) => doing(async () => {
       changed(await api.call("replace", {position: at, book, code}));
