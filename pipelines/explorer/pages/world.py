@@ -12,6 +12,7 @@ from pipelines.files.errors import InputError
 from pipelines.generation.walk import Walk
 
 LARGEST_SEED = 2**53 - 1  # what JavaScript holds exactly
+PATIENCE_S = 6.0  # for held-out clips, which may still be read or made
 FILM = 200  # frames that are kept of a walk, for its film
 ARROWS = {"ArrowUp": ("forward", "up"), "ArrowLeft": ("left",), "ArrowRight": ("right",),
           "ArrowDown": ("back", "backward", "backwards", "down")}
@@ -31,6 +32,7 @@ class World(Page):
     def about(self, context: Context, arguments: Arguments) -> dict[str, Any]:
         """Which key leads where, and what a frame is conditioned on."""
         walk = context.run.walk()
+        real_data(context, 0)  # they are read while the user looks at the page
         return {"keys": [{"key": key, "action": action} for key, action in keys_of(walk.actions)],
                 "window": walk.window * walk.stride, "frames_per_step": walk.stride}
 
@@ -43,7 +45,7 @@ class World(Page):
         answer: dict[str, Any] = {"frames": [], "clips": None, "why": None}
         frames: list[Tensor] = []
         if arguments.has("clip"):
-            number, data = arguments.integer("clip", 0, LARGEST_SEED), real_data(context)
+            number, data = arguments.integer("clip", 0, LARGEST_SEED), real_data(context, PATIENCE_S)
             if isinstance(data, str):
                 answer["why"] = f"Begun from nothing, for lack of held-out clips: {data}"
             else:

@@ -4,6 +4,7 @@ import io
 import re
 import shutil
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -153,7 +154,8 @@ def test_nothing_is_wider_than_the_window(browser, served, width, scheme):
 def world(serve, tmp_path_factory):
     with serve(PRETRAINED / "room_video", tmp_path_factory.mktemp("runs")) as found:
         small = Room(episodes=8, frames=16, size=32, clip_length=16, validation_fraction=0.25)
-        found.explorer._shared["data"] = small  # in the place of the 512 walks that the run was trained on
+        # in the place of the 512 walks that the run was trained on
+        found.explorer._shared["data"] = SimpleNamespace(wait=lambda seconds: small)
         yield found
 
 

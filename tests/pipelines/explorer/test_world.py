@@ -3,6 +3,7 @@
 import base64
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,13 +27,14 @@ def run():
 def call(run):
     """call(name, tab="a", **arguments) of the page, with small data in the place of the run's."""
     page, tabs = World(), {"a": {}, "b": {}}
-    shared = {"data": Room(episodes=8, frames=16, size=32, clip_length=16, validation_fraction=0.25)}
+    small = Room(episodes=8, frames=16, size=32, clip_length=16, validation_fraction=0.25)
+    shared = {"data": SimpleNamespace(wait=lambda seconds: small)}
 
     def own(name: str, tab: str = "a", **arguments):
         context = Context(run, Path("runs"), None, tabs[tab], shared)
         return page.calls[name](context, Arguments(arguments, lambda key: None))
 
-    own.shared = shared
+    own.shared, own.data = shared, small
     return own
 
 
@@ -42,7 +44,7 @@ def pixels(address: str) -> np.ndarray:
 
 def test_a_walk_is_that_of_the_python_api(run, call):
     """The frames of the held-out clip, decoded, and those that the same seed and actions give."""
-    clip = call.shared["data"].split("validation").batch(torch.tensor([1]))
+    clip = call.data.split("validation").batch(torch.tensor([1]))
     begun = call("begin", clip=1, seed=4, temperature=0.7)
     assert (len(begun["frames"]), begun["clips"], begun["why"]) == (4, 2, None)
     walk = run.walk(seed=4, temperature=0.7)
@@ -65,7 +67,7 @@ def test_tabs_walk_on_their_own(call):
 
 
 def test_without_data_a_walk_begins_from_nothing_and_says_so(call):
-    call.shared["data"] = "room: expected data, found none"
+    call.shared["data"] = SimpleNamespace(wait=lambda seconds: "room: expected data, found none")
     begun = call("begin", clip=0)
     assert begun["frames"] == []
     assert begun["why"] == "Begun from nothing, for lack of held-out clips: room: expected data, found none"
