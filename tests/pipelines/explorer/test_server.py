@@ -197,7 +197,7 @@ def test_files_that_are_no_images_are_refused_in_words(served, content, name):
 
 
 def test_a_crowd_is_queued_or_refused_in_words(served, trial, until):
-    """50 calls at once: one runs, 32 wait, the others are told so at once; all that waited are answered."""
+    """50 calls at once: one runs, 32 wait, the others are refused at once; all that waited are answered."""
     answers = []
     with ThreadPoolExecutor(50) as pool:
         def ask(number: int) -> None:
