@@ -1,7 +1,7 @@
 """Scores: files ranked by how strange the run finds them, with maps of where."""
 
 import tempfile
-from collections.abc import Iterator
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,8 @@ class Scores(Page):
                                   "folders": None if context.data_root is None else folders(context.data_root)}
 
     @call
-    def rank(self, context: Context, arguments: Arguments) -> Iterator[dict[str, Any]]:
-        """The uploaded "files", or those of a "folder" below --data-root, the strangest first; then, where they can be
-        had, percentiles among held-out items, and else why not."""
+    def rank(self, context: Context, arguments: Arguments) -> dict[str, Any]:
+        """The uploaded "files", or those of a "folder" below --data-root, the strangest first."""
         labels, by = arguments.named_texts("labels"), arguments.choice("rank", list(RANKS), "codes")
         actions = arguments.text("actions", "") or None
         loaded, kind = context.loaded, context.kind
@@ -62,31 +61,34 @@ class Scores(Page):
             kind.draw_scores(loaded, inside, [str(place) for place in range(len(names))],
                              captions(names, ordered, None), items.rows(order), ordered)
             maps = {int(path.name.partition("-")[0]): path for path in inside.glob("[0-9]*-*")}
-            yield {"items": [
+            context.session["ranked"] = ordered, by, tuple(sorted({*labels, *loaded.stage1.condition_on}))
+            return {"items": [
                 {"name": name, "rank": value, "bits_per_code": per_code, "bits_per_dim": per_dim,
                  "map": address(TYPES[maps[place].suffix], maps[place].read_bytes())}
                 for place, (name, value, per_code, per_dim) in enumerate(zip(
                     names, rank_values(ordered, by).tolist(), ordered.bits_per_code.tolist(),
                     ordered.bits_per_dim.tolist(), strict=True))],
                 "unreadable": [name for path, name in named.items() if path not in paths]}
-        try:
-            known = self._held_out(context, tuple(sorted({*labels, *loaded.stage1.condition_on})))
-        except (InputError, OSError) as error:
-            yield {"no_percentiles": " ".join(str(error).split())}
-            return
-        percent = shares(ordered, known)[by]
-        yield {"no_percentiles": f"the {known.source} say nothing of them"} if percent is None else {
-            "percentiles": percent.tolist(), "among": len(known.code), "split": known.split}
 
-    @staticmethod
-    def _held_out(context: Context, given: tuple[str, ...]) -> HeldOut:
-        """Scores of held-out items, computed once for all tabs; nothing is written into the run's folder."""
-        scores: dict[tuple[str, ...], HeldOut] = context.shared.setdefault("held-out scores", {})
-        if given not in scores:
-            scores[given] = held_out_scores(
-                context.loaded, given, HELD_OUT, context.data_root,
-                lambda x, lengths: context.kind.codec_bits(context.loaded, x, lengths), None, 64)
-        return scores[given]
+    @call
+    def compare(self, context: Context, arguments: Arguments) -> dict[str, Any]:
+        """Of the files that were ranked last, the percentiles among held-out items: "waiting" while these are scored,
+        and "why" where they cannot be."""
+        if "ranked" not in context.session:
+            raise InputError("files: expected some that were ranked, found none: choose them again")
+        scores, by, given = context.session["ranked"]
+        comparisons: dict[tuple[str, ...], Comparison] = context.shared.setdefault("held-out scores", {})
+        if given not in comparisons:
+            comparisons[given] = Comparison(context, given)
+        known = comparisons[given].found
+        if known is None:
+            return {"waiting": True}
+        if isinstance(known, str):
+            return {"why": known}
+        percent = shares(scores, known)[by]
+        if percent is None:
+            return {"why": f"the {known.source} give no {RANKS[by]}"}
+        return {"percentiles": percent.tolist(), "among": len(known.code), "split": known.split}
 
     @staticmethod
     def _files(context: Context, arguments: Arguments, given: Path) -> dict[Path, str]:
@@ -119,6 +121,23 @@ class Scores(Page):
             for path, name in named.items():
                 words = words.replace(str(path), name)
             raise InputError(words) from None
+
+
+class Comparison:
+    """Scores of held-out items, computed once for all tabs in a thread of their own: of audio they take minutes, and
+    other calls go on meanwhile. Nothing is written into the run's folder."""
+
+    def __init__(self, context: Context, given: tuple[str, ...]):
+        self.found: HeldOut | str | None = None  # a text: why there are none
+        threading.Thread(target=self._score, args=(context, given), name="held-out scores", daemon=True).start()
+
+    def _score(self, context: Context, given: tuple[str, ...]) -> None:
+        try:
+            self.found = held_out_scores(
+                context.loaded, given, HELD_OUT, context.data_root,
+                lambda x, lengths: context.kind.codec_bits(context.loaded, x, lengths), None, 16)
+        except (InputError, OSError) as error:
+            self.found = " ".join(str(error).split())
 
 
 def folders(root: Path) -> list[str]:

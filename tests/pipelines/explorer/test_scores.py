@@ -2,6 +2,7 @@
 
 import base64
 import io
+import time
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +39,18 @@ def pictures() -> dict[str, bytes]:
 
 @pytest.fixture
 def rank(run, pictures, monkeypatch):
-    """rank(**arguments) -> what the call gives; uploads go by their names."""
+    """rank(**arguments) -> what the call gives, and how it compares with held-out items; uploads go by their names."""
     monkeypatch.setattr("pipelines.explorer.pages.scores.HELD_OUT", 20)
+    shared = {}
 
     def own(root: Path | None = None, **arguments):
-        context = Context(run, Path("runs"), root, {})
-        return list(Scores().rank(context, Arguments(arguments, lambda name: Upload(name, pictures[name]))))
+        context = Context(run, Path("runs"), root, {}, shared)
+        ranked = Scores().rank(context, Arguments(arguments, lambda name: Upload(name, pictures[name])))
+        end = time.monotonic() + 60
+        while "waiting" in (compared := Scores().compare(context, Arguments({}, None))):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        return ranked, compared
 
     return own
 
@@ -52,7 +59,7 @@ def test_the_strangest_comes_first_with_its_map(run, rank, pictures):
     items, percentiles = rank(files=["digit.png", "broken.png", "noise.png"], rank="bits")
     assert [item["name"] for item in items["items"]] == ["noise.png", "digit.png"]
     assert items["unreadable"] == ["broken.png"]
-    expected = run.score(np.asarray(Image.open(io.BytesIO(pictures["noise.png"]))))
+    expected = run.score(np.array(Image.open(io.BytesIO(pictures["noise.png"]))))
     assert items["items"][0]["bits_per_code"] == pytest.approx(float(expected.bits_per_code))
     assert items["items"][0]["bits_per_dim"] == pytest.approx(float(expected.bits_per_dim))
     for item in items["items"]:
@@ -86,7 +93,9 @@ def test_folders_are_listed_where_there_is_a_root(run, tmp_path):
     assert Scores().about(Context(run, Path("runs"), None, {}), Arguments({}, None))["folders"] is None
 
 
-def test_what_does_not_fit_is_refused_in_words(rank, monkeypatch, tmp_path, pictures):
+def test_what_does_not_fit_is_refused_in_words(run, rank, monkeypatch, tmp_path, pictures):
+    with pytest.raises(InputError, match="^files: expected some that were ranked, found none"):
+        Scores().compare(Context(run, Path("runs"), None, {}), Arguments({}, None))
     with pytest.raises(InputError, match="^files: expected files or a folder, found none$"):
         rank()
     with pytest.raises(InputError, match=r"^broken\.png: expected .*; none of 1 can be read$"):
@@ -96,6 +105,15 @@ def test_what_does_not_fit_is_refused_in_words(rank, monkeypatch, tmp_path, pict
         (tmp_path / name).write_bytes(pictures[name])
     with pytest.raises(InputError, match=r"^folder: expected at most 1 files, found 2; score\.py ranks more"):
         rank(tmp_path, folder=".")
+
+
+def test_without_data_and_codes_a_line_says_why(run, rank, monkeypatch):
+    def none(*_):
+        raise InputError("digits: expected data, found none")
+
+    monkeypatch.setattr("pipelines.explorer.pages.scores.held_out_scores", none)
+    ranked, compared = rank(files=["digit.png"])
+    assert len(ranked["items"]) == 1 and compared == {"why": "digits: expected data, found none"}
 
 
 def test_the_page_is_of_runs_with_a_prior_of_codes(run):

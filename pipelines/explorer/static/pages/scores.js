@@ -54,25 +54,34 @@ export default async function mount(root, api) {
     list.replaceChildren();
     let notes = "";
     try {
-      await api.stream("rank", {
+      const found = await api.call("rank", {
         ...given, rank: rank.value, actions: actions?.value || null,
         labels: Object.fromEntries([...labels].map(([name, control]) => [name, control.value])),
-      }, (found) => {
-        if (found.items) {
-          list.replaceChildren(...found.items.map(entry));
-          notes = found.unreadable.length ? `Not readable: ${found.unreadable.join(", ")}. ` : "";
-          place.textContent = `${notes}scoring up to ${about.held_out} held-out items to compare with ...`;
-        } else if (found.percentiles) {
-          found.percentiles.forEach((share, number) => {
-            list.children[number].querySelector(".percentile").textContent = `stranger than ${share.toFixed(0)} % of held-out items`;
-          });
-          place.textContent = `${notes}Compared with ${found.among} items of the ${found.split} split.`;
-        } else {
-          place.textContent = `${notes}Percentiles are left out: ${found.no_percentiles}`;
-        }
       }, own.signal);
+      list.replaceChildren(...found.items.map(entry));
+      notes = found.unreadable.length ? `Not readable: ${found.unreadable.join(", ")}. ` : "";
+      await compare(own.signal, notes);
     } finally {
       if (running === own && place.textContent.endsWith("...")) place.textContent = notes;
+    }
+  }
+
+  async function compare(signal, notes) {
+    for (;;) {
+      const found = await api.call("compare", {}, signal);
+      if (found.percentiles) {
+        found.percentiles.forEach((share, number) => {
+          list.children[number].querySelector(".percentile").textContent = `stranger than ${share.toFixed(0)} % of held-out items`;
+        });
+        place.textContent = `${notes}Compared with ${found.among} items of the ${found.split} split.`;
+      } else if (found.why) {
+        place.textContent = `${notes}Percentiles are left out: ${found.why}`;
+      } else {
+        place.textContent = `${notes}scoring up to ${about.held_out} held-out items to compare with ...`;
+        await new Promise((resolve) => setTimeout(resolve, 500));
+        continue;
+      }
+      return;
     }
   }
 
