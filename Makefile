@@ -22,7 +22,7 @@ CHOICE = $(if $(EXPERIMENT),experiment=$(EXPERIMENT)) $(if $(RUN),"run=$$RUN") $
 FLAGS = $(if $(RUN),--run "$$RUN") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-audio demo-video doom-data stage1 extract-codes stage2 sample evaluate doctor export list-runs \
+.PHONY: help install demo demo-audio demo-video doom-data stage1 extract-codes stage2 sample evaluate doctor export explorer list-runs \
 	compare study lint test test-all bench bench-curves gpu-check gpu-check-cpu gpu-wheels clean
 
 help:  ## list the targets
@@ -84,6 +84,9 @@ export: $(READY)  ## encoder, decoder and a step of the prior for torch.export a
 
 list-runs: $(READY)  ## the runs there are: age, steps, main figures, size; ARGS="--remove NAME" removes one
 	$(PY) pipelines/list_runs.py $(ARGS)
+
+explorer: $(READY)  ## a run in the browser, on this machine alone: make explorer RUN=mnist
+	$(PY) pipelines/explore.py $(FLAGS)
 
 lint: $(READY)  ## style, likely errors (ruff) and types (mypy)
 	$(PY) -m ruff check .

@@ -18,7 +18,8 @@ with TemporaryDirectory() as build:  # a build folder that is kept would install
     setup(
         packages=[*find_packages(include=[f"{name}*" for name in CODE]), *DATA],
         package_dir={package: folder for package, (folder, _) in DATA.items()},
-        package_data={name: ["py.typed"] for name in CODE} | {package: files for package, (_, files) in DATA.items()},
+        package_data={name: ["py.typed"] for name in CODE} | {package: files for package, (_, files) in DATA.items()}
+        | {"pipelines.explorer": ["static/**"]},
         include_package_data=False,
         options={"build": {"build_base": build}},
     )

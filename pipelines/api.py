@@ -13,7 +13,7 @@ tensors on the CPU, one item for one item. Errors are `InputError`, a ValueError
 
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,10 +36,11 @@ from pipelines.files.locks import only_writer
 from pipelines.files.outputs import one_call
 from pipelines.files.places import outputs
 from pipelines.generation.decoding import decode, descend
-from pipelines.generation.labels import conditioning_labels, decoder_labels, parse_labels
+from pipelines.generation.labels import choose_labels, conditioning_labels, decoder_labels, parse_labels
 from pipelines.generation.reconstruction import reconstruct
 from pipelines.generation.samples import Sampler, Samples
-from pipelines.generation.scores import Scores, score
+from pipelines.generation.scores import Scores, score, trained_prior
+from pipelines.generation.walk import Walk
 from pipelines.health.finding import Finding
 from pipelines.kinds import all_kinds, check_able, kind_of
 from pipelines.kinds.base import Written
@@ -47,7 +48,7 @@ from pipelines.runs.chain import LoadedRun, load_run
 from pipelines.runs.figures import read_figures
 from pipelines.runs.find import chosen_run
 from pipelines.splits.base import Batch
-from pipelines.splits.noise import generator
+from pipelines.splits.noise import draws, generator
 from pipelines.training.distributed import choose_device
 from stage1_vqvae.bottlenecks.base import Quantizer
 
@@ -185,20 +186,28 @@ class TrainedRun:
         or booleans), of audio (seconds, "0.2-0.35") or of video (frames, "4-8", or a region) given all around it;
         labels not given are drawn as the known codes say. `particles`, `sweeps`, `paste`: see sample.py --help."""
         _counts(n=n, batch_size=batch_size)
+        return SampledItems(self, self._sampler(seed, temperature, top_k, top_p, batch_size, labels, named).draw(n))
+
+    def sample_steps(self, n: int, seed: int = 0, temperature: float = 1.0, top_k: int | None = None,
+                     top_p: float | None = None, labels: Mapping[str, str] | Sequence[str] = (), **named: Any
+                     ) -> "Iterator[Tensor | SampledItems]":
+        """`sample` while it draws, all n in one batch: again and again the codes, -1 where none is drawn yet, then what
+        `sample` returns. On a GPU, of filled items and of latents without codes, no codes on the way."""
+        _counts(n=n)
+        for made in self._sampler(seed, temperature, top_k, top_p, n, labels, named).steps(n):
+            yield SampledItems(self, made) if isinstance(made, Samples) else made
+
+    def walk(self, seed: int = 0, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
+             **labels: str) -> Walk:
+        """Of a run on video: frame after frame, each conditioned on the frames before it and on an action.
+
+        `walk.step("forward")` draws the next frames, uint8 (c, s, h, w), s = 1 unless time is compressed;
+        `walk.begin(frames, actions)` before the first step lets the walk go on from given frames. Labels that are not
+        given are drawn as often as in training."""
         loaded, names = self._loaded, self._sampling_labels
-        wanted = _wanted(labels, names)
-        options: dict[str, Any] = {}
-        for name, value in named.items():
-            if name in names:
-                wanted[name] = str(value)
-            elif value is not None:
-                options[name] = value
-        self._check_options(options)
-        if options and not isinstance(self.stage1.bottleneck, Quantizer):
-            raise InputError(f"{next(iter(options))}: expected a run with codes, found {self.folder}")
-        own = {} if loaded.stage2 is None else self._kind.sampler_options(loaded, **options)
-        sampler = Sampler(loaded, seed, batch_size, wanted, temperature, top_k, top_p, **own)
-        return SampledItems(self, sampler.draw(n))
+        stage2 = trained_prior(loaded)
+        chosen = choose_labels(stage2.codes, names, labels, draws([generator(seed, 0)], len(names)))
+        return Walk(loaded.stage1, stage2, seed, chosen, temperature=temperature, top_k=top_k, top_p=top_p)
 
     def score(self, x: Any, batch_size: int = 64, actions: str | None = None, **labels: str) -> Scores:
         """Exact bits of each item: of its codes by the prior, and of the data given the codes, float64 (n,) each; where
@@ -371,6 +380,22 @@ class TrainedRun:
     def _models(self) -> Models:
         """What compressed files are coded by, kept with its fingerprint."""
         return Models(self._loaded)
+
+    def _sampler(self, seed: int, temperature: float, top_k: int | None, top_p: float | None, batch_size: int,
+                 labels: Mapping[str, str] | Sequence[str], named: Mapping[str, Any]) -> Sampler:
+        loaded, names = self._loaded, self._sampling_labels
+        wanted = _wanted(labels, names)
+        options: dict[str, Any] = {}
+        for name, value in named.items():
+            if name in names:
+                wanted[name] = str(value)
+            elif value is not None:
+                options[name] = value
+        self._check_options(options)
+        if options and not isinstance(self.stage1.bottleneck, Quantizer):
+            raise InputError(f"{next(iter(options))}: expected a run with codes, found {self.folder}")
+        own = {} if loaded.stage2 is None else self._kind.sampler_options(loaded, **options)
+        return Sampler(loaded, seed, batch_size, wanted, temperature, top_k, top_p, **own)
 
     def _score(self, items: Any, labels: Mapping[str, str], actions: str | None, batch_size: int) -> Scores:
         local = self._kind.local(self._loaded, actions, len(items.x))

@@ -58,25 +58,42 @@ def sample(
     progress: called with (positions done, positions in total), summed over samples.
     Raises ValueError for input that does not fit the prior, and for logits that are NaN or infinite.
     """
+    codes = uniforms
+    for codes, done in sample_steps(prior, uniforms, labels, local, temperature, top_k, top_p, known):
+        if progress is not None and done:
+            progress(done, codes.numel() // prior.num_codebooks)
+    return codes
+
+
+@torch.no_grad()
+def sample_steps(
+    prior: Prior,
+    uniforms: Tensor,
+    labels: Tensor | None = None,
+    local: Tensor | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    known: Tensor | None = None,
+) -> Iterator[tuple[Tensor, int]]:
+    """`sample` while it draws: again and again the codes, -1 where none is drawn yet, and how many positions are done,
+    summed over samples; first with 0, last with all. The tensor is the same each time, and goes on being filled.
+
+    Where steps are replayed, as on CUDA, codes stand in it only at the end."""
     rule = Rule(temperature, top_k, top_p)
     codes, local = _start(prior, uniforms, labels, local, rule, known)
-    total = codes.numel() // prior.num_codebooks
-
-    def fill(parts: Iterator[int]) -> None:
-        for done in itertools.accumulate(parts):
-            if progress is not None:
-                progress(done, total)
-
+    yield codes, 0
     with evaluating(prior, uniforms.device.type):
         loop = prior.compiled_loop() if uniforms.device.type == "cpu" else None
         if loop is not None:
             try:
-                fill(_fill_by_blocks(loop, codes, uniforms, labels, local, rule))
-                return codes
+                for done in itertools.accumulate(_fill_by_blocks(loop, codes, uniforms, labels, local, rule)):
+                    yield codes, done
+                return
             except CompilerError as error:  # codes drawn so far are valid: the stepper draws the others
                 give_up(error)
-        fill(_fill_by_stepper(prior, codes, uniforms, labels, local, rule))
-    return codes
+        for done in itertools.accumulate(_fill_by_stepper(prior, codes, uniforms, labels, local, rule)):
+            yield codes, done
 
 
 @torch.no_grad()
@@ -160,7 +177,7 @@ def _fill_by_steps(prior: Prior, stepper: Stepper, codes: Tensor, uniforms: Tens
             at = _at(position)
             logits = stepper.step(seen, position)
             finite &= _is_finite(logits)
-            seen[at] = torch.where(codes[at] < 0, draw(logits, uniforms[at], rule), codes[at])
+            codes[at] = seen[at] = torch.where(codes[at] < 0, draw(logits, uniforms[at], rule), codes[at])
         if prior.num_codebooks == 1 or position[-1] == prior.num_codebooks - 1:
             yield len(codes)
     if not finite:

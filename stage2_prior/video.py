@@ -102,6 +102,11 @@ class GatedPixelCNN3d(Prior):
         logits = self.frame(codes.flatten(0, 1), labels, rearrange(x, "b p t h w -> (b t) p h w"))
         return logits.unflatten(0, (batch, frames)).movedim(1, 2)
 
+    @property
+    def frames_seen(self) -> int:
+        """How many of the frames before it condition a frame: the temporal stack's receptive field."""
+        return 1 + sum(layer.before for layer in self.temporal)
+
     def embed(self, codes: Tensor) -> Tensor:
         """Codes of frames (b, t, h, w[, g]) -> the temporal stack's input (b, p, t, h, w)."""
         return self.frame.embed(codes if self.num_codebooks > 1 else codes[..., None]).movedim(-1, 1)

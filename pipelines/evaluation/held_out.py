@@ -54,9 +54,9 @@ def percentiles(values: Tensor, reference: list[float]) -> Tensor:
 
 
 def held_out_scores(loaded: LoadedRun, given: tuple[str, ...], count: int, data_root: Path | None, codec: Codec,
-                    cache: Path, batch_size: int) -> HeldOut:
+                    cache: Path | None, batch_size: int) -> HeldOut:
     """The scores of `count` held-out items, or of all if there are fewer, evenly spread; those of `cache` where they
-    fit.
+    fit. Without a cache they are computed each time.
 
     given: the labels that the prior is conditioned on with each item's own class; it is marginalised over the others.
     Raises InputError where there are neither data nor codes, and for a `data_root` that does not hold the data."""
@@ -68,7 +68,7 @@ def held_out_scores(loaded: LoadedRun, given: tuple[str, ...], count: int, data_
     data, why = _find_data(loaded, data_root)
     if data is None:
         return _of_codes(loaded, key, cache, batch_size, why)
-    split, keep = held_out_split(data), data.digest == digest
+    split, keep = held_out_split(data), cache is not None and data.digest == digest
     items = _announced(data.split(split), count, cache if keep else None)
     made = HeldOut(split, DATA, **_score_data(loaded, data.split(split).to(loaded.device), items, given, codec,
                                               batch_size))
@@ -108,7 +108,7 @@ def _find_data(loaded: LoadedRun, root: Path | None) -> tuple[Data | None, str]:
         return None, str(error)
 
 
-def _of_codes(loaded: LoadedRun, key: dict[str, Any], cache: Path, batch_size: int, why: str) -> HeldOut:
+def _of_codes(loaded: LoadedRun, key: dict[str, Any], cache: Path | None, batch_size: int, why: str) -> HeldOut:
     """Scores of the extracted codes. Raises InputError that begins with `why` where there are none."""
     if not (loaded.run.codes / MANIFEST).exists():
         raise InputError(f"{why}; and no codes in {loaded.run.codes}")
@@ -138,14 +138,16 @@ def _announced(split: Split, count: int, cache: Path | None) -> Tensor:
     return items
 
 
-def _keep(cache: Path, key: Mapping[str, Any], made: HeldOut) -> None:
+def _keep(cache: Path | None, key: Mapping[str, Any], made: HeldOut) -> None:
+    if cache is None:
+        return
     cache.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(cache, (json.dumps(dict(key) | asdict(made)) + "\n").encode())
 
 
-def _cached(path: Path, key: Mapping[str, Any]) -> HeldOut | None:
+def _cached(path: Path | None, key: Mapping[str, Any]) -> HeldOut | None:
     """What the cache holds for this key; None where it holds anything else."""
-    if not path.exists():
+    if path is None or not path.exists():
         return None
     try:
         content = read_json(path, "scores of held-out items")

@@ -8,7 +8,7 @@ Axes: n samples, b samples of a batch, c channels, g codebooks, L labels.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -26,7 +26,7 @@ from pipelines.splits.noise import draws, generator
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.base import Quantizer
 from stage2_prior.filling import Filled, fill
-from stage2_prior.sampling import sample
+from stage2_prior.sampling import sample_steps
 
 STAND_IN = 2**62  # numbers of samples from which stand-ins for a hidden part are counted: no user's sample has them
 
@@ -108,6 +108,24 @@ class Sampler:
         tensors = [own.name for own in fields(Samples) if isinstance(getattr(parts[0], own.name), Tensor)]
         return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in tensors})
 
+    def steps(self, count: int) -> Iterator["Tensor | Samples"]:
+        """`draw` while it draws, all samples in one batch: again and again the codes int64 (count, *grid[, g]), -1
+        where none is drawn yet; at last the samples. Of a filled part, and of latents without codes, these alone."""
+        if self.gap is not None or self.loaded.stage2 is None:
+            yield replace(self, batch_size=count).draw(count)
+            return
+        with _Bar(count, self.loaded.stage1.module.decoder) as bar:
+            bar.begin(count)
+            for made in self._code_steps(range(count), bar):
+                if isinstance(made, Samples):
+                    yield made
+                else:  # threads may have drawn more by now: what was reported, in raster order
+                    codes, done = made
+                    reported = torch.arange(math.prod(codes.shape[1:]), device=codes.device).view(codes.shape[1:])
+                    most = done // count * self.loaded.stage2.module.num_codebooks
+                    yield torch.where(reported < most, codes, -1)
+            bar.end()
+
     def _stand_ins(self) -> Tensor:
         """Samples (m, *shape) for the place of what is hidden: the same whatever the seed, and as long as the items."""
         length = None if self.gap.lengths is None else int(self._codes_of(self.gap.lengths).max())
@@ -130,6 +148,13 @@ class Sampler:
         return [] if stage2 is None else conditioning_labels(stage1, stage2)
 
     def _draw_codes(self, numbers: range, bar: "_Bar") -> Samples:
+        for made in self._code_steps(numbers, bar):
+            if isinstance(made, Samples):
+                return made
+        raise AssertionError("the last step is the samples")
+
+    def _code_steps(self, numbers: range, bar: "_Bar") -> Iterator["tuple[Tensor, int] | Samples"]:
+        """Codes so far, and how many positions are done, summed over samples; at last the samples."""
         stage1, stage2, spec = self.loaded.stage1, self.loaded.stage2, self.loaded.stage2.codes
         device, names = next(stage2.module.parameters()).device, self._label_names
         columns1, columns2 = ([names.index(name) for name in stage.condition_on] for stage in (stage1, stage2))
@@ -148,10 +173,12 @@ class Sampler:
         local, filled = None if local is None else local.to(device), None
         try:
             if self.gap is None:
-                codes = sample(
+                for codes, done in sample_steps(
                     stage2.module, uniforms, labels=labels[:, columns2].to(device) if columns2 else None, local=local,
-                    known=known, progress=bar.prior, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p,
-                )
+                    known=known, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p,
+                ):
+                    bar.prior(done, codes.numel() // stage2.module.num_codebooks)
+                    yield codes, done
             else:
                 filled = self._filled(known, local, positions, own, bar)
                 codes = filled.codes
@@ -163,7 +190,7 @@ class Sampler:
         lengths = None if positions is None else positions * hop
         x = decode(stage1, codes, labels[:, columns1] if columns1 else None, lengths, own, bar.decoder)
         made = Samples(descend(self.loaded.parents, x, own), codes.cpu(), labels, names, lengths)
-        return made if filled is None else self._completed(made, filled, numbers)
+        yield made if filled is None else self._completed(made, filled, numbers)
 
     def _filled(self, known: Tensor, local: Tensor | None, positions: Tensor | None, own: list, bar: "_Bar") -> Filled:
         """The codes, and the labels that are not given, drawn given the known codes."""

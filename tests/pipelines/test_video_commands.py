@@ -17,9 +17,12 @@ from pipelines.evaluation.video import fidelity
 from pipelines.files.errors import InputError
 from pipelines.generation.actions import local_actions
 from pipelines.generation.continuation import predict
+from pipelines.generation.walk import Walk
 from pipelines.runs.chain import load_run
 from pipelines.runs.store import Run
+from pipelines.splits.noise import generator
 from pipelines.splits.order import spread
+from stage2_prior.sampling import sample
 
 ROOM = {"episodes": 8, "frames": 16, "size": 12, "clip_length": 8, "validation_fraction": 0.25}
 TINY = [
@@ -84,6 +87,62 @@ def test_a_prediction_keeps_its_context_and_depends_on_nothing_later(runs, name)
     alone = predict(stage1, stage2, context[:1], 8, batch.actions[:1], batch.labels[:1], seed=0, batch_size=1)
     assert torch.equal(alone[0], made[0])
     assert not torch.equal(made, predict(stage1, stage2, context, 8, batch.actions, batch.labels, seed=1, batch_size=4))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_walk_draws_the_frames_of_a_prediction(runs, name):
+    """The same codes with the same seed, context and actions, for as long as a clip lasts."""
+    loaded = load_run(Run(runs / name), CPU)
+    stage1, stage2 = loaded.stage1, loaded.stage2
+    room = Room(**ROOM)
+    batch = room.split("validation").batch(torch.arange(1))
+    made = predict(stage1, stage2, batch.x[:, :, :2], 8, batch.actions, batch.labels, seed=3, batch_size=1, top_p=0.9)
+    if name == "halved":  # one key leads to two frames
+        actions = batch.actions[:, ::2].repeat_interleave(2, 1)
+        actions[:, :2] = batch.actions[:, :2]
+        made = predict(stage1, stage2, batch.x[:, :, :2], 8, actions, batch.labels, seed=3, batch_size=1, top_p=0.9)
+    walk = Walk(stage1, stage2, seed=3, top_p=0.9)
+    frames = [walk.begin(batch.x[0, :, :2], batch.actions[0, :2])]
+    frames += [walk.step(room.action_names[action]) for action in batch.actions[0, 2 :: walk.stride]]
+    assert torch.equal(torch.cat(frames, 1), made[0])
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_walk_goes_on_beyond_a_clip_and_is_conditioned_on_its_window_alone(runs, name):
+    """The next codes are those that the prior draws after the window, wherever a clip began."""
+    loaded = load_run(Run(runs / name), CPU)
+    stage1, stage2 = loaded.stage1, loaded.stage2
+    walk, uniforms = Walk(stage1, stage2, seed=5), torch.from_numpy(generator(5, 0).random((20, 6, 6)))
+    assert walk.window == 2 < stage2.grid[0]
+    names = Room(**ROOM).action_names
+    chosen = [0, 1, 1, 0, 2, 0, 0, 1, 2, 2, 0, 1, 0, 1, 2, 0, 0, 1, 2, 0]
+    frames, codes = [], []
+    for action in chosen:
+        frames.append(walk.step(names[action]))
+        codes.append(walk.codes[:, -1:])
+    assert {tuple(frame.shape) for frame in frames} == {(3, walk.stride, 12, 12)}
+    codes, actions = torch.cat(codes, 1), torch.tensor([chosen]).repeat_interleave(walk.stride, 1)
+    local = local_actions(actions, 3, 20).expand(-1, -1, -1, 6, 6).float()
+    whole = sample(stage2.module, uniforms[None], local=local)
+    assert torch.equal(whole, codes), "no frame further back is seen"
+    for forgotten, same in ((17, True), (18, False), (19, False)):  # 20 is to be drawn; 18 and 19 are its window
+        changed = codes.clone()
+        changed[:, forgotten] = (changed[:, forgotten] + 1) % 16
+        logits = [stage2.module(torch.cat([own, own[:, :1]], 1), local=torch.cat([local, local[:, :, :1]], 2))[:, :, 20]
+                  for own in (codes, changed)]
+        assert torch.equal(*logits) == same
+
+
+def test_a_walk_refuses_actions_and_contexts_that_do_not_fit(runs):
+    loaded, clip = load_run(Run(runs / "halved"), CPU), Room(**ROOM).split("validation").batch(torch.arange(1))
+    walk = Walk(loaded.stage1, loaded.stage2)
+    with pytest.raises(InputError, match="^context: expected a multiple of 2 frames, .*, found 3$"):
+        walk.begin(clip.x[0, :, :3], clip.actions[0, :3])
+    for action, found in ((None, "None"), ("back", "'back'")):
+        with pytest.raises(InputError, match=f"^action: expected one of forward, left, right, found {found}$"):
+            walk.step(action)
+    with pytest.raises(InputError, match="^sampling: temperature: "):
+        Walk(loaded.stage1, loaded.stage2, temperature=-1.0).step("left")
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -219,7 +219,7 @@ def test_figures_of_format_2_say_nothing_of_copies_and_files():
 
 def test_the_pretrained_runs_are_of_the_present_format():
     names = run_names(PRETRAINED)
-    assert {"mnist", "cifar10_compact", "imagenet128", "fsdd"} <= set(names)
+    assert {"mnist", "cifar10_compact", "imagenet128", "fsdd", "room_video"} <= set(names)
     for run in (Run(PRETRAINED / name) for name in names):
         for stage in (load_stage1(run, CPU), load_stage2(run, CPU)):
             assert stage.saved["format"] == FORMAT and stage.state.checksums is not None, run.root

@@ -1,7 +1,7 @@
 """The pretrained runs, and a frozen one of format 1, give what they gave when they were made.
 
 tests/golden/NAME.npz was written by the code before formats had numbers, with `computed` below. Codes of one run are
-the same on every machine unless a uniform lies within float32's rounding of an edge of its CDF: of the 3,300 codes here
+the same on every machine unless a uniform lies within float32's rounding of an edge of its CDF: of the 4,300 codes here
 at about 1e-6 each, so a difference is a change of the code. Write a file anew only for a change that is wanted.
 """
 
@@ -17,7 +17,7 @@ from pipelines.runs.store import Run
 from stage2_prior.sampling import sample
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
-RUNS = {name: PRETRAINED / name for name in ("mnist", "cifar10_compact", "imagenet128", "fsdd")} | {
+RUNS = {name: PRETRAINED / name for name in ("mnist", "cifar10_compact", "imagenet128", "fsdd", "room_video")} | {
     "format1": GOLDEN / "format1"}
 WAVE_CODES = 8  # of a clip, each 64 samples: a second of WaveNet
 

@@ -1,0 +1,1 @@
+"""The explorer: a run in the browser, served to this machine alone."""
