@@ -55,6 +55,15 @@ class Written:
     figure: str
 
 
+@dataclass(frozen=True)
+class Medium:
+    """A part of what an item is on a page: a picture or a sound, as the content of a file."""
+
+    mime: str  # "image/png", "audio/wav", ...
+    content: bytes
+    width: int = 0  # of pictures, in pixels
+
+
 class Kind(ABC):
     """A kind of data."""
 
@@ -133,6 +142,10 @@ class Kind(ABC):
         """Writes one item, x without a batch axis and without padding, to a file named `stem` and a suffix.
 
         exact: in a format that keeps every value."""
+        raise NotImplementedError(self.name)
+
+    def media(self, x: Tensor, example: Example) -> list[Medium]:
+        """One item, x without a batch axis and without padding, as a page shows it."""
         raise NotImplementedError(self.name)
 
     def data_shape(self, loaded: LoadedRun) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.files.errors import InputError
-from pipelines.kinds.base import Items, Kind, Written, write_ranking
+from pipelines.kinds.base import Items, Kind, Medium, Written, write_ranking
 
 if TYPE_CHECKING:
     import argparse
@@ -103,6 +103,11 @@ class Image(Kind):
         path = stem.with_name(f"{stem.name}.png")
         write_image(path, x)
         return path
+
+    def media(self, x: Tensor, example: Example) -> list[Medium]:
+        from pipelines.media.images import image_bytes
+
+        return [Medium("image/png", image_bytes(x), x.shape[-1])]
 
     def read_mask(self, loaded: LoadedRun, mask: Any, item: Any, items: Items) -> Tensor:
         return read_region(mask, self.data_shape(loaded)[1:], item)
