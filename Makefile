@@ -22,7 +22,7 @@ CHOICE = $(if $(EXPERIMENT),experiment=$(EXPERIMENT)) $(if $(RUN),"run=$$RUN") $
 FLAGS = $(if $(RUN),--run "$$RUN") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-audio demo-video doom-data stage1 extract-codes stage2 sample evaluate doctor list-runs \
+.PHONY: help install demo demo-audio demo-video doom-data stage1 extract-codes stage2 sample evaluate doctor report list-runs \
 	compare study lint test test-all bench bench-curves gpu-check gpu-check-cpu gpu-wheels clean
 
 help:  ## list the targets
@@ -78,6 +78,9 @@ sample: $(READY)  ## N=64 samples of the run trained last, or of RUN=NAME
 
 doctor: $(READY)  ## what is wrong with a run, in words, and the setting to change: make doctor RUN=photos; status 1: findings
 	$(PY) pipelines/doctor.py $(FLAGS)
+
+report: $(READY)  ## one HTML file on a run: figures, curves, samples, codebook, file sizes: make report RUN=photos
+	$(PY) pipelines/report.py $(FLAGS)
 
 list-runs: $(READY)  ## the runs there are: age, steps, main figures, size; ARGS="--remove NAME" removes one
 	$(PY) pipelines/list_runs.py $(ARGS)

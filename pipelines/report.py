@@ -1,6 +1,6 @@
-"""Writes one HTML file that says what became of a run: to look at, to print, to send.
+"""Writes a report on a run as one HTML file, to look at, to print and to send.
 
-    python pipelines/report.py --run mnist                   # runs/NAME/report.html, or of a pretrained run RUN/report.html
+    python pipelines/report.py --run photos                                   # runs/photos/report.html
     python pipelines/report.py --run fsdd --data-root FOLDER --out fsdd.html
 
 What the run is, its figures with what each says, training curves, samples, reconstructions beside originals, the

@@ -38,8 +38,8 @@ def wav_bytes(wave: Tensor, sample_rate_hz: int) -> bytes:
 
 
 def spectrogram_bytes(wave: Tensor, sample_rate_hz: int, height: int = 96, width: int = 240) -> bytes:
-    """A wave (t,) -> a PNG of its spectrogram alone, from 0 to half the rate and over all of the wave, the loudest point
-    brightest."""
+    """A wave (t,) -> a PNG of its spectrogram alone, from 0 to half the rate over all of the wave; the loudest point is
+    the brightest."""
     from matplotlib import colormaps
     from PIL import Image
 

@@ -1,1 +1,1 @@
-"""Pages of HTML that say what became of a run, or of several side by side: one file each, readable without a network."""
+"""Reports on a run, or on several side by side: one HTML file each, which opens without a network."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pipelines.reporting.html import Html, join, tag
 
 WIDTH, HEIGHT = 480, 290
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 44  # pixels around the area that is drawn in
+LEFT, RIGHT, TOP, BOTTOM = 58, 22, 10, 44  # pixels around the area that is drawn in
 COLOURS = 8  # of lines, in STYLE
+STEEP = 10  # times the median that the largest bar may be on a linear scale
 MOST_POINTS = 400  # of a line: more cannot be told apart
 
 Point = tuple[float, float]
@@ -38,13 +39,18 @@ def line_chart(lines: dict[str, Sequence[Point]], x: str, y: str, caption: str =
 
 def bar_chart(values: Sequence[float], x: str, y: str, caption: str = "", level: tuple[str, float] | None = None
               ) -> Html:
-    """Bars from 0, side by side in the order of the values; `level`: a named horizontal line."""
-    across = _Scale([0, len(values)], False, LEFT, WIDTH - RIGHT)
-    up = _Scale([0, *values, *([level[1]] if level else [])], False, HEIGHT - BOTTOM, TOP)
-    path = [f"M{across(0):.1f},{up(0):.1f}"]
+    """Bars of values >= 0, one of them above 0, side by side in their order; `level`: a named horizontal line.
+
+    The scale is logarithmic where most bars would not be seen otherwise."""
+    above = [value for value in [*values, *([level[1]] if level else [])] if value > 0]
+    logarithmic = max(above) > STEEP * sorted(above)[len(above) // 2]
+    across = _Scale([0, len(values)], False, LEFT, WIDTH - RIGHT, whole=False)
+    up = _Scale([*([] if logarithmic else [0]), *above], logarithmic, HEIGHT - BOTTOM, TOP)
+    foot = HEIGHT - BOTTOM
+    path = [f"M{across(0):.1f},{foot}"]
     for number, value in enumerate(values):
-        path.append(f"V{up(value):.1f}H{across(number + 1):.2f}")
-    marks = [tag("path", d="".join([*path, f"V{up(0):.1f}Z"]), style="fill:var(--s0);fill-opacity:.75")]
+        path.append(f"V{up(value) if value > 0 else foot:.1f}H{across(number + 1):.2f}")
+    marks = [tag("path", d="".join([*path, f"V{foot}Z"]), style="fill:var(--s0);fill-opacity:.75")]
     names = ["frequency of each code"]
     if level:
         marks.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=f"{up(level[1]):.1f}", y2=f"{up(level[1]):.1f}",
@@ -62,7 +68,7 @@ def thinned(points: Sequence[Point]) -> list[Point]:
 class _Scale:
     """Values to pixels from `start` to `end`, and round values to mark."""
 
-    def __init__(self, values: Sequence[float], logarithmic: bool, start: float, end: float):
+    def __init__(self, values: Sequence[float], logarithmic: bool, start: float, end: float, whole: bool = True):
         self.logarithmic, self.start, self.end = logarithmic, start, end
         low, high = min(values), max(values)
         if logarithmic:
@@ -70,7 +76,9 @@ class _Scale:
             low, high = math.log(low), math.log(high)
         else:
             self.ticks = _ticks(low, high)
-            low, high = min(low, self.ticks[0]), max(high, self.ticks[-1])
+            if whole:  # from mark to mark
+                low, high = min(low, self.ticks[0]), max(high, self.ticks[-1])
+            self.ticks = [value for value in self.ticks if low <= value <= high]
         spare = 0.5 if high == low else 0.03 * (high - low) * logarithmic
         self.low, self.high = low - spare, high + spare
 

@@ -48,7 +48,8 @@ def head(reported: Reported) -> Html:
                                            else "."))
     first = "encodes each one as a grid of discrete codes" if isinstance(bottleneck, Quantizer) else (
         "encodes each one as a grid of continuous latents")
-    words = f"A generative model of {NETWORKS.get(kind.name, kind.name)}, in two stages: stage 1 {first} and decodes it."
+    what = NETWORKS.get(kind.name, kind.name)
+    words = f"A generative model of {what}, in two stages: stage 1 {first} and decodes it."
     return join(tag("p", words, second), facts(rows))
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import html
+from collections.abc import Collection
 from typing import Any
 
 VOID = {"img", "link", "meta", "br"}
@@ -42,9 +43,10 @@ def data_url(mime: str, content: bytes) -> str:
     return f"data:{mime};base64,{base64.b64encode(content).decode()}"
 
 
-def table(head: list[str], rows: list[list[Any]], numbers: set[int] = frozenset(), text: str = "") -> Html:  # type: ignore[assignment]
-    """A table that a click on a column's head sorts. numbers: the columns whose cells are numbers, aligned right; a cell
-    is anything that `tag` takes, or (what is shown, the number that it is sorted by)."""
+def table(head: list[str], rows: list[list[Any]], numbers: Collection[int] = ()) -> Html:
+    """A table that a click on a column's head sorts. numbers: the columns of numbers, aligned right; a cell is anything
+    that `tag` takes, or (what is shown, the number or text that it is sorted by)."""
+
     def cell(column: int, value: Any) -> Html:
         shown, key = value if isinstance(value, tuple) else (value, None)
         return tag("td", shown, class_="number" if column in numbers else None, data_key=key)
@@ -52,13 +54,14 @@ def table(head: list[str], rows: list[list[Any]], numbers: set[int] = frozenset(
     heads = [tag("th", tag("button", title, type="button"), scope="col", aria_sort="none",
                  class_="number" if column in numbers else None) for column, title in enumerate(head)]
     body = [tag("tr", [cell(column, value) for column, value in enumerate(row)]) for row in rows]
-    return tag("div", tag("table", tag("caption", text) if text else None, tag("thead", tag("tr", heads)),
+    return tag("div", tag("table", tag("thead", tag("tr", heads)),
                           tag("tbody", body), class_="sortable"), class_="scroll")
 
 
 def facts(rows: dict[str, Any]) -> Html:
     """Names and what they stand for, two columns; rows whose value is None are left out."""
-    return tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in rows.items() if value is not None])
+    there = {name: value for name, value in rows.items() if value is not None}
+    return tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in there.items()])
 
 
 def picture(mime: str, content: bytes, words: str, width: int | None = None, pixelated: bool = False) -> Html:

@@ -1,4 +1,4 @@
-"""A whole page as one file: style, script and media inside, and a policy by which a browser asks nobody for anything."""
+"""A page as one file: style, script and media inside, and a policy that forbids the browser every request."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ POLICY = ("default-src 'none'; img-src data:; media-src data:; style-src 'unsafe
           "base-uri 'none'; form-action 'none'")
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c2126; --soft: #5d6873; --line: #dde2e7; --panel: #f5f7f9;
-  --s0: #2563a8; --s1: #c2410c; --s2: #15803d; --s3: #7e3fa8; --s4: #a16207; --s5: #0e7490; --s6: #be185d; --s7: #57534e }
+  --s0: #2563a8; --s1: #c2410c; --s2: #15803d; --s3: #7e3fa8; --s4: #a16207; --s5: #0e7490;
+  --s6: #be185d; --s7: #57534e }
 @media (prefers-color-scheme: dark) { :root { --paper: #14181c; --ink: #e3e7eb; --soft: #99a4af; --line: #313a43;
   --panel: #1c2228; --s0: #6cabf0; --s1: #f59058; --s2: #5cc983; --s3: #c595ea; --s4: #dcb44c; --s5: #4fc3d9;
   --s6: #f07bb2; --s7: #b6b0aa } }
@@ -19,27 +20,28 @@ h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem }
 h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line) }
 h3 { font-size: 1rem; margin: 1.2rem 0 .4rem }
 p { margin: .5rem 0; max-width: 46rem }
-.soft, caption, figcaption, dt { color: var(--soft) }
-.soft, caption, figcaption { font-size: .875rem; text-align: left }
+.soft, figcaption, dt { color: var(--soft) } .soft, figcaption { font-size: .875rem }
 a { color: var(--s0) }
-nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1rem; padding: 0; margin: .8rem 0; font-size: .9rem }
+nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1rem; padding: 0;
+  margin: .8rem 0; font-size: .9rem }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: .6rem 1.5rem; margin: 1rem 0 }
 dt { font-size: .8rem } dd { margin: 0; font-variant-numeric: tabular-nums }
 .scroll { overflow-x: auto; margin: .8rem 0 }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
-caption { padding-bottom: .3rem }
 th, td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
 th { white-space: nowrap } td.number, th.number { text-align: right; white-space: nowrap }
 th button { all: unset; cursor: pointer; font-weight: 600 } th button:focus-visible { outline: 2px solid var(--s0) }
 th button::after { content: "\\2003"; color: var(--soft) }
-th[aria-sort=ascending] button::after { content: " \\25B2" } th[aria-sort=descending] button::after { content: " \\25BC" }
-.items { display: flex; flex-wrap: wrap; gap: .8rem; margin: .8rem 0 } .items.rows { display: block }
+th[aria-sort=ascending] button::after { content: " \\25B2" }
+th[aria-sort=descending] button::after { content: " \\25BC" }
+.items { display: flex; flex-wrap: wrap; gap: .8rem; margin: .8rem 0 }
 figure { margin: 0; max-width: 100% } .chart { margin: .8rem 0 }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1rem }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1rem }
 .charts .chart { max-width: 34rem }
 img { display: block; max-width: 100%; height: auto; cursor: zoom-in } img.pixels { image-rendering: pixelated }
 audio { display: block; width: 15rem; max-width: 100%; height: 2rem; margin-top: .2rem }
-.side { display: grid; grid-auto-flow: column; justify-content: start; gap: .15rem }
+.side { display: flex; flex-wrap: wrap; gap: .15rem } .side figure { width: min-content }
+.side img { max-width: calc(100vw - 2rem) }
 .codes { display: flex; flex-wrap: wrap; gap: 2px }
 .large { position: fixed; inset: 0; z-index: 1; background: rgb(0 0 0 / .85); display: grid; place-items: center;
   cursor: zoom-out; padding: 1rem }
@@ -53,8 +55,10 @@ pre { background: var(--panel); padding: .7rem .9rem; overflow-x: auto; font-siz
   white-space: pre-wrap; overflow-wrap: anywhere }
 .finding { border-left: 3px solid var(--s1); padding-left: .9rem; margin: 1rem 0 } .out { font-style: italic }
 summary { cursor: pointer }
-@media print { :root { color-scheme: light } body { max-width: none; padding: 0; font-size: 10pt } nav, audio { display: none }
-  h2, h3 { break-after: avoid } figure, tr, .finding, .charts .chart { break-inside: avoid } .scroll { overflow: visible }
+@media print { :root { color-scheme: light } body { max-width: none; padding: 0; font-size: 10pt }
+  nav, audio { display: none }
+  h2, h3 { break-after: avoid } figure, tr, .finding, .charts .chart { break-inside: avoid }
+  .scroll { overflow: visible }
   img { print-color-adjust: exact } th button::after { content: "" } table { font-size: 8.5pt } }
 @media print and (prefers-color-scheme: dark) { :root { --paper: #fff; --ink: #1c2126; --soft: #5d6873; --line: #dde2e7;
   --panel: #f5f7f9; --s0: #2563a8; --s1: #c2410c; --s2: #15803d; --s3: #7e3fa8; --s4: #a16207; --s5: #0e7490;
@@ -66,7 +70,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
   const key = (row, column) => row.cells[column].dataset.key ?? row.cells[column].textContent.trim()
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
     const down = head.getAttribute("aria-sort") === "ascending"
-    heads.forEach(other => other.setAttribute("aria-sort", other === head ? (down ? "descending" : "ascending") : "none"))
+    heads.forEach(other => other.setAttribute("aria-sort", "none"))
+    head.setAttribute("aria-sort", down ? "descending" : "ascending")
     const order = (a, b) => {
       const [left, right] = [key(a, column), key(b, column)]
       if (left === "" || right === "") return (left === "") - (right === "")

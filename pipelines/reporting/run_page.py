@@ -40,6 +40,7 @@ def run_page(reported: Reported) -> tuple[bytes, dict[str, str]]:
 
 
 def note_missing(missing: dict[str, str]) -> None:
-    """A line on stderr for each section that is left out."""
-    for title, reason in missing.items():
-        print(f"note: {title.lower()} left out: {reason}", file=sys.stderr)
+    """A line on stderr for each reason for which sections are left out."""
+    for reason in dict.fromkeys(missing.values()):
+        titles = [title.lower() for title, own in missing.items() if own == reason]
+        print(f"note: left out: {', '.join(titles)}: {reason}", file=sys.stderr)

@@ -1,5 +1,5 @@
-"""What the sections of a report ask of a run: figures, data, held-out items, samples, codes. Each is found once, when it
-is first asked for; what cannot be had raises `LeftOut`, which says why."""
+"""What the sections of a report ask of a run: figures, data, held-out items, samples, codes. Each is found when it is
+first asked for; what cannot be had raises `LeftOut`, which says why."""
 
 import math
 from collections.abc import Sequence
@@ -72,7 +72,8 @@ class Reported:
             except InputError as error:
                 if self.data_root is not None:
                     raise
-                self._kept["data"] = LeftOut(f"the run's data are not at hand ({error}); --data-root FOLDER names them")
+                why = str(error).partition(";")[0]
+                self._kept["data"] = LeftOut(f"the run's data are not at hand; --data-root FOLDER names them ({why})")
         if isinstance(self._kept["data"], LeftOut):
             raise self._kept["data"]
         return self._kept["data"]

@@ -33,7 +33,8 @@ def section(reported: Reported) -> Html:
     except LeftOut as reason:
         parts.append(tag("p", f"How often codes are used is left out: {reason}.", class_="out"))
     try:
-        parts += alone(reported, torch.zeros(quantizer.num_codebooks, quantizer.num_codes) if counts is None else counts)
+        unknown = torch.zeros(quantizer.num_codebooks, quantizer.num_codes, dtype=torch.int64)
+        parts += alone(reported, unknown if counts is None else counts)
     except LeftOut as reason:
         parts.append(tag("p", f"Codes decoded alone are left out: {reason}.", class_="out"))
     return join(parts)
@@ -60,8 +61,8 @@ def use(counts: Tensor, number: int, books: int, where: str) -> Html:
     shares = (counts.double() / counts.sum()).sort(descending=True).values
     used, size = int((counts > 0).sum()), len(counts)
     name = f"Codebook {number + 1} of {books}: " if books > 1 else ""
-    words = (f"{name}{used:,} of {size:,} codes occur in {where}; perplexity {float(perplexity(counts)):.1f}, the number of "
-             "equally used codes that would be as diverse.")
+    words = (f"{name}{used:,} of {size:,} codes occur in {where}; perplexity {float(perplexity(counts)):.1f}, the "
+             "number of equally used codes that would be as diverse.")
     return join(tag("p", words), tag("div", bar_chart(
         (100 * shares).tolist(), "code, by falling frequency", "% of positions",
         level=("all codes equally often", 100 / size)), class_="charts"))
@@ -91,7 +92,8 @@ def alone(reported: Reported, counts: Tensor) -> list[Html]:
         name = f"Codebook {book + 1} of {len(counts)}: e" if len(counts) > 1 else "E"
         rest = "" if len(order) == len(own) else f" The {len(order)} codes used most, of {len(own):,}."
         others = "; other codebooks at their commonest code" if len(counts) > 1 else ""
-        words = f"{name}ach code decoded alone: a grid that holds only this code, its middle{others}, by falling frequency."
+        words = (f"{name}ach code decoded alone, by falling frequency: the middle of a grid that holds only this "
+                 f"code{others}.")
         parts += [tag("p", words + rest), tag("div", tiles, class_="codes")]
     return parts
 

@@ -41,21 +41,24 @@ def section(reported: Reported) -> Html:
     count = min(QUERIES, len(samples.x))
     x, lengths = samples.x[:count], None if samples.lengths is None else samples.lengths[:count]
     train = data.split("train")
+    space = "log-mel powers" if data.kind == "audio" else "pixels"
     columns = [("sample", first_items(reported, x, lengths), [None] * count)]
     numbers, distances, compared = by_features(x, lengths, train, data, kind)
-    columns.append(("nearest in data space", *items(reported, train, numbers, distances, "{:.3f}")))
-    notes = [f"Distances in data space: root mean square difference of {'log-mel powers' if data.kind == 'audio' else 'pixels in [0, 1]'}"
-             f", to {compared:,} of {len(train):,} training items."]
+    columns.append((f"nearest by {space}", *items(reported, train, numbers, distances, "{:.3f}")))
+    unit = "" if data.kind == "audio" else " (black to white is 1)"
+    notes = [f"Nearest by {space}: root mean square difference{unit}, of {compared:,} among {len(train):,} "
+             "training items."]
     if (found := reported.codes) is not None and samples.codes is not None:
         split = found.split("train")
         numbers, distances, compared = by_codes(reported, samples.codes[:count], lengths, split, found.manifest.views)
-        columns.append(("nearest by codes", *items(reported, train, numbers, distances, "{:.0%} of codes differ")))
-        notes.append(f"By codes: to {compared:,} training items.")
+        columns.append(("nearest by codes", *items(reported, train, numbers, distances, "{:.0%} differ")))
+        notes.append(f"Nearest by codes: of {compared:,} training items.")
     groups = [[medium for _, media, _ in columns for medium in media[row]] for row in range(count)]
     kept = within_budget(groups)
     rows = [tag("figure", tag("div", [shown(media[row], f"{title} {row}", join(title, caption(words[row])))
                                       for title, media, words in columns], class_="side")) for row in range(kept)]
-    return join(verdict, tag("p", " ".join(notes), not_all(kept, count), class_="soft"), tag("div", rows, class_="items"))
+    return join(verdict, tag("p", " ".join(notes), not_all(kept, count), class_="soft"),
+                tag("div", rows, class_="items"))
 
 
 def caption(words: str | None) -> Html | None:
@@ -72,8 +75,9 @@ def copies_in_words(reported: Reported) -> str:
     name, own = space
     excess = (own["share"] - own["expected"]) / own["standard_error"] if own["standard_error"] else 0.0
     verdict = "no sign of copying" if excess < 2 else "more than chance: samples lean towards training items"
-    return (f"Of {copies['num_samples']} samples, {own['share']:.1%} lie nearer to a training item than to any held-out one, "
-            f"{name}; without copying {own['expected']:.1%} ± {own['standard_error']:.1%} would: {verdict}.")
+    return (f"Of {copies['num_samples']} samples, {own['share']:.1%} lie nearer to a training item than to any "
+            f"held-out one, {name}; without copying it would be {own['expected']:.1%} ± {own['standard_error']:.1%}: "
+            f"{verdict}.")
 
 
 def by_features(x: Tensor, lengths: Tensor | None, train: Split, data: Data, kind: ModuleType

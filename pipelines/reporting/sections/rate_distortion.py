@@ -35,16 +35,17 @@ def section(reported: Reported) -> Html:
     except LeftOut as reason:
         if not (found := (reported.figures or {}).get("files")):
             raise
-        return join(tag("p", f"As evaluate.py measured {found['items']} items; the comparison with other formats is left "
-                             f"out: {reason}."), sizes_table({"this run, all items in one file": found["bytes_per_item"],
-                                                              "this run, one file per item": found["bytes_alone"]}, {}))
+        rows = {"this run, all items in one file": found["bytes_per_item"],
+                "this run, one file per item": found["bytes_alone"]}
+        return join(tag("p", f"As evaluate.py measured {found['items']} items. Other formats are left out: {reason}."),
+                    sizes_table(rows, {}))
     batch = split.batch(spread(ITEMS, len(split)))
     models = Models(reported.loaded)
     sizes = compressed_sizes(models, given_items(models, batch, reported.data.label_names), len(batch.x),
                              reported.batch_size)
-    return join(tag("p", f"Sizes of real files of {len(batch.x)} items of the {reported.held_out} split, headers included. "
-                         "A file of this run holds the codes, compressed by the prior; whoever has the run decodes it "
-                         "(decompress.py)."),
+    return join(tag("p", f"Sizes of real files of {len(batch.x)} items of the {reported.held_out} split, headers "
+                         "included. A file of this run holds the codes, compressed by the prior; whoever has the run "
+                         "decodes it (decompress.py)."),
                 images(reported, batch, sizes) if reported.kind.name == "image" else others(reported, batch, sizes))
 
 
@@ -102,7 +103,7 @@ def foreign(images: Tensor, name: str, quality: int) -> tuple[float, float]:
     total, made = 0, []
     for image in images:
         buffer = io.BytesIO()
-        pillow(image).save(buffer, format=name.upper(), quality=quality, **({"optimize": True} if name == "JPEG" else {}))
+        pillow(image).save(buffer, format=name.upper(), quality=quality, optimize=True)
         total += buffer.tell()
         read = np.array(Image.open(buffer).convert("L" if len(image) == 1 else "RGB"))
         made.append(torch.from_numpy(read.reshape(*image.shape[1:], len(image))).movedim(-1, 0))

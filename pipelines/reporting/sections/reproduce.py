@@ -30,7 +30,8 @@ def section(reported: Reported) -> Html:
                                                      else [])]
     return join(
         tag("pre", "\n".join(commands)),
-        [tag("details", tag("summary", f"Settings of {title}"), tag("pre", settings(stage))) for title, stage in stages])
+        [tag("details", tag("summary", f"Settings of {title}"), tag("pre", settings(stage)))
+         for title, stage in stages])
 
 
 def settings(stage: TrainedStage) -> str:

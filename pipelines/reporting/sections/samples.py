@@ -32,7 +32,8 @@ def section(reported: Reported) -> Html:
         classes_in_words(samples.label_names, classes, row) for row in samples.labels[:count].tolist()]
     how = "Each has been drawn code by code from the prior, then decoded" if reported.loaded.stage2 else (
         "Each is the decoding of latents drawn from N(0, I)")
-    given = "; labels are drawn as often as in training" if classes else ""
+    given = ", conditioned on the actions of a training clip" if example.facts.get("action_names") else ""
+    given += "; labels are drawn as often as in training" if classes else ""
     return join(tag("p", f"{how}{given}. Random seed {reported.seed}, temperature 1; sample {'number i depends on '}"
                          f"the seed and i alone.{not_all(count, len(media))}"),
                 tag("div", [shown(own, f"sample {number}", caption)
