@@ -52,6 +52,8 @@ from pipelines.splits.noise import generator
 from pipelines.training.distributed import choose_device
 from stage1_vqvae.bottlenecks.base import Quantizer
 
+MOST_REPORTED = 256  # samples of which a report shows as many as it has room for
+
 
 def load(run: str | Path | None = None, device: str = "auto", runs_dir: str | Path = "runs") -> "TrainedRun":
     """A trained run: a folder, a name under `runs_dir`, or the name of a pretrained run, looked up in this order; None:
@@ -329,6 +331,8 @@ class TrainedRun:
         """Writes one HTML file that says what became of the run, and returns its path; n: samples, and items beside
         their reconstructions. Where something cannot be shown, the page and a line on stderr say why."""
         _counts(n=n, batch_size=batch_size)
+        if n > MOST_REPORTED:
+            raise InputError(f"n: expected a number <= {MOST_REPORTED}, since a page has no room for more, found {n}")
         out = Path(out)
         if out.is_dir():
             raise InputError(f"out: expected the name of a file, found the folder {out}")

@@ -170,6 +170,10 @@ class Audio(Kind):
         return [Medium("image/png", spectrogram_bytes(wave, rate, width=width), width),
                 Medium("audio/wav", wav_bytes(wave, rate))]
 
+    def media_note(self, example: Example) -> str:
+        return (f"Spectrograms span 0 to {example.facts['sample_rate_hz'] / 2000:g} kHz from bottom to top, and each "
+                f"clip's duration, at most {HEARD_S:g} s, from left to right.")
+
     def read_mask(self, loaded: LoadedRun, mask: Any, item: Any, items: Items) -> Tensor:
         """Seconds, "0.2-0.35" or "0.1-0.2,0.4-0.5", or pairs of numbers; or booleans (t,) or (n, t), one per sample."""
         import torch

@@ -148,6 +148,10 @@ class Kind(ABC):
         """One item, x without a batch axis and without padding, as a page shows it."""
         raise NotImplementedError(self.name)
 
+    def media_note(self, example: Example) -> str:
+        """A sentence on how to read `media`, where they do not speak for themselves."""
+        return ""
+
     def data_shape(self, loaded: LoadedRun) -> tuple[int, ...]:
         """The shape of one item that `read` returns."""
         return loaded.stage1.example.shape

@@ -20,7 +20,7 @@ h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem }
 h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line) }
 h3 { font-size: 1rem; margin: 1.2rem 0 .4rem }
 p { margin: .5rem 0; max-width: 46rem }
-.soft, figcaption, dt { color: var(--soft) } .soft, figcaption { font-size: .875rem }
+.soft, figcaption, dt { color: var(--soft) } .soft, figcaption { font-size: .875em }
 a { color: var(--s0) }
 nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1rem; padding: 0;
   margin: .8rem 0; font-size: .9rem }
@@ -36,7 +36,7 @@ th[aria-sort=ascending] button::after { content: " \\25B2" }
 th[aria-sort=descending] button::after { content: " \\25BC" }
 .items { display: flex; flex-wrap: wrap; gap: .8rem; margin: .8rem 0 }
 figure { margin: 0; max-width: 100% } .chart { margin: .8rem 0 }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1rem }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(24rem, 100%), 1fr)); gap: 1rem }
 .charts .chart { max-width: 34rem }
 img { display: block; max-width: 100%; height: auto; cursor: zoom-in } img.pixels { image-rendering: pixelated }
 audio { display: block; width: 15rem; max-width: 100%; height: 2rem; margin-top: .2rem }
@@ -55,11 +55,11 @@ pre { background: var(--panel); padding: .7rem .9rem; overflow-x: auto; font-siz
   white-space: pre-wrap; overflow-wrap: anywhere }
 .finding { border-left: 3px solid var(--s1); padding-left: .9rem; margin: 1rem 0 } .out { font-style: italic }
 summary { cursor: pointer }
-@media print { :root { color-scheme: light } body { max-width: none; padding: 0; font-size: 10pt }
+@media print { :root { color-scheme: light; font-size: 13px } body { max-width: none; padding: 0 }
   nav, audio { display: none }
   h2, h3 { break-after: avoid } figure, tr, .finding, .charts .chart { break-inside: avoid }
   .scroll { overflow: visible }
-  img { print-color-adjust: exact } th button::after { content: "" } table { font-size: 8.5pt } }
+  img { print-color-adjust: exact } th button::after { content: "" } }
 @media print and (prefers-color-scheme: dark) { :root { --paper: #fff; --ink: #1c2126; --soft: #5d6873; --line: #dde2e7;
   --panel: #f5f7f9; --s0: #2563a8; --s1: #c2410c; --s2: #15803d; --s3: #7e3fa8; --s4: #a16207; --s5: #0e7490;
   --s6: #be185d; --s7: #57534e } }

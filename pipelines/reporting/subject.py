@@ -25,8 +25,8 @@ from pipelines.splits.base import Batch, Data
 from pipelines.splits.order import spread
 from stage1_vqvae.bottlenecks.base import Quantizer
 
-ITEM_BYTES = 750_000  # of the media of one section: a page of four such sections stays below 5 MB in base64
-LEAST_WIDTH, HEARD_WIDTH = 84, 240  # CSS pixels of a picture: smaller ones are enlarged by whole factors
+ITEM_BYTES = 850_000  # of the media of one section: a page of four such sections stays below 5 MB in base64
+LEAST_WIDTH = 84  # CSS pixels of a picture: smaller ones are enlarged by whole factors
 
 
 class LeftOut(Exception):

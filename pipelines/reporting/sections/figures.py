@@ -186,9 +186,9 @@ def section(reported: Reported) -> Html:
     words = (f"Measured on {found['items']:,} items of the {found['split']} split of {found['data']}, with the "
              f"checkpoints of step {found['stage1_step']:,} of stage 1"
              + (f" and step {found['stage2_step']:,} of stage 2." if found["stage2_step"] is not None else "."))
-    rows = [[(join(title, tag("div", meaning, class_="soft")), title), (in_words(value, unit), value),
-             "" if unit == "%" else unit, better] for title, value, unit, better, meaning in measured(found)]
-    return join(tag("p", words), table(["figure", "value", "unit", "better"], rows, numbers={1}))
+    rows = [[(join(title, tag("div", meaning, class_="soft")), title), (with_unit(value, unit), value), better]
+            for title, value, unit, better, meaning in measured(found)]
+    return join(tag("p", words), table(["figure", "value", "better"], rows, numbers={1}))
 
 
 def measured(figures: dict[str, Any]) -> Iterator[tuple[str, float, str, str, str]]:
@@ -227,6 +227,11 @@ def flat(tree: dict[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
             yield from [(name, value["mean"])] if isinstance(value.get("mean"), float) else flat(value, f"{name}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield name, value
+
+
+def with_unit(value: float, unit: str) -> Html:
+    """The figure in words, its unit after it."""
+    return join(in_words(value, unit), tag("span", f" {unit}", class_="soft") if unit not in ("", "%") else None)
 
 
 def in_words(value: float, unit: str) -> str:

@@ -36,5 +36,6 @@ def section(reported: Reported) -> Html:
     given += "; labels are drawn as often as in training" if classes else ""
     return join(tag("p", f"{how}{given}. Random seed {reported.seed}, temperature 1; sample {'number i depends on '}"
                          f"the seed and i alone.{not_all(count, len(media))}"),
+                tag("p", note, class_="soft") if (note := reported.kind.media_note(example)) else None,
                 tag("div", [shown(own, f"sample {number}", caption)
                             for number, (own, caption) in enumerate(zip(media, captions))], class_="items"))
