@@ -125,7 +125,8 @@ def test_a_wrong_folder_of_data_is_refused_and_the_old_report_stays(tiny_run, tm
     out = tmp_path / "old.html"
     out.write_text("old")
     (tmp_path / "empty").mkdir()
-    refused = command("report", "--run", "mnist", "--data-root", str(tmp_path / "empty"), "--out", str(out), check=False)
+    flags = ["--data-root", str(tmp_path / "empty"), "--out", str(out)]
+    refused = command("report", "--run", "mnist", *flags, check=False)
     assert refused.returncode == 2 and refused.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in refused.stderr
     run = load(tiny_run, "cpu")
@@ -245,39 +246,39 @@ def opened(browser):
     requests, wrong, pages = [], [], []
 
     def open_page(path: Path, width: int = 1280, scheme: str = "light"):
-        shown = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        shown.on("request", lambda request: requests.append(request.url))
-        shown.on("console", lambda message: wrong.append(message.text))
-        shown.on("pageerror", lambda error: wrong.append(str(error)))
-        shown.goto(path.as_uri())
-        pages.append((shown, path.as_uri()))
-        return shown
+        made = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        made.on("request", lambda request: requests.append(request.url))
+        made.on("console", lambda message: wrong.append(message.text))
+        made.on("pageerror", lambda error: wrong.append(str(error)))
+        made.goto(path.as_uri())
+        pages.append((made, path.as_uri()))
+        return made
 
     yield open_page
     assert [url for url in requests if not url.startswith("data:")] == [url for _, url in pages]
     assert wrong == []
-    for shown, _ in pages:
-        shown.close()
+    for made, _ in pages:
+        made.close()
 
 
-def column(shown, number: int) -> list[str]:
-    return shown.locator(f"table tbody td:nth-child({number})").all_inner_texts()
+def column(found, number: int) -> list[str]:
+    return found.locator(f"table tbody td:nth-child({number})").all_inner_texts()
 
 
 def test_a_browser_shows_the_report_without_a_request(reported, opened):
     for width, scheme in ((1280, "light"), (390, "dark")):
-        shown = opened(reported[0], width, scheme)
-        assert shown.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-        shown.evaluate("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
-        shown.wait_for_function("[...document.images].every(image => image.complete)")
-        assert shown.evaluate("[...document.images].every(image => image.naturalWidth > 0 && image.width > 0)")
-        dark = shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 28)"
+        found = opened(reported[0], width, scheme)
+        assert found.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        found.evaluate("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
+        found.wait_for_function("[...document.images].every(image => image.complete)")
+        assert found.evaluate("[...document.images].every(image => image.naturalWidth > 0 && image.width > 0)")
+        dark = found.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 28)"
         assert dark == (scheme == "dark")
-    image = shown.locator(".items img").first
+    image = found.locator(".items img").first
     image.click()
-    assert shown.locator(".large img").bounding_box()["width"] > 2 * image.bounding_box()["width"]
-    shown.keyboard.press("Escape")
-    assert shown.locator(".large").count() == 0
+    assert found.locator(".large img").bounding_box()["width"] > 2 * image.bounding_box()["width"]
+    found.keyboard.press("Escape")
+    assert found.locator(".large").count() == 0
 
 
 def test_a_browser_sorts_tables_and_plays_audio(tmp_path, opened):
