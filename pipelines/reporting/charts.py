@@ -9,7 +9,7 @@ WIDTH, HEIGHT = 480, 290
 LEFT, RIGHT, TOP, BOTTOM = 58, 22, 10, 44  # pixels around the area that is drawn in
 COLOURS = 8  # of lines, in STYLE
 STEEP = 10  # times the median that the largest bar may be on a linear scale
-MOST_POINTS = 400  # of a line: more cannot be told apart
+MOST_POINTS = 400  # of a line: more would fall on the same pixels
 
 Point = tuple[float, float]
 

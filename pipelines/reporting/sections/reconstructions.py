@@ -36,6 +36,6 @@ def section(reported: Reported) -> Html:
     figures = [tag("figure", tag("div", shown(left, f"original {number}"), shown(right, f"reconstruction {number}"),
                                  class_="side"), tag("figcaption", caption) if caption else None)
                for number, ((left, right), caption) in enumerate(zip(pairs, captions))]
-    return join(tag("p", f"Items of the {reported.held_out} split, which was not trained on: the original on the left, "
-                         f"its reconstruction from the codes on the right.{not_all(count, len(pairs))}"),
+    return join(tag("p", f"Items of the {reported.held_out} split, which was not trained on: the original first, "
+                         f"then its reconstruction from the codes.{not_all(count, len(pairs))}"),
                 tag("div", figures, class_="items"))
