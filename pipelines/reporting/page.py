@@ -29,9 +29,8 @@ dt { font-size: .8rem } dd { margin: 0; font-variant-numeric: tabular-nums }
 .scroll { overflow-x: auto; margin: .8rem 0 }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
-th { white-space: nowrap } td.number, th.number { text-align: right; white-space: nowrap }
+th { vertical-align: bottom } th.number { text-align: right } td.number { text-align: right; white-space: nowrap }
 th button { all: unset; cursor: pointer; font-weight: 600 } th button:focus-visible { outline: 2px solid var(--s0) }
-th button::after { content: "\\2003"; color: var(--soft) }
 th[aria-sort=ascending] button::after { content: " \\25B2" }
 th[aria-sort=descending] button::after { content: " \\25BC" }
 .items { display: flex; flex-wrap: wrap; gap: .8rem; margin: .8rem 0 }
@@ -59,7 +58,7 @@ summary { cursor: pointer }
   nav, audio { display: none }
   h2, h3 { break-after: avoid } figure, tr, .finding, .charts .chart { break-inside: avoid }
   .scroll { overflow: visible }
-  img { print-color-adjust: exact } th button::after { content: "" } }
+  img { print-color-adjust: exact } th button::after { display: none } }
 @media print and (prefers-color-scheme: dark) { :root { --paper: #fff; --ink: #1c2126; --soft: #5d6873; --line: #dde2e7;
   --panel: #f5f7f9; --s0: #2563a8; --s1: #c2410c; --s2: #15803d; --s3: #7e3fa8; --s4: #a16207; --s5: #0e7490;
   --s6: #be185d; --s7: #57534e } }
