@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipelines.training.log import RunLog
 
 SHOWN = 64  # reconstructions in an overview
+MOST_WIDTH = 256  # pixels of the longer side on a page
 HIDDEN = 128  # the grey level of a hidden part
 
 
@@ -105,8 +106,10 @@ class Image(Kind):
         return path
 
     def media(self, x: Tensor, example: Example) -> list[Medium]:
-        from pipelines.media.images import image_bytes
+        """Large ones are reduced to `MOST_WIDTH` pixels."""
+        from pipelines.media.images import image_bytes, reduced
 
+        x = reduced(x[None], MOST_WIDTH)[0]
         return [Medium("image/png", image_bytes(x), x.shape[-1])]
 
     def read_mask(self, loaded: LoadedRun, mask: Any, item: Any, items: Items) -> Tensor:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipelines.training.log import RunLog
 
 
+MOST_WIDTH = 128  # pixels of the longer side of a frame on a page
 RANGES = re.compile(r"[\d.,\s-]+")  # no name of an image
 
 
@@ -160,8 +161,10 @@ class Video(Kind):
         return path
 
     def media(self, x: Tensor, example: Example) -> list[Medium]:
-        from pipelines.media.images import clip_bytes
+        """Large frames are reduced to `MOST_WIDTH` pixels."""
+        from pipelines.media.images import clip_bytes, reduced
 
+        x = reduced(x.movedim(1, 0), MOST_WIDTH).movedim(0, 1)
         return [Medium("image/webp", clip_bytes(x), x.shape[-1])]
 
     def read_mask(self, loaded: LoadedRun, mask: Any, item: Any, items: Items) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -41,6 +42,16 @@ def clip_bytes(clip: Tensor) -> bytes:
     buffer = io.BytesIO()
     first.save(buffer, format="WEBP", save_all=True, append_images=others, duration=FRAME_MS, loop=0, lossless=True)
     return buffer.getvalue()
+
+
+def reduced(images: Tensor, most: int) -> Tensor:
+    """uint8 (n, c, h, w), larger ones scaled down so that the longer side has `most` pixels, each the mean of those
+    that it stands for."""
+    height, width = images.shape[-2:]
+    if max(height, width) <= most:
+        return images
+    size = [max(1, round(side * most / max(height, width))) for side in (height, width)]
+    return F.interpolate(images.float(), size=size, mode="area").round().to(torch.uint8)
 
 
 def image_grid(images: Tensor, columns: int | None = None) -> Tensor:

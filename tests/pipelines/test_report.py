@@ -206,6 +206,8 @@ def test_media_of_each_kind():
     assert [(own.mime, own.width) for own in Image().media(noise, None)] == [("image/png", 8)]
     clip = Video().media(noise[:, None].expand(-1, 4, -1, -1), None)
     assert [(own.mime, own.width) for own in clip] == [("image/webp", 8)] and clip[0].content[8:12] == b"WEBP"
+    assert Image().media(noise[:, :1, :1].expand(-1, 300, 1200), None)[0].width == 256
+    assert Video().media(noise[:, None, :1, :1].expand(-1, 2, 300, 150), None)[0].width == 64
     picture, sound = Audio().media(torch.zeros(1, 4000), SPOKEN)
     assert len(sound.content) == 44 + 2 * 4000 and picture.content.startswith(b"\x89PNG")
     long = Audio().media(torch.zeros(1, 80000), SPOKEN)[1]
