@@ -22,8 +22,8 @@ CHOICE = $(if $(EXPERIMENT),experiment=$(EXPERIMENT)) $(if $(RUN),"run=$$RUN") $
 FLAGS = $(if $(RUN),--run "$$RUN") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-audio demo-video doom-data stage1 extract-codes stage2 sample evaluate doctor export explorer list-runs \
-	compare study lint test test-all bench bench-curves gpu-check gpu-check-cpu gpu-wheels clean
+.PHONY: help install demo demo-audio demo-video doom-data stage1 extract-codes stage2 sample evaluate doctor report export explorer \
+	list-runs compare study lint test test-all bench bench-curves gpu-check gpu-check-cpu gpu-wheels clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -78,6 +78,9 @@ sample: $(READY)  ## N=64 samples of the run trained last, or of RUN=NAME
 
 doctor: $(READY)  ## what is wrong with a run, in words, and the setting to change: make doctor RUN=photos; status 1: findings
 	$(PY) pipelines/doctor.py $(FLAGS)
+
+report: $(READY)  ## one HTML file on a run: figures, curves, samples, codebook, file sizes: make report RUN=photos
+	$(PY) pipelines/report.py $(FLAGS)
 
 export: $(READY)  ## encoder, decoder and a step of the prior for torch.export and ONNX: make export RUN=mnist ARGS="--data-root FOLDER"
 	$(PY) pipelines/export_model.py $(FLAGS)

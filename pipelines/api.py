@@ -31,7 +31,8 @@ from pipelines.evaluation.checkup import Checkup, check
 from pipelines.evaluation.exports import FORMATS, Exported, export, held_out_batch
 from pipelines.evaluation.held_out import CACHE, HeldOut, held_out_scores, nearest_training
 from pipelines.evaluation.score_table import in_order, rank_values, write_scores
-from pipelines.files.errors import InputError
+from pipelines.files.atomic import write_atomically
+from pipelines.files.errors import InputError, naming
 from pipelines.files.locks import only_writer
 from pipelines.files.outputs import one_call
 from pipelines.files.places import outputs
@@ -44,6 +45,8 @@ from pipelines.generation.walk import Walk
 from pipelines.health.finding import Finding
 from pipelines.kinds import all_kinds, check_able, kind_of
 from pipelines.kinds.base import Written
+from pipelines.reporting.run_page import note_missing, run_page
+from pipelines.reporting.subject import Reported
 from pipelines.runs.chain import LoadedRun, load_run
 from pipelines.runs.figures import read_figures
 from pipelines.runs.find import chosen_run
@@ -51,6 +54,8 @@ from pipelines.splits.base import Batch
 from pipelines.splits.noise import draws, generator
 from pipelines.training.distributed import choose_device
 from stage1_vqvae.bottlenecks.base import Quantizer
+
+MOST_REPORTED = 256  # samples of which a report shows as many as it has room for
 
 
 def load(run: str | Path | None = None, device: str = "auto", runs_dir: str | Path = "runs") -> "TrainedRun":
@@ -334,6 +339,23 @@ class TrainedRun:
             overview = self._kind.draw_scores(self._loaded, inside, [names[row] for row in order.tolist()], words,
                                               items.rows(order), in_order(scores, order))
         return _in_place(Written(len(names), overview, f"{float(scores.bits_per_dim.mean()):.4f} bits/dim"), out)
+
+    def report(self, out: str | Path, n: int = 16, seed: int = 0, data_root: Path | None = None, batch_size: int = 64
+               ) -> Path:
+        """Writes one HTML file that says what became of the run, and returns its path; n: samples, and items beside
+        their reconstructions. Where something cannot be shown, the page and a line on stderr say why."""
+        _counts(n=n, batch_size=batch_size)
+        if n > MOST_REPORTED:
+            raise InputError(f"n: expected a number <= {MOST_REPORTED}, since a page has no room for more, found {n}")
+        out = Path(out)
+        if out.is_dir():
+            raise InputError(f"out: expected the name of a file, found the folder {out}")
+        content, missing = run_page(Reported(self._loaded, self._kind, data_root, n, seed, batch_size))
+        note_missing(missing)
+        with naming(out.parent):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, content)
+        return out
 
     def convert_files(self, source: str | Path, out: str | Path, label: str, target: str, seed: int = 0,
                       batch_size: int = 16) -> Written:

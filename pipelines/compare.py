@@ -6,7 +6,8 @@
 
 KEY=VALUE changes all systems. Each is a run under runs/compare_SET, made by the ordinary commands in separate
 processes. After an interruption the same command resumes where it stopped, and nothing is measured twice. The metrics
-of all systems become runs/compare_SET/{table.md, table.json, reconstructions.png, plot.png}.
+of all systems become runs/compare_SET/{table.md, table.json, reconstructions.png, plot.png}, and report.html holds
+table, images and plots: a click sorts or enlarges.
 """
 
 import argparse
@@ -46,6 +47,7 @@ def main(arguments: argparse.Namespace) -> None:
     from pipelines.files.atomic import write_atomically
     from pipelines.files.reading import yaml_bytes
     from pipelines.media.plots import plot_lines
+    from pipelines.reporting.comparison_page import comparison_page
     from pipelines.runs.config import build, read_config
 
     def measure(system: System, with_prior: bool) -> None:
@@ -70,15 +72,15 @@ def main(arguments: argparse.Namespace) -> None:
     data, split = build(systems[0].config["data"]), comparison.read_figures(systems[0].run)["split"]
     shown = [*rows, *(comparison.file_rows(data, systems[0].config["data"], split) if spec["files"] else [])]
     title, table = f"{arguments.set}: {data.name}, {split} split", comparison.table(shown)
+    pictures = [out / "reconstructions.png", *([out / "plot.png"] if spec["plot"] else [])]
     write_atomically(out / "table.json", (json.dumps(shown, indent=1) + "\n").encode())
     write_atomically(out / "table.md", f"{title}\n\n{table}\n\n{LEGEND}\n".encode())
     comparison.draw_reconstructions(out / "reconstructions.png", systems, data, split)
-    paths = [out / "table.md", out / "reconstructions.png"]
     if spec["plot"]:
-        paths.append(out / "plot.png")
         plot_lines(out / "plot.png", [comparison.panel(systems, rows, **axes) for axes in spec["plot"]])
+    write_atomically(out / "report.html", comparison_page(title, shown, pictures))
     print(f"\n{title}\n\n{table}\n\n{LEGEND}\n")
-    print("\n".join(map(str, paths)))
+    print("\n".join(map(str, [out / "table.md", *pictures, out / "report.html"])))
 
 
 if __name__ == "__main__":

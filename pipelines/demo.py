@@ -5,7 +5,8 @@
     python pipelines/demo.py --video                  # walks through a simulated room, two minutes
     python pipelines/demo.py stage1.steps=200         # KEY=VALUE goes to training, extraction and evaluation
 
-Each step runs one command in its own process; if one fails, the demo stops and returns its exit status.
+Each step runs one command in its own process; if one fails, the demo stops and returns its exit status. The last one
+writes a report, and its last line names it.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pipelines.files.errors import one_line_errors
 
 RATE = ("The quantiser weighs distortion against rate, and the weight of the rate grows from 0 over the first "
         "500 steps: codes become more predictable and reconstructions less exact, so the objective rises meanwhile.")
+REPORT = "Writes all of it, with training curves, reconstructions and what each code looks like, as one page."
 EXTRACT = "Encodes each example and writes its codes to disk: the data set that stage 2 learns from."
 
 
@@ -38,6 +40,7 @@ IMAGES = Tour(("experiment=digits",), "digits", (
     ("Draws 64 grids of codes from the prior and decodes them to images.", "sample", ("--n", "64")),
     ("Measures reconstructions, codes and prior; a classifier trained on real digits classifies 1,000 samples.",
      "evaluate", ()),
+    (REPORT, "report", ("--n", "16")),
 ))
 AUDIO = Tour(("experiment=spoken_words_demo", "run=demo_audio"), "demo_audio", (
     ("Stage 1: trains a VQ-VAE on waveforms: 64 audio samples per code, and a decoder conditioned on the voice, "
@@ -47,6 +50,7 @@ AUDIO = Tour(("experiment=spoken_words_demo", "run=demo_audio"), "demo_audio", (
     ("Draws the codes of 16 words from the prior and decodes them to audio.", "sample", ("--n", "16")),
     ("Measures reconstructions, conversions to the other voice and samples, with classifiers of word and voice.",
      "evaluate", ()),
+    (REPORT, "report", ("--n", "16")),
 ))
 VIDEO = Tour(("experiment=room_video",), "room_video", (
     (f"Stage 1: trains a VQ-VAE, which turns each 32x32 frame into 8x8 codes and back. {RATE}", "train_stage1", ()),
@@ -57,6 +61,7 @@ VIDEO = Tour(("experiment=room_video",), "room_video", (
     ("Measures reconstructions and how well the prior predicts the frames of held-out clips.", "evaluate", ()),
     ("Continues held-out clips as they were recorded, and with one action throughout: forward, then right.",
      "predict_video", ("--actions", "recorded", "forward", "right")),
+    (REPORT, "report", ("--n", "16")),
 ))
 
 

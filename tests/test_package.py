@@ -173,10 +173,10 @@ def test_the_demo_runs_verbs_in_order_and_says_why(flags, run, last, monkeypatch
     monkeypatch.setattr(sys, "argv", ["demo", *flags, "stage1.steps=5", "runs_dir=here"])
     demo.main(demo.parse_arguments())
     verbs = [verb for verb, _ in calls]
-    assert verbs[:4] == ["train_stage1", "extract_codes", "train_stage2", "sample"] and verbs[-1] == last
+    assert verbs[:4] == ["train_stage1", "extract_codes", "train_stage2", "sample"] and verbs[-2:] == [last, "report"]
     assert {verb.replace("_", "-") for verb in verbs} <= set(VERBS)
     for verb, arguments in calls:
-        if verb in ("sample", "predict_video"):
+        if verb in ("sample", "predict_video", "report"):
             assert arguments[:2] == ["--run", str(Path("here") / run)]
         else:
             assert arguments[0].startswith("experiment=") and arguments[-2:] == ["stage1.steps=5", "runs_dir=here"]

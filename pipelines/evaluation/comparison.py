@@ -165,7 +165,7 @@ def file_rows(data: Data, config: dict, split: str) -> list[dict]:
 
 def table(rows: list[dict]) -> str:
     """Markdown in aligned columns, without those in which no row has a figure."""
-    columns = [key for key in COLUMNS if any(row[key] is not None for row in rows)]
+    columns = filled_columns(rows)
     lines = [["system", *(COLUMNS[key][0] for key in columns)]]
     for own in rows:
         lines.append([own["system"], *("" if own[key] is None else COLUMNS[key][1].format(**own) for key in columns)])
@@ -173,6 +173,11 @@ def table(rows: list[dict]) -> str:
     lines = [[cell.ljust(width) for cell, width in zip(line, widths)] for line in lines]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def filled_columns(rows: list[dict]) -> list[str]:
+    """The columns in which some row has a figure."""
+    return [key for key in COLUMNS if any(row[key] is not None for row in rows)]
 
 
 def draw_reconstructions(path: Path, systems: list[System], data: Data, split: str) -> None:

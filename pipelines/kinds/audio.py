@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.files.errors import InputError
-from pipelines.kinds.base import Items, Kind, Written, ranges, write_ranking
+from pipelines.kinds.base import Items, Kind, Medium, Written, ranges, write_ranking
 
 if TYPE_CHECKING:
     import argparse
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SHOWN_S = 1.0  # of a validation clip, as training shows it: a WaveNet draws sample by sample, and ranks wait
 SHOWN_SAMPLES = 8  # clips in the overview of samples
 SHOWN_PAIRS = 6  # clips in an overview of originals and what became of them
+HEARD_S = 4.0  # of a clip on a page
 SHOWN_LONGEST_S = 20.0  # of each of these, from its beginning
 
 
@@ -160,6 +161,19 @@ class Audio(Kind):
         path = stem.with_name(f"{stem.name}.wav")
         write_wav(path, x[0], example.facts["sample_rate_hz"])
         return path
+
+    def media(self, x: Tensor, example: Example) -> list[Medium]:
+        """At most `HEARD_S` of it, from its beginning."""
+        from pipelines.media.audio import spectrogram_bytes, wav_bytes
+
+        rate, width = example.facts["sample_rate_hz"], 240
+        wave = x[0, : round(HEARD_S * rate)]
+        return [Medium("image/png", spectrogram_bytes(wave, rate, width=width), width),
+                Medium("audio/wav", wav_bytes(wave, rate))]
+
+    def media_note(self, example: Example) -> str:
+        return (f"Spectrograms span 0 to {example.facts['sample_rate_hz'] / 2000:g} kHz from bottom to top, and each "
+                f"clip's duration, at most {HEARD_S:g} s, from left to right.")
 
     def read_mask(self, loaded: LoadedRun, mask: Any, item: Any, items: Items) -> Tensor:
         """Seconds, "0.2-0.35" or "0.1-0.2,0.4-0.5", or pairs of numbers; or booleans (t,) or (n, t), one per sample."""

@@ -55,6 +55,15 @@ class Written:
     figure: str
 
 
+@dataclass(frozen=True)
+class Medium:
+    """A part of what an item is on a page: a picture or a sound, as the content of a file."""
+
+    mime: str  # "image/png", "audio/wav", ...
+    content: bytes
+    width: int = 0  # of pictures, in pixels
+
+
 class Kind(ABC):
     """A kind of data."""
 
@@ -135,6 +144,14 @@ class Kind(ABC):
 
         exact: in a format that keeps every value."""
         raise NotImplementedError(self.name)
+
+    def media(self, x: Tensor, example: Example) -> list[Medium]:
+        """One item, x without a batch axis and without padding, as a page shows it."""
+        raise NotImplementedError(self.name)
+
+    def media_note(self, example: Example) -> str:
+        """A sentence on how to read `media`, where they do not speak for themselves."""
+        return ""
 
     def data_shape(self, loaded: LoadedRun) -> tuple[int, ...]:
         """The shape of one item that `read` returns."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.files.errors import InputError
-from pipelines.kinds.base import Items, Kind, Written
+from pipelines.kinds.base import Items, Kind, Medium, Written
 from pipelines.kinds.image import Image, draw_image_scores, read_images, reconstruct_files, value_range
 
 if TYPE_CHECKING:
@@ -67,6 +67,10 @@ class Codes(Kind):
 
     def write_item(self, stem: Path, x: Tensor, example: Example, exact: bool) -> Path:
         return Image().write_item(stem, x, example, exact)
+
+    def media(self, x: Tensor, example: Example) -> list[Medium]:
+        """Of the image that the runs below make of an item."""
+        return Image().media(x, example)
 
     def draw_scores(self, loaded: LoadedRun, out: Path, names: list[str], captions: list[str], items: Items,
                     scores: Scores) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.files.errors import InputError
-from pipelines.kinds.base import Items, Kind, Written, write_ranking
+from pipelines.kinds.base import Items, Kind, Medium, Written, write_ranking
 
 if TYPE_CHECKING:
     import argparse
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipelines.training.log import RunLog
 
 SHOWN = 64  # reconstructions in an overview
+MOST_WIDTH = 256  # pixels of the longer side on a page
 HIDDEN = 128  # the grey level of a hidden part
 
 
@@ -104,6 +105,13 @@ class Image(Kind):
         path = stem.with_name(f"{stem.name}.png")
         write_image(path, x)
         return path
+
+    def media(self, x: Tensor, example: Example) -> list[Medium]:
+        """Large ones are reduced to `MOST_WIDTH` pixels."""
+        from pipelines.media.images import image_bytes, reduced
+
+        x = reduced(x[None], MOST_WIDTH)[0]
+        return [Medium("image/png", image_bytes(x), x.shape[-1])]
 
     def read_mask(self, loaded: LoadedRun, mask: Any, item: Any, items: Items) -> Tensor:
         return read_region(mask, self.data_shape(loaded)[1:], item)

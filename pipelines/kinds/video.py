@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.files.errors import InputError
-from pipelines.kinds.base import Items, Kind, Written, ranges, write_ranking
+from pipelines.kinds.base import Items, Kind, Medium, Written, ranges, write_ranking
 from pipelines.kinds.image import read_pixels, read_region, reconstructions, with_hidden
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipelines.training.log import RunLog
 
 
+MOST_WIDTH = 128  # pixels of the longer side of a frame on a page
 RANGES = re.compile(r"[\d.,\s-]+")  # no name of an image
 
 
@@ -159,6 +160,13 @@ class Video(Kind):
         else:
             write_gif(path, {stem.name: x}, context=0)
         return path
+
+    def media(self, x: Tensor, example: Example) -> list[Medium]:
+        """Large frames are reduced to `MOST_WIDTH` pixels."""
+        from pipelines.media.images import clip_bytes, reduced
+
+        x = reduced(x.movedim(1, 0), MOST_WIDTH).movedim(0, 1)
+        return [Medium("image/webp", clip_bytes(x), x.shape[-1])]
 
     def read_mask(self, loaded: LoadedRun, mask: Any, item: Any, items: Items) -> Tensor:
         """Frames from 0, the last excluded, "4-8" or "0-2,6-8", or pairs of numbers; an image of the region in all

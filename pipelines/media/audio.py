@@ -25,11 +25,30 @@ BLUE, PAPER = "#33658a", "#eeeeee"
 
 def write_wav(path: Path, wave: Tensor, sample_rate_hz: int) -> None:
     """Writes a wave (t,) as 16-bit mono WAV: x * 32768, rounded; values outside [-1, 1) are clipped."""
+    write_atomically(Path(path), wav_bytes(wave, sample_rate_hz))
+
+
+def wav_bytes(wave: Tensor, sample_rate_hz: int) -> bytes:
+    """The same as a file's content."""
     assert wave.ndim == 1 and wave.is_floating_point() and bool(wave.isfinite().all()), (wave.shape, wave.dtype)
     samples = np.clip(np.rint(wave.detach().cpu().double().numpy() * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
     buffer = io.BytesIO()
     soundfile.write(buffer, samples.astype(np.int16), sample_rate_hz, format="WAV", subtype="PCM_16")
-    write_atomically(Path(path), buffer.getvalue())
+    return buffer.getvalue()
+
+
+def spectrogram_bytes(wave: Tensor, sample_rate_hz: int, height: int = 96, width: int = 240) -> bytes:
+    """A wave (t,) -> a PNG of its spectrogram alone, from 0 to half the rate over all of the wave; the loudest point is
+    the brightest."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    power = decibels(wave, sample_rate_hz)
+    shade = ((power - power.max()) / RANGE_DB + 1).clamp(0, 1).flip(0)
+    pixels = (colormaps["magma"](shade.numpy())[..., :3] * 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def spectrograms(path: Path, waves: list[Tensor], captions: list[str], sample_rate_hz: int, columns: int = 4) -> None:

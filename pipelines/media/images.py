@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -25,11 +26,32 @@ PAPER, LINE, INK = 255, 176, 64  # grey levels around images
 
 def write_image(path: Path, image: Tensor) -> None:
     """Writes uint8 (c, h, w), c = 1 or 3, as PNG, pixel for pixel."""
-    assert image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] in (1, 3), (image.dtype, image.shape)
-    pixels = rearrange(image.cpu(), "c h w -> h w c").numpy()
+    write_atomically(Path(path), image_bytes(image))
+
+
+def image_bytes(image: Tensor) -> bytes:
+    """uint8 (c, h, w), c = 1 or 3 -> a PNG file, pixel for pixel."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, format="PNG", optimize=True)
-    write_atomically(Path(path), buffer.getvalue())
+    _pillow(image).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def clip_bytes(clip: Tensor) -> bytes:
+    """uint8 (c, t, h, w), c = 1 or 3 -> a looping WebP file, pixel for pixel."""
+    first, *others = (_pillow(frame) for frame in clip.unbind(1))
+    buffer = io.BytesIO()
+    first.save(buffer, format="WEBP", save_all=True, append_images=others, duration=FRAME_MS, loop=0, lossless=True)
+    return buffer.getvalue()
+
+
+def reduced(images: Tensor, most: int) -> Tensor:
+    """uint8 (n, c, h, w), larger ones scaled down so that the longer side has `most` pixels, each the mean of those
+    that it stands for."""
+    height, width = images.shape[-2:]
+    if max(height, width) <= most:
+        return images
+    size = [max(1, round(side * most / max(height, width))) for side in (height, width)]
+    return F.interpolate(images.float(), size=size, mode="area").round().to(torch.uint8)
 
 
 def image_grid(images: Tensor, columns: int | None = None) -> Tensor:
@@ -99,6 +121,13 @@ def write_gif(path: Path, clips: dict[str, Tensor], context: int) -> None:
     buffer = io.BytesIO()
     images[0].save(buffer, format="GIF", save_all=True, append_images=images[1:], duration=FRAME_MS, loop=0)
     write_atomically(Path(path), buffer.getvalue())
+
+
+def _pillow(image: Tensor) -> Image.Image:
+    """uint8 (c, h, w), c = 1 or 3."""
+    assert image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] in (1, 3), (image.dtype, image.shape)
+    pixels = rearrange(image.cpu(), "c h w -> h w c").numpy()
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 def _enlarge(images: Tensor, columns: int) -> Tensor:

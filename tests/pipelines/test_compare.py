@@ -70,6 +70,14 @@ def test_the_picture_has_a_row_for_each_system(compared):
         assert picture.height == 3 * (size + gap) + gap and picture.width > 12 * (size + gap) + gap
 
 
+def test_the_same_is_written_as_a_page(compared):
+    out, printed = compared
+    text = (out / "report.html").read_text()
+    assert printed.splitlines()[-1] == str(out / "report.html") and text.count("data:image/png") == 1
+    for own in json.loads((out / "table.json").read_text()):
+        assert f"<td>{own['system']}</td>" in text and f'data-key="{own["bound"]}"' in text
+
+
 def test_what_was_done_is_not_done_again(compared, command):
     out, printed = compared
     before = times(out)

@@ -57,6 +57,7 @@ FLAGS = {
     "compress": (["--input", "PICTURES"], ["input", "label", "actions", "lossless"]),
     "decompress": (["--input", "COMPRESSED"], ["input", "item"]),
     "plot_latents": (["--data-root", "PICTURES"], ["data-root", "split", "example"]),
+    "report": (["--n", "2"], ["n", "data-root"]),
     "score": (["--input", "PICTURES"], ["input", "label", "rank", "actions", "held-out", "data-root"]),
     "export_model": (["--data-root", "PICTURES", "--format", "pt2"], ["input", "items", "format", "data-root"]),
     "predict_video": ([], ["data-root", "n", "context", "frames", "actions", "temperature", "top-k", "top-p"]),
