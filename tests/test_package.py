@@ -150,6 +150,9 @@ def test_the_wheel_trains_and_samples_from_any_folder(tmp_path):
         installed = packages / "pipelines" / "_installed"
         assert {path.relative_to(installed) for path in (installed / name).rglob("*.yaml")} == expected
     assert all((packages / name / "py.typed").exists() for name in ("pipelines", "stage1_vqvae", "stage2_prior"))
+    static = Path("pipelines") / "explorer" / "static"
+    assert {path.relative_to(packages) for path in (packages / static).rglob("*.*")} == {
+        path.relative_to(ROOT) for path in (ROOT / static).rglob("*.*")}
     tiny = ["experiment=digits", "stage1.steps=3", "stage2.steps=3"]
     for arguments in (["train-stage1", *tiny], ["extract-codes", *tiny], ["train-stage2", *tiny],
                       ["sample", "--run", "digits", "--n", "2"], ["sample", "--run", "mnist", "--n", "2"]):

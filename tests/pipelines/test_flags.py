@@ -75,6 +75,9 @@ others = st.one_of(
         max_size=2)),
     st.tuples(st.just("doctor"), st.lists(st.builds(
         lambda flag, value: f"--{flag}={value}", st.sampled_from(["run", "runs-dir", "stage"]), values), max_size=2)),
+    st.tuples(st.just("explore"), st.lists(st.builds(  # a run that there is would be served until Ctrl-C
+        lambda flag, value: f"--{flag}={value}", st.sampled_from(["port", "runs-dir", "data-root", "device"]), values),
+        max_size=2).map(lambda flags: ["--run=nosuch", "--no-browser", "--port=0", *flags])),
     st.tuples(st.just("publish"), st.lists(st.builds(
         lambda flag, value: f"--{flag}={value}", st.sampled_from(["run", "out", "half"]), values), max_size=2)),
     st.tuples(st.just("compare"), st.builds(lambda name, value: [name, f"--only={value}", "stage1.stepz=1"],
@@ -141,6 +144,7 @@ def shown_counts():
 @example(("sample", ["--seed=18446744073709551616"]), False)
 @example(("sample", ["--n=1" + 30 * "0"]), False)
 @example(("sample", ["--seconds=nan"]), False)
+@example(("explore", ["--run=nosuch", "--no-browser", "--port=0"]), False)
 def test_every_verb_does_what_was_asked_or_says_in_one_line_why_not(made, tmp_path_factory, command, call, anew):
     verb, arguments = call
     home = tmp_path_factory.mktemp("call")
@@ -164,7 +168,8 @@ def test_every_verb_does_what_was_asked_or_says_in_one_line_why_not(made, tmp_pa
 
 
 def test_every_verb_is_asked():
-    assert {*STAGES, *FLAGS, "list_runs", "publish", "doctor", "compare", "make_doom_data", "demo"} == {
+    assert {*STAGES, *FLAGS, "list_runs", "publish", "doctor", "compare", "explore", "make_doom_data",
+            "demo"} == {
         verb.replace("-", "_") for verb in console.verbs()}
 
 

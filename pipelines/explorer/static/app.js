@@ -177,8 +177,8 @@ function ready() {
   document.getElementById("page").replaceChildren();
   document.getElementById("pages").replaceChildren(...state.pages.map((page) => page.why_not === null
     ? el("a", {href: `#${page.name}`}, page.title)
-    : el("span", {class: "missing", tabIndex: 0, title: page.why_not, "aria-disabled": "true",
-                  onclick: () => say(`${page.title}: ${page.why_not}`)}, page.title)));
+    : el("button", {type: "button", class: "missing", title: page.why_not,
+                    onclick: () => say(`${page.title}: ${page.why_not}`)}, page.title)));
   window.addEventListener("hashchange", openHash);
   openHash();
 }

@@ -136,6 +136,15 @@ def test_runs_show_curves_and_findings(tab):
     tab.wait_for_selector("#runs-beside:has-text('looked at')")
 
 
+def test_a_page_that_the_run_does_not_have_says_why(tab, served, monkeypatch):
+    monkeypatch.setitem(served.explorer._state, "pages", [
+        *served.explorer.state()["pages"], {"name": "none", "title": "None", "why_not": "this run has none"}])
+    tab.open("samples")
+    tab.focus("nav .missing")
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector("#message:has-text('None: this run has none')")
+
+
 @pytest.mark.parametrize("width, scheme", SIZES)
 def test_nothing_is_wider_than_the_window(browser, served, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
