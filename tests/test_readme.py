@@ -34,7 +34,7 @@ def run(folder: Path, *arguments: str) -> str:
 
 def test_readme(folder):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 2
     (folder / "readme.py").write_text("\n".join(blocks) + "\nassert images.shape == (16, 1, 8, 8)\n")
     printed = run(folder, "readme.py")
     assert printed.startswith("image (1, 28, 28) (7, 7) 128 ('0', '1', ")
