@@ -106,15 +106,16 @@ def speech(arguments: argparse.Namespace) -> None:
 
 
 def patches(arguments: argparse.Namespace) -> None:
-    """Held-out photos with a patch of something else: is it found by the bits of the codes at its positions?"""
+    """Held-out images with a patch of something else: is it found by the bits of the codes at its positions?"""
     import torch
     import torch.nn.functional as F
 
     run, split = opened(arguments, "imagenet128")
-    x = split.batch(torch.arange(min(arguments.items, len(split)))).x
+    count = min(arguments.items, len(split))  # of all the split: neighbours may be frames of one walk
+    x = split.batch(torch.arange(count) * (len(split) // count)).x
     size, generator = min(PATCH, x.shape[-1] // 2), torch.Generator().manual_seed(0)
     tops, lefts = torch.randint(0, x.shape[-1] - size + 1, (2, len(x)), generator=generator)
-    other = x.roll(1, 0)
+    other = x.roll(len(x) // 2, 0)
     noise = torch.randint(0, 256, x.shape, generator=generator, dtype=torch.uint8)
     inside = torch.zeros(len(x), *x.shape[-2:])
     for row, (top, left) in enumerate(zip(tops.tolist(), lefts.tolist())):
@@ -122,7 +123,7 @@ def patches(arguments: argparse.Namespace) -> None:
     grid = run.grid
     share = F.adaptive_avg_pool2d(inside[:, None], grid)[:, 0]  # of each position's pixels
     print(f"patches of {size}x{size} pixels in {len(x)} images; area, pixels' bits summed at each position | codes")
-    for title, pasted in {"none: the same place": x, "another photo": other, "its own pixels upside down": x.flip(2),
+    for title, pasted in {"none: the same place": x, "another image": other, "its own pixels upside down": x.flip(2),
                           "its own pixels inverted": 255 - x, "noise": noise}.items():
         scores = run.score(torch.where(inside[:, None] > 0, pasted, x))
         data = F.adaptive_avg_pool2d(scores.data_map[:, None], grid)[:, 0]
