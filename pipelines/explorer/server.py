@@ -147,7 +147,6 @@ class Explorer:
             self.failure = f"the run could not be loaded ({type(error).__name__}); the terminal says more"
             traceback.print_exc()
 
-
     def _warm_up(self) -> None:
         """Draws a sample, so that the user's first does not wait for the compiled loop: it is made once on a machine,
         in up to a minute, and read in a second afterwards. Beside the worker: only calls that sample wait for it."""

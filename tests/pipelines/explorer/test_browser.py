@@ -140,7 +140,7 @@ def test_a_page_that_the_run_does_not_have_says_why(tab, served, monkeypatch):
     monkeypatch.setitem(served.explorer._state, "pages", [
         *served.explorer.state()["pages"], {"name": "none", "title": "None", "why_not": "this run has none"}])
     tab.open("samples")
-    tab.focus("nav .missing")
+    tab.focus("nav .missing:has-text('None')")
     tab.keyboard.press("Enter")
     tab.wait_for_selector("#message:has-text('None: this run has none')")
 
