@@ -83,6 +83,7 @@ def listen(port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
+        listening.listen(128)  # at once: a browser that is quicker than the server waits, and is not refused
     except OSError as error:
         raise InputError(f"--port: expected one that is free (0 finds one), found {port}: {error.strerror}") from None
     return listening
