@@ -69,7 +69,10 @@ def main(arguments: argparse.Namespace) -> None:
     if not arguments.no_browser and has_screen():
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
     explorer.start(failed)
-    server.run(sockets=[listening])
+    try:
+        server.run(sockets=[listening])
+    finally:
+        explorer.stop()
     if explorer.failure is not None:
         raise InputError(explorer.failure)
 

@@ -37,6 +37,7 @@ MOST_KEPT = 128 * 2**20  # bytes of all uploads that are kept
 MOST_TABS = 16  # whose state is kept
 AT_ONCE = 4  # bodies that are received at the same time: the others wait, unread
 PATIENCE_S = 60  # for one body
+PATIENCE_AT_END_S = 5  # for each thread that computes
 HOSTS = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -71,6 +72,8 @@ class Explorer:
         self._shared: dict[str, Any] = {}
         self._state: dict[str, Any] = {}
         self._lock = threading.Lock()
+        self._ending = threading.Event()
+        self._warming: threading.Thread | None = None
         self.worker = Worker()
 
     def start(self, failed: Callable[[], None] = lambda: None) -> None:
@@ -81,9 +84,18 @@ class Explorer:
             if self.failure is not None:
                 failed()
             else:
-                threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
+                self._warming = threading.Thread(target=self._warm_up, name="warm-up", daemon=True)
+                self._warming.start()
 
         self.worker.start(load)
+
+    def stop(self) -> None:
+        """Waits a few seconds for what is being computed: a thread that is inside PyTorch when the process ends aborts
+        it."""
+        self._ending.set()
+        self.worker.stop(PATIENCE_AT_END_S)
+        if self._warming is not None:
+            self._warming.join(PATIENCE_AT_END_S)
 
     def state(self) -> dict[str, Any]:
         """What the first page shows."""
@@ -154,7 +166,8 @@ class Explorer:
         self._state |= {"note": "The sampling loop is being prepared: on a new machine this takes up to a minute."}
         try:
             for _ in self.run.sample_steps(1):
-                pass
+                if self._ending.is_set():
+                    break
         except InputError:  # a run that cannot be sampled, or not without further options
             pass
         self._state.pop("note")

@@ -76,10 +76,22 @@ class Worker:
 
     def __init__(self) -> None:
         self._jobs: queue.Queue[Job] = queue.Queue(MOST_WAITING)
+        self._thread: threading.Thread | None = None
+        self._running: Job | None = None
+        self._ended = threading.Event()
 
     def start(self, first: Callable[[], None]) -> None:
         """`first` runs before all calls: it loads what they need."""
-        threading.Thread(target=self._work, args=(first,), name="explorer", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, args=(first,), name="explorer", daemon=True)
+        self._thread.start()
+
+    def stop(self, patience_s: float) -> None:
+        """Ends after the value that is being made, if that takes no longer than `patience_s`."""
+        self._ended.set()
+        if (job := self._running) is not None:
+            job.cancel()
+        if self._thread is not None:
+            self._thread.join(patience_s)
 
     def add(self, function: Callable[[], Any]) -> Job:
         """Raises Busy where too many calls wait."""
@@ -92,5 +104,8 @@ class Worker:
 
     def _work(self, first: Callable[[], None]) -> None:
         first()
-        while True:
-            self._jobs.get().run()
+        while not self._ended.is_set():
+            with suppress(queue.Empty):
+                self._running = self._jobs.get(timeout=0.2)
+                self._running.run()
+                self._running = None
