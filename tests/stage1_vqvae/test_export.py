@@ -78,6 +78,7 @@ def test_codes_out_of_range_are_still_refused_outside_of_a_graph():
 
 
 @pytest.mark.skipif(find_spec("onnxscript") is None, reason="requires onnxscript")
+@pytest.mark.slow
 def test_encoder_and_decoder_of_audio_export_to_onnx(tmp_path):
     """Of images: tests/pipelines/test_export_model.py, which runs the files too."""
     model, x = audio(EMAQuantizer(16, 4))
