@@ -4,6 +4,7 @@ and every link between them that may be broken."""
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from pipelines.data.run_codes import RunCodes
 from pipelines.evaluation import code_classifier as code_probe
 from pipelines.evaluation.code_classifier import Target, code_classifiers, octants, position_cells, targets
 from pipelines.evaluation.codes import levels
+from pipelines.explorer.page import Arguments, Context
+from pipelines.explorer.pages import all_pages
 from pipelines.files.errors import InputError
 from pipelines.runs.config import composed
 from pipelines.runs.facts import complete
@@ -348,3 +351,21 @@ def test_targets_of_frames(chain):
     found = {target.name: target for target in targets(RunCodes(str(chain / "bottom")), "validation")}
     assert found.keys() == {"position", "heading"}
     assert len(found["heading"].train) == 7 * 12 and len(found["heading"].held_out) == 12
+
+
+def test_the_explorer_shows_it(chain):
+    """Its codes, those that are changed, samples while they are drawn, and scores, all down to pixels."""
+    run, session = load(chain / "top", "cpu"), {}
+    pages = {name: page for name, page in all_pages().items() if page.why_not(run) is None}
+    assert {"codes", "samples", "scores", "runs"} <= pages.keys() and "voices" not in pages
+
+    def call(page, name, **values):
+        found = pages[page].calls[name](Context(run, chain, None, session, {}), Arguments(values, {}.__getitem__))
+        return json.loads(json.dumps(list(found) if isinstance(found, Iterator) else found, allow_nan=False))
+
+    assert call("codes", "about")
+    assert call("codes", "sample", seed=0)["made"]
+    code = call("codes", "click", position=0, book=2)["code"]
+    call("codes", "replace", position=0, book=2, code=(code + 1) % run.num_codes)
+    assert call("codes", "click", position=0, book=2)["code"] == (code + 1) % run.num_codes
+    assert call("samples", "draw", n=2, seed=1)[-1]

@@ -92,10 +92,10 @@ def test_what_cannot_be_read_is_said(tab):
     tab.wrong.clear()  # the browser notes the status 400
 
 
-def test_a_painted_mask_is_filled(tab):
+def test_a_painted_mask_is_filled(tab, until):
     tab.open("fill")
     tab.wait_for_selector("#fill-mask")
-    tab.wait_for_function("document.getElementById('fill-mask').getBoundingClientRect().width > 50")
+    until(lambda: tab.locator("#fill-mask").bounding_box()["width"] > 50)
     tab.fill("#fill-n", "3")
     tab.fill("#fill-particles", "4")
     box = tab.locator("#fill-mask").bounding_box()
@@ -126,6 +126,21 @@ def test_samples_are_drawn_kept_and_saved(tab):
     with tab.expect_download() as saved:
         tab.locator(".sample >> text=Save").first.click()
     assert saved.value.suggested_filename.startswith("seed0-0") and Image.open(saved.value.path()).size == (8, 8)
+
+
+def test_files_are_ranked_by_strangeness(tab):
+    tab.open("scores")
+    files = []
+    for name, image in {"usual": np.zeros((8, 8)), "noise": np.random.default_rng(0).integers(0, 256, (8, 8))}.items():
+        buffer = io.BytesIO()
+        Image.fromarray(image.astype(np.uint8)).save(buffer, "PNG")
+        files.append({"name": f"{name}.png", "mimeType": "image/png", "buffer": buffer.getvalue()})
+    tab.set_input_files("#scores-files", files)
+    tab.wait_for_selector("#scores-list li >> nth=1")
+    bits = [float(found) for found in re.findall(r"([\d.]+) bits per code", tab.inner_text("#scores-list"))]
+    assert bits == sorted(bits, reverse=True) and len(bits) == 2
+    assert tab.locator("#scores-list img").count() == 2
+    tab.wait_for_selector("#scores-place:has-text('Compared with'), #scores-place:has-text('left out')")
 
 
 def test_runs_show_curves_and_findings(tab):
