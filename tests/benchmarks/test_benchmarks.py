@@ -26,6 +26,7 @@ def run(tmp_path_factory) -> tuple[dict, str, Path]:
     return json.loads(out.read_text()), result.stdout, out
 
 
+@pytest.mark.slow
 def test_the_machine_is_stated(run):
     machine = run[0]["machine"]
     assert {"cpu", "cores", "threads", "torch", "date", "rates"} <= machine.keys() and machine["threads"] == 1
@@ -34,6 +35,7 @@ def test_the_machine_is_stated(run):
 
 
 @pytest.mark.parametrize("name", WORKS)
+@pytest.mark.slow
 def test_a_work_has_rows_with_all_fields(run, name):
     rows = [row for row in run[0]["rows"] if row["work"] == name]
     assert rows
@@ -50,12 +52,14 @@ def test_a_work_has_rows_with_all_fields(run, name):
 
 
 @pytest.mark.parametrize("name", ["sampling", "video_sampling", "wavenet_generation"])
+@pytest.mark.slow
 def test_what_is_timed_is_right(run, name):
     """In float32 a draw on a rounding edge of the distribution may differ, in float64 none does."""
     (checks,) = (row["checks"] for row in run[0]["rows"] if row["work"] == name and row["checks"])
     assert [value for check, value in checks.items() if check.endswith("float64")] == [0]
 
 
+@pytest.mark.slow
 def test_rivals_are_the_fastest_that_ran(run):
     for row in run[0]["rows"]:
         times = {name: facts["median_s"] for name, facts in row["contenders"].items()
@@ -66,6 +70,7 @@ def test_rivals_are_the_fastest_that_ran(run):
             assert row["ratio_to_rival"] == pytest.approx(min(times.values()) / ours)
 
 
+@pytest.mark.slow
 def test_the_table_has_a_line_for_each_contender(run):
     lines = run[1].splitlines()
     for row in run[0]["rows"]:
@@ -73,6 +78,7 @@ def test_the_table_has_a_line_for_each_contender(run):
             assert any(f"  {name}" in line for line in lines), f"{row['work']}: {name}"
 
 
+@pytest.mark.slow
 def test_the_summary_has_a_line_for_each_row(run):
     result = bench(str(run[2]), module="benchmarks.summary")
     assert result.returncode == 0, result.stderr
