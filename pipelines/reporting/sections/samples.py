@@ -34,8 +34,8 @@ def section(reported: Reported) -> Html:
         "Each is the decoding of latents drawn from N(0, I)")
     given = ", conditioned on the actions of a training clip" if example.facts.get("action_names") else ""
     given += "; labels are drawn as often as in training" if classes else ""
-    return join(tag("p", f"{how}{given}. Random seed {reported.seed}, temperature 1; sample {'number i depends on '}"
-                         f"the seed and i alone.{not_all(count, len(media))}"),
+    return join(tag("p", f"{how}{given}. Random seed {reported.seed}, temperature 1; each sample depends on the "
+                         f"seed and its own number alone.{not_all(count, len(media))}"),
                 tag("p", note, class_="soft") if (note := reported.kind.media_note(example)) else None,
                 tag("div", [shown(own, f"sample {number}", caption)
                             for number, (own, caption) in enumerate(zip(media, captions))], class_="items"))
