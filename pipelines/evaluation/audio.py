@@ -132,6 +132,9 @@ def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
     return {"spectrograms": path}
 
 
+FEATURES = "log-mel powers", ""  # what `features` are, and their unit in words
+
+
 def features(x: Tensor, lengths: Tensor, data: Data) -> Tensor:
     """Waves (n, 1, t) -> float32 (n, d), in which clips are compared: log-mel powers of frames of 10 ms, at one
     loudness."""

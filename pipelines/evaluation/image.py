@@ -63,6 +63,9 @@ def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
     return paths | ({"samples": run.samples / "grid.png"} if (run.samples / "grid.png").exists() else {})
 
 
+FEATURES = "pixels", " (black to white is 1)"  # what `features` are, and their unit in words
+
+
 def features(x: Tensor, lengths: None, data: Data) -> Tensor:
     """Images (n, *shape) -> float32 (n, d), in which items are compared: their pixels in [0, 1]."""
     return x.flatten(1).float() / 255

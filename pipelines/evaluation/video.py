@@ -148,6 +148,9 @@ def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
     return paths
 
 
+FEATURES = "pixels", " (black to white is 1)"  # what `features` are, and their unit in words
+
+
 def features(x: Tensor, lengths: None, data: Data) -> Tensor:
     """Clips (n, *shape) -> float32 (n, d), in which items are compared: their pixels in [0, 1]."""
     return x.flatten(1).float() / 255

@@ -200,7 +200,8 @@ class Kind(ABC):
     def evaluation(self) -> ModuleType:
         """check(subject), figures(measured, subject, shared figures), rows(result) of the table, draw(measured,
         subject, result): what evaluate.py measures of this kind of data alone. Optional: features(x, lengths,
-        data), draw_rows(path, rows, data): how items are compared, and drawn, to find copies."""
+        data), FEATURES (what these are, and their unit, in words), draw_rows(path, rows, data): how items are compared,
+        and drawn, to find copies."""
 
 
 def write_ranking(folder: Path, samples: Samples, example: Example, files: Sequence[str]) -> None:

@@ -41,11 +41,10 @@ def section(reported: Reported) -> Html:
     count = min(QUERIES, len(samples.x))
     x, lengths = samples.x[:count], None if samples.lengths is None else samples.lengths[:count]
     train = data.split("train")
-    space = "log-mel powers" if data.kind == "audio" else "pixels"
+    space, unit = kind.FEATURES
     columns = [("sample", first_items(reported, x, lengths), [None] * count)]
     numbers, distances, compared = by_features(x, lengths, train, data, kind)
     columns.append((f"nearest by {space}", *items(reported, train, numbers, distances, "{:.3f}")))
-    unit = "" if data.kind == "audio" else " (black to white is 1)"
     notes = [f"Nearest by {space}: root mean square difference{unit}, of {compared:,} among {len(train):,} "
              "training items."]
     if (found := reported.codes) is not None and samples.codes is not None:
