@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipelines.evaluation.bounds import saved
 from pipelines.evaluation.code_classifier import code_classifiers, targets
+from pipelines.evaluation.image import FEATURES as FEATURES
 from pipelines.evaluation.image import draw_rows as draw_rows
 from pipelines.evaluation.image import features as features
 from pipelines.evaluation.measured import Measured, Subject, batches

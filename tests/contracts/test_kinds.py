@@ -124,3 +124,8 @@ def test_training_shows_at_most_a_second_of_audio():
         kind_of("audio").show(Model(), batch, None, SimpleNamespace(facts={"sample_rate_hz": rate}), log, 1)
     assert asked == [(1, 100), (1, 30)]
     assert logged == [(name, size, rate) for size in (100, 30) for name in ("original", "reconstruction")]
+
+
+def test_what_items_are_compared_by_has_words():
+    for kind in all_kinds().values():
+        assert hasattr(kind.evaluation, "features") == hasattr(kind.evaluation, "FEATURES")
