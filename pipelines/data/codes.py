@@ -275,7 +275,7 @@ def _read_split(folder: Path, shards: tuple[Shard, ...], manifest: Manifest) -> 
     codes, labels, lengths = (joined.pop(name, None) for name in ("codes", "labels", "lengths"))
     codes = codes.view(np.int16) if codes.dtype == np.uint16 else codes
     local = [torch.from_numpy(joined[name]).float() for name in sorted(joined)]
-    sizes = torch.broadcast_shapes(*(part.shape[2:] for part in local))
+    sizes = np.broadcast_shapes(*(part.shape[2:] for part in local))
     local = [part.expand(-1, -1, *sizes) for part in local]
     return CodeSplit(
         torch.from_numpy(codes),

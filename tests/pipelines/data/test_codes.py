@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +71,17 @@ def test_what_was_written_is_read(tmp_path):
         assert torch.equal(read.labels, images.labels) and read.local is None and read.lengths is None
     batch = data.split("train").batch(torch.tensor([22, 7, 7]), seed=3, epoch=5)
     assert torch.equal(batch.x, everything(data, "train").x[[22, 7, 7]])
+
+
+def test_reading_codes_imports_nothing_that_takes_long(folder, pytestconfig):
+    script = f"""if True:
+        import sys
+        from pathlib import Path
+        from pipelines.data.codes import CodeData
+        CodeData(Path({str(folder)!r})).split("train")
+        sys.exit("sympy" in sys.modules)  # a quarter of a second, by some functions of torch
+    """
+    assert subprocess.run([sys.executable, "-c", script], cwd=pytestconfig.rootpath, timeout=120).returncode == 0
 
 
 @pytest.mark.parametrize(("num_codes", "stored"), [(2, "uint8"), (256, "uint8"), (257, "uint16"), (65536, "uint16"),
