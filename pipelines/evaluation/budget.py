@@ -2,17 +2,19 @@
 
 On a CPU these are minutes of processor time, of all threads together, so that other programs on the machine change
 little; on a GPU minutes of the clock. The time of a step is measured over a few steps of the training loop itself, in a
-folder that is thrown away; it counts once with an encoder that learns and once with a frozen one, where a system freezes
-it. Initialisation from data counts, imports, compilation, validation and checkpoints do not.
+folder that is thrown away; where a system freezes its encoder, before and after. Initialisation from data counts;
+imports, compilation, validation and checkpoints do not.
 
     RUN/budget.yaml    by stage: `minutes`, what was measured, and `steps`, which a comparison that goes on takes again
 """
 
+import io
 import math
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,8 +79,9 @@ def steps_within(minutes: float, stage: str, overrides: list[str], data: Callabl
     own = known.get(stage) or {}
     share = cfg.stage1.freeze_encoder_at if stage == "stage1" else 0.0
     if own.get("minutes") == minutes:
-        expect(run.root / FILE, f"{stage}.steps", own.get("steps"), is_integer(own.get("steps"), 1), "a number of steps")
-        return own["steps"]
+        steps = own.get("steps")
+        expect(run.root / FILE, f"{stage}.steps", steps, is_integer(steps, 1), "a number of steps")
+        return steps
     cost = measure_stage1(cfg, data()) if stage == "stage1" else measure_stage2(cfg, run)
     try:
         steps = cost.steps(minutes, share)
@@ -145,11 +148,9 @@ def cost_of(task: Task, split: Split, settings: Settings, seed: int, freezes: bo
 
     vars(task).update(before_first_step=before_first_step, before_step=before_step)
     rare = {name: UNENDING for name in ("steps", "validate_every", "checkpoint_every", "log_every")}
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            train(task, {"train": split, "validation": split}, replace(settings, **rare), Path(folder), seed, device, {})
-        except _Measured:
-            pass
+    splits = {"train": split, "validation": split}
+    with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()), suppress(_Measured):
+        train(task, splits, replace(settings, **rare), Path(folder), seed, device, {})
     first, last = (_seconds_per_step(marks) for marks in (phases[0], phases[-1]))
     return Cost(initialisation, first, last)
 

@@ -51,8 +51,8 @@ LEGEND = (
     "Bounds in bits/dim: under the training prior (for discrete systems with their likeliest codes), under the\n"
     "learned prior, and with one or several posterior samples. Bits per example of the latents: under the training\n"
     "prior (for sampled latents the KL, which is the rate that those bounds pay), by the entropy of the codes' own\n"
-    "frequencies (unigram), by pairs of codes counted on the training split (bigram), under the learned prior. Decoder\n"
-    "evaluations are those of training."
+    "frequencies (unigram), by pairs of codes counted on the training split (bigram), under the learned prior.\n"
+    "Decoder evaluations are those of training."
 )
 
 

@@ -1,4 +1,4 @@
-"""Binary spherical quantisation: a point of the unit sphere is quantised to the signs of its coordinates, without search.
+"""Binary spherical quantisation: the code of a point of the unit sphere is the signs of its coordinates, no search.
 
 Zhao, Xiong and Krähenbühl, "Image and Video Tokenization with Binary Spherical Quantization" (arXiv 2406.07548).
 

@@ -23,10 +23,10 @@ class SimVQ(VectorQuantizer):
     loss = codebook_weight |sg[z] - e|^2 + commitment_weight |z - sg[e]|^2, means over elements: the paper's, with its
     weight on the commitment term, as its code has it (`legacy: false`).
 
-    C starts at encodings, as other codebooks do, and W at the identity. initialise_from_data=False is the paper's start,
-    Gaussian with deviation d^-1/2; there W starts as the weight of a linear layer, without the bias of the paper's code.
-    Above `revive_threshold` 0, which the paper does not have, the rows of C that belong to dead codes do change: onto
-    the encoding times the inverse of W. `decay` is that of the moving counts of uses.
+    C starts at encodings, as other codebooks do, and W at the identity. initialise_from_data=False is the paper's
+    start, Gaussian with deviation d^-1/2; there W starts as the weight of a linear layer, and lacks the bias of the
+    paper's code. Above `revive_threshold` 0, which the paper does not have, the rows of C that belong to dead codes do
+    change: onto the encoding times the inverse of W. `decay` is that of the moving counts of uses.
     """
 
     revive_threshold: float = 0.0

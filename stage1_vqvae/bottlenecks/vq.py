@@ -31,9 +31,9 @@ from stage1_vqvae.collectives import all_sum, from_first_rank, global_uniforms, 
 from stage1_vqvae.schedules import progress
 
 ENCODINGS_PER_CODE = 32  # gathered for the initialisation from data: k-means is then stable
-# Larger codebooks start at encodings drawn at random: the time of k-means grows with K^2, from a minute on two cores
-# here to more than an hour at K = 65,536.
-MOST_CENTRES = 8192
+# Larger codebooks start at encodings drawn at random: the time of k-means grows with K^2, from a few seconds here to a
+# minute on two cores at K = 8,192, as long as a thousand updates, and more than an hour at K = 65,536.
+MOST_CENTRES = 2048
 DRAWN_PER_CODE = 4  # encodings gathered for each of these
 DIRECTION_NOISE = 1e-3  # of DiVeQ, the standard deviation that its authors' package has
 GRADIENTS = "straight_through", "rotation", "diveq"
