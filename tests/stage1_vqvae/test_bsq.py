@@ -55,7 +55,7 @@ def test_the_loss_is_the_formula_s():
 def test_it_agrees_with_vector_quantize_pytorch():
     """Their code has the highest bit first, and the entropy of the mean over all codes: not of one, which is compared
     for a single bit. Their probabilities are those of a doubled temperature."""
-    package = pytest.importorskip("vector_quantize_pytorch", reason="of the extra `bench`")
+    package = pytest.importorskip("vector_quantize_pytorch", reason="of the extra `dev`")
     for bits, compared in ((4, 1), (1, 2)):
         module, z, other = plain(bits, temperature=3.0), encodings(bits, 1).requires_grad_(), encodings(bits, 1)
         other.requires_grad_()

@@ -35,7 +35,7 @@ def test_codes_and_losses_are_those_of_the_formula():
 
 @pytest.mark.parametrize("gradient", ["straight_through", "rotation"])
 def test_it_agrees_with_vector_quantize_pytorch(gradient):
-    package = pytest.importorskip("vector_quantize_pytorch", reason="of the extra `bench`")
+    package = pytest.importorskip("vector_quantize_pytorch", reason="of the extra `dev`")
     module = quantizer(gradient=gradient)
     theirs = package.SimVQ(dim=6, codebook_size=16, channel_first=True, rotation_trick=gradient == "rotation").double()
     theirs.frozen_codebook.copy_(module.codebook[0])

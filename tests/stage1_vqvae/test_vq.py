@@ -345,7 +345,7 @@ def test_diveq_is_its_formula(num_codebooks):
 
 
 def test_diveq_agrees_with_its_authors_package(monkeypatch):
-    package = pytest.importorskip("diveq", reason="of the extra `bench`")
+    package = pytest.importorskip("diveq", reason="of the extra `dev`")
     module = quantizer(GradientQuantizer, gradient="diveq", commitment_weight=0.0, codebook_weight=0.0).double()
     theirs = package.DIVEQ(16, 8, noise_var=1e-3, codebook_reset=False, allow_warning=False).double()
     with torch.no_grad():
