@@ -37,7 +37,7 @@ from pipelines.training import distributed
 from pipelines.training.autoencoder import AutoencoderTask
 from pipelines.training.loop import train
 from pipelines.training.prior import PriorTask, mean_codes
-from pipelines.training.settings import Settings
+from pipelines.training.settings import Settings, Stage1Settings
 from pipelines.training.task import Task
 
 FILE = "budget.yaml"
@@ -97,8 +97,8 @@ def measure_stage1(cfg: DictConfig, data: Data) -> Cost:
     columns = label_columns("decoder_condition_on", plain(cfg.decoder_condition_on), data.label_names)
     seed_weights(cfg.seed)
     task = AutoencoderTask(build(complete(cfg, data)), columns, show=lambda *_, **__: None)
-    settings = Settings(**{key: value for key, value in plain(cfg.stage1).items() if key != "freeze_encoder_at"})
-    return cost_of(task, data.split("train"), settings, cfg.seed, freezes=cfg.stage1.freeze_encoder_at > 0)
+    settings = Stage1Settings(**plain(cfg.stage1))
+    return cost_of(task, data.split("train"), settings, cfg.seed, freezes=settings.freeze_encoder_at > 0)
 
 
 def measure_stage2(cfg: DictConfig, run: Run) -> Cost:
