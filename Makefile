@@ -70,7 +70,7 @@ evaluate: $(READY)  ## measure a run: bits/dim, perplexity, NMSE, PSNR, SSIM, pr
 compare: $(READY)  ## train a set of systems, one table of all: make compare SET=cifar10 ARGS="--only VAE VQ-VAE stage1.steps=500"
 	$(PY) pipelines/compare.py $(SET) $(ARGS)
 
-study: $(READY)  ## the same with a setting varied: make study STUDY=beta (capacity, codebook, large_codebooks)
+study: $(READY)  ## the same with a setting varied: make study STUDY=beta (capacity, codebook, large_codebooks, quantisers)
 	$(PY) pipelines/compare.py $(STUDY) $(ARGS)
 
 sample: $(READY)  ## N=64 samples of the run trained last, or of RUN=NAME

@@ -15,7 +15,7 @@ from pipelines.files.places import configs
 from pipelines.splits.base import Split
 from pipelines.training.loop import Task, choose_precision, train
 from pipelines.training.prior import PriorTask, mean_codes
-from pipelines.training.settings import Settings
+from pipelines.training.settings import Settings, Stage1Settings
 
 NEVER = 1 << 30  # steps
 
@@ -25,7 +25,8 @@ def settings(stage: str, batch_size: int, precision: str = "auto") -> Settings:
     values = yaml.safe_load((configs() / "train" / f"{stage}.yaml").read_text())
     values["lr"] = float(values["lr"])
     often = dict.fromkeys(("steps", "validate_every", "checkpoint_every", "log_every"), NEVER)
-    return Settings(**values | often | {"batch_size": batch_size, "precision": precision})
+    return {"stage1": Stage1Settings, "stage2": Settings}[stage](
+        **values | often | {"batch_size": batch_size, "precision": precision})
 
 
 def product_dtype(device: torch.device) -> torch.dtype:

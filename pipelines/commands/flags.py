@@ -27,7 +27,8 @@ R = TypeVar("R", bound=Run)
 MOST_SAMPLES = 1_000_000  # files of one call, which is kept in memory until they are written
 # The least and the largest value of each flag that is a count.
 LIMITS = {"n": (1, MOST_SAMPLES), "context": (1, LARGEST), "frames": (1, LARGEST), "batch_size": (1, LARGEST),
-          "example": (0, LARGEST), "top_k": (1, LARGEST), "held_out": (1, LARGEST), "items": (1, LARGEST)}
+          "example": (0, LARGEST), "top_k": (1, LARGEST), "held_out": (1, LARGEST), "items": (1, LARGEST),
+          "minutes": (1e-3, LARGEST)}
 
 
 class VerbParser(argparse.ArgumentParser):

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from pipelines.evaluation import file_rates
+from pipelines.evaluation.budget import planned_minutes
 from pipelines.evaluation.table import mean
 from pipelines.files.errors import InputError
 from pipelines.files.places import config_names, configs
@@ -32,6 +34,7 @@ COLUMNS = {  # keys of table.json: their titles in table.md, and how a row is pr
     "latent_bits": ("training prior bits", "{latent_bits:.1f}"),
     "kl_bits": ("KL", "{kl_bits:.1f}"),
     "latent_bits_unigram": ("unigram bits", "{latent_bits_unigram:.1f}"),
+    "latent_bits_bigram": ("bigram bits", "{latent_bits_bigram:.1f}"),
     "latent_bits_prior": ("learned prior bits", "{latent_bits_prior:.1f}"),
     "distortion": ("distortion, bits/dim", "{distortion:.4f}"),
     "perplexity": ("perplexity", "{perplexity:.1f}"),
@@ -39,6 +42,7 @@ COLUMNS = {  # keys of table.json: their titles in table.md, and how a row is pr
     "mean_norm": ("norm of z_e", "{mean_norm:.3g}"),
     "nmse": ("NMSE", "{nmse:.4f}"),
     "psnr_db": ("PSNR, dB", "{psnr_db:.2f}"),
+    "minutes": ("processor minutes", "{minutes:.2g}"),
     "updates": ("updates", "{updates:,d}"),
     "decoder_evaluations": ("decoder evaluations", "{decoder_evaluations:,d}"),
     "seconds_per_step": ("s/step", "{seconds_per_step:.3f}"),
@@ -46,8 +50,9 @@ COLUMNS = {  # keys of table.json: their titles in table.md, and how a row is pr
 LEGEND = (
     "Bounds in bits/dim: under the training prior (for discrete systems with their likeliest codes), under the\n"
     "learned prior, and with one or several posterior samples. Bits per example of the latents: under the training\n"
-    "prior (for sampled latents the KL, which is the rate that those bounds pay), by code frequencies (unigram),\n"
-    "under the learned prior. Decoder evaluations are those of training."
+    "prior (for sampled latents the KL, which is the rate that those bounds pay), by the entropy of the codes' own\n"
+    "frequencies (unigram), by pairs of codes counted on the training split (bigram), under the learned prior.\n"
+    "Decoder evaluations are those of training."
 )
 
 
@@ -63,10 +68,11 @@ class System:
 
 
 def read_set(name: str) -> dict:
-    """A set's yaml. Raises InputError for an unknown one."""
+    """A set's yaml, which is part of the program: choices on an axis may be numbers, unlike keys of a run's files.
+    Raises InputError for an unknown one."""
     if name not in config_names("compare"):
         raise InputError(f"set: expected one of {', '.join(config_names('compare'))}, found {name!r}")
-    return read_config(configs() / "compare" / f"{name}.yaml")
+    return yaml.safe_load((configs() / "compare" / f"{name}.yaml").read_text())
 
 
 def make_systems(spec: dict, overrides: list[str], only: list[str], out: Path) -> list[System]:
@@ -142,6 +148,7 @@ def _row(system: System, published: float | None) -> dict[str, Any]:
         "latent_bits": latents["bits"],
         "kl_bits": bounds.get("kl_bits"),
         "latent_bits_unigram": latents["bits_unigram"],
+        "latent_bits_bigram": bigram_bits(codes, latents),
         "latent_bits_prior": latents["bits_prior"],
         "distortion": bits["distortion"],
         "perplexity": mean(codes.get("perplexity")),
@@ -150,10 +157,17 @@ def _row(system: System, published: float | None) -> dict[str, Any]:
         "mean_norm": latents["mean_norm"],
         "nmse": figures.get("nmse"),
         "psnr_db": figures.get("psnr_db"),
+        "minutes": planned_minutes(system.run),
         "updates": settings["steps"],
         "decoder_evaluations": settings["steps"] * settings["batch_size"] * samples,
         "seconds_per_step": figures["training_seconds"]["stage1"] / figures["stage1_step"],
     }
+
+
+def bigram_bits(codes: dict, latents: dict) -> float | None:
+    """Of an example's latents, by counted pairs of codes; None where they were not counted."""
+    found = mean(codes.get("bigram_bits"))
+    return None if found is None else found * latents["dims"]
 
 
 def file_rows(data: Data, config: dict, split: str) -> list[dict]:

@@ -15,9 +15,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.bottlenecks.base import Quantizer
+from stage1_vqvae.bottlenecks.bsq import BSQ
 from stage1_vqvae.bottlenecks.gaussian import Gaussian as GaussianLatents
 from stage1_vqvae.bottlenecks.gumbel import Gumbel
 from stage1_vqvae.bottlenecks.residual import Residual
+from stage1_vqvae.bottlenecks.simvq import SimVQ
 from stage1_vqvae.bottlenecks.vimco import VIMCO
 from stage1_vqvae.bottlenecks.vq import EMAQuantizer, GradientQuantizer
 from stage1_vqvae.image import ImageDecoder, ImageEncoder
@@ -37,6 +39,9 @@ VQ = {"num_codes": 32, "dim": 6, "num_codebooks": 2, "decay": 0.5, "revive_thres
 BOTTLENECKS = {
     "ema": lambda: EMAQuantizer(**VQ),
     "gradient": lambda: GradientQuantizer(**VQ),
+    "diveq": lambda: GradientQuantizer(**VQ, gradient="diveq"),
+    "simvq": lambda: SimVQ(**VQ),
+    "bsq": lambda: BSQ(num_bits=4, dim=6, num_codebooks=2, entropy_weight=1.0),
     "residual": lambda: Residual(**VQ),
     "gaussian": lambda: GaussianLatents(dim=6),
     "gumbel": lambda: Gumbel(num_codes=8, dim=6, num_codebooks=2, temperature_steps=STEPS),

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from stage1_vqvae.audio import SoundEncoder, SoundUpsampler
 from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.bottlenecks.base import Quantizer
+from stage1_vqvae.bottlenecks.bsq import BSQ
 from stage1_vqvae.bottlenecks.fsq import FSQ
 from stage1_vqvae.bottlenecks.residual import Residual
+from stage1_vqvae.bottlenecks.simvq import SimVQ
 from stage1_vqvae.bottlenecks.vq import EMAQuantizer
 from stage1_vqvae.image import ImageDecoder, ImageEncoder
 from stage1_vqvae.likelihoods.base import Likelihood
@@ -54,7 +56,8 @@ def audio(bottleneck: Quantizer) -> tuple[Autoencoder, Tensor]:
 
 
 BOTTLENECKS = {"ema": lambda: EMAQuantizer(16, 4), "product": lambda: EMAQuantizer(16, 4, num_codebooks=2),
-               "fsq": lambda: FSQ([5, 4], 4), "residual": lambda: Residual(16, 4, num_codebooks=2)}
+               "fsq": lambda: FSQ([5, 4], 4), "bsq": lambda: BSQ(4, 4), "simvq": lambda: SimVQ(num_codes=16, dim=4),
+               "residual": lambda: Residual(16, 4, num_codebooks=2)}
 
 
 @pytest.mark.parametrize("bottleneck", BOTTLENECKS)

@@ -70,6 +70,34 @@ def test_the_gradient_passes_the_rounding_unchanged():
     assert z.grad.abs().min() > 0
 
 
+@pytest.mark.parametrize("levels", [[9, 5, 3], [8, 5, 2]])
+def test_the_sigmoid_is_ifsq_s(levels):
+    """2 sigmoid(1.6 x) - 1 in the place of tanh(x), of the same range; odd levels need no shift."""
+    module = FSQ(levels, dim=3, bounding="sigmoid").double()
+    x = 3 * torch.randn(50, 3, dtype=torch.float64)
+    sizes = torch.tensor(levels, dtype=torch.float64)
+    half, offset = (sizes - 1 + 1e-3) / 2, (sizes % 2 == 0) / 2
+    shift = torch.atanh(offset / half) / 0.8
+    expected = (2 * torch.sigmoid(1.6 * (x + shift)) - 1) * half - offset
+    torch.testing.assert_close(module._bounded(x), expected, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(module._bounded(x), plain(levels)._bounded(x))
+
+
+def test_the_sigmoid_makes_levels_of_normal_numbers_even():
+    """9,000 quantiles of a normal distribution -> nine levels."""
+    x = torch.special.ndtri((torch.arange(9000, dtype=torch.float64) + 0.5) / 9000)[:, None].expand(-1, 2)
+    shares = {}
+    for bounding in ("tanh", "sigmoid"):
+        levels = FSQ([9, 9], dim=2, bounding=bounding).double()._bounded(x)[:, 0].round()
+        shares[bounding] = levels.unique(return_counts=True)[1][1:-1].double() / 1000  # the outermost are half as wide
+    assert (shares["sigmoid"] - 1).abs().max() < (shares["tanh"] - 1).abs().max()
+
+
+def test_a_bounding_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="expected bounding=tanh or bounding=sigmoid, found clip"):
+        FSQ([8, 5], bounding="clip")
+
+
 def test_two_codebooks_are_two_of_one():
     levels = [5, 4, 3]
     torch.manual_seed(0)

@@ -316,6 +316,62 @@ def test_the_rotation_trick_without_a_direction_is_finite():
     torch.testing.assert_close(rotated_back(g, -e, e), g - torch.tensor([[0.0, 0.0, 2.0, 0.0]]))  # a mirror
 
 
+@pytest.mark.parametrize("num_codebooks", [1, 2])
+def test_diveq_is_its_formula(num_codebooks):
+    """z_q = z + |e - z| v / |v|, v = e - z + noise a constant, and of the gradients that of autograd, whose codebook
+    has no other: as published there are no auxiliary losses."""
+    module = quantizer(GradientQuantizer, num_codebooks=num_codebooks, gradient="diveq", commitment_weight=0.0,
+                       codebook_weight=0.0).double()
+    z, upstream = encodings(dtype=torch.float64).requires_grad_(), encodings(seed=2, dtype=torch.float64)
+    uniforms = torch.rand(z.shape, dtype=torch.float64)
+    latent = module(z, uniforms=uniforms)
+    (latent.z_q * upstream).sum().backward()
+    own, noise = (rearrange(part, "b (g d) ... -> (b ...) g d", g=num_codebooks)
+                  for part in (z, 1e-3 * torch.special.ndtri(uniforms)))
+    codes = latent.codes.reshape(-1, num_codebooks)
+    e = torch.stack([module.codebook[group][codes[:, group]] for group in range(num_codebooks)], 1)
+    v = (e - own + noise).detach()
+    z_q = own + (e - own).square().sum(-1, keepdim=True).sqrt() * v / v.square().sum(-1, keepdim=True).sqrt()
+    expected = rearrange(z_q, "(b h w) g d -> b (g d) h w", b=6, h=3)
+    torch.testing.assert_close(latent.z_q, expected, rtol=1e-10, atol=1e-12)
+    assert latent.loss.item() == 0
+    found = z.grad, module.codebook.grad
+    for own, other in zip(found, torch.autograd.grad((expected * upstream).sum(), [z, module.codebook]), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-8, atol=1e-10)
+    assert module.codebook.grad.abs().max() > 0.1
+    # |e - z| is about 2, and the noise of 8 numbers of 1e-3 about 0.003: never ten times as much
+    assert 0 < (latent.z_q - rearrange(e, "(b h w) g d -> b (g d) h w", b=6, h=3)).abs().max() < 0.03
+    assert torch.equal(module.eval()(z).z_q, module.lookup(latent.codes)), "without noise it is the entry"
+
+
+def test_diveq_agrees_with_its_authors_package(monkeypatch):
+    package = pytest.importorskip("diveq", reason="of the extra `dev`")
+    module = quantizer(GradientQuantizer, gradient="diveq", commitment_weight=0.0, codebook_weight=0.0).double()
+    theirs = package.DIVEQ(16, 8, noise_var=1e-3, codebook_reset=False, allow_warning=False).double()
+    with torch.no_grad():
+        theirs.codebook.copy_(module.codebook[0])
+    z, pull = encodings(dtype=torch.float64).requires_grad_(), encodings(seed=2, dtype=torch.float64)
+    uniforms, other = torch.rand(z.shape, dtype=torch.float64), rows(z.detach()).requires_grad_()
+    normal = torch.distributions.Normal  # the same noise for both
+    monkeypatch.setattr(normal, "sample", lambda self, shape: self.scale * rows(torch.special.ndtri(uniforms)))
+    latent = module(z, uniforms=uniforms)
+    z_q, codes, _ = theirs(other)
+    (latent.z_q * pull).sum().backward()
+    (z_q * rows(pull)).sum().backward()
+    assert torch.equal(latent.codes.flatten(), codes)
+    for own, expected in ((rows(latent.z_q), z_q), (rows(z.grad), other.grad),
+                          (module.codebook.grad[0], theirs.codebook.grad)):
+        torch.testing.assert_close(own, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_diveq_with_moving_averages_or_at_its_own_code_is_finite():
+    module = quantizer(EMAQuantizer, gradient="diveq").double()
+    z = module.codebook[0, :4, :, None].clone().requires_grad_()  # encodings that are entries
+    latent = module(z)
+    latent.z_q.sum().backward()
+    assert torch.equal(latent.z_q, z) and z.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_codebooks", [1, 2])
 def test_cosine_distance_is_nearest_by_angle(kind, num_codebooks):

@@ -25,6 +25,7 @@ STRONG, WEAK = 5.0, 0.01  # commitment_weight: the paper found no difference fro
 HEAVY = 2.0  # rate_weight: at 1.18 the pretrained mnist still uses 106 of 128 codes
 FAST, USUAL = 3e-3, 1e-3  # learning rates of Adam
 BOTTLENECK = "autoencoder.bottleneck"
+ENTROPY = f"{BOTTLENECK}.entropy_weight"
 
 
 def find(facts: Facts, rows: Sequence[Row] = (), settings: Mapping[str, Any] = {}, codes: CodeUse | None = None,
@@ -38,6 +39,7 @@ def find(facts: Facts, rows: Sequence[Row] = (), settings: Mapping[str, Any] = {
                "the codes carry little information, so reconstructions are poor and samples alike")
     return Finding(evidence, meaning, causes(facts, rows, settings, num_codes),
                    "fewer or smaller autoencoder.bottleneck.levels" if f"{BOTTLENECK}.levels" in settings else
+                   f"a smaller {BOTTLENECK}.num_bits" if ENTROPY in settings else
                    "autoencoder/bottleneck=fsq, which has no codebook to lose")
 
 
@@ -83,7 +85,11 @@ def causes(facts: Facts, rows: Sequence[Row], settings: Mapping[str, Any], num_c
     beta = settings.get("autoencoder.beta") or 0
     if weight > HEAVY:
         changes.append(change(settings, f"{BOTTLENECK}.rate_weight", min(1.0, weight / 4)))
+    if ENTROPY in settings:  # BSQ, which no commitment term holds
+        changes.append(change(settings, ENTROPY, 4 * settings[ENTROPY] or 0.1))
     commitment = settings.get(f"{BOTTLENECK}.commitment_weight")
+    if commitment == 0 and (ENTROPY in settings or settings.get(f"{BOTTLENECK}.gradient") == "diveq"):
+        commitment = None  # as published
     if commitment is not None and not WEAK <= commitment <= STRONG:
         changes.append(change(settings, f"{BOTTLENECK}.commitment_weight", 0.25))
     if lr > FAST:

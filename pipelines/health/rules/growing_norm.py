@@ -3,7 +3,7 @@ twenty times what it was at the start.
 
 Three times in a row a quarter is a factor of two, and what settles grows less and less; the learning rate that falls to
 zero ends any growth, hence the second figure. In the healthy runs the norm at most triples. The commitment term is what
-holds encodings near their codes.
+holds encodings near their codes. FSQ and BSQ scale encodings first, so that their norm means nothing there.
 """
 
 import statistics
@@ -18,6 +18,7 @@ ORDER, STAGES = 3, ("stage1",)
 GROWTH = 1.25
 FAR = 20.0
 SPANS, ROWS_PER_SPAN = 4, 5  # of the training's rows so far
+SCALED = "autoencoder.bottleneck.levels", "autoencoder.bottleneck.num_bits"
 COMMITMENT = "autoencoder.bottleneck.commitment_weight"
 USUAL = 0.25  # the paper's
 
@@ -25,7 +26,7 @@ USUAL = 0.25  # the paper's
 def find(rows: Sequence[Row], facts: Facts, settings: Mapping[str, Any]) -> Finding | None:
     norms = series(rows, facts, "train", "z_e norm")
     size = len(norms) // SPANS
-    if size < ROWS_PER_SPAN:
+    if size < ROWS_PER_SPAN or any(key in settings for key in SCALED):
         return None
     latest = norms[-SPANS * size :]
     medians = [statistics.median(norm for _, norm in latest[start : start + size])

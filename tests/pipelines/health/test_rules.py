@@ -70,6 +70,12 @@ SICK = {  # rule: evidence and the setting that it names first; None: in words a
                                              f"{BOTTLENECK}.revive_threshold": 0.05}),
          f"{BOTTLENECK}.commitment_weight=0.25"),
         (evidence(codes=used(0.05), settings={f"{BOTTLENECK}.rate_weight": 8.0}), f"{BOTTLENECK}.rate_weight=1.0"),
+        (evidence(codes=used(0.05), settings={f"{BOTTLENECK}.entropy_weight": 0.1, f"{BOTTLENECK}.num_bits": 6,
+                                              f"{BOTTLENECK}.commitment_weight": 0.0}),
+         f"{BOTTLENECK}.entropy_weight=0.4"),
+        (evidence(codes=used(0.05), settings={f"{BOTTLENECK}.gradient": "diveq", f"{BOTTLENECK}.revive_threshold": 0,
+                                              f"{BOTTLENECK}.commitment_weight": 0.0}),
+         f"{BOTTLENECK}.revive_threshold=0.05"),
         (evidence(dataclasses.replace(VAE, num_codes=64, positions=64), rows=rows("validation", "codes used", [2, 2]),
                   settings={"autoencoder.beta": 5.0}), "autoencoder.beta=0.5")],
     "growing norm": [
@@ -132,6 +138,8 @@ HEALTHY = [  # near the thresholds, and further from them than any healthy run
     evidence(codes=used(0.2), settings={f"{BOTTLENECK}.rate_weight": 0.65, f"{BOTTLENECK}.revive_threshold": 0.05}),
     evidence(codes=used(0.2), settings={f"{BOTTLENECK}.levels": [4, 4, 4]}),
     evidence(rows=rows("train", "z_e norm", [1 + 9 * (1 - 0.9**step) for step in range(80)])),
+    *(evidence(rows=rows("train", "z_e norm", [1.03**step for step in range(120)]), settings={f"{BOTTLENECK}.{key}": 6})
+      for key in ("levels", "num_bits")),
     evidence(rows=rows("train", "codebook lag", [0.4] * 12 + [0.1] * 6)),
     evidence(end=None, rows=rows("train", "codebook lag", [0.4] * 12)),  # while it runs
     evidence(end=None, rows=rows("validation", "objective", [1.0, 0.97]), settings=GAUSSIAN),

@@ -29,7 +29,7 @@ from stage2_prior.video import GatedPixelCNN3d
 from stage2_prior.wavenet import WaveNet
 
 SETTINGS = Settings(batch_size=4, lr=1e-3, grad_clip=1.0, weight_decay=0.1, ema_decay=0.9)
-BOTTLENECKS = ["ema", "gradient", "residual", "fsq", "gumbel", "gaussian", "identity", "vimco"]
+BOTTLENECKS = ["ema", "gradient", "diveq", "simvq", "residual", "fsq", "bsq", "gumbel", "gaussian", "identity", "vimco"]
 LIKELIHOODS = ["bernoulli", "categorical", "logistic", "logistic_mixture", "logit_laplace"]
 
 
