@@ -14,20 +14,24 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from stage2_prior.compiler import available, compiled, compiled_transformer
 from stage2_prior.dropout import GlobalBatchDropout
 from stage2_prior.initialise import initialise
 from stage2_prior.layers import Layers, embed_labels
-from stage2_prior.prior import CompiledLoop, Prior, ReplayableStepper
+from stage2_prior.prior import NOT_FINITE, CompiledLoop, Prior, ReplayableStepper, Stepper
+from stage2_prior.rule import Rule
 
 SHORTEST = 4.0  # positions of the shortest wave of an axis: neighbours differ by a quarter turn
 LONGEST = 4.0  # lengths of the axis of its longest wave: both ends differ by a quarter turn
 CHUNK = 128  # queries whose products with all keys are made at once
+SPAN = 32  # positions between two progress reports of the compiled loop
 
 
 class Transformer(Prior):
@@ -173,6 +177,9 @@ class Transformer(Prior):
     ) -> "TransformerStepper":
         self.check_conditions(batch, grid, labels, local)
         return TransformerStepper(self, batch, grid, labels, local)
+
+    def compiled_loop(self) -> "CompiledTransformer | None":
+        return CompiledTransformer(self) if available() else None
 
 
 class Block(nn.Module):
@@ -366,3 +373,121 @@ class TransformerStepper(ReplayableStepper):
                 break
             x = block.finish(x, F.scaled_dot_product_attention(q, keys, values, attn_mask=seen, scale=1.0))
         return prior.norm(x)
+
+
+class CompiledTransformer(CompiledLoop):
+    """The packed parameters of a Transformer, and the loop over spans of positions."""
+
+    def __init__(self, prior: Transformer) -> None:
+        dtype = prior.start.dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"prior: expected parameters of torch.float32 or torch.float64 on a CPU, found {dtype}")
+        self.prior, self.dtype = prior, np.float32 if dtype == torch.float32 else np.float64
+        blocks, heads, pack, fill_up = list(prior.blocks), list(prior.heads), compiled.pack, compiled.fill_up
+        norms = [torch.stack((block.first_norm.weight, block.second_norm.weight)) for block in blocks]
+        self.weights = compiled_transformer.Weights(
+            embeddings=self._stack([table.weight for table in prior.embeddings], axes=2),
+            start=prior.start.detach().numpy(),
+            local=self._stack([] if prior.local is None else [pack(prior.local.weight)], axes=3),
+            norms=self._stack(norms, axes=2),
+            qkv=self._stack([pack(block.qkv.weight) for block in blocks], axes=3),
+            out=self._stack([pack(block.out.weight) for block in blocks], axes=3),
+            out_bias=self._stack([fill_up(block.out.bias) for block in blocks], axes=1),
+            wide=self._stack([pack(block.wide.weight) for block in blocks], axes=3),
+            wide_bias=self._stack([fill_up(block.wide.bias) for block in blocks], axes=1),
+            narrow=self._stack([pack(block.narrow.weight) for block in blocks], axes=3),
+            narrow_bias=self._stack([fill_up(block.narrow.bias) for block in blocks], axes=1),
+            last_norm=prior.norm.weight.detach().numpy(),
+            logits=self._stack([pack(head.weight) for head in heads], axes=3),
+            logits_bias=self._stack([fill_up(head.bias) for head in heads], axes=1),
+        )
+
+    def _stack(self, parts: Sequence[np.ndarray | Tensor], axes: int) -> np.ndarray:
+        return compiled.stack(parts, axes, self.dtype)
+
+    def fill(
+        self, codes: Tensor, uniforms: Tensor, labels: Tensor | None, local: Tensor | None, rule: Rule
+    ) -> Iterator[int]:
+        batch, grid, books = len(codes), self.prior.grid(codes.shape), self.prior.num_codebooks
+        drawn, numbers = (x.contiguous().numpy().reshape(batch, -1) for x in (codes, uniforms))
+        free = np.flatnonzero((drawn < 0).any(0))
+        end = int(free[-1]) + 1 if len(free) else 0  # what comes after the last code to draw conditions nothing
+        state = self._state(batch, grid, labels, local, end)
+        top_k = self.prior.num_codes if rule.top_k is None else rule.top_k
+        top_p = np.inf if rule.top_p is None else float(rule.top_p)
+        how = float(rule.temperature), top_k, top_p
+        positions = math.prod(grid)
+        for start in range(0, positions, SPAN):
+            stop = min(start + SPAN, positions)
+            steps = start * books, min(stop * books, end)
+            if not compiled_transformer.draw_steps(*steps, drawn, numbers, *how, self.weights, state):
+                raise ValueError(NOT_FINITE)
+            yield batch * (stop - start)
+
+    def stepper(
+        self, batch: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None
+    ) -> "CompiledTransformerStepper":
+        self.prior.check_conditions(batch, grid, labels, local)
+        steps = math.prod(grid) * self.prior.num_codebooks
+        state = self._state(batch, grid, labels, local, steps)
+        return CompiledTransformerStepper(self.weights, state, grid, self.prior)
+
+    def _state(
+        self, samples: int, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None, steps: int
+    ) -> "compiled_transformer.State":
+        """For the first `steps` of all steps: they alone take memory."""
+        prior, weights = self.prior, self.weights
+        d, r, channels = len(prior.start), prior.head_channels, prior.local_channels
+        rows, size = max(compiled_transformer.AT_ONCE, samples), np.dtype(self.dtype).itemsize
+        width = compiled_transformer.narrowest_panel(steps, size)
+        columns = compiled_transformer.narrowest_panel(r, size)
+        panels = -(-steps // width)
+        each = len(weights.norms), samples, prior.num_heads
+
+        def zeros(*shape: int) -> np.ndarray:
+            return np.zeros(shape, self.dtype)
+
+        def array(x: Tensor) -> np.ndarray:
+            return x.detach().to(prior.start.dtype).contiguous().numpy()
+
+        rotations = prior.rotations(grid, prior.start.device, prior.start.dtype)
+        summed = sum(embed_labels(prior.tables, labels), start=torch.zeros_like(prior.start).expand(samples, -1))
+        return compiled_transformer.State(
+            known=array(prior.conditions(grid)),
+            labels=array(summed),
+            local=zeros(samples, math.prod(grid), 0) if local is None else array(
+                rearrange(local, "b c ... -> b (...) c")),
+            cos=array(rotations[0]),
+            sin=array(rotations[1]),
+            keys=zeros(*each, panels, r, width),
+            values=zeros(*each, -(-r // columns), steps, columns),
+            x=zeros(rows, weights.out_bias.shape[1]),
+            seen=zeros(rows, channels),
+            normed=zeros(rows, d),
+            qkv=zeros(rows, weights.qkv.shape[1] * weights.qkv.shape[3]),
+            scores=zeros(rows, panels * width),
+            found=zeros(rows, -(-r // columns) * columns),
+            mixed=zeros(rows, d),
+            hidden=zeros(rows, weights.wide_bias.shape[1]),
+            logits=zeros(samples, weights.logits_bias.shape[1]),
+            cdf=np.zeros(prior.num_codes),
+        )
+
+
+class CompiledTransformerStepper(Stepper):
+    """The loop over steps, stopped before each code."""
+
+    def __init__(
+        self,
+        weights: "compiled_transformer.Weights",
+        state: "compiled_transformer.State",
+        grid: tuple[int, ...],
+        prior: Transformer,
+    ) -> None:
+        self.weights, self.state, self.num_codes = weights, state, prior.num_codes
+        self.shape = (*grid, prior.num_codebooks) if prior.num_codebooks > 1 else grid
+
+    def step(self, codes: Tensor, position: tuple[int, ...]) -> Tensor:
+        seen, step = codes.numpy().reshape(len(codes), -1), int(np.ravel_multi_index(position, self.shape))
+        compiled_transformer.one_step(step, seen, self.weights, self.state)
+        return torch.from_numpy(self.state.logits)[:, : self.num_codes]
