@@ -1,12 +1,12 @@
 """Cached sampling of a transformer as machine code, for CPUs: `compiled`'s products, and attention over cached keys.
 
-One thread draws a block of samples step by step. Activations are laid out as (sample * step, feature); steps whose codes
-are known go through the blocks several at a time. Keys are kept transposed, in panels, and values as rows, so that
-attention too consists of `compiled.multiply`. A sample's sums run in the same order wherever it stands in a block, and
-however many steps go through at once.
+One thread draws a block of samples step by step. Activations are laid out as (sample * step, feature); steps whose
+codes are known go through the blocks several at a time. Keys are kept transposed, in panels, and values as rows, so
+that attention too consists of `compiled.multiply`. A sample's sums run in the same order wherever it stands in a block,
+and however many steps go through at once.
 
-numba's cache checks this file alone, but here everything else comes from `compiled`. So only the entries are cached, and
-they close over a checksum of that file, which numba's cache does look at.
+numba's cache checks this file alone, but much here comes from `compiled`. So only the entries are cached, and they
+close over a checksum of that file, which numba's cache does look at.
 
 Axes: s samples of a block, n steps, d channels, a heads, r dimensions of a head, m outputs (padded to whole panels).
 """
@@ -65,7 +65,8 @@ class State(NamedTuple):
     normed: Array  # (rows, d)
     qkv: Array  # (rows, m)
     scores: Array  # (rows, whole panels of n)
-    found: Array  # (rows, whole panels of r)
+    queries: Array  # (rows, r): of one sample and head
+    found: Array  # (panels, rows, dimensions of a panel): likewise
     mixed: Array  # (rows, d)
     hidden: Array  # (rows, m)
     logits: Array  # (s, m)
@@ -88,10 +89,7 @@ def embed(first: int, count: int, codes: Array, weights: Weights, state: State) 
     for s in range(samples):
         for i in range(count):
             step, row = first + i, x[s * count + i]
-            if step > 0:
-                read = weights.embeddings[(step - 1) % codebooks, codes[s, step - 1]]
-            else:
-                read = weights.start
+            read = weights.embeddings[(step - 1) % codebooks, codes[s, step - 1]] if step > 0 else weights.start
             known, labels = state.known[step], state.labels[s]
             for c in range(d):
                 row[c] = read[c] + known[c] + labels[c]
@@ -167,13 +165,15 @@ def attend(layer: int, first: int, count: int, samples: int, state: State) -> No
     heads, r, width = state.keys.shape[2], state.keys.shape[4], state.keys.shape[5]
     columns, steps = state.values.shape[5], first + count
     panels = (steps + width - 1) // width
-    scores, found = state.scores[:count], state.found[:count]
+    scores, queries = state.scores[:count], state.queries[:count]
     lowest = scores.dtype.type(-87 if scores.itemsize == 4 else -700)
     for s in range(samples):
-        rows = state.qkv[s * count : (s + 1) * count]
         for a in range(heads):
-            scores[:, : panels * width] = 0
-            multiply(rows[:, a * r : (a + 1) * r], state.keys[layer, s, a, :panels], scores)
+            for i in range(count):
+                scores[i, : panels * width] = 0
+                for j in range(r):
+                    queries[i, j] = state.qkv[s * count + i, a * r + j]
+            multiply(queries, state.keys[layer, s, a, :panels], scores)
             for i in range(count):
                 row, own = scores[i], first + i + 1
                 top = largest(row, own)
@@ -181,14 +181,14 @@ def attend(layer: int, first: int, count: int, samples: int, state: State) -> No
                     x = row[j] - top
                     row[j] = exp(lowest if x < lowest else x)
                 row[own:steps] = 0
-            found[:] = 0
-            for panel in range(state.values.shape[3]):
-                values = state.values[layer, s, a, panel : panel + 1, :steps]
-                multiply(scores, values, found[:, panel * columns : (panel + 1) * columns])
+            for panel in range(state.values.shape[3]):  # arrays are contiguous: `multiply` is compiled once
+                found = state.found[panel, :count]
+                found[:] = 0
+                multiply(scores, state.values[layer, s, a, panel, :steps].reshape(1, steps, columns), found)
             for i in range(count):
                 mass = total(scores[i], first + i + 1, scores.dtype.type(0), 1)
                 for j in range(r):
-                    state.mixed[s * count + i, a * r + j] = found[i, j] / mass
+                    state.mixed[s * count + i, a * r + j] = state.found[j // columns, i, j % columns] / mass
 
 
 @_inline

@@ -1,4 +1,5 @@
-"""Whether machine code can be made here: `compiled`, `compiled_transformer` and `training_kernels`, or None where numba does not import.
+"""Whether machine code can be made here: `compiled`, `compiled_transformer` and `training_kernels`, or None where numba
+does not import.
 
 A numba that is missing, or fails to import or to compile, costs speed only: the steppers draw the same codes, several
 times slower, and PyTorch's own operations train the same network. NUMBA_DISABLE_JIT=1 chooses them.

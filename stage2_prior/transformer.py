@@ -6,8 +6,8 @@ dimensions. Codes are flattened in raster order, codebook fastest; step n reads 
 query is turned by the position of the code that it predicts, its key by that of the code that it reads, so that the
 code above or to the left is at the same offset everywhere, at the beginning of a row too.
 
-Axes: b batch, n steps (positions times codebooks), k codes of a codebook, g codebooks, d channels, a heads, r dimensions
-of a head, L label columns, *grid positions.
+Axes: b batch, n steps (positions times codebooks), k codes of a codebook, g codebooks, d channels, a heads, r
+dimensions of a head, L label columns, *grid positions.
 """
 
 import math
@@ -72,15 +72,17 @@ class Transformer(Prior):
             raise ValueError(f"num_heads: expected a divisor of channels {channels} that leaves a head an even number "
                              f"of {2 * self.grid_axes} dimensions or more, two for each axis, found {num_heads}")
         self.num_heads, self.head_channels = num_heads, channels // num_heads
-        self.embeddings = Layers(nn.Embedding(self.num_codes, channels) for _ in range(num_codebooks))
+        self.embeddings: Layers[nn.Embedding] = Layers(
+            nn.Embedding(self.num_codes, channels) for _ in range(num_codebooks)
+        )
         self.start = nn.Parameter(torch.empty(channels))  # read by the first step
         self.which = nn.Embedding(num_codebooks, channels) if num_codebooks > 1 else None  # codebook is predicted
         self.place = nn.Linear(self.head_channels, channels, bias=False)  # of the position that is predicted
-        self.tables = Layers(nn.Embedding(count, channels) for count in self.num_classes)
+        self.tables: Layers[nn.Embedding] = Layers(nn.Embedding(count, channels) for count in self.num_classes)
         self.local = nn.Linear(local_channels, channels, bias=False) if local_channels else None
         self.blocks: Layers[Block] = Layers(Block(channels, num_heads, expansion, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(channels, bias=False)
-        self.heads = Layers(nn.Linear(channels, self.num_codes) for _ in range(num_codebooks))
+        self.heads: Layers[nn.Linear] = Layers(nn.Linear(channels, self.num_codes) for _ in range(num_codebooks))
         self._initialise()
 
     @torch.no_grad()
@@ -118,7 +120,7 @@ class Transformer(Prior):
 
     def _read(self, codes: Tensor, grid: tuple[int, ...], labels: Tensor | None, local: Tensor | None) -> Tensor:
         """What each step reads, (b, n, d): the code before it, and what conditions it."""
-        by_codebook = codes.flatten(1).unflatten(1, (-1, self.num_codebooks))
+        by_codebook = rearrange(codes.flatten(1), "b (p g) -> b p g", g=self.num_codebooks)
         embedded = [table(by_codebook[..., j]) for j, table in enumerate(self.embeddings)]
         x = rearrange(torch.stack(embedded, 2), "b p g d -> b (p g) d")
         x = torch.cat((self.start.expand(x.shape[0], 1, -1), x[:, :-1]), 1)
@@ -134,9 +136,9 @@ class Transformer(Prior):
         if self.num_codebooks == 1:
             logits = self.heads[0](features)
         else:
-            by_codebook = features.unflatten(1, (-1, self.num_codebooks)).unbind(2)
-            logits = torch.stack([head(x) for head, x in zip(self.heads, by_codebook, strict=True)], 2).flatten(1, 2)
-        return logits.unflatten(1, tuple(shape)).movedim(-1, 1)
+            by_codebook = rearrange(features, "b (p g) d -> g b p d", g=self.num_codebooks)
+            logits = torch.stack([head(x) for head, x in zip(self.heads, by_codebook, strict=True)], 2)
+        return logits.reshape(logits.shape[0], *shape, self.num_codes).movedim(-1, 1)
 
     def conditions(self, grid: tuple[int, ...]) -> Tensor:
         """What a step knows of the code that it predicts, (n, d): its position, and which codebook it is of."""
@@ -230,20 +232,16 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        shape = q.shape
+        shape, found, ctx.masses = q.shape, [], []
         q, k, v = (x.reshape(-1, *shape[2:]) for x in (q, k, v))
-        out, ctx.masses = torch.empty_like(q), []
         later = q.new_full((CHUNK, CHUNK), -math.inf).triu_(1)
         for start, stop in _chunks(shape[2]):
             scores = torch.bmm(q[:, start:stop], k[:, :stop].mT)
             scores[..., start:] += later[: stop - start, : stop - start]
-            masses = scores.softmax(-1)
-            torch.bmm(masses, v[:, :stop], out=out[:, start:stop]) if stop - start == shape[2] else out[
-                :, start:stop
-            ].copy_(torch.bmm(masses, v[:, :stop]))
-            ctx.masses.append(masses)
+            ctx.masses.append(scores.softmax(-1))
+            found.append(torch.bmm(ctx.masses[-1], v[:, :stop]))
         ctx.save_for_backward(q, k, v)
-        return out.view(shape)
+        return torch.cat(found, 1).view(shape)
 
     @staticmethod
     @once_differentiable
@@ -466,7 +464,8 @@ class CompiledTransformer(CompiledLoop):
             normed=zeros(rows, d),
             qkv=zeros(rows, weights.qkv.shape[1] * weights.qkv.shape[3]),
             scores=zeros(rows, panels * width),
-            found=zeros(rows, -(-r // columns) * columns),
+            queries=zeros(rows, r),
+            found=zeros(-(-r // columns), rows, columns),
             mixed=zeros(rows, d),
             hidden=zeros(rows, weights.wide_bias.shape[1]),
             logits=zeros(samples, weights.logits_bias.shape[1]),

@@ -262,7 +262,7 @@ def test_samples_are_to_the_bit_independent_of_batchmates_blocks_and_threads(mon
 
 
 def test_known_codes_go_through_together_and_give_the_bits_of_single_steps(last_logits):
-    prior = tiny(grid=(4, 20), num_codebooks=2).float()
+    prior = tiny(grid=(4, 20), num_codebooks=2)
     codes = torch.randint(7, shape_of(prior, 1))
     known = codes.clone()
     known[0, -1, -1, -1] = -1
