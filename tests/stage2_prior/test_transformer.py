@@ -27,18 +27,6 @@ def kind(request) -> type[Transformer]:
     return request.param
 
 
-@torch.no_grad()
-def tiny(**options) -> Transformer:
-    """A small transformer in float64, its logits spread as if it had been trained."""
-    torch.manual_seed(0)
-    prior = Transformer(**{"num_codes": 7, "grid": (3, 5), "channels": 20, "num_layers": 2, **options}).double()
-    for parameter in prior.parameters():  # biases, which start at zero, take part too
-        parameter += 0.1 * torch.randn_like(parameter)
-    for head in prior.heads:
-        head.weight *= 4
-    return prior
-
-
 def shape_of(prior: Transformer, n: int = N) -> tuple[int, ...]:
     return (n, *prior.waves_grid, prior.num_codebooks) if prior.num_codebooks > 1 else (n, *prior.waves_grid)
 
@@ -67,8 +55,8 @@ PRIORS = {
 
 
 @pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)
-def test_gradient_reaches_every_earlier_code_and_no_other(options):
-    prior, embedded = tiny(**options), []
+def test_gradient_reaches_every_earlier_code_and_no_other(tiny_transformer, options):
+    prior, embedded = tiny_transformer(**options), []
     for table in prior.embeddings:
         table.register_forward_hook(lambda module, inputs, output: embedded.append(output))
     logits = prior(torch.randint(7, shape_of(prior, 1)), **conditions_for(prior, 1)).flatten(2)
@@ -79,8 +67,8 @@ def test_gradient_reaches_every_earlier_code_and_no_other(options):
         assert torch.equal(reached, torch.arange(len(reached)) < step)
 
 
-def test_local_conditions_its_own_position_and_later_ones():
-    prior = tiny(num_codebooks=2, local_channels=2)
+def test_local_conditions_its_own_position_and_later_ones(tiny_transformer):
+    prior = tiny_transformer(num_codebooks=2, local_channels=2)
     local = conditions_for(prior, 1)["local"].requires_grad_()
     logits = prior(torch.randint(7, shape_of(prior, 1)), local=local).flatten(2, 3)
     for position, book in itertools.product((0, 7), (0, 1)):
@@ -90,9 +78,9 @@ def test_local_conditions_its_own_position_and_later_ones():
 
 
 @pytest.mark.parametrize("grid", [(9,), (3, 4), (3, 2, 4)])
-def test_the_score_of_a_query_and_a_key_depends_on_their_offset_alone(grid):
+def test_the_score_of_a_query_and_a_key_depends_on_their_offset_alone(tiny_transformer, grid):
     """The offset from the code that is read to the one that is predicted; the first step reads none."""
-    prior = tiny(grid=grid, channels=24)
+    prior = tiny_transformer(grid=grid, channels=24)
     steps = math.prod(grid)
     qkv = torch.randn(1, 1, 72, dtype=torch.float64).expand(1, steps, 72)  # the same at all steps
     cos, sin = prior.rotations(grid, qkv.device, qkv.dtype)
@@ -107,16 +95,16 @@ def test_the_score_of_a_query_and_a_key_depends_on_their_offset_alone(grid):
     assert len(set.union(*found.values())) == len(found) > steps, "each offset has a score of its own"
 
 
-def test_probabilities_of_all_grids_add_up_to_one():
-    prior = tiny(num_codes=2, grid=(2, 2), num_codebooks=2, num_classes=(2,))
+def test_probabilities_of_all_grids_add_up_to_one(tiny_transformer):
+    prior = tiny_transformer(num_codes=2, grid=(2, 2), num_codebooks=2, num_classes=(2,))
     every = torch.tensor(list(itertools.product(range(2), repeat=8))).view(-1, 2, 2, 2)
     for label in range(2):
         log_prob = prior.log_prob(every, torch.full((256, 1), label))
         assert log_prob.exp().sum().item() == pytest.approx(1, abs=1e-9)
 
 
-def test_padding_does_not_count():
-    prior = tiny(grid=(9,), num_codebooks=2)
+def test_padding_does_not_count(tiny_transformer):
+    prior = tiny_transformer(grid=(9,), num_codebooks=2)
     codes = torch.randint(7, (3, 9, 2))
     lengths = torch.tensor([9, 4, 1])
     cropped = torch.cat([prior.log_prob(codes[i : i + 1, :length]) for i, length in enumerate(lengths)])
@@ -144,16 +132,16 @@ def test_attention_by_products_is_attention(monkeypatch, steps):
     torch.testing.assert_close(*(torch.autograd.grad(out, qkv, upstream)[0] for out in (found, expected)))
 
 
-def test_gradients_of_heads_and_units():
-    prior = tiny(channels=16, num_layers=1)
+def test_gradients_of_heads_and_units(tiny_transformer):
+    prior = tiny_transformer(channels=16, num_layers=1)
     cos, sin = prior.rotations((3, 5), torch.device("cpu"), torch.float64)
     qkv = torch.randn(2, 15, 48, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: transformer._Heads.apply(x, cos, sin, 2), qkv)
     assert torch.autograd.gradcheck(transformer._SquaredReLU.apply, qkv[0, :2].detach().requires_grad_())
 
 
-def test_in_bfloat16_likelihood_and_gradient_are_nearly_those_of_float32():
-    prior = tiny(**PRIORS["all"]).float()
+def test_in_bfloat16_likelihood_and_gradient_are_nearly_those_of_float32(tiny_transformer):
+    prior = tiny_transformer(**PRIORS["all"]).float()
     codes, conditions = torch.randint(7, shape_of(prior)), conditions_for(prior)
     found = []
     for enabled in (False, True):
@@ -165,8 +153,8 @@ def test_in_bfloat16_likelihood_and_gradient_are_nearly_those_of_float32():
     assert F.cosine_similarity(gradient, other, dim=0) > 0.99
 
 
-def test_training_drops_and_sampling_does_not(kind):
-    prior = tiny(dropout=0.5).train()
+def test_training_drops_and_sampling_does_not(tiny_transformer, kind):
+    prior = tiny_transformer(dropout=0.5).train()
     codes = torch.randint(7, shape_of(prior))
     assert not torch.equal(prior(codes), prior(codes))
     prior.__class__ = kind
@@ -181,8 +169,8 @@ def test_training_drops_and_sampling_does_not(kind):
 
 @pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)
 @pytest.mark.parametrize("known", ["none", "prefix", "slice", "scattered"])
-def test_cached_equals_naive(kind, options, known):
-    prior = tiny(**options)
+def test_cached_equals_naive(tiny_transformer, kind, options, known):
+    prior = tiny_transformer(**options)
     uniforms, conditions, given = uniforms_for(prior), conditions_for(prior), None
     rule = {"temperature": 1.5, "top_k": 5, "top_p": 0.95} if known == "scattered" else {}
     if known != "none":
@@ -197,9 +185,9 @@ def test_cached_equals_naive(kind, options, known):
 
 
 @pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)
-def test_cached_probabilities_are_exact(edge, kind, options):
+def test_cached_probabilities_are_exact(tiny_transformer, edge, kind, options):
     """To 1e-9, by uniforms at the upper edge of each code's interval: a code is a coarse sign of a wrong feature."""
-    prior = tiny(**options)
+    prior = tiny_transformer(**options)
     conditions = conditions_for(prior)
     codes = torch.randint(7, shape_of(prior), generator=torch.Generator().manual_seed(5))
     uniforms = [edge(prior, codes, gap, **conditions) for gap in (1e-9, -1e-9)]
@@ -208,8 +196,8 @@ def test_cached_probabilities_are_exact(edge, kind, options):
     assert not torch.equal(sample(prior, uniforms[1], **conditions), codes)
 
 
-def test_steps_recorded_once_are_right_for_every_position(recordings):
-    prior = tiny(**PRIORS["all"])
+def test_steps_recorded_once_are_right_for_every_position(tiny_transformer, recordings):
+    prior = tiny_transformer(**PRIORS["all"])
     uniforms, conditions = uniforms_for(prior), conditions_for(prior)
     known = torch.full(uniforms.shape, -1)
     known[:, 0, 0], known[1, 1, 0, 2] = 2, 3
@@ -219,8 +207,8 @@ def test_steps_recorded_once_are_right_for_every_position(recordings):
     assert len(recordings) == 3  # a frame, a row, where there is nothing to do, and a step
 
 
-def test_another_grid_than_that_of_the_waves(kind):
-    prior = tiny(grid=(2, 3), num_codebooks=2)
+def test_another_grid_than_that_of_the_waves(tiny_transformer, kind):
+    prior = tiny_transformer(grid=(2, 3), num_codebooks=2)
     uniforms = torch.rand(2, 4, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     expected = sample_naive(prior, uniforms)
     prior.__class__ = kind
@@ -241,11 +229,11 @@ def last_logits(monkeypatch) -> list[Tensor]:
     return found
 
 
-def test_samples_are_to_the_bit_independent_of_batchmates_blocks_and_threads(monkeypatch, last_logits):
+def test_samples_are_to_the_bit_independent_of_batchmates_blocks_and_threads(tiny_transformer, monkeypatch, last_logits):
     """In float32, where another order of a sum would show in the logits. Alone, a known prefix goes through the blocks
     in longer pieces than beside others that know less of it."""
     monkeypatch.setattr(transformer, "SPAN", 64)
-    prior = tiny(grid=(5, 9), num_classes=(3,), local_channels=2, channels=72).float()
+    prior = tiny_transformer(grid=(5, 9), num_classes=(3,), local_channels=2, channels=72).float()
     uniforms, conditions = uniforms_for(prior, 9), conditions_for(prior, 9)
     known = torch.randint(7, shape_of(prior, 9))
     known.flatten(1)[torch.arange(45) >= 10 + 4 * torch.arange(9)[:, None]] = -1
@@ -261,8 +249,8 @@ def test_samples_are_to_the_bit_independent_of_batchmates_blocks_and_threads(mon
     assert torch.equal(sample(prior, uniforms, **conditions, known=known), together)
 
 
-def test_known_codes_go_through_together_and_give_the_bits_of_single_steps(last_logits):
-    prior = tiny(grid=(4, 20), num_codebooks=2)
+def test_known_codes_go_through_together_and_give_the_bits_of_single_steps(tiny_transformer, last_logits):
+    prior = tiny_transformer(grid=(4, 20), num_codebooks=2)
     codes = torch.randint(7, shape_of(prior, 1))
     known = codes.clone()
     known[0, -1, -1, -1] = -1
@@ -274,8 +262,8 @@ def test_known_codes_go_through_together_and_give_the_bits_of_single_steps(last_
 
 
 @torch.no_grad()
-def test_caches_take_memory_for_the_steps_that_condition_a_draw():
-    prior = tiny(grid=(8, 16), channels=32, num_layers=3).float()
+def test_caches_take_memory_for_the_steps_that_condition_a_draw(tiny_transformer):
+    prior = tiny_transformer(grid=(8, 16), channels=32, num_layers=3).float()
     state = prior.compiled_loop()._state(2, (8, 16), None, None, 40)
     whole = 3 * 2 * 32 * 4  # bytes per step: of 3 blocks and 2 samples 32 numbers
     assert 40 * whole <= state.keys.nbytes <= 64 * whole  # in whole panels
@@ -284,8 +272,8 @@ def test_caches_take_memory_for_the_steps_that_condition_a_draw():
     assert stepper.keys.nbytes == stepper.values.nbytes == 128 * whole
 
 
-def test_progress_is_reported_every_span(monkeypatch):
-    prior = tiny(grid=(40,), num_codebooks=2)
+def test_progress_is_reported_every_span(tiny_transformer, monkeypatch):
+    prior = tiny_transformer(grid=(40,), num_codebooks=2)
     calls = []
     codes = sample(prior, uniforms_for(prior, 1), progress=lambda done, total: calls.append((done, total)))
     assert calls == [(32, 40), (40, 40)]
@@ -294,8 +282,8 @@ def test_progress_is_reported_every_span(monkeypatch):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_broken_weights_are_an_error(kind, temperature):
-    prior = tiny()
+def test_broken_weights_are_an_error(tiny_transformer, kind, temperature):
+    prior = tiny_transformer()
     prior.__class__ = kind
     with torch.no_grad():
         prior.blocks[1].qkv.weight[3] = torch.nan
@@ -305,8 +293,8 @@ def test_broken_weights_are_an_error(kind, temperature):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("options", PRIORS.values(), ids=PRIORS)
-def test_on_cuda_equals_naive(options):
-    prior = tiny(**options).cuda()
+def test_on_cuda_equals_naive(tiny_transformer, options):
+    prior = tiny_transformer(**options).cuda()
     uniforms = uniforms_for(prior).cuda()
     conditions = {name: x.cuda() for name, x in conditions_for(prior).items()}
     known = torch.full_like(uniforms, -1, dtype=torch.int64)
@@ -317,8 +305,8 @@ def test_on_cuda_equals_naive(options):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_on_a_cpu_is_refused(dtype):
-    prior = tiny().to(dtype)
+def test_half_precision_on_a_cpu_is_refused(tiny_transformer, dtype):
+    prior = tiny_transformer().to(dtype)
     with pytest.raises(ValueError, match=f"expected parameters of torch.float32 or .* on a CPU, found {dtype}"):
         sample(prior, uniforms_for(prior))
 
@@ -334,6 +322,6 @@ def test_half_precision_on_a_cpu_is_refused(dtype):
     ({"num_heads": 10}, "a head an even number of 4 dimensions or more, two for each axis, found 10"),
     ({"dropout": 1.0}, "dropout: expected a probability"),
 ])  # fmt: skip
-def test_construction_is_checked(options, message):
+def test_construction_is_checked(tiny_transformer, options, message):
     with pytest.raises(ValueError, match=message):
-        tiny(**options)
+        tiny_transformer(**options)
