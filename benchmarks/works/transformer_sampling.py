@@ -83,11 +83,10 @@ class TransformerSampling(Work):
         # Arithmetic: each position passes every block once and reads the keys and values of all n positions up to it,
         # 2 n d multiply-accumulates a block, n = N / 2 on average: 4 L n d operations a position. Memory: those keys
         # and values, 4 bytes each, 2 n d a block; a grid's (16 MiB for 32x32) do not stay in a cache until the next
-        # position, nor those of all grids.
-        positions = self.grid**2
+        # position. All weights (25 MB) are read for every position too, once for all grids.
+        positions, weights = self.grid**2, self.layers * block_macs(self.d) + self.d * self.k
         seen = self.batch * positions**2 * self.d * self.layers  # 2 n d, summed over positions
-        products = self.batch * positions * (self.layers * block_macs(self.d) + self.d * self.k)
-        return Floor(flops=2.0 * (products + seen), bytes=4.0 * seen)
+        return Floor(flops=2.0 * (self.batch * positions * weights + seen), bytes=4.0 * (positions * weights + seen))
 
     def check(self) -> dict[str, float]:
         uniforms = torch.rand(4, min(self.grid, 6), min(self.grid, 6), dtype=torch.float64, device=self.device)

@@ -229,7 +229,7 @@ def last_logits(monkeypatch) -> list[Tensor]:
     return found
 
 
-def test_samples_are_to_the_bit_independent_of_batchmates_blocks_and_threads(tiny_transformer, monkeypatch, last_logits):
+def test_samples_are_to_the_bit_independent_of_batchmates_and_blocks(tiny_transformer, monkeypatch, last_logits):
     """In float32, where another order of a sum would show in the logits. Alone, a known prefix goes through the blocks
     in longer pieces than beside others that know less of it."""
     monkeypatch.setattr(transformer, "SPAN", 64)
