@@ -1,4 +1,5 @@
-"""Whether machine code can be made here: `compiled` and `training_kernels`, or None where numba does not import.
+"""Whether machine code can be made here: `compiled`, `compiled_transformer` and `training_kernels`, or None where numba
+does not import.
 
 A numba that is missing, or fails to import or to compile, costs speed only: the steppers draw the same codes, several
 times slower, and PyTorch's own operations train the same network. NUMBA_DISABLE_JIT=1 chooses them.
@@ -11,9 +12,10 @@ import torch
 _failure: Exception | None = None
 try:
     from stage2_prior import compiled as compiled
+    from stage2_prior import compiled_transformer as compiled_transformer
     from stage2_prior import training_kernels as training_kernels
 except Exception as error:  # a broken installation raises ImportError, OSError, AttributeError and others
-    compiled, training_kernels, _failure = None, None, error  # type: ignore[assignment]
+    compiled, compiled_transformer, training_kernels, _failure = None, None, None, error  # type: ignore[assignment]
 _reported = False
 _ready: set[torch.dtype] = set()
 

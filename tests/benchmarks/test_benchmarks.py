@@ -51,7 +51,7 @@ def test_a_work_has_rows_with_all_fields(run, name):
             assert "median_s" in other or other["left_out"]
 
 
-@pytest.mark.parametrize("name", ["sampling", "video_sampling", "wavenet_generation"])
+@pytest.mark.parametrize("name", ["sampling", "transformer_sampling", "video_sampling", "wavenet_generation"])
 @pytest.mark.slow
 def test_what_is_timed_is_right(run, name):
     """In float32 a draw on a rounding edge of the distribution may differ, in float64 none does."""

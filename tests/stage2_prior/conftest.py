@@ -8,6 +8,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from stage2_prior import sampling
 from stage2_prior.pixelcnn import GatedPixelCNN
 from stage2_prior.prior import Prior
+from stage2_prior.transformer import Transformer
 from stage2_prior.video import GatedPixelCNN3d
 from stage2_prior.wavenet import WaveNet
 
@@ -60,6 +61,17 @@ def tiny_video() -> Callable[..., GatedPixelCNN3d]:
 
 
 @pytest.fixture
+def tiny_transformer() -> Callable[..., Transformer]:
+    """Makes a small float64 Transformer, its logits spread as if it had been trained."""
+
+    def make(**options) -> Transformer:
+        torch.manual_seed(0)
+        return spread(Transformer(**{"num_codes": 7, "grid": (3, 5), "channels": 20, "num_layers": 2, **options}))
+
+    return make
+
+
+@pytest.fixture
 def recordings(monkeypatch) -> list[Callable[[], None]]:
     """Steps are recorded at their second call and replayed from then on, as by CUDA graphs; the list of recordings.
 
@@ -106,5 +118,6 @@ def spread(prior: Prior) -> Prior:
     for parameter in prior.parameters():  # biases, which start at zero, take part too
         parameter += 0.1 * torch.randn_like(parameter)
     for head in prior.frame.heads if isinstance(prior, GatedPixelCNN3d) else prior.heads:
-        head[3].weight *= 3
+        last = head if isinstance(prior, Transformer) else head[3]
+        last.weight *= 4 if isinstance(prior, Transformer) else 3
     return prior

@@ -9,6 +9,7 @@ from stage2_prior.coder import Decoder, Encoder
 from stage2_prior.pixelcnn import GatedPixelCNN
 from stage2_prior.prior import nats
 from stage2_prior.stepping import each_step, naive_steps
+from stage2_prior.transformer import Transformer
 from stage2_prior.video import GatedPixelCNN3d
 from stage2_prior.wavenet import WaveNet
 
@@ -29,6 +30,11 @@ def make(name):
         prior, grid = WaveNet(num_codes=9, num_codebooks=2, num_layers=6, dilation_cycle=5, residual_channels=8,
                               gate_channels=8, skip_channels=8, local_channels=1), (24,)
         local, lengths = torch.randn(5, 1, 24), torch.tensor([24, 3, 10, 24, 1])
+    elif name == "transformer, lengths":
+        prior, grid = Transformer(num_codes=9, num_codebooks=2, grid=(12,), channels=16, num_layers=2, num_classes=(3,),
+                                  local_channels=1), (12,)
+        labels, local = torch.tensor([[0], [2], [1], [1], [0]]), torch.randn(5, 1, 12)
+        lengths = torch.tensor([12, 3, 10, 12, 1])
     else:
         prior, grid = GatedPixelCNN3d(num_codes=9, channels=8, num_layers=2, num_temporal_layers=2,
                                       local_channels=2), (3, 3, 4)
@@ -41,7 +47,7 @@ def make(name):
     return prior.double().eval(), grid, codes, labels, local, lengths
 
 
-NAMES = ["images, labels", "images, codebooks", "audio, lengths", "video"]
+NAMES = ["images, labels", "images, codebooks", "audio, lengths", "transformer, lengths", "video"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -41,7 +41,7 @@ FAILURES = {
     of_another_llvm: "CompilerError: RuntimeError: LLVM IR parsing error)",
     switched_off: "CompilerError: NotImplementedError",
 }
-GRIDS = {"tiny": (3, 4), "tiny_wavenet": (12,), "tiny_video": (2, 3, 2)}
+GRIDS = {"tiny": (3, 4), "tiny_wavenet": (12,), "tiny_video": (2, 3, 2), "tiny_transformer": (3, 4)}
 
 
 def anew(monkeypatch: pytest.MonkeyPatch, module: str) -> ModuleType:

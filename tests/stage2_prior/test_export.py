@@ -5,6 +5,7 @@ import torch
 
 from stage2_prior.pixelcnn import GatedPixelCNN
 from stage2_prior.prior import Prior
+from stage2_prior.transformer import Transformer
 from stage2_prior.video import GatedPixelCNN3d
 from stage2_prior.wavenet import WaveNet
 
@@ -18,6 +19,9 @@ PRIORS = {
     "audio, with labels and local features": (
         lambda: WaveNet(**SMALL, residual_channels=4, gate_channels=8, skip_channels=8, num_classes=(3,),
                         local_channels=2), (11,)),
+    "transformer of two codebooks, with labels and local features": (
+        lambda: Transformer(**SMALL, num_codebooks=2, grid=(3, 2), channels=16, num_classes=(3,), local_channels=2),
+        (3, 2)),
     "video, with labels and actions": (
         lambda: GatedPixelCNN3d(**IMAGE, num_temporal_layers=1, num_classes=(3,), local_channels=2), (4, 3, 2)),
 }
