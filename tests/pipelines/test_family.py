@@ -69,7 +69,8 @@ def trained(folder):
     def train(name: str) -> list[str]:
         if name not in done:
             done[name] = [*RUNS[name], *STEPS, f"runs_dir={folder}", f"run={name}", "evaluate.classifier=false",
-                          f"evaluate.bound_samples={SAMPLES}", "evaluate.batch_size=100", "evaluate.copies=8"]
+                          f"evaluate.bound_samples={SAMPLES}", "evaluate.batch_size=100", "evaluate.copies=8",
+                          "evaluate.quality=0"]
             call(train_stage1, *done[name])
         return done[name]
 
