@@ -42,7 +42,7 @@ COLUMNS = {  # keys of table.json: their titles in table.md, and how a row is pr
     "psnr_db": ("PSNR, dB", "{psnr_db:.2f}"),
     "frechet_samples": ("Fréchet distance, local features: samples", "{frechet_samples:.4g}"),
     "frechet_reconstructions": ("reconstructions", "{frechet_reconstructions:.4g}"),
-    "frechet_real": ("training items", "{frechet_real:.4g}"),
+    "frechet_real": ("real items", "{frechet_real:.4g}"),
     "precision": ("precision", "{precision:.3f}"),
     "recall": ("recall", "{recall:.3f}"),
     "density": ("density", "{density:.3f}"),

@@ -23,7 +23,7 @@ from pipelines.splits.order import spread
 from stage1_vqvae.bottlenecks.base import Quantizer
 
 FEWEST = 256  # items: four for each of 64 features, and a share of them has a standard error of up to 3 %
-SOURCES = {"samples": "samples", "reconstructions": "reconstructions", "real": "training items"}
+SOURCES = {"real": "real items", "reconstructions": "reconstructions", "samples": "samples"}
 FIGURES = {"frechet_local_features": ("Fréchet distance, local features", ".4g"), "precision": ("precision", ".3f"),
            "recall": ("recall", ".3f"), "density": ("density", ".3f"), "coverage": ("coverage", ".3f")}
 

@@ -107,7 +107,8 @@ def test_the_figures_of_a_run_are_complete_and_repeat_to_the_digit(tiny, capsys)
     assert network["samples"]["frechet_local_features"] > 2 * network["real"]["frechet_local_features"]
     rows = quality_rows(found)
     assert len(rows) == 1 + 3 * len(FIGURES) and all(value is not None for _, value, _ in rows)
-    assert rows[1] == ("Fréchet distance, local features: samples", network["samples"]["frechet_local_features"], ".4g")
+    assert rows[1] == ("Fréchet distance, local features: real items", network["real"]["frechet_local_features"], ".4g")
+    assert rows[3] == ("  samples", network["samples"]["frechet_local_features"], ".4g")
     assert not [title for title, *_ in rows if "FID" in title] and max(len(title) for title, *_ in rows) < 46
     assert "evaluate.quality=0 leaves it out" in capsys.readouterr().err
     loaded, data, measured = tiny
