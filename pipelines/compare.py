@@ -48,7 +48,7 @@ def main(arguments: argparse.Namespace) -> None:
     import json
 
     from pipelines.evaluation import budget, comparison
-    from pipelines.evaluation.comparison import LEGEND, System
+    from pipelines.evaluation.comparison import System
     from pipelines.files.atomic import write_atomically
     from pipelines.files.reading import yaml_bytes
     from pipelines.media.plots import plot_lines
@@ -93,14 +93,15 @@ def main(arguments: argparse.Namespace) -> None:
     data, split = data_of_all(), comparison.read_figures(systems[0].run)["split"]
     shown = [*rows, *(comparison.file_rows(data, systems[0].config["data"], split) if spec["files"] else [])]
     title, table = f"{arguments.set}: {data.name}, {split} split", comparison.table(shown)
+    legend = comparison.legend(rows)
     pictures = [out / "reconstructions.png", *([out / "plot.png"] if spec["plot"] else [])]
     write_atomically(out / "table.json", (json.dumps(shown, indent=1) + "\n").encode())
-    write_atomically(out / "table.md", f"{title}\n\n{table}\n\n{LEGEND}\n".encode())
+    write_atomically(out / "table.md", f"{title}\n\n{table}\n\n{legend}\n".encode())
     comparison.draw_reconstructions(out / "reconstructions.png", systems, data, split)
     if spec["plot"]:
         plot_lines(out / "plot.png", [comparison.panel(systems, rows, **axes) for axes in spec["plot"]])
     write_atomically(out / "report.html", comparison_page(title, shown, pictures))
-    print(f"\n{title}\n\n{table}\n\n{LEGEND}\n")
+    print(f"\n{title}\n\n{table}\n\n{legend}\n")
     print("\n".join(map(str, [out / "table.md", *pictures, out / "report.html"])))
 
 

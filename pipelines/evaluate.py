@@ -1,6 +1,6 @@
 """Measures a run: bounds on exact probabilities of 8-bit values, use of the latents, errors, the prior's bits, and how
-well classifiers trained on real data recognise its reconstructions and samples, and whether samples are copies of
-training items.
+well classifiers trained on real data recognise its reconstructions and samples, whether samples are copies of
+training items, and how near both are, as sets, to real items.
 
     python pipelines/evaluate.py experiment=mnist evaluate.split=test
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @hydra_main("stage1", "data", "evaluate")
 def main(cfg: "DictConfig") -> None:
     from pipelines.evaluation.copies import copy_rows, draw_copies, find_copies
+    from pipelines.evaluation.quality import measure_quality, quality_rows
     from pipelines.evaluation.shared import draw_training, measure_shared
     from pipelines.evaluation.table import rounded, table
     from pipelines.files.atomic import write_atomically
@@ -47,6 +48,7 @@ def main(cfg: "DictConfig") -> None:
         figures |= kind.figures(measured, subject, figures)
         copies = find_copies(subject, kind)
         figures["copies"] = None if copies is None else copies.figures
+        figures["quality"] = measure_quality(measured, subject, kind)
         result = {"format": FORMAT, "run": cfg.run, "data": subject.data.name, "split": subject.split_name,
                   "items": len(subject.split),
                   "stage1_step": stage1.state.step, "stage2_step": stage2 and stage2.state.step,
@@ -55,7 +57,8 @@ def main(cfg: "DictConfig") -> None:
         write_atomically(run.root / "metrics.json", (json.dumps(rounded(result), indent=1) + "\n").encode())
         paths = kind.draw(measured, subject, result) | draw_copies(copies, subject, kind)
         paths |= draw_training(measured, subject)
-        print(table(result, kind.rows(result) + copy_rows(result["copies"])))
+        print(table(result, kind.rows(result) + copy_rows(result["copies"])
+                    + quality_rows(result["quality"])))
         print("\n".join(f"{title:<34}{path}" for title, path in paths.items()))
         print(f"measured in {time.monotonic() - start:.0f} s -> {run.root / 'metrics.json'}")
 

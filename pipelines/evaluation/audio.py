@@ -10,18 +10,20 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.data.spoken_words import SpokenWords
-from pipelines.evaluation.audio_classifier import classify, log_mel, train_audio_classifier
+from pipelines.evaluation.audio_classifier import classify, log_mel, summaries, train_audio_classifier
 from pipelines.evaluation.classifier import accuracy
+from pipelines.evaluation.local_features import LocalFeatures, digest
 from pipelines.evaluation.measured import Measured, Subject
 from pipelines.evaluation.reconstructions import reconstruction_figures, reconstruction_rows
 from pipelines.files.errors import InputError
 from pipelines.generation.conversion import convert, other_classes
+from pipelines.generation.walk import one_thread
 from pipelines.media.audio import comparison
 from pipelines.metrics.phonemes import PhonemeAccuracy, frame_labels, phoneme_accuracy
-from pipelines.splits.base import Data
+from pipelines.splits.base import Batch, Data
 from pipelines.splits.order import spread
 from stage1_vqvae.bottlenecks.base import Quantizer
 
@@ -68,8 +70,8 @@ def classifiers(measured: Measured, subject: Subject) -> dict:
     """For each label the accuracy of its classifier, on conversions and samples against the class that was asked
     for."""
     stage1, stage2, data, split = subject.loaded.stage1, subject.loaded.stage2, subject.data, subject.split
-    options, seed, device = subject.options, subject.seed, subject.device
-    rate, lengths = data.sample_rate_hz, measured.sizes
+    options, seed = subject.options, subject.seed
+    lengths = measured.sizes
     real = split.batch(torch.arange(len(split)))
     converted = asked = made = None
     if stage1.condition_on:
@@ -78,8 +80,8 @@ def classifiers(measured: Measured, subject: Subject) -> dict:
     if stage2 is not None and options.samples:
         made = subject.samples(options.samples)
     found = {}
-    for column, (name, classes) in enumerate(zip(data.label_names, data.classes, strict=True)):
-        model = train_audio_classifier(data.split("train").to(device), column, len(classes), rate, device)
+    for column, name in enumerate(data.label_names):
+        model = trained(subject, column)
         true = real.labels[:, column].cpu()
         wanted = true if asked is None else asked[:, column]
         found[name] = {
@@ -90,6 +92,17 @@ def classifiers(measured: Measured, subject: Subject) -> dict:
             else accuracy(classify(model, made.x, made.lengths), made.label(name)),
         }
     return found
+
+
+def trained(subject: Subject, column: int) -> nn.Module:
+    """The classifier of one label, trained once for all figures, on one thread of a CPU."""
+    def train() -> nn.Module:
+        with one_thread():
+            return train_audio_classifier(subject.data.split("train").to(subject.device), column,
+                                          len(subject.data.classes[column]), subject.data.sample_rate_hz,
+                                          subject.device)
+
+    return subject.once(f"audio classifier {column}", train)
 
 
 def rows(result: dict) -> list[tuple[str, float | None, str]]:
@@ -139,6 +152,32 @@ def features(x: Tensor, lengths: Tensor, data: Data) -> Tensor:
     """Waves (n, 1, t) -> float32 (n, d), in which clips are compared: log-mel powers of frames of 10 ms, at one
     loudness."""
     return log_mel(x.cpu(), lengths.cpu(), data.sample_rate_hz).flatten(1)
+
+
+def rows_of_item(data: Data) -> int:
+    """Rows of local features that an item gives."""
+    return 1
+
+
+def local_features(subject: Subject, held_out: Batch) -> list[LocalFeatures]:
+    """The classifiers of all labels, in whose features clips are compared, with their accuracies on `held_out` clips;
+    none without labels."""
+    def of_label(column: int) -> LocalFeatures:
+        model = trained(subject, column)
+
+        def extract(x: Tensor, lengths: Tensor | None) -> Tensor:
+            return summaries(model, x, whole_lengths(x, lengths)).double()
+
+        seen = classify(model, held_out.x, whole_lengths(held_out.x, held_out.lengths))
+        return LocalFeatures(subject.data.label_names[column], accuracy(seen, held_out.labels[:, column].cpu()),
+                             digest(model), extract)
+
+    return [of_label(column) for column in range(len(subject.data.label_names))]
+
+
+def whole_lengths(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """The lengths (n,) of waves (n, 1, t), all of which are whole where none are given."""
+    return torch.full((len(x),), x.shape[-1]) if lengths is None else lengths.cpu()
 
 
 def draw_rows(path: Path, rows: dict[str, tuple[Tensor, Tensor]], data: Data) -> None:

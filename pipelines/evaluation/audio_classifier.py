@@ -54,12 +54,16 @@ class AudioClassifier(nn.Module):
 
     def classify(self, x: Tensor, frames: Tensor) -> Tensor:
         """Log-mel (b, m, f) and frames (b,) -> logits (b, num_classes)."""
+        return self.output(self.dropout(self.pooled(x, frames)))
+
+    def pooled(self, x: Tensor, frames: Tensor) -> Tensor:
+        """Log-mel (b, m, f) and frames (b,) -> what the last layer reads: mean and maximum of each unit (b, 2 d)."""
         for convolution in self.convolutions:
             frames = -(-frames // convolution.stride[0])
             x = F.relu(convolution(x))
             x = x * mask(frames, x.shape[-1])  # as if the clip ended here: the next one sees zeros, as at any edge
         mean = reduce(x, "b d f -> b d", "sum") / frames[:, None]
-        return self.output(self.dropout(torch.cat([mean, reduce(x, "b d f -> b d", "max")], dim=1)))
+        return torch.cat([mean, reduce(x, "b d f -> b d", "max")], dim=1)
 
 
 def mel_spectrogram(sample_rate_hz: int) -> MelSpectrogram:
@@ -88,13 +92,13 @@ def train_audio_classifier(split: Split, column: int, num_classes: int, sample_r
     """A classifier of audio into the classes of one column of the labels, trained on whole clips of `split`.
 
     Its weights are a function of the split and `seed`."""
-    def logits(model: nn.Module, batch: Batch) -> Tensor:
+    def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         waves, lengths = augmented(cut(batch.x, batch.lengths).to(device), batch.lengths.to(device), sample_rate_hz)
         x, frames = model.features(waves, lengths)
-        return model.classify(blanked(x, frames), frames)
+        return model.classify(blanked(x, frames), frames), batch.labels[:, column]
 
-    return train_classifier(lambda: AudioClassifier(num_classes, sample_rate_hz), logits, split, column, steps=STEPS,
-                            batch_size=BATCH, lr=LR, seed=seed, device=device, title="classifier")
+    return train_classifier(lambda: AudioClassifier(num_classes, sample_rate_hz), predict, split, steps=STEPS,
+                            batch_size=BATCH, lr=LR, seed=seed, device=device)
 
 
 @torch.no_grad()
@@ -104,6 +108,17 @@ def classify(model: nn.Module, waves: Tensor, lengths: Tensor) -> Tensor:
     device, parts = next(model.parameters()).device, torch.arange(len(waves)).split(200)
     return torch.cat([model(cut(waves[part], lengths[part]).to(device), lengths[part].to(device)).argmax(1).cpu()
                       for part in parts])
+
+
+@torch.no_grad()
+@full_float32()
+def summaries(model: nn.Module, waves: Tensor, lengths: Tensor) -> Tensor:
+    """What the last layer of a classifier reads of waves (n, 1, t) with lengths (n,): float32 (n, d) on the CPU."""
+    device, found = next(model.parameters()).device, []
+    for part in torch.arange(len(waves)).split(200):
+        x = model.features(cut(waves[part], lengths[part]).to(device), lengths[part].to(device))
+        found.append(model.pooled(*x).cpu())
+    return torch.cat(found)
 
 
 def scaled(waves: Tensor, lengths: Tensor) -> Tensor:

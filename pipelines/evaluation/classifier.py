@@ -18,16 +18,18 @@ MAX_EPOCHS, FEWEST = 120, 200  # passes over 1,600 items or fewer, as the embedd
 
 @full_float32()
 def train_classifier(
-    make: Callable[[], nn.Module], logits: Callable[[nn.Module, Batch], Tensor], split: Split, column: int, *,
-    steps: int, batch_size: int, lr: float, seed: int, device: torch.device, title: str,
+    make: Callable[[], nn.Module], predict: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]], split: Split, *,
+    steps: int, batch_size: int, lr: float, seed: int, device: torch.device, title: str = "classifier",
+    off: str = "evaluate.classifier=false",
 ) -> nn.Module:
-    """A classifier into the classes of one column of the labels, in eval mode: AdamW, one cycle of the learning rate.
+    """A classifier in eval mode: AdamW, one cycle of the learning rate.
 
-    make: () -> the untrained model. logits: (model, batch) -> (b, num_classes), augmentation included. Whatever they
-    draw from torch's global generator, the weights are a function of the split and `seed`. steps: at most; see
-    `bounded_steps`. A line on stderr announces the training."""
+    make: () -> the untrained model. predict: (model, batch) -> logits (b, num_classes), augmentation included, and the
+    true classes (b,). Whatever they draw from torch's global generator, the weights are a function of the split and
+    `seed`. steps: at most; see `bounded_steps`. A line on stderr announces the training, and which setting, `off`,
+    leaves it out."""
     steps = bounded_steps(steps, batch_size, len(split))
-    print(f"{title}: {steps} steps on {len(split)} training items (evaluate.classifier=false leaves it out)",
+    print(f"{title}: {steps} steps on {len(split)} training items ({off} leaves it out)",
           file=sys.stderr)
     seed_step(seed, 0)
     model = make().to(device).train()
@@ -37,7 +39,8 @@ def train_classifier(
         seed_step(seed, step)
         indices, _ = step_items(seed, step, batch_size, len(split))
         batch = split.batch(torch.from_numpy(indices))
-        loss = F.cross_entropy(logits(model, batch), batch.labels[:, column].to(device))
+        logits, true = predict(model, batch)
+        loss = F.cross_entropy(logits, true.to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

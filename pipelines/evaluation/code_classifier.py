@@ -97,10 +97,10 @@ def code_classifiers(train: Tensor, held_out: Tensor, num_codes: int, wanted: li
     for target in wanted:
         split = CodeSplit(train, target.train[:, None], num_codebooks=train.shape[1]).to(device)
 
-        def logits(model: nn.Module, batch: Batch) -> Tensor:
-            return model(batch.x)
+        def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+            return model(batch.x), batch.labels[:, 0]
 
-        model = train_classifier(lambda: LinearClassifier(train.shape[1], num_codes, target.classes), logits, split, 0,
+        model = train_classifier(lambda: LinearClassifier(train.shape[1], num_codes, target.classes), predict, split,
                                  steps=STEPS, batch_size=BATCH, lr=LR, seed=0, device=device,
                                  title=f"classifier {target.name}")
         right = accuracy(classify(model, held_out), target.held_out)

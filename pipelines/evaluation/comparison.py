@@ -12,6 +12,7 @@ import yaml
 
 from pipelines.evaluation import file_rates
 from pipelines.evaluation.budget import planned_minutes
+from pipelines.evaluation.quality import SOURCES
 from pipelines.evaluation.table import mean
 from pipelines.files.errors import InputError
 from pipelines.files.places import config_names, configs
@@ -43,6 +44,13 @@ COLUMNS = {  # keys of table.json: their titles in table.md, and how a row is pr
     "nmse": ("NMSE", "{nmse:.4f}"),
     "psnr_db": ("PSNR, dB", "{psnr_db:.2f}"),
     "minutes": ("processor minutes", "{minutes:.2g}"),
+    "frechet_samples": ("Fréchet distance, local features: samples", "{frechet_samples:.4g}"),
+    "frechet_reconstructions": ("reconstructions", "{frechet_reconstructions:.4g}"),
+    "frechet_real": ("real items", "{frechet_real:.4g}"),
+    "precision": ("precision", "{precision:.3f}"),
+    "recall": ("recall", "{recall:.3f}"),
+    "density": ("density", "{density:.3f}"),
+    "coverage": ("coverage", "{coverage:.3f}"),
     "updates": ("updates", "{updates:,d}"),
     "decoder_evaluations": ("decoder evaluations", "{decoder_evaluations:,d}"),
     "seconds_per_step": ("s/step", "{seconds_per_step:.3f}"),
@@ -52,7 +60,7 @@ LEGEND = (
     "learned prior, and with one or several posterior samples. Bits per example of the latents: under the training\n"
     "prior (for sampled latents the KL, which is the rate that those bounds pay), by the entropy of the codes' own\n"
     "frequencies (unigram), by pairs of codes counted on the training split (bigram), under the learned prior.\n"
-    "Decoder evaluations are those of training."
+    "Precision to coverage are those of samples. Decoder evaluations are those of training."
 )
 
 
@@ -158,6 +166,7 @@ def _row(system: System, published: float | None) -> dict[str, Any]:
         "nmse": figures.get("nmse"),
         "psnr_db": figures.get("psnr_db"),
         "minutes": planned_minutes(system.run),
+        **quality(figures.get("quality")),
         "updates": settings["steps"],
         "decoder_evaluations": settings["steps"] * settings["batch_size"] * samples,
         "seconds_per_step": figures["training_seconds"]["stage1"] / figures["stage1_step"],
@@ -168,6 +177,27 @@ def bigram_bits(codes: dict, latents: dict) -> float | None:
     """Of an example's latents, by counted pairs of codes; None where they were not counted."""
     found = mean(codes.get("bigram_bits"))
     return None if found is None else found * latents["dims"]
+
+
+def quality(found: dict | None) -> dict[str, Any]:
+    """Figures of quality in the features of the first network, and which one that is; None where there are none."""
+    task, network = next(iter(((found or {}).get("networks") or {}).items()), (None, {}))
+    distances = {f"frechet_{name}": (network.get(name) or {}).get("frechet_local_features") for name in SOURCES}
+    samples = network.get("samples") or {}
+    return {**distances, **{key: samples.get(key) for key in ("precision", "recall", "density", "coverage")},
+            "quality_network": task and f"{task} {network['digest']}", "quality_items": found and found["items"]}
+
+
+def legend(rows: list[dict]) -> str:
+    """What the columns are, and whether the figures of quality of these rows can be compared."""
+    found = {row["system"]: f"{row['quality_network']}, {row['quality_items']} items of each set" for row in rows
+             if row.get("quality_network")}
+    if not found:
+        return LEGEND
+    if len(set(found.values())) == 1:
+        return f"{LEGEND}\nLocal features: of the same network for all rows ({next(iter(found.values()))})."
+    return (f"{LEGEND}\nLocal features: of different networks or numbers of items, not to be compared ("
+            + "; ".join(f"{system}: {own}" for system, own in found.items()) + ").")
 
 
 def file_rows(data: Data, config: dict, split: str) -> list[dict]:

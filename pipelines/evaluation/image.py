@@ -8,10 +8,11 @@ from torch import Tensor
 
 from pipelines.evaluation.classifier import accuracy
 from pipelines.evaluation.image_classifier import classify, train_image_classifier
+from pipelines.evaluation.local_features import LocalFeatures, image_features
 from pipelines.evaluation.measured import Measured, Subject
 from pipelines.evaluation.reconstructions import reconstruction_figures, reconstruction_rows
 from pipelines.media.images import image_pairs, image_rows, write_image
-from pipelines.splits.base import Data
+from pipelines.splits.base import Batch, Data
 
 SHOWN = 32  # images beside their reconstructions in the figure
 
@@ -69,6 +70,16 @@ FEATURES = "pixels", " (black to white is 1)"  # what `features` are, and their 
 def features(x: Tensor, lengths: None, data: Data) -> Tensor:
     """Images (n, *shape) -> float32 (n, d), in which items are compared: their pixels in [0, 1]."""
     return x.flatten(1).float() / 255
+
+
+def rows_of_item(data: Data) -> int:
+    """Rows of local features that an item gives."""
+    return 1
+
+
+def local_features(subject: Subject, held_out: Batch) -> list[LocalFeatures]:
+    """The network in whose features images are compared, its accuracy that on `held_out` ones."""
+    return [image_features(subject.data, held_out, subject.device)]
 
 
 def draw_rows(path: Path, rows: dict[str, tuple[Tensor, None]], data: Data) -> None:

@@ -21,11 +21,11 @@ def train_image_classifier(split: Split, column: int, num_classes: int, shape: t
     """A convolutional classifier of uint8 images (b, *shape) -> logits (b, num_classes), trained on `split`.
 
     Images are shifted by up to an eighth of their size while training, so that it reads shapes, not positions."""
-    def logits(model: nn.Module, batch: Batch) -> Tensor:
-        return model(_shifted(_scaled(batch.x.to(device)), max(1, shape[-1] // 8)))
+    def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        return model(shifted(scaled(batch.x.to(device)), max(1, shape[-1] // 8))), batch.labels[:, column]
 
-    return train_classifier(lambda: _classifier(shape, num_classes), logits, split, column, steps=STEPS,
-                            batch_size=BATCH, lr=LR, seed=seed, device=device, title="classifier")
+    return train_classifier(lambda: _classifier(shape, num_classes), predict, split, steps=STEPS, batch_size=BATCH,
+                            lr=LR, seed=seed, device=device)
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def train_image_classifier(split: Split, column: int, num_classes: int, shape: t
 def classify(model: nn.Module, images: Tensor) -> Tensor:
     """The predicted class of each of uint8 images (n, c, h, w): int64 (n,)."""
     device = next(model.parameters()).device
-    return torch.cat([model(_scaled(part.to(device))).argmax(1).cpu() for part in images.split(500)])
+    return torch.cat([model(scaled(part.to(device))).argmax(1).cpu() for part in images.split(500)])
 
 
 def _classifier(shape: tuple[int, int, int], num_classes: int) -> nn.Module:
@@ -49,11 +49,12 @@ def _classifier(shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def _scaled(images: Tensor) -> Tensor:
+def scaled(images: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
 
 
-def _shifted(images: Tensor, most: int) -> Tensor:
+def shifted(images: Tensor, most: int) -> Tensor:
     """The batch moved by one random offset of up to `most` pixels each way; what comes in repeats the edge."""
     height, width = images.shape[-2:]
     top, left = step_integers(2 * most + 1, 2).tolist()

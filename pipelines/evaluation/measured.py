@@ -1,11 +1,11 @@
 """The subject of an evaluation, and figures of every item of its split that stage 1 alone gives."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipelines.data.codes import CodeData, CodeSplit
@@ -33,6 +33,7 @@ class Subject:
     seed: int
     device: torch.device
     _drawn: dict[str, Samples] = field(default_factory=dict)
+    _trained: dict[str, nn.Module] = field(default_factory=dict)
 
     @property
     def run(self) -> Run:
@@ -55,6 +56,12 @@ class Subject:
         """The training codes and those of the measured split, which a prior is measured on. Raises InputError for a run
         that has none, such as a published one."""
         return {name: self._code_data.split(name) for name in ("train", self.split_name)}
+
+    def once(self, name: str, train: Callable[[], nn.Module]) -> nn.Module:
+        """What `train` gives: the network of this name is trained at most once."""
+        if name not in self._trained:
+            self._trained[name] = train()
+        return self._trained[name]
 
     def samples(self, count: int) -> Samples:
         """The first `count` samples of the prior. Sample i is the same however many are drawn: no sample is drawn

@@ -15,6 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pipelines.evaluation.bounds import mean_and_error
+from pipelines.evaluation.local_features import LocalFeatures, image_features
 from pipelines.evaluation.measured import Measured, Subject
 from pipelines.evaluation.reconstructions import reconstruction_figures, reconstruction_rows
 from pipelines.files.errors import InputError
@@ -154,6 +155,16 @@ FEATURES = "pixels", " (black to white is 1)"  # what `features` are, and their 
 def features(x: Tensor, lengths: None, data: Data) -> Tensor:
     """Clips (n, *shape) -> float32 (n, d), in which items are compared: their pixels in [0, 1]."""
     return x.flatten(1).float() / 255
+
+
+def rows_of_item(data: Data) -> int:
+    """Rows of local features that a clip gives: one for each frame."""
+    return data.shape[1]
+
+
+def local_features(subject: Subject, held_out: Batch) -> list[LocalFeatures]:
+    """The network in whose features frames are compared, its accuracy that on frames of `held_out` clips."""
+    return [image_features(subject.data, held_out, subject.device)]
 
 
 def draw_rows(path: Path, rows: dict[str, tuple[Tensor, None]], data: Data) -> None:

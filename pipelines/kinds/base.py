@@ -201,7 +201,8 @@ class Kind(ABC):
         """check(subject), figures(measured, subject, shared figures), rows(result) of the table, draw(measured,
         subject, result): what evaluate.py measures of this kind of data alone. Optional: features(x, lengths,
         data), FEATURES (what these are, and their unit, in words), draw_rows(path, rows, data): how items are compared,
-        and drawn, to find copies."""
+        and drawn, to find copies; local_features(subject, held_out), rows_of_item(data): how sets of them are
+        (evaluation/quality.py)."""
 
 
 def write_ranking(folder: Path, samples: Samples, example: Example, files: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Nearest items of a set: by Hamming distance over codes, and by Euclidean distance of features.
+"""Nearest items of a set: by Hamming distance over codes, and by Euclidean distance of features, fast or exact.
 
 Axes: n queries, m items, t codes of an item in raster order (codebooks included), d features.
 """
@@ -66,3 +66,20 @@ def feature_distances(queries: Tensor, items: Tensor) -> Tensor:
     By |a|^2 - 2 a b + |b|^2: distances below about 1e-3 of the features' size are rounding."""
     squares = queries.square().sum(1)[:, None] - 2 * queries @ items.T + items.square().sum(1)
     return (squares.clamp(min=0) / queries.shape[1]).sqrt()
+
+
+def exact_distances(queries: Tensor, items: Tensor) -> Iterator[Tensor]:
+    """Features (n, d), (m, d) -> blocks of queries in order, float64 (b, m): Euclidean distances, 0 for equal items.
+
+    Differences are squared and summed one pair after the other: neither blocks nor threads change a bit."""
+    items = items.double()
+    for part in queries.double().split(max(1, MOST // max(len(items), 1))):
+        yield torch.cdist(part, items, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def radii(items: Tensor, k: int) -> Tensor:
+    """Features (n, d) -> float64 (n,): the distance of each item to its k-th nearest neighbour among the others. Raises
+    ValueError for k items or fewer."""
+    if not 1 <= k < len(items):
+        raise ValueError(f"k: expected 1 to {len(items) - 1} of {len(items)} items, found {k}")
+    return torch.cat([block.kthvalue(k + 1, 1).values for block in exact_distances(items, items)])  # itself is at 0

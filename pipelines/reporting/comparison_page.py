@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipelines.evaluation.comparison import COLUMNS, LEGEND, filled_columns
+from pipelines.evaluation.comparison import COLUMNS, filled_columns, legend
 from pipelines.reporting.html import picture, table, tag
 from pipelines.reporting.page import page
 
@@ -18,7 +18,7 @@ def comparison_page(title: str, rows: list[dict], pictures: list[Path]) -> bytes
                                for key in keys)] for own in rows]
     shown = table(["system", *(COLUMNS[key][0] for key in keys)], cells, numbers=range(1, len(keys) + 1))
     how = "A click on a column's title sorts the rows by it, a second one in falling order. Empty: does not apply."
-    sections = [("Figures", [tag("p", how), shown, tag("p", LEGEND, class_="soft")])]
+    sections = [("Figures", [tag("p", how), shown, tag("p", legend(rows), class_="soft")])]
     for path in pictures:
         drawn = tag("figure", picture("image/png", path.read_bytes(), TITLES[path.stem]))
         sections.append((TITLES[path.stem], [tag("p", WORDS[path.stem], " A click enlarges."), drawn]))

@@ -44,6 +44,17 @@ MEANINGS = {
     "audio.log_spectral_distance_db": "of reconstructions",
     "audio.stoi": "intelligibility of reconstructions, 0 to 1",
 }
+QUALITY = {  # ends of keys below `quality`
+    "items": "compared in each set, with as many held-out ones",
+    "accuracy": "of the network of local features, on held-out items",
+    "samples.frechet_local_features": "between features of samples and of held-out items; no FID",
+    "reconstructions.frechet_local_features": "the same of reconstructions",
+    "real.frechet_local_features": "the same of training items: what real items reach",
+    "samples.precision": "samples within the manifold of held-out items",
+    "samples.recall": "held-out items within the manifold of samples",
+    "samples.density": "the same as precision, with less weight on outliers; 1 for real items",
+    "samples.coverage": "held-out items with a sample near them; 0.97 for real items",
+}
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,13 @@ def flat(figures: dict) -> Iterator[tuple[str, float]]:
             yield from below(section, content)
 
 
+def meaning(key: str) -> str:
+    """What a figure is, in a few words; "" where its name says it."""
+    if key.startswith("quality."):
+        return next((words for end, words in QUALITY.items() if key.endswith(f".{end}")), "")
+    return MEANINGS.get(key, "")
+
+
 def _what(loaded: LoadedRun) -> str:
     stage1, stage2, example = loaded.stage1, loaded.stage2, loaded.stage1.example
     noun = NOUNS.get(example.kind, "items")
@@ -189,7 +207,7 @@ def _figures(figures: dict | None) -> str:
         return "## Figures\n\nNothing was measured: the run was published without an evaluation."
     classified = figures.get("classifier") is not None or (figures.get("audio") or {}).get("classifiers")
     command = f"python pipelines/evaluate.py run=NAME evaluate.split={figures.get('split')}"
-    rows = [f"| `{key}` | {value:{'.0f' if abs(value) >= 1e4 else '.4g'}} | {MEANINGS.get(key, '')} |"
+    rows = [f"| `{key}` | {value:{'.0f' if abs(value) >= 1e4 else '.4g'}} | {meaning(key)} |"
             for key, value in flat(figures)]
     return "\n".join([
         "## Figures", "",

@@ -31,6 +31,7 @@ class Evaluation(Typed):
     actions: list[str] | None = None
     classifier: bool = True
     copies: CountOrZero = 256
+    quality: CountOrZero = 1000
     other_data: bool = False
     device: str = "auto"
 

@@ -54,6 +54,8 @@ def test_it_measures_by_four_functions_and_may_compare_items_by_two(kind_name):
     parameters = {"check": 1, "figures": 3, "rows": 1, "draw": 3}
     if hasattr(evaluation, "features") or hasattr(evaluation, "draw_rows"):
         parameters |= {"features": 3, "draw_rows": 3}
+    if hasattr(evaluation, "local_features") or hasattr(evaluation, "rows_of_item"):
+        parameters |= {"local_features": 2, "rows_of_item": 1}
     for name, count in parameters.items():
         assert len(inspect.signature(getattr(evaluation, name)).parameters) == count, name
 

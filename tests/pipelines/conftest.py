@@ -19,7 +19,7 @@ TINY = [
     "autoencoder.bottleneck.rate_warmup_steps=5", "prior.channels=8", "prior.num_layers=2",
     *(f"{stage}.{setting}" for stage in ("stage1", "stage2") for setting in
       ("steps=30", "batch_size=16", "validate_every=10", "checkpoint_every=10", "log_every=5")),
-    "extract.shard_size=200", "extract.batch_size=64", "evaluate.samples=40",
+    "extract.shard_size=200", "extract.batch_size=64", "evaluate.samples=40", "evaluate.quality=0",
 ]
 
 

@@ -16,7 +16,7 @@ ONLY = ["--only", "VAE", "VQ-VAE"]
 TINY = [
     "data=digits", "autoencoder.encoder.hidden=16", "autoencoder.encoder.outer_hidden=16",
     "autoencoder.encoder.residual_hidden=8", "autoencoder.encoder.num_downsamplings=1", "prior.channels=8",
-    "prior.num_layers=2", "evaluate.bound_samples=3", "evaluate.copies=4",
+    "prior.num_layers=2", "evaluate.bound_samples=3", "evaluate.copies=4", "evaluate.quality=0",
     *(f"{stage}.{setting}" for stage in ("stage1", "stage2") for setting in
       ("steps=20", "batch_size=16", "validate_every=10", "checkpoint_every=10", "log_every=5")),
 ]

@@ -16,6 +16,7 @@ from pipelines import evaluate, extract_codes, plot_latents, reconstruct, sample
 from pipelines.data.digits import Digits
 from pipelines.evaluation import bounds as bounds_evaluation
 from pipelines.evaluation import latents as latents_room
+from pipelines.evaluation import local_features
 from pipelines.evaluation.measured import measure
 from pipelines.files.errors import InputError
 from pipelines.generation.decoding import pixel_uniforms
@@ -69,7 +70,8 @@ def trained(folder):
     def train(name: str) -> list[str]:
         if name not in done:
             done[name] = [*RUNS[name], *STEPS, f"runs_dir={folder}", f"run={name}", "evaluate.classifier=false",
-                          f"evaluate.bound_samples={SAMPLES}", "evaluate.batch_size=100", "evaluate.copies=8"]
+                          f"evaluate.bound_samples={SAMPLES}", "evaluate.batch_size=100", "evaluate.copies=8",
+                          "evaluate.quality=0"]
             call(train_stage1, *done[name])
         return done[name]
 
@@ -127,6 +129,18 @@ def test_the_bounds_of_a_spread_posterior(name, measured, capsys):
     assert f"bound of {SAMPLES} samples" in table and "KL to the prior" in table
     none = measured(name, "evaluate.bound_samples=0")
     assert none["bounds"] is None and none["bits_per_dim"]["distortion"] > 0
+
+
+@pytest.mark.parametrize("name", ["vae", "ae"])
+def test_evaluation_compares_sets_of_whatever_can_be_sampled(name, measured, capsys, monkeypatch):
+    monkeypatch.setattr(local_features, "STEPS", 10)
+    quality = measured(name, "evaluate.quality=256")["quality"]
+    assert quality["items"] == 256
+    network = quality["networks"]["digit"]
+    assert network["real"]["coverage"] > 0.8 and (network["samples"] is None) == (name == "ae")
+    rows = [row for row in capsys.readouterr().out.splitlines() if "local features" in row]
+    assert [len(row) for row in rows] == [58] * 2, "names and figures in their columns"
+    assert measured(name)["quality"] is None
 
 
 @pytest.mark.parametrize("name", ["vae", "pixel_vae"])

@@ -78,15 +78,17 @@ def test_stage_2_says_what_codes_were_loaded(copied, capsys):
 def test_images_that_are_not_square_pass_through_every_command(made, copied, capsys):
     call(evaluate, *settings(copied))
     figures = json.loads((copied / "wide" / "metrics.json").read_text())
-    assert figures["items"] == 3 and figures["bits_per_dim"]["total_prior"] > 0
+    assert figures["items"] == 3 and figures["bits_per_dim"]["total_prior"] > 0 and figures["quality"] is None
     assert CodeData(made / "wide" / "codes").grid == (H // 4, W // 4)
     flags(sample, "--run", copied / "wide", "--n", "3", "--device", "cpu")
     flags(reconstruct, "--run", copied / "wide", "--input", copied / "images" / "a", "--device", "cpu")
     for folder, count in (("samples", 3), ("reconstructions", 6)):
         found = sorted((copied / "wide" / folder).glob("0*.png"))
         assert len(found) == count and all(Image.open(path).size == (W, H) for path in found)
+    said = capsys.readouterr()
     assert "data: images: train 9, validation 3 images of 1x8x16; 2 classes: a, b; 12 with more than 8 bits, values " \
-           in capsys.readouterr().out
+           in said.out
+    assert "note: quality: not measured: expected 256 items of each set" in said.err
 
 
 @pytest.mark.parametrize(("network", "overrides"), [

@@ -174,8 +174,22 @@ FIGURES: dict[str, tuple[str, str, str, str]] = {
 # Keys that say what was measured, repeat another figure, or are the details of one.
 NOT_SHOWN = ("format", "run", "data", "split", "items", "stage1_step", "stage2_step", "training_seconds", "latents",
              "copies", "files", "classifier.label", "classifier.num_samples", "bounds.samples", "bounds.elbo",
-             "bounds.multi_sample", "video", "frame_nats", "classifiers", "audio.classifiers", "audio.phonemes")
+             "bounds.multi_sample", "video", "frame_nats", "classifiers", "audio.classifiers", "audio.phonemes",
+             "quality")
 SOURCES = {"real": "real recordings", "accuracy": "from the codes", "guess": "commonest class"}
+# Of a set of items against held-out ones: title, which way is better, what the figure says.
+QUALITY = {
+    "frechet_local_features": (
+        "Fréchet distance, local features", LOWER,
+        "Between Gaussians fitted to the features of both sets, in those of a small network trained on the same data: "
+        "no FID, and without a meaning but beside that of training items."),
+    "precision": ("precision", HIGHER, "Share of the set within the manifold of held-out items: whether items are "
+                  "realistic."),
+    "recall": ("recall", HIGHER, "Share of held-out items within the manifold of the set: whether all kinds occur."),
+    "density": ("density", HIGHER, "Like precision, but outliers count little; 1 for real items."),
+    "coverage": ("coverage", HIGHER, "Share of held-out items with one of the set near them; 0.97 for real items."),
+}
+SETS = {"samples": "samples", "reconstructions": "reconstructions", "real": "training items"}
 VIDEO = {"prediction": "predicted frames", "last_frame": "last frame repeated", "reconstruction": "decoded true codes"}
 
 
@@ -205,6 +219,7 @@ def measured(figures: dict[str, Any]) -> Iterator[tuple[str, float, str, str, st
                 better = NEITHER if source in ("real", "guess") else HIGHER
                 yield (f"{label}: {SOURCES.get(source, source)}", value, "%", better,
                        f"How often a classifier finds the right {label}.")
+    yield from quality(figures.get("quality") or {})
     video = figures.get("video") or {}
     for way, title in VIDEO.items():
         for kind, unit in (("psnr_db", "dB"), ("ssim", "")):
@@ -217,6 +232,19 @@ def measured(figures: dict[str, Any]) -> Iterator[tuple[str, float, str, str, st
     for key, value in there.items():
         if key not in FIGURES and not any(key == name or key.startswith(f"{name}.") for name in NOT_SHOWN):
             yield key, value, "", NEITHER, "Of a metric of your own."
+
+
+def quality(found: dict[str, Any]) -> Iterator[tuple[str, float, str, str, str]]:
+    """The same of the key `quality`, one network after the other."""
+    for task, network in found.get("networks", {}).items():
+        yield (f"network of local features: {task}", network["accuracy"], "%", NEITHER,
+               f"Its accuracy on held-out items. Figures of two runs can be compared only if both are in the features "
+               f"of this network, {network['digest']}, of {found['items']:,} items of each set.")
+        for key, (title, better, meaning) in QUALITY.items():
+            for name, words in SETS.items():
+                if (own := network.get(name)) is not None:
+                    yield (f"{title}: {words}, by {task}", own[key], "", NEITHER if name == "real" else better,
+                           meaning if name == "samples" else "The same of the " + words + ".")
 
 
 def flat(tree: dict[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
