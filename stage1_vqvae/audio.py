@@ -36,7 +36,7 @@ class SoundEncoder(nn.Module):
         num_residual_blocks: int,
     ):
         super().__init__()
-        self.strides = _checked_strides(strides)
+        self.strides = checked_strides(strides)
         layers: list[nn.Module] = []
         for i, stride in enumerate(self.strides):
             channels = in_channels if i == 0 else hidden
@@ -44,7 +44,7 @@ class SoundEncoder(nn.Module):
         self.convolutions = nn.ModuleList(layers)
         self.blocks = nn.ModuleList(ResidualBlock(hidden, ()) for _ in range(num_residual_blocks))
         self.out = nn.Conv1d(hidden, dim, 1)
-        _initialise(self)
+        initialise(self)
 
     @property
     def reach(self) -> int:
@@ -88,13 +88,13 @@ class SoundUpsampler(nn.Module):
         self.input = nn.Conv1d(dim, hidden, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(hidden, self.num_classes) for _ in range(num_residual_blocks))
         widths = [hidden, *[channels] * len(factors)]
-        self.factors = _checked_strides(factors)
+        self.factors = checked_strides(factors)
         self.transposed = nn.ModuleList(
             nn.ConvTranspose1d(wide, narrow, 2 * factor, factor, padding=0)
             for wide, narrow, factor in zip(widths, widths[1:], self.factors)
         )
         self.out = nn.Conv1d(channels, out_channels, 1)
-        _initialise(self)
+        initialise(self)
 
     @property
     def reach(self) -> int:
@@ -118,9 +118,9 @@ class SoundUpsampler(nn.Module):
 class ResidualBlock(nn.Module):
     """x + (ReLU, convolution of 3, labels' biases, ReLU, 1x1)(x) on (b, c, n)."""
 
-    def __init__(self, channels: int, num_classes: Sequence[int]):
+    def __init__(self, channels: int, num_classes: Sequence[int], dilation: int = 1):
         super().__init__()
-        self.wide = nn.Conv1d(channels, channels, 3, padding=1)
+        self.wide = nn.Conv1d(channels, channels, 3, padding=dilation, dilation=dilation)
         self.tables = nn.ModuleList(nn.Embedding(count, channels) for count in num_classes)
         self.narrow = nn.Conv1d(channels, channels, 1)
 
@@ -188,14 +188,14 @@ def mel_bands(size: int, sample_rate_hz: int, num_bands: int) -> Tensor:
     return triangles / triangles.sum(0)
 
 
-def _checked_strides(strides: Sequence[int]) -> tuple[int, ...]:
+def checked_strides(strides: Sequence[int]) -> tuple[int, ...]:
     if not strides or min(strides) < 1:
         raise ValueError(f"expected strides of at least 1, found {list(strides)}")
     return tuple(int(stride) for stride in strides)
 
 
 @torch.no_grad()
-def _initialise(network: nn.Module) -> None:
+def initialise(network: nn.Module) -> None:
     """He et al. (arXiv 1502.01852), as for images; residual branches start at zero, labels near zero."""
     for module in network.modules():
         if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):

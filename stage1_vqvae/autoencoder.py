@@ -211,8 +211,10 @@ class Autoencoder(nn.Module):
         def mean(part: Tensor) -> Tensor:
             return self.likelihood.mean(self.decoder(part) if labels is None else self.decoder(part, labels))
 
-        reach = getattr(self.decoder, "reach", None)
-        return mean(z_q) if window is None or not isinstance(reach, int) else in_windows(mean, z_q, 1, window, reach)
+        reach, period = getattr(self.decoder, "reach", None), getattr(self.decoder, "period", 1)
+        if window is None or not isinstance(reach, int):
+            return mean(z_q)
+        return in_windows(mean, z_q, 1, window, reach, period)
 
     def _counted_rate(self, latent: Latent, x: Tensor, lengths: Tensor | None) -> Tensor:
         """(b,) the rate of the latents that are not padding: their number is the share of the lengths, rounded up."""
