@@ -1,13 +1,14 @@
 """A decoder of audio that makes all samples at once: latents (b dim n), upsampled stage by stage.
 
 Residual blocks at the rate of the codes read the neighbourhood of a code and the labels; each stage upsamples by its
-factor with a transposed convolution of window 2 f (which starts as linear interpolation, so that no image of the
-spectrum at a lower rate is left to begin with) and refines the result with dilated residual blocks. Most products are
-at low rates; the last stage is the cheapest layer per channel and the dearest per second.
+factor f with a transposed convolution of window 2 f and refines the result with dilated residual blocks. A channel at a
+low rate is cheap: the last stage has few, and its output is smoothed by a window of 7 samples.
 
-Noise and tones, the same for every clip from its beginning, enter at one stage. Without noise a row of equal codes would come out as one
-wave of the length of a code over and over: a buzz where a hiss is meant. (Neural source-filter models, arXiv
-1904.12088, and DDSP, arXiv 2001.04643, shape a source too, with a pitch that is given; here none is.)
+Noise and tones, the same for every clip from its beginning, enter at one stage. Without noise a row of equal codes
+would come out as one wave of the length of a code over and over: a buzz where a hiss is meant. Tones from 70 to 400 Hz
+(where a quarter of 8 kHz is the stage's rate) are a phase that goes on across codes, from which to make a voice. Neural
+source-filter models (arXiv 1904.12088) and DDSP (arXiv 2001.04643) shape a source too, of a pitch that is given; here
+none is.
 
 Axes: b batch, c channels, t samples, n positions of the codes, L label columns, s sources.
 """

@@ -4,8 +4,8 @@ Axes: b batch, c channels, t samples, n parameters per value, k levels.
 """
 
 import math
-from functools import partial
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -28,7 +28,8 @@ class MuLawWave(MuLawSymbols):
         spectral loss + nll_weight * (-log mass per sample),
 
     and the mass, of the logistic over the range of amplitudes of each symbol, is exact: its bits are a bound like any
-    other likelihood's. The scale is at least half the width of a symbol, so that the wave is the mean of its symbols."""
+    other likelihood's. The scale is at least half the width of a symbol: the wave then is the mean of its symbols, up
+    to what lies beyond full scale."""
 
     params_per_value = 2
 

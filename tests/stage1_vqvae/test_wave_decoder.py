@@ -67,7 +67,7 @@ def test_sources_have_unit_power_and_whole_periods():
     made = sources(4096, 2, 5).double()
     assert made.shape == (12, 4096)
     torch.testing.assert_close(made[2:].square().mean(1), torch.ones(10, dtype=torch.float64), rtol=1e-4, atol=1e-4)
-    assert made[:2].std(1).sub(1).abs().max() < 5 / 8192**0.5  # the standard error of a standard deviation is 1/sqrt(2n)
+    assert made[:2].std(1).sub(1).abs().max() < 5 / 8192**0.5  # five standard errors
     spectra = torch.fft.rfft(made[2:]).abs()
     assert ((spectra > 1e-2 * spectra.amax(1, keepdim=True)).sum(1) == 1).all(), "one line each"
     assert torch.equal(sources(4096, 2, 5), sources(4096, 2, 5))
