@@ -14,7 +14,8 @@ Axes: b batch, c channels, t samples, n positions of the codes, L label columns,
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ class WaveDecoder(nn.Module):
     `source_stage`, counted from 0. `num_classes`: one entry per label column."""
 
     period = 64  # codes after which noise and tones begin again
+    sources: Tensor  # (s, t) of a period, at the rate of source_stage
 
     def __init__(
         self,
@@ -54,6 +56,8 @@ class WaveDecoder(nn.Module):
                              f"{len(channels)} and {len(self.dilations)}")
         if not 0 <= source_stage < len(self.factors):
             raise ValueError(f"source_stage: expected a stage from 0 to {len(self.factors) - 1}, found {source_stage}")
+        if num_noises + num_tones < 1:
+            raise ValueError(f"num_noises: expected at least one noise or tone, found {num_noises} and {num_tones}")
         self.input = nn.Conv1d(dim, hidden, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(hidden, self.num_classes) for _ in range(num_residual_blocks))
         widths = [hidden, *channels]
@@ -67,7 +71,7 @@ class WaveDecoder(nn.Module):
         )
         self.source_stage = source_stage
         rate = math.prod(self.factors[: source_stage + 1])
-        self.register_buffer("sources", sources(self.period * rate, num_noises, num_tones), persistent=False)
+        self.register_buffer("sources", noise_and_tones(self.period * rate, num_noises, num_tones), persistent=False)
         self.shape = nn.Conv1d(len(self.sources), channels[source_stage], 1)
         self.out = nn.Conv1d(channels[-1], out_channels, 7, padding=3)
         initialise(self)
@@ -91,18 +95,19 @@ class WaveDecoder(nn.Module):
         x = self.input(z_q)
         for block in self.blocks:
             x = block(x, labels)
-        for number, (factor, convolution) in enumerate(zip(self.factors, self.transposed)):
+        stages: Iterator[Any] = iter(self.stages)
+        for number, (factor, convolution, stage) in enumerate(zip(self.factors, self.transposed, stages)):
             before = factor // 2
             x = convolution(F.relu(x))[..., before : before + factor * x.shape[-1]]
             if number == self.source_stage:
                 places = torch.arange(x.shape[-1], device=x.device) % self.sources.shape[1]
                 x = x + self.shape(self.sources)[:, places]
-            for block in self.stages[number]:
+            for block in stage:
                 x = block(x, labels)
         return self.out(F.relu(x))
 
 
-def sources(size: int, num_noises: int, num_tones: int) -> Tensor:
+def noise_and_tones(size: int, num_noises: int, num_tones: int) -> Tensor:
     """(s, size) white noise, then sines and cosines of unit power with whole numbers of periods."""
     noise = torch.randn(num_noises, size, generator=torch.Generator().manual_seed(0))
     low, high = size * 0.035, size * 0.2

@@ -8,7 +8,7 @@ from stage1_vqvae.audio import SoundEncoder
 from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.bottlenecks.vq import EMAQuantizer
 from stage1_vqvae.likelihoods.mu_law_wave import MuLawWave
-from stage1_vqvae.wave_decoder import WaveDecoder, sources
+from stage1_vqvae.wave_decoder import WaveDecoder, noise_and_tones
 
 FACTOR, CODES = 12, 40
 
@@ -64,13 +64,13 @@ def test_equal_codes_do_not_come_out_as_one_wave_repeated():
 
 
 def test_sources_have_unit_power_and_whole_periods():
-    made = sources(4096, 2, 5).double()
+    made = noise_and_tones(4096, 2, 5).double()
     assert made.shape == (12, 4096)
     torch.testing.assert_close(made[2:].square().mean(1), torch.ones(10, dtype=torch.float64), rtol=1e-4, atol=1e-4)
     assert made[:2].std(1).sub(1).abs().max() < 5 / 8192**0.5  # five standard errors
     spectra = torch.fft.rfft(made[2:]).abs()
     assert ((spectra > 1e-2 * spectra.amax(1, keepdim=True)).sum(1) == 1).all(), "one line each"
-    assert torch.equal(sources(4096, 2, 5), sources(4096, 2, 5))
+    assert torch.equal(noise_and_tones(4096, 2, 5), noise_and_tones(4096, 2, 5))
 
 
 @pytest.mark.parametrize("window", [1, 7, 64, 100, 1000])
@@ -90,6 +90,7 @@ def test_long_recordings_are_decoded_in_windows_as_in_one_piece(window):
     ({"channels": [6]}, "channels and dilations for each of 2 factors, found 1 and 2"),
     ({"source_stage": 2}, "source_stage: expected a stage from 0 to 1, found 2"),
     ({"factors": [0, 4]}, "strides"),
+    ({"num_noises": 0, "num_tones": 0}, "num_noises: expected at least one noise or tone, found 0 and 0"),
 ])
 def test_settings_that_do_not_fit_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):
