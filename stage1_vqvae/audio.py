@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from stage1_vqvae.likelihoods.base import LEVELS
 from stage1_vqvae.likelihoods.mu_law import expand
+from stage1_vqvae.spectra import mel_bands
 
 
 class SoundEncoder(nn.Module):
@@ -173,19 +174,6 @@ class SpectralGuide(nn.Module):
             padded = F.pad(wave, ((size - hop) // 2, size - hop - (size - hop) // 2))  # negative: cut
             spectrum = torch.stft(padded, size, hop, window=self.window, center=False, return_complex=True).abs()
             return torch.log(spectrum.transpose(1, 2) @ self.bands + 1e-2)
-
-
-def mel_bands(size: int, sample_rate_hz: int, num_bands: int) -> Tensor:
-    """(size / 2 + 1, num_bands): triangles over the frequencies of an FFT, equally spaced in mel, each of sum 1."""
-    mel = torch.linspace(0, 2595 * math.log10(1 + sample_rate_hz / 2 / 700), num_bands + 2)
-    edges = 700 * (10 ** (mel / 2595) - 1)
-    hz = torch.linspace(0, sample_rate_hz / 2, size // 2 + 1)[:, None]
-    rising, falling = (hz - edges[:-2]) / (edges[1:-1] - edges[:-2]), (edges[2:] - hz) / (edges[2:] - edges[1:-1])
-    triangles = torch.minimum(rising, falling).clamp(min=0)
-    # a band narrower than the FFT's resolution becomes its nearest frequency
-    nearest = F.one_hot((hz - edges[1:-1]).abs().argmin(0), size // 2 + 1).T.to(triangles.dtype)
-    triangles = torch.where(triangles.sum(0) > 0, triangles, nearest)
-    return triangles / triangles.sum(0)
 
 
 def checked_strides(strides: Sequence[int]) -> tuple[int, ...]:

@@ -7,14 +7,13 @@ harmonics of a voice, a short one its onsets.
 Axes: b batch, c channels, t samples, n frames, k frequencies.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-
-from stage1_vqvae.audio import mel_bands
 
 FLOOR = 1e-4  # -80 dB below a sine of full scale: what is quieter counts as this
 
@@ -69,3 +68,16 @@ class SpectralLoss(nn.Module):
         spectrum = torch.stft(padded, size, hop, window=window.to(waves.dtype), center=False, return_complex=True)
         powers = torch.view_as_real(spectrum).square().sum(-1) + FLOOR**2
         return rearrange(powers, "(b c) k n -> b (c n) k", c=c)
+
+
+def mel_bands(size: int, sample_rate_hz: int, num_bands: int) -> Tensor:
+    """(size / 2 + 1, num_bands): triangles over the frequencies of an FFT, equally spaced in mel, each of sum 1."""
+    mel = torch.linspace(0, 2595 * math.log10(1 + sample_rate_hz / 2 / 700), num_bands + 2)
+    edges = 700 * (10 ** (mel / 2595) - 1)
+    hz = torch.linspace(0, sample_rate_hz / 2, size // 2 + 1)[:, None]
+    rising, falling = (hz - edges[:-2]) / (edges[1:-1] - edges[:-2]), (edges[2:] - hz) / (edges[2:] - edges[1:-1])
+    triangles = torch.minimum(rising, falling).clamp(min=0)
+    # a band narrower than the FFT's resolution becomes its nearest frequency
+    nearest = F.one_hot((hz - edges[1:-1]).abs().argmin(0), size // 2 + 1).T.to(triangles.dtype)
+    triangles = torch.where(triangles.sum(0) > 0, triangles, nearest)
+    return triangles / triangles.sum(0)

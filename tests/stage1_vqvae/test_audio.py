@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from stage1_vqvae.audio import SoundEncoder, SoundUpsampler, SpectralGuide, mel_bands
+from stage1_vqvae.audio import SoundEncoder, SoundUpsampler, SpectralGuide
 from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.vq import EMAQuantizer
 from stage1_vqvae.likelihoods.mu_law import MuLaw
+from stage1_vqvae.spectra import mel_bands
 
 
 def encoder(strides=(2, 2, 2), blocks=1):

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from torchaudio.transforms import Spectrogram
 
-from stage1_vqvae.audio import mel_bands
-from stage1_vqvae.spectra import FLOOR, SpectralLoss
+from stage1_vqvae.spectra import FLOOR, SpectralLoss, mel_bands
 
 SIZES = [16, 64]
 
