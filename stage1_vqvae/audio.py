@@ -161,8 +161,9 @@ class SpectralGuide(nn.Module):
         self.register_buffer("bands", mel_bands(size, sample_rate_hz, num_bands), persistent=False)
 
     def forward(self, features: Tensor, levels: Tensor) -> Tensor:
-        """features (b, c, t), levels (b, 1, t) mu-law symbols -> ()."""
-        found = self.out(reduce(features, "b c (n h) -> b n c", "mean", h=self.hop_length).to(self.out.weight.dtype))
+        """features (b, c, t), or of a lower rate down to one per hop; levels (b, 1, t) mu-law symbols -> ()."""
+        frames = levels.shape[-1] // self.hop_length
+        found = self.out(reduce(features, "b c (n h) -> b n c", "mean", n=frames).to(self.out.weight.dtype))
         return self.weight * F.mse_loss(found.float(), self.log_bands(levels).float())
 
     @torch.no_grad()

@@ -22,13 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stage1_vqvae.audio import ResidualBlock, checked_strides, initialise
+from stage1_vqvae.guided import GuidedDecoder, Prediction
 
 
-class WaveDecoder(nn.Module):
+class WaveDecoder(GuidedDecoder):
     """Latents (b, dim, n) and labels (b, L) -> (b, out_channels, n * product of factors).
 
     `channels` and `dilations`: of each stage, its width and one residual block per dilation. Noise and tones enter at
-    `source_stage`, counted from 0. `num_classes`: one entry per label column."""
+    `source_stage`, counted from 0. `num_classes`: one entry per label column. guide: (features, levels) -> a loss ()
+    that teaches the features directly, or None."""
 
     period = 64  # codes after which noise and tones begin again
     sources: Tensor  # (s, t) of a period, at the rate of source_stage
@@ -47,8 +49,10 @@ class WaveDecoder(nn.Module):
         num_noises: int,
         num_tones: int,
         num_classes: Sequence[int] = (),
+        guide: nn.Module | None = None,
     ):
         super().__init__()
+        self.guide = guide
         self.factors, self.num_classes = checked_strides(factors), tuple(num_classes)
         self.dilations = tuple(tuple(own) for own in dilations)
         if not len(self.factors) == len(channels) == len(self.dilations):
@@ -89,12 +93,26 @@ class WaveDecoder(nn.Module):
         return math.ceil(codes + (self.out.kernel_size[0] // 2) / rate)
 
     def forward(self, z_q: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.wave(self.features(z_q, labels), labels)
+
+    def predict(self, z_q: Tensor, labels: Tensor | None, levels: Tensor) -> Prediction:
+        """levels (b, 1, t): of the data, which the guide compares the features with."""
+        features = self.features(z_q, labels)
+        loss = self.guide(features, levels) if self.guide is not None else 0.0
+        return Prediction(self.wave(features, labels), loss)
+
+    def features(self, z_q: Tensor, labels: Tensor | None) -> Tensor:
+        """(b, hidden, n), at the rate of the codes."""
         if (0 if labels is None else labels.shape[1]) != len(self.num_classes):
             found = "none" if labels is None else tuple(labels.shape)
             raise ValueError(f"labels: expected {len(self.num_classes)} columns, found {found}")
         x = self.input(z_q)
         for block in self.blocks:
             x = block(x, labels)
+        return x
+
+    def wave(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """Features (b, hidden, n) -> (b, out_channels, t)."""
         stages: Iterator[Any] = iter(self.stages)
         for number, (factor, convolution, stage) in enumerate(zip(self.factors, self.transposed, stages)):
             before = factor // 2

@@ -111,7 +111,7 @@ def test_the_decoder_is_taught_and_drawn_from_alike():
     assert wave.shape == (3, 1, 40) and wave.abs().max() <= 1
     levels = model.likelihood.levels(wave)
     z_q = model.bottleneck.lookup(codes)
-    cdf = model.decoder(z_q, labels, levels).params.softmax(1).cumsum(1)
+    cdf = model.decoder.predict(z_q, labels, levels).params.softmax(1).cumsum(1)
     upper = cdf.gather(1, levels)[:, 0]
     lower = torch.where(levels[:, 0] > 0, cdf.gather(1, (levels - 1).clamp(min=0))[:, 0], 0)
     assert bool((lower <= uniforms + 1e-12).all() and (uniforms <= upper + 1e-12).all())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from stage1_vqvae.audio import SoundEncoder
+from stage1_vqvae.audio import SoundEncoder, SpectralGuide
 from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.bottlenecks.vq import EMAQuantizer
 from stage1_vqvae.likelihoods.mu_law_wave import MuLawWave
@@ -111,3 +111,24 @@ def test_the_objective_of_a_clip_is_its_spectral_loss_and_its_mass_without_paddi
     assert torch.equal(likelihood.mean(params), params[:, :1].clamp(-1, 1))
     with pytest.raises(ValueError, match="nll_weight: expected a number above 0, found 0"):
         MuLawWave([16], 8000, 6, 0)
+
+
+def test_the_guide_teaches_the_features_and_counts_in_no_figure():
+    torch.manual_seed(0)
+    encoder = SoundEncoder(1, 4, hidden=8, strides=(2, 2, 3), num_residual_blocks=1)
+    guide = SpectralGuide(8, hop_length=FACTOR, sample_rate_hz=8000, num_bands=3, weight=2.0)
+    likelihood = MuLawWave([16, 64], sample_rate_hz=8000, num_bands=6, nll_weight=0.1)
+    guided = Autoencoder(encoder, EMAQuantizer(16, 4, initialise_from_data=False), decoder(guide=guide), likelihood)
+    guided = guided.double().eval()
+    x = torch.rand(2, 1, 5 * FACTOR, dtype=torch.float64) - 0.5
+    output = guided(x)
+    features = guided.decoder.features(output.latent.z_q, None)
+    assert features.shape == (2, 8, 5)
+    expected = guide(features.repeat_interleave(FACTOR, -1), likelihood.levels(x))  # at either rate
+    torch.testing.assert_close(output.auxiliary - output.latent.loss, expected.double())
+    assert expected > 0
+    output.auxiliary.backward()
+    assert guide.out.weight.grad.any() and guided.encoder.out.weight.grad.any()
+    assert all(weight.grad is None for weight in guided.decoder.out.parameters())
+    guided.decoder.guide = None
+    assert torch.equal(guided(x).objective, output.objective)
