@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from stage1_vqvae.likelihoods.base import LEVELS
 from stage1_vqvae.likelihoods.mu_law import expand
+from stage1_vqvae.spectra import mel_bands
 
 
 class SoundEncoder(nn.Module):
@@ -36,7 +37,7 @@ class SoundEncoder(nn.Module):
         num_residual_blocks: int,
     ):
         super().__init__()
-        self.strides = _checked_strides(strides)
+        self.strides = checked_strides(strides)
         layers: list[nn.Module] = []
         for i, stride in enumerate(self.strides):
             channels = in_channels if i == 0 else hidden
@@ -44,7 +45,7 @@ class SoundEncoder(nn.Module):
         self.convolutions = nn.ModuleList(layers)
         self.blocks = nn.ModuleList(ResidualBlock(hidden, ()) for _ in range(num_residual_blocks))
         self.out = nn.Conv1d(hidden, dim, 1)
-        _initialise(self)
+        initialise(self)
 
     @property
     def reach(self) -> int:
@@ -88,13 +89,13 @@ class SoundUpsampler(nn.Module):
         self.input = nn.Conv1d(dim, hidden, 3, padding=1)
         self.blocks = nn.ModuleList(ResidualBlock(hidden, self.num_classes) for _ in range(num_residual_blocks))
         widths = [hidden, *[channels] * len(factors)]
-        self.factors = _checked_strides(factors)
+        self.factors = checked_strides(factors)
         self.transposed = nn.ModuleList(
             nn.ConvTranspose1d(wide, narrow, 2 * factor, factor, padding=0)
             for wide, narrow, factor in zip(widths, widths[1:], self.factors)
         )
         self.out = nn.Conv1d(channels, out_channels, 1)
-        _initialise(self)
+        initialise(self)
 
     @property
     def reach(self) -> int:
@@ -118,9 +119,9 @@ class SoundUpsampler(nn.Module):
 class ResidualBlock(nn.Module):
     """x + (ReLU, convolution of 3, labels' biases, ReLU, 1x1)(x) on (b, c, n)."""
 
-    def __init__(self, channels: int, num_classes: Sequence[int]):
+    def __init__(self, channels: int, num_classes: Sequence[int], dilation: int = 1):
         super().__init__()
-        self.wide = nn.Conv1d(channels, channels, 3, padding=1)
+        self.wide = nn.Conv1d(channels, channels, 3, padding=dilation, dilation=dilation)
         self.tables = nn.ModuleList(nn.Embedding(count, channels) for count in num_classes)
         self.narrow = nn.Conv1d(channels, channels, 1)
 
@@ -160,8 +161,9 @@ class SpectralGuide(nn.Module):
         self.register_buffer("bands", mel_bands(size, sample_rate_hz, num_bands), persistent=False)
 
     def forward(self, features: Tensor, levels: Tensor) -> Tensor:
-        """features (b, c, t), levels (b, 1, t) mu-law symbols -> ()."""
-        found = self.out(reduce(features, "b c (n h) -> b n c", "mean", h=self.hop_length).to(self.out.weight.dtype))
+        """features (b, c, t), or of a lower rate down to one per hop; levels (b, 1, t) mu-law symbols -> ()."""
+        frames = levels.shape[-1] // self.hop_length
+        found = self.out(reduce(features, "b c (n h) -> b n c", "mean", n=frames).to(self.out.weight.dtype))
         return self.weight * F.mse_loss(found.float(), self.log_bands(levels).float())
 
     @torch.no_grad()
@@ -175,27 +177,14 @@ class SpectralGuide(nn.Module):
             return torch.log(spectrum.transpose(1, 2) @ self.bands + 1e-2)
 
 
-def mel_bands(size: int, sample_rate_hz: int, num_bands: int) -> Tensor:
-    """(size / 2 + 1, num_bands): triangles over the frequencies of an FFT, equally spaced in mel, each of sum 1."""
-    mel = torch.linspace(0, 2595 * math.log10(1 + sample_rate_hz / 2 / 700), num_bands + 2)
-    edges = 700 * (10 ** (mel / 2595) - 1)
-    hz = torch.linspace(0, sample_rate_hz / 2, size // 2 + 1)[:, None]
-    rising, falling = (hz - edges[:-2]) / (edges[1:-1] - edges[:-2]), (edges[2:] - hz) / (edges[2:] - edges[1:-1])
-    triangles = torch.minimum(rising, falling).clamp(min=0)
-    # a band narrower than the FFT's resolution becomes its nearest frequency
-    nearest = F.one_hot((hz - edges[1:-1]).abs().argmin(0), size // 2 + 1).T.to(triangles.dtype)
-    triangles = torch.where(triangles.sum(0) > 0, triangles, nearest)
-    return triangles / triangles.sum(0)
-
-
-def _checked_strides(strides: Sequence[int]) -> tuple[int, ...]:
+def checked_strides(strides: Sequence[int]) -> tuple[int, ...]:
     if not strides or min(strides) < 1:
         raise ValueError(f"expected strides of at least 1, found {list(strides)}")
     return tuple(int(stride) for stride in strides)
 
 
 @torch.no_grad()
-def _initialise(network: nn.Module) -> None:
+def initialise(network: nn.Module) -> None:
     """He et al. (arXiv 1502.01852), as for images; residual branches start at zero, labels near zero."""
     for module in network.modules():
         if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stage1_vqvae.autoregressive import AutoregressiveDecoder, Prediction
+from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.base import Bottleneck, Latent, Quantizer
+from stage1_vqvae.guided import GuidedDecoder, Prediction
 from stage1_vqvae.likelihoods.base import Likelihood
 from stage1_vqvae.likelihoods.categorical import Categorical
 from stage1_vqvae.precision import full_float32
@@ -30,7 +31,7 @@ class Output:
     loss: Tensor  # () the training loss: mean of bound, plus auxiliary
     objective: Tensor  # (b,) of the likelihood, per data dimension: with a Gaussian of given variance the NMSE
     bound: Tensor  # (b,) objective + beta rate / data dimensions; for several samples their multi-sample bound
-    auxiliary: Tensor  # () losses of the latent and of an autoregressive decoder's guide
+    auxiliary: Tensor  # () losses of the latent and of a decoder's guide
     z_e: Tensor  # (b, in_dim, *grid) the bottleneck's input
     latent: Latent
     params: Tensor  # (rows of z_q, c * params_per_value, *grid) the decoder's output
@@ -191,8 +192,8 @@ class Autoencoder(nn.Module):
         return self.embed(self.likelihood.from_levels(levels)).shape[2:]
 
     def _predict(self, z_q: Tensor, x: Tensor, labels: Tensor | None) -> Prediction:
-        if isinstance(self.decoder, AutoregressiveDecoder):
-            return self.decoder(z_q, labels, self.likelihood.levels(x))
+        if isinstance(self.decoder, GuidedDecoder):
+            return self.decoder.predict(z_q, labels, self.likelihood.levels(x))
         return Prediction(self.decoder(z_q) if labels is None else self.decoder(z_q, labels), 0.0)
 
     def _reconstruct(
@@ -211,8 +212,10 @@ class Autoencoder(nn.Module):
         def mean(part: Tensor) -> Tensor:
             return self.likelihood.mean(self.decoder(part) if labels is None else self.decoder(part, labels))
 
-        reach = getattr(self.decoder, "reach", None)
-        return mean(z_q) if window is None or not isinstance(reach, int) else in_windows(mean, z_q, 1, window, reach)
+        reach, period = getattr(self.decoder, "reach", None), getattr(self.decoder, "period", 1)
+        if window is None or not isinstance(reach, int):
+            return mean(z_q)
+        return in_windows(mean, z_q, 1, window, reach, period)
 
     def _counted_rate(self, latent: Latent, x: Tensor, lengths: Tensor | None) -> Tensor:
         """(b,) the rate of the latents that are not padding: their number is the share of the lengths, rounded up."""

@@ -5,22 +5,14 @@ Axes: b batch, d latent dimension, c channels, k levels, *grid the data's positi
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from stage1_vqvae.guided import GuidedDecoder, Prediction
 from stage1_vqvae.windows import in_windows
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction of each position from the data before it."""
-
-    params: Tensor  # (b, k, *grid): logits, the parameters of the likelihood
-    loss: Tensor | float  # () of the guide, weighted; 0 without a guide
-
-
-class AutoregressiveDecoder(nn.Module):
+class AutoregressiveDecoder(GuidedDecoder):
     """p(x | z_q, labels), position by position.
 
     upsampler: (z_q (b, d, *codes' grid)[, labels]) -> features (b, c, *grid) on the grid of the data.
@@ -38,8 +30,8 @@ class AutoregressiveDecoder(nn.Module):
         self.sampler = sampler
         self.guide = guide
 
-    def forward(self, z_q: Tensor, labels: Tensor | None, levels: Tensor) -> Prediction:
-        """levels int64 (b, 1, *grid): the data to predict."""
+    def predict(self, z_q: Tensor, labels: Tensor | None, levels: Tensor) -> Prediction:
+        """levels int64 (b, 1, *grid): the data to predict, each position from those before it."""
         if levels.shape[1] != 1:
             raise ValueError(f"expected one channel for an autoregressive decoder, found {levels.shape[1]}")
         features = self.features(z_q, labels)

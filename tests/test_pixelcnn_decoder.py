@@ -59,7 +59,7 @@ def test_gradient_reaches_the_pixels_before_and_the_latents_and_nothing_else():
     embedded = []
     model.decoder.network.embeddings[0].register_forward_hook(lambda module, inputs, output: embedded.append(output))
     z_q = torch.randn(1, 6, HEIGHT // 4, WIDTH // 4, dtype=torch.float64, requires_grad=True)
-    logits = model.decoder(z_q, None, data.x[:1].long()).params
+    logits = model.decoder.predict(z_q, None, data.x[:1].long()).params
     probe = torch.randn(256, dtype=torch.float64)
     rows, columns = torch.arange(HEIGHT)[:, None], torch.arange(WIDTH)
     for row, column in ((0, 0), (0, 5), (3, 0), (5, 7), (HEIGHT - 1, WIDTH - 1)):
@@ -80,7 +80,7 @@ def test_samples_are_draws_from_what_the_network_says_of_them():
     assert x.shape == data.x.shape and x.dtype == torch.uint8
     assert torch.equal(x, model.evaluate(data.x, uniforms=uniforms).reconstruction)
     with torch.no_grad():
-        logits = model.eval().decoder(model.bottleneck.lookup(codes), None, x.long()).params
+        logits = model.eval().decoder.predict(model.bottleneck.lookup(codes), None, x.long()).params
     again = draw(logits.movedim(1, -1).flatten(0, -2), uniforms.flatten(), Rule())
     assert torch.equal(again.view(2, HEIGHT, WIDTH), x[:, 0].long())
 

@@ -22,8 +22,13 @@ class Logistic(Binned):
         return torch.sigmoid(t)
 
     def log_interval(self, a: Tensor, b: Tensor, width: Tensor) -> Tensor:
-        """F(b) - F(a) = F(b) F(-a) (1 - e^(a - b)): a product, so nothing cancels."""
-        return F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1(-width))
+        return log_interval(a, b, width)
+
+
+def log_interval(a: Tensor, b: Tensor, width: Tensor) -> Tensor:
+    """Of the logistic with location 0 and scale 1, see `Binned.log_interval`:
+    F(b) - F(a) = F(b) F(-a) (1 - e^(a - b)), a product, so nothing cancels."""
+    return F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1(-width))
 
 
 class LogisticMixture(Logistic):

@@ -8,12 +8,12 @@ import math
 import torch
 from torch import Tensor
 
-from stage1_vqvae.likelihoods.base import LEVELS
+from stage1_vqvae.likelihoods.base import LEVELS, Likelihood
 from stage1_vqvae.likelihoods.categorical import Categorical
 
 
-class MuLaw(Categorical):
-    """Audio in [-1, 1] as 256 mu-law symbols (the curve of ITU-T G.711, rounded as torchaudio does), one logit each.
+class MuLawSymbols(Likelihood):
+    """Audio in [-1, 1] as 256 mu-law symbols (the curve of ITU-T G.711, rounded as torchaudio does).
 
     The mass is that of the symbols: figures are bits per symbol. Symbol 128 is silence, 0 and 255 are -1 and 1.
     """
@@ -34,11 +34,15 @@ class MuLaw(Categorical):
     def from_levels(self, levels: Tensor) -> Tensor:
         return expand(levels.to(self.scale.dtype) / self.MU * 2 - 1)
 
-    def mean(self, params: Tensor) -> Tensor:
-        return self.expectation(params)
-
     def _compressed(self, x: Tensor) -> Tensor:
         return x.sign() * torch.log1p(self.MU * x.abs()) / math.log1p(self.MU)
+
+
+class MuLaw(MuLawSymbols, Categorical):
+    """One logit for each symbol."""
+
+    def mean(self, params: Tensor) -> Tensor:
+        return self.expectation(params)
 
 
 def expand(compressed: Tensor) -> Tensor:

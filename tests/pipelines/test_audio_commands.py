@@ -280,3 +280,39 @@ def test_sound_without_codes_trains_and_is_heard(arguments, command):
     kept = [argument for argument in arguments[0] if not argument.startswith(own)]
     result = command("train_stage1", *chosen, *kept, "autoencoder.bottleneck.dim=4", "run=ae", "stage1.steps=10")
     assert "stage 1 is trained" in result.stdout
+
+
+@pytest.mark.slow  # eleven processes
+def test_a_decoder_of_one_pass_goes_through_the_verbs(recordings, arguments, command, tmp_path):
+    """Trained, extracted, reconstructed, converted, compressed: nothing but the codes decides what is heard."""
+    own = ("experiment=", "run=", "autoencoder.decoder", "runs_dir=", "prior.")
+    kept = [argument for argument in arguments[0] if not argument.startswith(own)]
+    chosen = ["experiment=fsdd_fast", "run=fast", f"runs_dir={tmp_path}", *kept, "autoencoder.decoder.hidden=8",
+              "autoencoder.decoder.channels=[8,8,8]", "autoencoder.decoder.num_residual_blocks=1",
+              "autoencoder.decoder.num_tones=3", "autoencoder.likelihood.window_lengths=[64,256]",
+              "prior.num_layers=2", "prior.residual_channels=8", "prior.gate_channels=8", "prior.skip_channels=8"]
+    run, label = tmp_path / "fast", ("--label", "speaker=ann")
+    for script in ("train_stage1", "extract_codes", "train_stage2", "evaluate"):
+        command(script, *chosen)
+    sound = json.loads((run / "metrics.json").read_text())["audio"]
+    assert 0 < sound["bits_per_symbol"] < 12 and sound["log_spectral_distance_db"] > 0
+    command("sample", "--run", str(run), "--n", "1", "--out", str(tmp_path / "drawn"))
+    assert len(waves(tmp_path / "drawn")) == 1
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(recordings / "7_ann_0.wav", folder)
+    soundfile.write(folder / "long.wav", 0.5 * np.sin(np.arange(9000) / 8), 8000)  # longer than the sources' period
+    for seed in ("0", "1"):
+        command("reconstruct", "--run", str(run), "--input", str(folder), "--out", str(tmp_path / seed), *label,
+                "--seed", seed)
+    made = waves(tmp_path / "0")
+    assert sorted(map(len, made.values()))[-1] == 9000
+    assert all(np.array_equal(wave, waves(tmp_path / "1")[name]) for name, wave in made.items())
+    command("convert_speaker", "--run", str(run), "--input", str(folder / "7_ann_0.wav"), "--speaker", "bob",
+            "--out", str(tmp_path / "bob"))
+    (folder / "long.wav").unlink()
+    command("compress", "--run", str(run), "--input", str(folder), "--out", str(tmp_path / "a.ndc"), *label)
+    command("decompress", "--run", str(run), "--input", str(tmp_path / "a.ndc"), "--out", str(tmp_path / "back"))
+    (back,), (converted,) = waves(tmp_path / "back").values(), waves(tmp_path / "bob").values()
+    (own_voice,) = (wave for name, wave in made.items() if "7_ann_0" in name)
+    assert np.array_equal(back, own_voice) and len(converted) == len(own_voice)
