@@ -6,9 +6,10 @@
 Quantities that depend on the data (channels, the variance that normalises errors) come from the data, never from a
 configuration.
 
-Bottlenecks: ema (VQ-VAE, codebook by moving averages), gradient (VQ-VAE, codebook by gradient descent), residual
-(VQ-VAE, each codebook quantises what the previous ones leave), fsq (FSQ, rounding without a codebook), gumbel (dVAE),
-vimco (VIMCO), gaussian (VAE), identity (AE).
+Bottlenecks: ema (VQ-VAE, codebook by moving averages), gradient (VQ-VAE, codebook by gradient descent), diveq (VQ-VAE,
+codebook by the gradient of the reconstruction), simvq (VQ-VAE, a learned matrix moves a frozen codebook), residual
+(VQ-VAE, each codebook quantises what the previous ones leave), fsq (FSQ, rounding without a codebook), bsq (signs on a
+sphere), gumbel (dVAE), vimco (VIMCO), gaussian (VAE), identity (AE).
 """
 
 from typing import TYPE_CHECKING
@@ -39,11 +40,11 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.splits.base import known_labels, label_columns
     from pipelines.splits.noise import seed_weights
     from pipelines.training import distributed
-    from pipelines.training.autoencoder import AutoencoderTask, check_fit
+    from pipelines.training.autoencoder import AutoencoderTask, check_fit, frozen_from
     from pipelines.training.loop import describe_best, train
-    from pipelines.training.settings import Settings
+    from pipelines.training.settings import Stage1Settings
 
-    run, settings = run_of(cfg), Settings(**plain(cfg.stage1))
+    run, settings = run_of(cfg), Stage1Settings(**plain(cfg.stage1))
     device = distributed.choose_device(settings.device)
     with distributed.process_group(device):
         check_planned_shape(cfg)
@@ -69,6 +70,7 @@ def main(cfg: "DictConfig") -> None:
         columns = label_columns("decoder_condition_on", config["condition_on"], data.label_names)
         task = AutoencoderTask(autoencoder, columns, partial(kind_of(data.kind).show, example=example))
         task.settings = settings_of("stage1", config)
+        task.frozen_from = frozen_from(settings)
         for epoch in (None, 0):  # as evaluation and as training see it
             check_fit(task, splits["train"].batch(torch.arange(1), cfg.seed, epoch))
         with distributed.only_training(run.stage1, "train_stage1", device):

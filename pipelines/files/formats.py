@@ -19,7 +19,7 @@ from typing import Any
 from pipelines.files.checks import expect, is_integer
 from pipelines.files.errors import InputError
 
-FORMAT = 3
+FORMAT = 4
 
 CONFIG, STATE, CODES, FIGURES = "config", "state", "codes", "figures"  # the four files, as above
 
@@ -50,7 +50,7 @@ def from_1_to_2(content: dict, file: str) -> dict:
     if file == STATE:
         return with_defaults(content, {"stage1_hash": None, "parent_hash": None, "trained_at": None, "checksums": None})
     if file == CONFIG:
-        content = _components(content)
+        content = _components(content, RENAMED, GAINED_1)
         content = with_defaults(content, {"condition_on": []})
         if isinstance(content.get("train"), dict):
             content["train"] = with_defaults(content["train"], {"decay_share": 1.0})
@@ -72,7 +72,16 @@ def from_2_to_3(content: dict, file: str) -> dict:
     return with_defaults(content, {"copies": None, "files": None}) if file == FIGURES else content
 
 
-STEPS: dict[int, Callable[[dict, str], dict]] = {1: from_1_to_2, 2: from_2_to_3}
+def from_3_to_4(content: dict, file: str) -> dict:
+    """Stage 1 says when its encoder is frozen; FSQ says how it bounds."""
+    if file == CONFIG and "autoencoder" in content:
+        content = content | {"autoencoder": _components(content["autoencoder"], {}, GAINED_3)}
+        if isinstance(content.get("train"), dict):
+            content["train"] = with_defaults(content["train"], {"freeze_encoder_at": 0.0})
+    return content
+
+
+STEPS: dict[int, Callable[[dict, str], dict]] = {1: from_1_to_2, 2: from_2_to_3, 3: from_3_to_4}
 
 LIKELIHOODS = "stage1_vqvae.likelihoods"
 RENAMED = {  # format 1 -> 2
@@ -93,7 +102,7 @@ FIGURE_NAMES = {  # keys of metrics.json, format 1 -> 2
     "others": "shuffled",
 }
 QUANTIZER = {"rate_weight": 0.0, "rate_warmup_steps": 0, "distance": "euclidean", "gradient": "straight_through"}
-GAINED: dict[str, dict[str, Any]] = {  # while files were of format 1, in which runs from before lack them
+GAINED_1: dict[str, dict[str, Any]] = {  # while files were of format 1, in which runs from before lack them
     "stage1_vqvae.autoencoder.Autoencoder": {"beta_warmup_steps": 0},
     "stage1_vqvae.audio.SpectralGuide": {"window_length": None},
     "stage1_vqvae.bottlenecks.fsq.FSQ": {"num_codebooks": 1},
@@ -103,6 +112,7 @@ GAINED: dict[str, dict[str, Any]] = {  # while files were of format 1, in which 
     "stage1_vqvae.image.ImageDecoder": {"initial_scale": 1.0},
     "stage2_prior.wavenet.WaveNet": {"ordered": False},
 }
+GAINED_3: dict[str, dict[str, Any]] = {"stage1_vqvae.bottlenecks.fsq.FSQ": {"bounding": "tanh"}}
 
 
 def with_defaults(content: dict, defaults: dict) -> dict:
@@ -119,14 +129,14 @@ def _renamed(tree: Any, names: dict[str, str]) -> Any:
     return tree
 
 
-def _components(tree: Any) -> Any:
-    """Renames and completes the components in a configuration of format 1, at any depth."""
+def _components(tree: Any, renamed: dict[str, str], gained: dict[str, dict[str, Any]]) -> Any:
+    """Renames and completes the components in a configuration, at any depth."""
     if isinstance(tree, list):
-        return [_components(item) for item in tree]
+        return [_components(item, renamed, gained) for item in tree]
     if not isinstance(tree, dict):
         return tree
-    tree = {key: _components(value) for key, value in tree.items()}
+    tree = {key: _components(value, renamed, gained) for key, value in tree.items()}
     if isinstance(target := tree.get("_target_"), str):
-        target = RENAMED.get(target, target)
-        tree = with_defaults(tree, GAINED.get(target, {})) | {"_target_": target}
+        target = renamed.get(target, target)
+        tree = with_defaults(tree, gained.get(target, {})) | {"_target_": target}
     return tree

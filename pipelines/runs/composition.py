@@ -33,9 +33,9 @@ from pipelines.files.places import config_names, configs, expanded
 from pipelines.files.typed import LARGEST, LARGEST_SEED, read, unknown
 from pipelines.runs.refused import known_groups, refused_override, unresolved
 from pipelines.runs.settings import Evaluation, Extraction, General
-from pipelines.training.settings import Settings
+from pipelines.training.settings import Settings, Stage1Settings
 
-SECTIONS = {"extract": Extraction, "evaluate": Evaluation, "stage1": Settings, "stage2": Settings}
+SECTIONS = {"extract": Extraction, "evaluate": Evaluation, "stage1": Stage1Settings, "stage2": Settings}
 WHOLE = ("autoencoder/encoder", "autoencoder/decoder", "autoencoder/likelihood", "prior")  # groups, as above
 SHARED = ("data", "autoencoder/bottleneck")
 PARTS = ("encoder", "bottleneck", "decoder", "likelihood")  # that every autoencoder has

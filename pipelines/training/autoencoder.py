@@ -14,6 +14,7 @@ from pipelines.splits.noise import generator, step_permutation
 from pipelines.splits.transfer import send
 from pipelines.training import distributed
 from pipelines.training.log import RunLog
+from pipelines.training.settings import Stage1Settings
 from pipelines.training.task import Figures, Task
 from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
@@ -38,6 +39,8 @@ class AutoencoderTask(Task):
         self.settled_from = max(bottleneck.settled_from, autoencoder.beta_warmup_steps)
         self.usage: Tensor | None = None  # over the validation split
         self.positions: int | None = None  # codes of each codebook in it, once they are counted
+        self.frozen_from: int | None = None  # the first step at which the encoder does not learn
+        self.frozen = False
 
     def loss(self, network: nn.Module, batch: Batch, step: Tensor | int) -> tuple[Tensor, Figures]:
         output = network(batch.x, labels=self.labels(batch), step=step, lengths=batch.lengths)
@@ -107,6 +110,14 @@ class AutoencoderTask(Task):
         chosen = step_permutation(len(encodings))[:wanted]
         bottleneck.initialise(encodings[send(chosen, encodings.device)])
 
+    def before_step(self, step: int) -> bool:
+        """Freezes the encoder from `frozen_from` on: without gradients its weights and their moments stay."""
+        if self.frozen_from is None or step < self.frozen_from or self.frozen:
+            return False
+        self.model.encoder.requires_grad_(False)
+        self.frozen = True
+        return True
+
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.model.bottleneck.after_step(optimizer)
 
@@ -115,6 +126,13 @@ class AutoencoderTask(Task):
 
     def show(self, model: nn.Module, batch: Batch, log: RunLog, step: int) -> None:
         self._show(model, batch, self.labels(batch), log=log, step=step)
+
+
+def frozen_from(settings: Stage1Settings) -> int | None:
+    """The first step at which the encoder does not learn, the second at the earliest; None: it always does."""
+    if not settings.freeze_encoder_at:
+        return None
+    return max(2, int(settings.freeze_encoder_at * settings.steps) + 1)
 
 
 def equal_values(levels: Tensor) -> Tensor:

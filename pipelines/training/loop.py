@@ -83,13 +83,18 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
         if average is not None:
             average.load_state_dict(model.state_dict())
 
-    network: nn.Module = model
-    if distributed.in_group():  # of one process too: the same code runs on one GPU and on many
-        network = DistributedDataParallel(model, broadcast_buffers=False)
-    first_step = state.step
-    log = RunLog(folder, first_step, settings.steps, task.title, active=distributed.rank() == 0)
     kind = RecordedUpdate if settings.cuda_graph else Update
-    update = kind(task, network, optimizer, settings.grad_clip, device, precision)
+
+    def make_update() -> Update:
+        network: nn.Module = model
+        if distributed.in_group():  # of one process too: the same code runs on one GPU and on many
+            network = DistributedDataParallel(model, broadcast_buffers=False)
+        return kind(task, network, optimizer, settings.grad_clip, device, precision)
+
+    first_step = state.step
+    task.before_step(first_step + 1)
+    log = RunLog(folder, first_step, settings.steps, task.title, active=distributed.rank() == 0)
+    update = make_update()
     first_bad = update.first_bad
     start, last_shown, shown_step = time.monotonic() - state.seconds, time.monotonic(), first_step
     shown: dict[str, float] = {}
@@ -99,6 +104,10 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
         for step, batch in zip(steps, batches):
             seed_step(seed, step)
             set_learning_rate(optimizer, learning_rate(settings, step))
+            if task.before_step(step):
+                optimizer.zero_grad(set_to_none=True)
+                update = make_update()
+                update.first_bad = first_bad
             model.train()
             loss, figures = update(batch, step)
             if average is not None:

@@ -26,3 +26,10 @@ class Settings(Typed):
     log_every: Count = 50
     device: str = "auto"  # auto, cpu, cuda, cuda:N
     cuda_graph: bool = False  # record a step as a CUDA graph and replay it: one launch, the same bits
+
+
+@dataclass
+class Stage1Settings(Settings):
+    """Those that only stage 1 has, besides."""
+
+    freeze_encoder_at: Share = 0.0  # after this share of the steps the encoder learns no more; 0: it learns to the end

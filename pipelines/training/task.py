@@ -45,6 +45,11 @@ class Task(ABC):
     def before_first_step(self, batches) -> None:
         """`batches`: an iterator over the batches of steps 1, 2, ..., this rank's rows. Default: nothing."""
 
+    def before_step(self, step: int) -> bool:
+        """Runs before each step. Returns whether other parameters learn from it on: a recorded step is recorded anew
+        then. Default: nothing, and False."""
+        return False
+
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Runs after the optimiser's step. Default: nothing."""
 

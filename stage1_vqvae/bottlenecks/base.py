@@ -210,9 +210,9 @@ class CodebookQuantizer(Quantizer, ABC):
         rows, batch, grid = self._to_rows(codes)
         return self._to_grid(self._entries(rows), batch, grid)
 
-    def _entries(self, codes: Tensor) -> Tensor:
-        """(n, g) -> (n, g, dim / g)."""
-        return F.embedding(self._flat(codes), self.vectors().flatten(0, 1))
+    def _entries(self, codes: Tensor, vectors: Tensor | None = None) -> Tensor:
+        """(n, g) -> (n, g, dim / g). vectors: those of `vectors()`, where they are at hand."""
+        return F.embedding(self._flat(codes), (self.vectors() if vectors is None else vectors).flatten(0, 1))
 
     def _flat(self, codes: Tensor) -> Tensor:
         """Codes (n, g) as row numbers in the codebooks laid end to end."""

@@ -8,7 +8,7 @@ Axes: b batch, n vectors (positions of all examples), g codebooks, l rounded dim
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
@@ -36,6 +36,10 @@ class FSQ(Quantizer):
     """An affine map of z gives g l numbers per position, l = len(levels), which are bounded by tanh and rounded: L_i
     levels are the integers -floor(L_i / 2) .. ceil(L_i / 2) - 1. z_q is an affine map of them, scaled to [-1, 1].
 
+    bounding="sigmoid" is iFSQ's (arXiv 2601.17124): 2 sigmoid(1.6 x) - 1 in the place of tanh(x), which makes normal
+    numbers almost uniform, so that levels are used evenly. It equals tanh(0.8 x): under a learned affine map the two
+    differ in where training starts and in its pace, not in what they can learn.
+
     z is first normalised over its dimensions, position by position: no commitment loss keeps the numbers from where
     tanh is flat, and encoders without normalisation drift there within 25 updates of Adam at 1e-3.
 
@@ -45,12 +49,21 @@ class FSQ(Quantizer):
     sizes: Tensor  # (l,) int64
     basis: Tensor  # (l,) int64
 
-    def __init__(self, levels: list[int], dim: int = 64, num_codebooks: int = 1):
+    def __init__(
+        self,
+        levels: list[int],
+        dim: int = 64,
+        num_codebooks: int = 1,
+        bounding: Literal["tanh", "sigmoid"] = "tanh",
+    ):
         if not levels or min(levels) < 2:
             raise ValueError(f"expected levels of at least 2 each, found {levels}")
         if dim < 2:
             raise ValueError(f"dim: expected 2 or more, so that z can be normalised, found {dim}")
+        if bounding not in ("tanh", "sigmoid"):
+            raise ValueError(f"expected bounding=tanh or bounding=sigmoid, found {bounding}")
         super().__init__(math.prod(levels), dim, num_codebooks)
+        self.slope = 1.0 if bounding == "tanh" else 0.8  # 2 sigmoid(1.6 x) - 1 = tanh(0.8 x)
         sizes = torch.tensor(levels)
         self.register_buffer("sizes", sizes, persistent=False)
         self.register_buffer("basis", torch.cumprod(sizes, 0) // sizes, persistent=False)  # 1, L_1, L_1 L_2, ...
@@ -88,7 +101,7 @@ class FSQ(Quantizer):
         The paper's appendix A.1, with the inverse of tanh where its listing has a tangent: otherwise 0 would move."""
         half = (self.sizes.to(x.dtype) - 1 + 1e-3) / 2  # the outermost levels are reached
         offset = (self.sizes % 2 == 0).to(x.dtype) / 2  # an even number of levels has one more below 0
-        return torch.tanh(x + torch.atanh(offset / half)) * half - offset
+        return torch.tanh(self.slope * x + torch.atanh(offset / half)) * half - offset
 
     def _vectors(self, integers: Tensor) -> Tensor:
         """(n, g, l) -> (n, dim)."""

@@ -6,7 +6,7 @@ Sonnet's VectorQuantizerEMA. With `num_codebooks` g > 1 the dimensions are split
 codebook (product quantisation): at each position g codes.
 
 Beyond the paper, both start at the k-means centres of encodings and both revive codes that are not used. Optionally:
-cosine distance, and the rotation trick.
+cosine distance, and the rotation trick or DiVeQ for the gradient.
 
 Axes: b batch, n vectors (positions of all examples), g codebooks, k codes, d dimension of one codebook.
 """
@@ -23,10 +23,11 @@ from torch.autograd.function import once_differentiable
 from torch.optim import Optimizer
 
 from stage1_vqvae.bottlenecks.base import CodebookQuantizer, Latent, nmse
+from stage1_vqvae.bottlenecks.gaussian import normal
 from stage1_vqvae.bottlenecks.kmeans import kmeans
 from stage1_vqvae.bottlenecks.nearest import nearest_codes, squared_distances
 from stage1_vqvae.bottlenecks.sums import sums_by_code
-from stage1_vqvae.collectives import all_sum, from_first_rank, rank_and_world
+from stage1_vqvae.collectives import all_sum, from_first_rank, global_uniforms, rank_and_world
 from stage1_vqvae.schedules import progress
 
 ENCODINGS_PER_CODE = 32  # gathered for the initialisation from data: k-means is then stable
@@ -34,6 +35,8 @@ ENCODINGS_PER_CODE = 32  # gathered for the initialisation from data: k-means is
 # here to more than an hour at K = 65,536.
 MOST_CENTRES = 8192
 DRAWN_PER_CODE = 4  # encodings gathered for each of these
+DIRECTION_NOISE = 1e-3  # of DiVeQ, the standard deviation that its authors' package has
+GRADIENTS = "straight_through", "rotation", "diveq"
 
 
 class _Quantise(torch.autograd.Function):
@@ -77,6 +80,16 @@ def rotated_back(gradient: Tensor, z: Tensor, e: Tensor) -> Tensor:
     return length_e / length_z * (gradient - 2 * r * along_r + 2 * unit_z * along_e)
 
 
+def diveq(z: Tensor, e: Tensor, noise: Tensor) -> Tensor:
+    """DiVeQ (Vali, Bäckström and Solin, arXiv 2509.26469), all (..., d): z plus an error of the length |e - z|, in the
+    direction of e - z + noise, which counts as a constant.
+
+    So z_q is e but for the noise, and its gradient reaches z and, through the length of the error, the codebook."""
+    error = e - z
+    direction = F.normalize(error.detach() + noise, dim=-1)
+    return z + torch.linalg.vector_norm(error, dim=-1, keepdim=True) * direction
+
+
 @dataclass(eq=False, repr=False)  # settings are listed once, and inherited; modules compare by identity
 class VectorQuantizer(CodebookQuantizer):
     """The base of both ways of learning a codebook: search, initialisation, and the revival of dead codes.
@@ -96,6 +109,12 @@ class VectorQuantizer(CodebookQuantizer):
     is then the one at the smallest angle, and z_q has unit length in the dimensions of each codebook.
 
     gradient="rotation": the gradient of z_q reaches z by the rotation trick, see `rotated_back`.
+
+    gradient="diveq": in training z_q is that of `diveq`, which differs from the codebook entry by noise of standard
+    deviation `DIRECTION_NOISE` per dimension and gives a learned codebook its gradient; in eval mode it is the entry.
+    As published DiVeQ has no auxiliary losses: commitment_weight=0 and, of a codebook learned by gradient,
+    codebook_weight=0. Where these are given they are added all the same; a codebook of moving averages, which no
+    gradient reaches, learns as ever.
     """
 
     num_codes: int = 512
@@ -109,14 +128,14 @@ class VectorQuantizer(CodebookQuantizer):
     rate_weight: float = 0.0
     rate_warmup_steps: int = 0
     distance: Literal["euclidean", "cosine"] = "euclidean"
-    gradient: Literal["straight_through", "rotation"] = "straight_through"
+    gradient: Literal["straight_through", "rotation", "diveq"] = "straight_through"
 
     def __post_init__(self) -> None:
         super().__init__(self.num_codes, self.dim, self.num_codebooks)
         if self.distance not in ("euclidean", "cosine"):
             raise ValueError(f"expected distance=euclidean or distance=cosine, found {self.distance}")
-        if self.gradient not in ("straight_through", "rotation"):
-            raise ValueError(f"expected gradient=straight_through or gradient=rotation, found {self.gradient}")
+        if self.gradient not in GRADIENTS:
+            raise ValueError(f"expected gradient={' or gradient='.join(GRADIENTS)}, found {self.gradient}")
         self.cosine = self.distance == "cosine"
         self.rotate = self.gradient == "rotation"
         shape = self.num_codebooks, self.num_codes
@@ -163,7 +182,8 @@ class VectorQuantizer(CodebookQuantizer):
         self.initialised.fill_(True)
 
     def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:
-        """z (b, dim, *grid), any floating type: computed in the dtype of the codebook, float32 or float64."""
+        """z (b, dim, *grid), any floating type: computed in the dtype of the codebook, float32 or float64.
+        uniforms (b, dim, *grid): DiVeQ's noise."""
         self._check(z)
         with torch.autocast(z.device.type, enabled=False):
             vectors = rearrange(z.to(self.codebook.dtype), "b (g d) ... -> (b ...) g d", g=self.num_codebooks)
@@ -171,14 +191,25 @@ class VectorQuantizer(CodebookQuantizer):
                 vectors = F.normalize(vectors, dim=-1)
             if self.training and self.rate_warmup_steps and step is not None:
                 self.rate_now.fill_(self.rate_weight * progress(step, self.rate_warmup_steps))
-            codes = nearest_codes(vectors.detach(), self.vectors().detach(), self.costs())
+            codebook = self.vectors()
+            codes = nearest_codes(vectors.detach(), codebook.detach(), self.costs())
+            entries = self._entries(codes, codebook)
             z_q, commitment, distance = _Quantise.apply(  # type: ignore[no-untyped-call]
-                vectors, self._entries(codes), self.rotate
+                vectors, entries, self.rotate
             )
+            if self.gradient == "diveq" and (self.training or uniforms is not None):
+                z_q = diveq(vectors, entries, self._direction_noise(z, uniforms))
             loss = self.commitment_weight * commitment + self._codebook_loss(distance)
             if self.training:
-                self._observe(vectors.detach(), codes)
+                self._observe(vectors.detach(), codes, entries.detach())
         return self._latent(z_q, codes, z.shape[0], z.shape[2:], loss)
+
+    def _direction_noise(self, z: Tensor, uniforms: Tensor | None) -> Tensor:
+        """(n, g, d)."""
+        if uniforms is None:
+            uniforms = global_uniforms(*z.shape, device=z.device)
+        noise = DIRECTION_NOISE * normal(uniforms).to(self.codebook.dtype)
+        return rearrange(noise, "b (g d) ... -> (b ...) g d", g=self.num_codebooks)
 
     def distances(self, z: Tensor, earlier: Tensor) -> Tensor:
         """In the dimensions of the codebook."""
@@ -216,7 +247,7 @@ class VectorQuantizer(CodebookQuantizer):
         """Updates statistics from the number (g, k) and sum (g, k, d) of each code's vectors in the global batch."""
 
     @torch.no_grad()
-    def _observe(self, z: Tensor, codes: Tensor) -> None:
+    def _observe(self, z: Tensor, codes: Tensor, entries: Tensor) -> None:
         """Counts and sums per code, and encodings drawn for dead codes, over the global batch, in one all-reduce.
 
         Every rank holds an equal share of the batch and draws the same random numbers.
@@ -231,7 +262,7 @@ class VectorQuantizer(CodebookQuantizer):
         candidates = torch.where(mine[:, None, None], z[chosen.clamp(0, n - 1)], 0)
         parts = [count, total.flatten(), candidates.flatten()]
         if self.rate_weight:
-            parts.append((z - self._entries(codes)).square().sum((0, 2)))
+            parts.append((z - entries).square().sum((0, 2)))
         count, total, candidates, *error = torch.split(all_sum(torch.cat(parts)), [part.numel() for part in parts])
         if self.rate_weight:
             mean = error[0] / (n * world)

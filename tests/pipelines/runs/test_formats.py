@@ -183,8 +183,18 @@ def test_step_1_to_2_names_components_where_they_are_and_gives_them_what_they_la
     assert parts["decoder"]["network"]["ordered"] is False and parts["beta_warmup_steps"] == 0
     assert parts["others"] == [{"_target_": "stage1_vqvae.image.ImageEncoder", "initial_scale": 1.0},
                                {"_target_": "theirs.Own"}]
-    assert new["train"] == {"steps": 10, "decay_share": 1.0} and new["condition_on"] == []
+    assert new["train"] == {"steps": 10, "decay_share": 1.0, "freeze_encoder_at": 0.0} and new["condition_on"] == []
     assert new["example"]["facts"] == {"action_names": ["left", "right"]} and "action_names" not in new["example"]
+
+
+def test_step_3_to_4_freezes_no_encoder_and_bounds_as_before():
+    fsq = {"_target_": "stage1_vqvae.bottlenecks.fsq.FSQ", "levels": [8, 5]}
+    old = {"format": 3, "autoencoder": {"bottleneck": fsq, "beta": 1.0}, "train": {"steps": 10}}
+    new = migrated(old, Path("config.yaml"), CONFIG)
+    assert new == {"autoencoder": {"bottleneck": fsq | {"bounding": "tanh"}, "beta": 1.0},
+                   "train": {"steps": 10, "freeze_encoder_at": 0.0}}
+    assert fsq.keys() == {"_target_", "levels"}, "what was read stays as it is: the hash is over it"
+    assert migrated({"format": 3, "prior": {}, "train": {}}, Path("config.yaml"), CONFIG)["train"] == {}
 
 
 def test_step_1_to_2_of_a_prior_and_a_state():
