@@ -73,7 +73,8 @@ def from_2_to_3(content: dict, file: str) -> dict:
 
 
 def from_3_to_4(content: dict, file: str) -> dict:
-    """Stage 1 says when its encoder is frozen; FSQ says how it bounds."""
+    """Stage 1 says when its encoder is frozen; FSQ says how it bounds, and bottlenecks that draw codes what their logits
+    and gradients are."""
     if file == CONFIG and "autoencoder" in content:
         content = content | {"autoencoder": _components(content["autoencoder"], {}, GAINED_3)}
         if isinstance(content.get("train"), dict):
@@ -112,7 +113,12 @@ GAINED_1: dict[str, dict[str, Any]] = {  # while files were of format 1, in whic
     "stage1_vqvae.image.ImageDecoder": {"initial_scale": 1.0},
     "stage2_prior.wavenet.WaveNet": {"ordered": False},
 }
-GAINED_3: dict[str, dict[str, Any]] = {"stage1_vqvae.bottlenecks.fsq.FSQ": {"bounding": "tanh"}}
+CATEGORICAL = {"logits": "affine", "likeliest_from": 0, "likeliest_share": 0.0}
+GAINED_3: dict[str, dict[str, Any]] = {
+    "stage1_vqvae.bottlenecks.fsq.FSQ": {"bounding": "tanh"},
+    "stage1_vqvae.bottlenecks.gumbel.Gumbel": {"hard_from": 0} | CATEGORICAL,
+    "stage1_vqvae.bottlenecks.vimco.VIMCO": {"estimator": "vimco"} | CATEGORICAL,
+}
 
 
 def with_defaults(content: dict, defaults: dict) -> dict:

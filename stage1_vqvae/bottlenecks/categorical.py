@@ -6,6 +6,7 @@ Axes: b batch, n vectors (positions of all examples), s samples, g codebooks, k 
 import math
 from abc import ABC
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from stage1_vqvae.bottlenecks.base import CodebookQuantizer, Latent
 from stage1_vqvae.bottlenecks.kmeans import kmeans
+from stage1_vqvae.bottlenecks.mixture import Draws
 from stage1_vqvae.bottlenecks.nearest import nearest_codes
 from stage1_vqvae.bottlenecks.posterior import Posterior
 from stage1_vqvae.bottlenecks.vq import DRAWN_PER_CODE, ENCODINGS_PER_CODE, MOST_CENTRES
@@ -98,34 +100,68 @@ class CategoricalQuantizer(CodebookQuantizer, ABC):
 
     def _logits(self, z: Tensor) -> Tensor:
         """z (b, dim, *grid) -> (n, g, k), in the dtype of the codebook, up to a constant per vector."""
-        self._check(z)
-        rows = rearrange(z.to(self.codebook.dtype), "b d ... -> (b ...) d")
+        rows = self._rows(z)
         if not self.by_distance:
             return rearrange(self.projection(rows), "n (g k) -> n g k", g=self.num_codebooks)
-        scaled = rearrange(rows, "n (g d) -> g n d", g=self.num_codebooks) * (-self.log_variance).exp()[:, None, None]
-        lengths = self.codebook.square().sum(-1) * ((-self.log_variance).exp() / 2)[:, None]
+        vectors, precision = rearrange(rows, "n (g d) -> g n d", g=self.num_codebooks), self._precision()
+        lengths = self.codebook.square().sum(-1) * (precision / 2)[:, None]
+        scaled = vectors * precision[:, None, None]
         return torch.baddbmm(lengths[:, None], scaled, self.codebook.mT, beta=-1).transpose(0, 1)
 
-    def _split(self, logits: Tensor, batch: int, step: Tensor | int | None) -> tuple[Tensor, Tensor | None]:
-        """Logits (n, g, k), without a gradient in the examples that are decoded from their most likely codes, and which
-        vectors (n, 1) theirs are; None: none."""
+    def _rows(self, z: Tensor) -> Tensor:
+        self._check(z)
+        return rearrange(z.to(self.codebook.dtype), "b d ... -> (b ...) d")
+
+    def _precision(self) -> Tensor:
+        """1 / v (g,)."""
+        return (-self.log_variance).exp()
+
+    def _drawn(self, z: Tensor, uniforms: Tensor) -> "Drawn":
+        """z (b, dim, *grid), uniforms (n, g, s) float64."""
+        if self.by_distance:
+            vectors = rearrange(self._rows(z), "n (g d) -> g n d", g=self.num_codebooks)
+            parts = Draws.apply(vectors, self.codebook, self._precision(), uniforms.transpose(0, 1))
+            return Drawn(*(part.transpose(0, 1) for part in parts))
+        log_q = self._logits(z).log_softmax(-1)
+        q = log_q.exp()
+        codes = draw(log_q.detach(), uniforms)
+        means = torch.einsum("n g k, g k d -> n g d", q, self.codebook.detach())
+        return Drawn(codes, log_q.gather(-1, codes), means, (q * log_q).sum(-1))
+
+    def _read_likeliest(self, batch: int, step: Tensor | int | None) -> Tensor | None:
+        """Which examples (b,) of a training batch are decoded from their most likely codes; None: none."""
         count = round(batch * self.likeliest_share) if self.training and self.likeliest_from else 0
         if not count or step is None or (not isinstance(step, Tensor) and step < self.likeliest_from):
-            return logits, None
-        chosen = torch.arange(batch, device=logits.device) < count
-        if isinstance(step, Tensor):
-            chosen = chosen & (step >= self.likeliest_from)
-        chosen = chosen.repeat_interleave(len(logits) // batch)[:, None]
-        return torch.where(chosen[..., None], logits.detach(), logits), chosen
+            return None
+        chosen = torch.arange(batch, device=self.codebook.device) < count
+        return chosen & (step >= self.likeliest_from) if isinstance(step, Tensor) else chosen
 
-    def _most_likely(self, logits: Tensor, batch: int, grid: tuple[int, ...]) -> Latent:
-        codes = logits.argmax(-1)
-        return self._latent(self._entries(codes), codes, batch, grid, loss=logits.new_zeros(()))
+    def _likeliest_codes(self, z: Tensor) -> Tensor:
+        """(n, g)."""
+        if not self.by_distance:
+            return self._logits(z).argmax(-1)
+        vectors = rearrange(self._rows(z), "n (g d) -> n g d", g=self.num_codebooks)
+        return nearest_codes(vectors.detach(), self.codebook.detach())
+
+    def _most_likely(self, z: Tensor) -> Latent:
+        codes = self._likeliest_codes(z)
+        entries = self._entries(codes)
+        return self._latent(entries, codes, len(z), z.shape[2:], loss=entries.new_zeros(()))
 
     def posterior(self, z: Tensor) -> "CategoricalPosterior":
         logits = self._logits(z)
         logits = logits.reshape(len(z), *z.shape[2:], *logits.shape[1:])
         return CategoricalPosterior(logits, self.lookup)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Draws from q of n vectors."""
+
+    codes: Tensor  # (n, g, s)
+    log_q: Tensor  # (n, g, s) of the codes
+    means: Tensor  # (n, g, d) the mean entry under q; the entries are constants
+    negentropy: Tensor  # (n, g) sum q log q
 
 
 class CategoricalPosterior(Posterior):
@@ -163,10 +199,3 @@ def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
     cdf = logits.double().softmax(-1).cumsum(-1)
     return torch.searchsorted(cdf, (uniforms * cdf[..., -1:]).contiguous(), right=True).clamp(max=logits.shape[-1] - 1)
 
-
-def draw_in_training(q: Tensor, uniforms: Tensor) -> Tensor:
-    """`draw` from probabilities q (..., k), in their precision."""
-    cdf = q.cumsum(-1)
-    targets = (uniforms * cdf[..., -1:]).to(q.dtype)
-    codes = [(cdf <= target[..., None]).sum(-1) for target in targets.unbind(-1)]
-    return torch.stack(codes, -1).clamp(max=q.shape[-1] - 1)

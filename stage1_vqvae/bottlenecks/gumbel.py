@@ -11,11 +11,12 @@ import math
 from dataclasses import replace
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor
 
 from stage1_vqvae.bottlenecks.base import Latent
 from stage1_vqvae.bottlenecks.categorical import CategoricalQuantizer, Logits
+from stage1_vqvae.bottlenecks.mixture import Relaxed
 from stage1_vqvae.collectives import global_uniforms
 from stage1_vqvae.schedules import progress
 
@@ -73,27 +74,40 @@ class Gumbel(CategoricalQuantizer):
 
     def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:
         """uniforms (b, g k, *grid)."""
-        batch, grid = len(z), z.shape[2:]
+        batch, grid, g, k = len(z), z.shape[2:], self.num_codebooks, self.num_codes
+        dtype = self.codebook.dtype
         with torch.autocast(z.device.type, enabled=False):
-            logits = self._logits(z)
-            if uniforms is None:
-                if not self.training:
-                    return self._most_likely(logits, batch, grid)
-                channels = self.num_codebooks * self.num_codes
-                uniforms = global_uniforms(batch, channels, *grid, device=z.device, dtype=logits.dtype)
-            logits, chosen = self._split(logits, batch, step)
-            noise = rearrange(-(-uniforms.log()).log(), "b (g k) ... -> (b ...) g k", g=self.num_codebooks)
-            scores = logits + noise.to(logits.dtype)
-            codes = scores.argmax(-1)
+            if uniforms is not None:
+                below_1 = uniforms.to(dtype).clamp(max=1 - torch.finfo(dtype).eps / 2)
+                uniforms = rearrange(below_1, "b (g k) ... -> (b ...) g k", g=g)
+            elif self.training:
+                uniforms = global_uniforms(batch, *grid, g, k, device=z.device, dtype=dtype).view(-1, g, k)
+            else:
+                return self._most_likely(z)
+            mixed, codes, negentropy = self._relaxed(z, uniforms, self.temperature(step))
+            chosen = self._read_likeliest(batch, step)
             if chosen is not None:
-                codes = torch.where(chosen, logits.argmax(-1), codes)
+                chosen = chosen.repeat_interleave(len(codes) // batch)[:, None]
+                codes = torch.where(chosen, self._likeliest_codes(z), codes)
+                negentropy = torch.where(chosen, negentropy.detach(), negentropy)
             vectors = self._entries(codes)
             if self.training:
-                weights = (scores / self.temperature(step)).softmax(-1)
-                mixed = torch.einsum("n g k, g k d -> n g d", weights, self.codebook)
                 relaxed = mixed + (vectors - mixed).detach() * self._hard(step)
                 vectors = relaxed if chosen is None else torch.where(chosen[..., None], vectors, relaxed)
-            log_q = logits.log_softmax(-1)
-            kl = (log_q.exp() * (log_q + math.log(self.num_codes))).sum((1, 2))
+            kl = reduce(negentropy + math.log(k), "(b p) g -> b", "sum", b=batch)
             latent = self._latent(vectors, codes, batch, grid, loss=kl.new_zeros(()))
-            return replace(latent, rate_nats=kl.view(batch, -1).sum(1))
+            return replace(latent, rate_nats=kl)
+
+    def _relaxed(self, z: Tensor, uniforms: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        """Mixtures of entries (n, g, d), the codes of their largest weights (n, g), and sum q log q (n, g)."""
+        if self.by_distance:
+            vectors = rearrange(self._rows(z), "n (g d) -> g n d", g=self.num_codebooks)
+            parts = Relaxed.apply(vectors, self.codebook, self._precision(), uniforms.transpose(0, 1), temperature)
+            mixed, codes, negentropy = (part.transpose(0, 1) for part in parts)
+            return mixed, codes, negentropy
+        logits = self._logits(z)
+        scores = logits - (-uniforms.log()).log()
+        weights = (scores / temperature).softmax(-1)
+        log_q = logits.log_softmax(-1)
+        mixed = torch.einsum("n g k, g k d -> n g d", weights, self.codebook)
+        return mixed, scores.argmax(-1), (log_q.exp() * log_q).sum(-1)

@@ -47,7 +47,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from stage1_vqvae.bottlenecks.base import Latent
-from stage1_vqvae.bottlenecks.categorical import CategoricalQuantizer, Logits, draw_in_training
+from stage1_vqvae.bottlenecks.categorical import CategoricalQuantizer, Drawn, Logits
 from stage1_vqvae.collectives import global_uniforms
 
 Estimator = Literal["vimco", "first_order", "second_order"]
@@ -124,6 +124,7 @@ class _FirstOrder(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         (entries,), costs = ctx.saved_tensors, ctx.signal.weighted_costs
+        assert costs is not None, "the estimator needs the bound of these draws"
         residual = unpredicted(costs, g.flatten(2), entries.flatten(2))
         return g, g.sum(1), residual[:, :, None, None].expand(g.shape[:-1]), None
 
@@ -188,45 +189,37 @@ class VIMCO(CategoricalQuantizer):
 
     def forward(self, z: Tensor, step: Tensor | int | None = None, uniforms: Tensor | None = None) -> Latent:
         """uniforms (b, s g, *grid) float64: one per sample, codebook and position."""
-        batch, grid, g = len(z), z.shape[2:], self.num_codebooks
+        batch, samples = len(z), self.num_samples
         with torch.autocast(z.device.type, enabled=False):
-            logits = self._logits(z)
             if uniforms is None:
                 if not self.training:
-                    return self._most_likely(logits, batch, grid)
-                uniforms = global_uniforms(batch, self.num_samples * g, *grid, device=z.device)
-            logits, chosen = self._split(logits, batch, step)
-            draws = rearrange(uniforms, "b (s g) ... -> (b ...) g s", s=self.num_samples)
-            log_q = logits.log_softmax(-1)
-            q = log_q.exp()
-            codes = draw_in_training(q.detach(), draws)
+                    return self._most_likely(z)
+                uniforms = global_uniforms(batch, samples * self.num_codebooks, *z.shape[2:], device=z.device)
+            drawn = self._drawn(z, rearrange(uniforms, "b (s g) ... -> (b ...) g s", s=samples))
+            chosen = self._read_likeliest(batch, step)
             if chosen is not None:
-                codes = torch.where(chosen[..., None], logits.argmax(-1, keepdim=True), codes)
-            rows = rearrange(codes, "(b p) g s -> (b s p) g", b=batch)
-            entries, log_q_drawn = self._entries(rows), log_q.gather(-1, codes)
-            if self.estimator == "vimco":
-                return self._multi_sample(entries, rows, log_q_drawn, batch, grid)
-            means = torch.einsum("n g k, g k d -> n g d", q, self.codebook.detach())
-            if chosen is not None:
-                means = torch.where(chosen[..., None], means.detach(), means)
+                vectors = chosen.repeat_interleave(len(drawn.codes) // batch)[:, None, None]
+                drawn = Drawn(torch.where(vectors, self._likeliest_codes(z)[..., None], drawn.codes),
+                              without_gradient(drawn.log_q, vectors), without_gradient(drawn.means, vectors),
+                              without_gradient(drawn.negentropy, vectors[..., 0]))
+            codes = rearrange(drawn.codes, "(b p) g s -> (b s p) g", b=batch)
+            entries = rearrange(self._entries(codes), "(b s p) g d -> b s p g d", b=batch, s=samples)
+            log_q = rearrange(drawn.log_q, "(b p) g s -> b s p g", b=batch)
+            means = rearrange(drawn.means, "(b p) g d -> b p g d", b=batch)
             signal = Signal()
-            drawn = (rearrange(entries, "(b s p) g d -> b s p g d", b=batch, s=self.num_samples),
-                     rearrange(means, "(b p) g d -> b p g d", b=batch),
-                     rearrange(log_q_drawn, "(b p) g s -> b s p g", b=batch))
-            entries = _FirstOrder.apply(*drawn, signal) if self.estimator == "first_order" else second_order(*drawn)
-            latent = self._latent(entries.flatten(0, 2), rows, batch * self.num_samples, grid, logits.new_zeros(()))
-            kl = reduce((q * log_q).sum(-1), "(b p) g -> b", "sum", b=batch) + latent.rate_nats[:: self.num_samples]
-            return Averaged(latent.z_q, latent.codes, repeat(kl, "b -> (b s)", s=self.num_samples), latent.loss,
-                            self.num_samples, signal)
+            if self.estimator == "first_order":
+                entries = _FirstOrder.apply(entries, means, log_q, signal)
+            elif self.estimator == "second_order":
+                entries = second_order(entries, means, log_q)
+            latent = self._latent(entries.flatten(0, 2), codes, batch * samples, z.shape[2:], entries.new_zeros(()))
+            if self.estimator == "vimco":
+                total = reduce(log_q, "b s p g -> b s", "sum")
+                rate = total.flatten() + latent.rate_nats  # log q - log p
+                return MultiSample(latent.z_q, latent.codes, rate, latent.loss, total)
+            kl = reduce(drawn.negentropy, "(b p) g -> b", "sum", b=batch) + latent.rate_nats[::samples]
+            return Averaged(latent.z_q, latent.codes, repeat(kl, "b -> (b s)", s=samples), latent.loss, samples, signal)
 
-    def _multi_sample(self, entries: Tensor, rows: Tensor, log_q: Tensor, batch: int, grid: tuple[int, ...]) -> Latent:
-        """Entries (b s p, g, d) of codes (b s p, g), log_q (n, g, s)."""
-        log_q = reduce(log_q, "(b p) g s -> b s", "sum", b=batch)
-        latent = self._latent(entries, rows, batch * self.num_samples, grid, loss=entries.new_zeros(()))
-        return MultiSample(
-            z_q=latent.z_q,
-            codes=latent.codes,
-            rate_nats=log_q.flatten() + latent.rate_nats,  # log q - log p
-            loss=latent.loss,
-            log_q=log_q,
-        )
+
+def without_gradient(x: Tensor, where: Tensor) -> Tensor:
+    """x, through which no gradient passes where that is true."""
+    return torch.where(where, x.detach(), x)
