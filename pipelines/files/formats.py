@@ -74,11 +74,13 @@ def from_2_to_3(content: dict, file: str) -> dict:
 
 def from_3_to_4(content: dict, file: str) -> dict:
     """Stage 1 says when its encoder is frozen; FSQ says how it bounds, and bottlenecks that draw codes what their logits
-    and gradients are."""
+    and gradients are. metrics.json has the error of reconstructions from drawn latents beside their bounds."""
     if file == CONFIG and "autoencoder" in content:
         content = content | {"autoencoder": _components(content["autoencoder"], {}, GAINED_3)}
         if isinstance(content.get("train"), dict):
             content["train"] = with_defaults(content["train"], {"freeze_encoder_at": 0.0})
+    if file == FIGURES and isinstance(bounds := content.get("bounds"), dict):
+        content = content | {"bounds": with_defaults(bounds, {"nmse_drawn": None})}
     return content
 
 

@@ -204,6 +204,9 @@ def test_step_3_to_4_keeps_how_codes_were_drawn():
         new = migrated(old, Path("config.yaml"), CONFIG)["autoencoder"]["bottleneck"]
         assert new == old["autoencoder"]["bottleneck"] | own | {"logits": "affine", "likeliest_from": 0,
                                                                 "likeliest_share": 0.0}
+    figures = migrated({"format": 3, "bounds": {"kl_bits": 2.0}}, Path("metrics.json"), FIGURES)
+    assert figures == {"bounds": {"kl_bits": 2.0, "nmse_drawn": None}}
+    assert migrated({"format": 3, "bounds": None}, Path("metrics.json"), FIGURES) == {"bounds": None}
 
 
 def test_step_1_to_2_of_a_prior_and_a_state():
