@@ -19,7 +19,7 @@ from stage1_vqvae.bottlenecks.mixture import Draws
 from stage1_vqvae.bottlenecks.nearest import nearest_codes
 from stage1_vqvae.bottlenecks.posterior import Posterior
 from stage1_vqvae.bottlenecks.vq import DRAWN_PER_CODE, ENCODINGS_PER_CODE, MOST_CENTRES
-from stage1_vqvae.collectives import from_first_rank
+from stage1_vqvae.collectives import from_first_rank, rank_and_world
 
 Logits = Literal["affine", "distance"]
 
@@ -37,7 +37,7 @@ class CategoricalQuantizer(CodebookQuantizer, ABC):
     concentrated on neighbours from the first step. The map of z to logits takes 1 / g of the arithmetic.
 
     From step `likeliest_from` on (0: never) the decoder reads the most likely codes of a share `likeliest_share` of the
-    examples, the first of the batch. Decoder and codebook learn from them, the encoder does not: q stays what it is,
+    examples, the first of the global batch. Decoder and codebook learn from them, the encoder does not: q stays what it is,
     and the decoder learns what codes it is given where nothing is drawn.
     """
 
@@ -130,10 +130,11 @@ class CategoricalQuantizer(CodebookQuantizer, ABC):
 
     def _read_likeliest(self, batch: int, step: Tensor | int | None) -> Tensor | None:
         """Which examples (b,) of a training batch are decoded from their most likely codes; None: none."""
-        count = round(batch * self.likeliest_share) if self.training and self.likeliest_from else 0
+        rank, world = rank_and_world()
+        count = round(world * batch * self.likeliest_share) if self.training and self.likeliest_from else 0
         if not count or step is None or (not isinstance(step, Tensor) and step < self.likeliest_from):
             return None
-        chosen = torch.arange(batch, device=self.codebook.device) < count
+        chosen = torch.arange(batch, device=self.codebook.device) + rank * batch < count
         return chosen & (step >= self.likeliest_from) if isinstance(step, Tensor) else chosen
 
     def _likeliest_codes(self, z: Tensor) -> Tensor:
