@@ -8,10 +8,10 @@ A run with VIMCO gives one row for each of its estimators and numbers of samples
 weights of the run's start, initialised from data as in training, and with those that it ended with.
 
 Relative variance is trace Cov(g) / |E g|^2 for the gradient g of the objective by all weights of the encoder: 1 means
-that one gradient has as much noise as signal, and that n gradients are averaged for n times less. `noise`: the images
-are fixed, only the codes are drawn anew. `noise and images`: both are, as in training. Both are estimated without bias
-but for the quotient. Where the standard error of |E g|^2 is above a half of it, what is certain is only a lower limit of
-the quotient, and printed so.
+that one gradient has as much noise as signal, and that n of them are averaged for n times less. `noise`: the images are
+fixed, only the codes are drawn anew. `noise and images`: both are, as in training. Numerator and denominator are
+estimated without bias. Where |E g|^2 is below two of its standard errors, only a lower limit of the quotient is known,
+and printed so: then compare `deviation`, the root of trace Cov(g) with images fixed.
 """
 
 import argparse
@@ -62,14 +62,14 @@ def main(arguments: argparse.Namespace) -> None:
     start = build(trained.config["autoencoder"])
     AutoencoderTask(start, trained.decoder_columns, lambda *_, **__: None).before_first_step(
         split.batch(torch.arange(place, place + 64) % len(split)) for place in itertools.count(0, 64))
-    print("| weights | estimator | samples | images | norm of E g | noise | noise and images |\n" + "| --- " * 7 + "|")
+    print("| weights | estimator | samples | images | norm of E g | deviation | noise | noise and images |\n" + "| --- " * 8 + "|")
     for weights, model in (("start", start), ("trained", trained.module)):
         for name, samples, module in variants(model, arguments.samples):
             images = arguments.evaluations // samples
             fixed, fresh = (moments(gradients(module, split, images, arguments.draws, arguments.seed, anew))
                             for anew in (False, True))
-            print(f"| {weights} | {name} | {samples} | {images} | {max(fresh[0], 0.0) ** 0.5:.3g} | {quotient(*fixed)} "
-                  f"| {quotient(*fresh)} |", flush=True)
+            print(f"| {weights} | {name} | {samples} | {images} | {root(fresh[0])} | {root(fixed[1])} "
+                  f"| {quotient(*fixed)} | {quotient(*fresh)} |", flush=True)
 
 
 def variants(model: Autoencoder, samples: list[int]) -> Iterator[tuple[str, int, Autoencoder]]:
@@ -87,7 +87,7 @@ def variants(model: Autoencoder, samples: list[int]) -> Iterator[tuple[str, int,
 
 def gradients(model: Autoencoder, split: Split, images: int, draws: int, seed: int, anew: bool) -> Iterator[Tensor]:
     """Gradients of the loss by the encoder's weights, one vector each; of the same images, or of others each time."""
-    model.train()
+    model.train().requires_grad_(True)
     weights = list(model.encoder.parameters())
     for step in range(1, draws + 1):
         first = step * images if anew else 0
@@ -107,6 +107,11 @@ def moments(found: Iterator[Tensor]) -> tuple[float, float, float]:
     without = (total - 2 * products.sum(1) - (squares.sum() - 2 * squares)) / ((n - 1) * (n - 2))
     error = ((n - 1) / n * (without - without.mean()).square().sum()).sqrt()
     return float(signal), float(squares.mean() - signal), float(error)
+
+
+def root(square: float) -> str:
+    """Of an unbiased estimate, which may be below 0."""
+    return f"{max(square, 0.0) ** 0.5:.3g}"
 
 
 def quotient(signal: float, variance: float, error: float) -> str:

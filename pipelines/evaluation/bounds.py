@@ -31,7 +31,7 @@ class Sampled:
     nll_nats: Tensor  # the mean of -log p(x | z)
     elbo: Tensor
     multi_sample: Tensor  # of all k
-    squares: Tensor | None  # mean squared error of the reconstruction from the first sample; autoregressive decoders: None
+    squares: Tensor | None  # mean squared error of the first sample's reconstruction; None with autoregressive decoders
     drawn: Tensor | None  # (m, *shape) these reconstructions of the first items, in data units
 
 
@@ -39,7 +39,9 @@ class Sampled:
 @full_float32()
 def sample_posterior(stage1: TrainedStage, split: Split, samples: int, batch_size: int, seed: int) -> Sampled | None:
     """None where the posterior is a single point, or without samples."""
-    model, columns, parts, squares, drawn = stage1.module, stage1.decoder_columns, [], [], []
+    model, columns, parts = stage1.module, stage1.decoder_columns, []
+    squares: list[Tensor] = []
+    drawn: list[Tensor] = []
     if not samples or model.bottleneck.posterior(model.embed(split.batch(torch.arange(1)).x)) is None:
         return None
     for start, batch in batches(split, batch_size, "posterior"):
@@ -59,13 +61,15 @@ def sample_posterior(stage1: TrainedStage, split: Split, samples: int, batch_siz
         noise = (draws(own, *posterior.noise).to(batch.x.device) for _ in range(samples))
         log_w = log_weights(log_likelihood, posterior, posterior.prior, noise)
         parts.append(torch.stack([torch.stack(nll).mean(0), log_w.mean(0), iwae(log_w)]).cpu())
-    return Sampled(*torch.cat(parts, 1), torch.cat(squares) if squares else None, torch.cat(drawn) if drawn else None)
+    nll_nats, elbo, multi_sample = torch.cat(parts, 1)
+    return Sampled(nll_nats, elbo, multi_sample, torch.cat(squares) if squares else None,
+                   torch.cat(drawn) if drawn else None)
 
 
 def bounds(sampled: Sampled, sizes: Tensor, samples: int, variance: float | None) -> dict:
     """Upper bounds of -log2 p(x) per data dimension, and the KL of q to the training prior in bits per example, which
     is the rate that the ELBO pays; the NMSE of reconstructions from drawn latents, as `metrics/nmse.py` has it for those
-    without noise. sizes (n,): data dimensions of each item; variance: of the training data, None where none is known."""
+    without noise. sizes (n,): data dimensions of each item; variance: of the training data, None if none is known."""
     figures: dict = {"kl_bits": float((-sampled.nll_nats - sampled.elbo).mean()) / math.log(2), "nmse_drawn": None}
     if sampled.squares is not None and variance is not None:
         figures["nmse_drawn"] = float(sampled.squares.mean()) / variance

@@ -73,8 +73,8 @@ def from_2_to_3(content: dict, file: str) -> dict:
 
 
 def from_3_to_4(content: dict, file: str) -> dict:
-    """Stage 1 says when its encoder is frozen; FSQ says how it bounds, and bottlenecks that draw codes what their logits
-    and gradients are. metrics.json has the error of reconstructions from drawn latents beside their bounds."""
+    """Stage 1 says when its encoder is frozen, FSQ how it bounds, and a bottleneck that draws codes what its logits and
+    gradients are; metrics.json has the error of reconstructions from drawn latents beside their bounds."""
     if file == CONFIG and "autoencoder" in content:
         content = content | {"autoencoder": _components(content["autoencoder"], {}, GAINED_3)}
         if isinstance(content.get("train"), dict):

@@ -37,8 +37,8 @@ class CategoricalQuantizer(CodebookQuantizer, ABC):
     concentrated on neighbours from the first step. The map of z to logits takes 1 / g of the arithmetic.
 
     From step `likeliest_from` on (0: never) the decoder reads the most likely codes of a share `likeliest_share` of the
-    examples, the first of the global batch. Decoder and codebook learn from them, the encoder does not: q stays what it is,
-    and the decoder learns what codes it is given where nothing is drawn.
+    examples, the first of the global batch. Decoder and codebook learn from them, the encoder does not: q stays what it
+    is, and the decoder learns to read what it is given where nothing is drawn.
     """
 
     rate_is_constant = False
@@ -120,7 +120,9 @@ class CategoricalQuantizer(CodebookQuantizer, ABC):
         """z (b, dim, *grid), uniforms (n, g, s) float64."""
         if self.by_distance:
             vectors = rearrange(self._rows(z), "n (g d) -> g n d", g=self.num_codebooks)
-            parts = Draws.apply(vectors, self.codebook, self._precision(), uniforms.transpose(0, 1))
+            parts = Draws.apply(  # type: ignore[no-untyped-call]
+                vectors, self.codebook, self._precision(), uniforms.transpose(0, 1)
+            )
             return Drawn(*(part.transpose(0, 1) for part in parts))
         log_q = self._logits(z).log_softmax(-1)
         q = log_q.exp()

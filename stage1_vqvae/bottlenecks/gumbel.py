@@ -102,7 +102,9 @@ class Gumbel(CategoricalQuantizer):
         """Mixtures of entries (n, g, d), the codes of their largest weights (n, g), and sum q log q (n, g)."""
         if self.by_distance:
             vectors = rearrange(self._rows(z), "n (g d) -> g n d", g=self.num_codebooks)
-            parts = Relaxed.apply(vectors, self.codebook, self._precision(), uniforms.transpose(0, 1), temperature)
+            parts = Relaxed.apply(  # type: ignore[no-untyped-call]
+                vectors, self.codebook, self._precision(), uniforms.transpose(0, 1), temperature
+            )
             mixed, codes, negentropy = (part.transpose(0, 1) for part in parts)
             return mixed, codes, negentropy
         logits = self._logits(z)

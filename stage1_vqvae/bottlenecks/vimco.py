@@ -1,40 +1,42 @@
 """Categorical latents, trained by samples of their codes without relaxing them.
 
-Mnih and Rezende, "Variational inference for Monte Carlo objectives" (arXiv 1602.06725), compared with VQ-VAE in
-the table of arXiv 1711.00937 (50 samples). Beside their estimator there are two of lower variance, which are derived
-below: with hundreds of latents the learning signal of theirs is the noise of all other latents.
+Mnih and Rezende, "Variational inference for Monte Carlo objectives" (arXiv 1602.06725), compared with VQ-VAE in the
+table of arXiv 1711.00937 (50 samples). Beside their estimator there are two of lower variance: with hundreds of
+latents, what each learns from is the noise of all others.
 
-Notation: R(z) = -log p(x | z); latents z_i independent given x, with entries e(z_i), means m_i = sum_k q_i(k) e_k and
-g_i = dR / de_i, which the decoder's backward pass gives anyway. All three estimators take S draws z^1 .. z^S.
+Notation: R(z) = -log p(x | z); the latents z_i are independent given x, with entries e(z_i), mean entries m_i = sum_k
+q_i(k) e_k and gradients g_i = dR / de(z_i), which the decoder's backward pass gives anyway. S draws z^1 .. z^S take
+one pass of the encoder and S of the decoder.
 
-estimator="vimco". The bound is that of several samples, log mean_s f_s. Unbiased, see `MultiSample.bound`.
+estimator="vimco": the bound is that of several samples, log mean_s f_s; unbiased, see `MultiSample.bound`.
 
-The other two minimise the mean of the S single-sample bounds, E[R(z)] + sum_i KL(q_i || uniform). The KL has an analytic
-value and gradient, of no variance. What is left is grad E[R(z)] = E[sum_i R(z) grad log q_i(z_i)].
+The other two minimise the mean of S bounds of a single sample, E[R(z)] + sum_i KL(q_i || uniform). The KL has an
+analytic value and gradient. What is left is the gradient of E[R(z)], which is E[R(z) grad log q_i(z_i)] for latent i.
 
-estimator="first_order". Unbiased. From another draw t, R(z^s) is about R(z^t) + sum_j <g_j^t, e(z_j^s) - e(z_j^t)>. The
-mean P^s of these predictions over t != s is a control variate: given the other draws it is a constant plus a sum over
-latents of functions of z_j^s alone, so its own gradient, E[P^s grad log q_i(z_i^s)] = <mean_t g_i^t, grad m_i>, is known.
-Hence
+estimator="first_order": unbiased. Seen from draw t, R(z^s) is about R(z^t) + sum_j <g_j^t, e(z_j^s) - e(z_j^t)>. The
+mean P^s of these predictions over t != s is a control variate. Given the other draws it is a constant plus a function
+of each z_j^s alone, so E[P^s grad log q_i(z_i^s)] = <mean_t g_i^t, grad m_i> with the entries held fixed, and
 
-    gradient_i = mean_s [ <g_i^s, grad m_i> + (R(z^s) - P^s) grad log q_i(z_i^s) ]
+    gradient_i = mean_s [ <g_i^s, grad m_i> + (R(z^s) - P^s) grad log q_i(z_i^s) ].
 
-The first term is the straight-through gradient; the second makes it unbiased. While the posterior is off, nearly all
-of the variance of R is of first order, and gone. (Titsias and Shi, arXiv 2111.05300, and MuProp, arXiv 1511.05176, with
-other points of expansion.)
+The first term is a straight-through gradient; the second corrects its bias. Where q is far from its optimum nearly
+all variance of R is of first order, and gone; near the optimum the second order dominates, and nothing is gained.
+(MuProp, arXiv 1511.05176, and Titsias and Shi, arXiv 2111.05300, expand about other points.) Restricting R to the
+pixels that z_i can reach would be unbiased too, but a code of Sonnet's decoder reaches four positions each way,
+nearly all of an 8x8 grid.
 
-estimator="second_order". Biased from the third order on. For one latent, the others drawn, grad E[R] =
-sum_k sum_j q(j) (R(k) - R(j)) grad q(k). The trapezoidal rule R(k) - R(j) = 1/2 <g(k) + g(j), e_k - e_j> is exact where
-R is quadratic in e; its two halves are expectations over one draw:
+estimator="second_order": biased from the third order on. With the other latents drawn, the gradient of E[R] by q_i is
+sum_k grad q_i(k) sum_j q_i(j) (R(k) - R(j)). The trapezoidal rule R(k) - R(j) = 1/2 <g(k) + g(j), e_k - e_j> is exact
+for R quadratic in e, and both its halves are expectations over one draw:
 
-    gradient_i = mean_s [ 1/2 <g_i^s, grad m_i> + 1/2 <g_i^s, e(z_i^s) - m_i> grad log q_i(z_i^s) ]
+    gradient_i = mean_s [ 1/2 <g_i^s, grad m_i> + 1/2 <g_i^s, e(z_i^s) - m_i> grad log q_i(z_i^s) ].
 
-(ReinMax: Liu et al., "Bridging discrete and backpropagation", arXiv 2304.08612.) The learning signal of a latent is local:
-other latents enter only through the point at which g_i is taken. The second half is the curvature's pull towards a
-narrow posterior, which a straight-through gradient lacks. One draw per example is enough.
+(ReinMax: Liu et al., "Bridging discrete and backpropagation", arXiv 2304.08612, here in the space of entries.) The
+learning signal is local: other latents matter only in that g_i is taken at their draws. The second half is the pull
+of the curvature towards a narrow q, which a straight-through gradient lacks. One draw per example is enough.
 
-Axes: b batch, s samples, n vectors (positions of all examples), p positions of one, g codebooks, k codes, d dimension of
-one codebook.
+Axes: b batch, s samples, n vectors (positions of all examples), p positions of one, g codebooks, k codes, d dimension
+of one codebook.
 """
 
 import math
@@ -83,7 +85,8 @@ class Averaged(Latent):
 
     def bound(self, costs: Tensor, dimensions: Tensor | int) -> Tensor:
         """costs (b s) -> (b,): the mean over the samples."""
-        return _ObserveCosts.apply(rearrange(costs, "(b s) -> b s", s=self.samples), self.signal).mean(1)
+        rows = rearrange(costs, "(b s) -> b s", s=self.samples)
+        return _ObserveCosts.apply(rows, self.signal).mean(1)  # type: ignore[no-untyped-call]
 
 
 @dataclass
@@ -208,7 +211,7 @@ class VIMCO(CategoricalQuantizer):
             means = rearrange(drawn.means, "(b p) g d -> b p g d", b=batch)
             signal = Signal()
             if self.estimator == "first_order":
-                entries = _FirstOrder.apply(entries, means, log_q, signal)
+                entries = _FirstOrder.apply(entries, means, log_q, signal)  # type: ignore[no-untyped-call]
             elif self.estimator == "second_order":
                 entries = second_order(entries, means, log_q)
             latent = self._latent(entries.flatten(0, 2), codes, batch * samples, z.shape[2:], entries.new_zeros(()))
