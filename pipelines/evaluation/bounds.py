@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipelines.evaluation.measured import Measured, batches
+from pipelines.metrics.squares import squared_errors
 from pipelines.runs.store import TrainedStage
 from pipelines.splits.base import Split, columns_of
 from pipelines.splits.counters import permutation
@@ -20,14 +21,18 @@ from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bounds import iwae, log_weights, mean_and_standard_error
 from stage1_vqvae.precision import full_float32
 
+SHOWN = 32  # items whose reconstructions from drawn latents are kept
+
 
 @dataclass(frozen=True)
 class Sampled:
-    """Figures of k posterior samples of each of n items, all (n,) float64 in nats."""
+    """Figures of k posterior samples of each of n items, (n,) float64, in nats but for the last."""
 
     nll_nats: Tensor  # the mean of -log p(x | z)
     elbo: Tensor
     multi_sample: Tensor  # of all k
+    squares: Tensor | None  # mean squared error of the first sample's reconstruction; None with autoregressive decoders
+    drawn: Tensor | None  # (m, *shape) these reconstructions of the first items, in data units
 
 
 @torch.no_grad()
@@ -35,6 +40,8 @@ class Sampled:
 def sample_posterior(stage1: TrainedStage, split: Split, samples: int, batch_size: int, seed: int) -> Sampled | None:
     """None where the posterior is a single point, or without samples."""
     model, columns, parts = stage1.module, stage1.decoder_columns, []
+    squares: list[Tensor] = []
+    drawn: list[Tensor] = []
     if not samples or model.bottleneck.posterior(model.embed(split.batch(torch.arange(1)).x)) is None:
         return None
     for start, batch in batches(split, batch_size, "posterior"):
@@ -43,6 +50,10 @@ def sample_posterior(stage1: TrainedStage, split: Split, samples: int, batch_siz
         nll: list[Tensor] = []
 
         def log_likelihood(z: Tensor) -> Tensor:
+            if not nll and not isinstance(model.decoder, AutoregressiveDecoder):
+                made = model.decode_latent(posterior.z_q(z), labels)
+                squares.append(squared_errors(made, batch.x).cpu())
+                drawn.append(made[: max(0, SHOWN - start)].cpu())
             nll.append(model.nll_nats(batch.x, posterior.z_q(z), labels))
             return -nll[-1]
 
@@ -50,13 +61,18 @@ def sample_posterior(stage1: TrainedStage, split: Split, samples: int, batch_siz
         noise = (draws(own, *posterior.noise).to(batch.x.device) for _ in range(samples))
         log_w = log_weights(log_likelihood, posterior, posterior.prior, noise)
         parts.append(torch.stack([torch.stack(nll).mean(0), log_w.mean(0), iwae(log_w)]).cpu())
-    return Sampled(*torch.cat(parts, 1))
+    nll_nats, elbo, multi_sample = torch.cat(parts, 1)
+    return Sampled(nll_nats, elbo, multi_sample, torch.cat(squares) if squares else None,
+                   torch.cat(drawn) if drawn else None)
 
 
-def bounds(sampled: Sampled, sizes: Tensor, samples: int) -> dict:
+def bounds(sampled: Sampled, sizes: Tensor, samples: int, variance: float | None) -> dict:
     """Upper bounds of -log2 p(x) per data dimension, and the KL of q to the training prior in bits per example, which
-    is the rate that the ELBO pays. sizes (n,): data dimensions of each item."""
-    figures = {"kl_bits": float((-sampled.nll_nats - sampled.elbo).mean()) / math.log(2)}
+    is the rate that the ELBO pays; the NMSE of reconstructions from drawn latents, as `metrics/nmse.py` has it for those
+    without noise. sizes (n,): data dimensions of each item; variance: of the training data, None if none is known."""
+    figures: dict = {"kl_bits": float((-sampled.nll_nats - sampled.elbo).mean()) / math.log(2), "nmse_drawn": None}
+    if sampled.squares is not None and variance is not None:
+        figures["nmse_drawn"] = float(sampled.squares.mean()) / variance
     for name in ("elbo", "multi_sample"):
         value, error = mean_and_error(-getattr(sampled, name) / (sizes * math.log(2)))
         figures[name] = {"bits_per_dim": value, "standard_error": error}

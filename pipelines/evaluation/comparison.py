@@ -42,6 +42,7 @@ COLUMNS = {  # keys of table.json: their titles in table.md, and how a row is pr
     "used": ("codes used", "{used:.1f} of {num_codes}"),
     "mean_norm": ("norm of z_e", "{mean_norm:.3g}"),
     "nmse": ("NMSE", "{nmse:.4f}"),
+    "nmse_drawn": ("NMSE, drawn", "{nmse_drawn:.4f}"),
     "psnr_db": ("PSNR, dB", "{psnr_db:.2f}"),
     "minutes": ("processor minutes", "{minutes:.2g}"),
     "frechet_samples": ("Fréchet distance, local features: samples", "{frechet_samples:.4g}"),
@@ -164,6 +165,7 @@ def _row(system: System, published: float | None) -> dict[str, Any]:
         "num_codes": codes.get("num_codes"),
         "mean_norm": latents["mean_norm"],
         "nmse": figures.get("nmse"),
+        "nmse_drawn": bounds.get("nmse_drawn"),
         "psnr_db": figures.get("psnr_db"),
         "minutes": planned_minutes(system.run),
         **quality(figures.get("quality")),
@@ -225,7 +227,8 @@ def filled_columns(rows: list[dict]) -> list[str]:
 
 
 def draw_reconstructions(path: Path, systems: list[System], data: Data, split: str) -> None:
-    """The split's first images, and below them one row of reconstructions for each system."""
+    """The split's first images, and below them one row of reconstructions for each system; for codes with a posterior a
+    second one, from drawn codes."""
     images = data.split(split)
     batch = images.batch(torch.arange(min(SHOWN, len(images))))
     uniforms = draws([generator(0, 0)], len(batch.x), *batch.x.shape[2:])[0]
@@ -234,7 +237,14 @@ def draw_reconstructions(path: Path, systems: list[System], data: Data, split: s
         stage1 = load_stage1(system.run, torch.device("cpu"))
         labels = columns_of(batch.labels, stage1.decoder_columns)
         # an autoregressive decoder samples its images from the uniforms
-        shown[system.name] = stage1.module.evaluate(batch.x, labels, uniforms).reconstruction
+        model = stage1.module
+        result = model.evaluate(batch.x, labels, uniforms)
+        shown[system.name] = result.reconstruction
+        posterior = model.bottleneck.posterior(result.z_e) if isinstance(model.bottleneck, Quantizer) else None
+        if posterior is not None:
+            noise = draws([generator(0, 1 + item) for item in range(len(batch.x))], *posterior.noise)
+            drawn = posterior.z_q(posterior.icdf(noise))
+            shown[f"{system.name}, drawn"] = model.decode_latent(drawn, labels, uniforms)
     write_image(path, image_rows(shown))
 
 

@@ -61,6 +61,11 @@ def draw(measured: Measured, subject: Subject, result: dict) -> dict[str, Path]:
     originals = split.batch(torch.arange(shown)).x.cpu()
     paths = {"originals above reconstructions": run.figures / "reconstructions.png"}
     write_image(run.figures / "reconstructions.png", image_pairs(originals, measured.reconstructions[:shown]))
+    if measured.drawn is not None:
+        drawn = measured.drawn[:shown]
+        paths["originals above reconstructions from drawn latents"] = run.figures / "reconstructions_drawn.png"
+        write_image(run.figures / "reconstructions_drawn.png",
+                    image_pairs(originals[: len(drawn)], drawn, captions=("original", "drawn latents")))
     return paths | ({"samples": run.samples / "grid.png"} if (run.samples / "grid.png").exists() else {})
 
 

@@ -86,6 +86,7 @@ class Measured:
     reconstructions: Tensor  # (n, *shape) in data units
     sizes: Tensor  # (n,) int64: data dimensions of each item, without padding
     others_nats: Tensor | None = None  # (n,) float64, -log p(x | z_q of another item); autoregressive decoders only
+    drawn: Tensor | None = None  # (m, *shape) reconstructions of the first items from drawn latents
 
     @property
     def positions(self) -> float:

@@ -36,7 +36,10 @@ def measure_shared(subject: Subject) -> tuple[Measured, dict]:
     if noisy:
         measured = replace(measured, nll_nats=sampled.nll_nats)
     figures = own_figures(measured, bottleneck)
-    figures["bounds"] = bounds(sampled, measured.sizes, samples) if sampled and options.bound_samples else None
+    if sampled:
+        measured = replace(measured, drawn=sampled.drawn)
+    bounded = sampled and options.bound_samples
+    figures["bounds"] = bounds(sampled, measured.sizes, samples, subject.data.variance) if bounded else None
     figures["latents"]["shuffled"] = shuffled(measured)
     if codes is not None:
         add_prior(figures, measured, subject, codes)

@@ -43,7 +43,8 @@ def bound_rows(found: dict | None) -> list[tuple[str, float | None, str]]:
         return []
     titles = {"elbo": "ELBO, sampled", "multi_sample": f"bound of {found['samples']} samples"}
     return [*((f"{title}, bits/dim", found[name]["bits_per_dim"], ".4f") for name, title in titles.items()),
-            ("KL to the prior, bits per example", found["kl_bits"], ".1f")]
+            ("KL to the prior, bits per example", found["kl_bits"], ".1f"),
+            ("NMSE of drawn latents", found["nmse_drawn"], ".4f")]
 
 
 def code_rows(codes: dict | None) -> list[tuple[str, float | None, str]]:

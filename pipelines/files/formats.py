@@ -73,11 +73,14 @@ def from_2_to_3(content: dict, file: str) -> dict:
 
 
 def from_3_to_4(content: dict, file: str) -> dict:
-    """Stage 1 says when its encoder is frozen; FSQ says how it bounds."""
+    """Stage 1 says when its encoder is frozen, FSQ how it bounds, and a bottleneck that draws codes what its logits and
+    gradients are; metrics.json has the error of reconstructions from drawn latents beside their bounds."""
     if file == CONFIG and "autoencoder" in content:
         content = content | {"autoencoder": _components(content["autoencoder"], {}, GAINED_3)}
         if isinstance(content.get("train"), dict):
             content["train"] = with_defaults(content["train"], {"freeze_encoder_at": 0.0})
+    if file == FIGURES and isinstance(bounds := content.get("bounds"), dict):
+        content = content | {"bounds": with_defaults(bounds, {"nmse_drawn": None})}
     return content
 
 
@@ -112,7 +115,12 @@ GAINED_1: dict[str, dict[str, Any]] = {  # while files were of format 1, in whic
     "stage1_vqvae.image.ImageDecoder": {"initial_scale": 1.0},
     "stage2_prior.wavenet.WaveNet": {"ordered": False},
 }
-GAINED_3: dict[str, dict[str, Any]] = {"stage1_vqvae.bottlenecks.fsq.FSQ": {"bounding": "tanh"}}
+CATEGORICAL = {"logits": "affine", "likeliest_from": 0, "likeliest_share": 0.0}
+GAINED_3: dict[str, dict[str, Any]] = {
+    "stage1_vqvae.bottlenecks.fsq.FSQ": {"bounding": "tanh"},
+    "stage1_vqvae.bottlenecks.gumbel.Gumbel": {"hard_from": 0} | CATEGORICAL,
+    "stage1_vqvae.bottlenecks.vimco.VIMCO": {"estimator": "vimco"} | CATEGORICAL,
+}
 
 
 def with_defaults(content: dict, defaults: dict) -> dict:

@@ -1,46 +1,170 @@
 """The base of bottlenecks whose q(code | x) spreads over all codes: logits, codebook, draws, choice without noise.
 
-Axes: b batch, n vectors (positions of all examples), s samples, g codebooks, k codes.
+Axes: b batch, n vectors (positions of all examples), s samples, g codebooks, k codes, d dimension of one codebook.
 """
 
 import math
 from abc import ABC
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from stage1_vqvae.bottlenecks.base import CodebookQuantizer, Latent
+from stage1_vqvae.bottlenecks.kmeans import kmeans
+from stage1_vqvae.bottlenecks.mixture import Draws
+from stage1_vqvae.bottlenecks.nearest import nearest_codes
 from stage1_vqvae.bottlenecks.posterior import Posterior
+from stage1_vqvae.bottlenecks.vq import DRAWN_PER_CODE, ENCODINGS_PER_CODE, MOST_CENTRES
+from stage1_vqvae.collectives import from_first_rank, rank_and_world
+
+Logits = Literal["affine", "distance"]
 
 
 class CategoricalQuantizer(CodebookQuantizer, ABC):
-    """Codes are independent given x, their logits an affine map of z; their prior is uniform.
+    """Codes are independent given x; their prior is uniform. Without noise the most likely code is chosen, at a rate of
+    log K.
 
-    Codebook and map are learned by gradient. Without noise the most likely code is chosen, at a rate of log K."""
+    logits="affine": logits are a learned affine map of z, apart from the codebook. q starts near uniform, so the first
+    samples are noise, and a code far from z is as likely as its neighbours.
+
+    logits="distance": q(k | x) is proportional to exp(-|z - e_k|^2 / (2 v)), the posterior of a mixture of Gaussians
+    with the codes as means and one learned variance v per codebook; the most likely code is the nearest, as in a
+    VQ-VAE. The codes start at the k-means centres of encodings and v at their mean squared error per dimension, so q is
+    concentrated on neighbours from the first step. The map of z to logits takes 1 / g of the arithmetic.
+
+    From step `likeliest_from` on (0: never) the decoder reads the most likely codes of a share `likeliest_share` of the
+    examples, the first of the global batch. Decoder and codebook learn from them, the encoder does not: q stays what it
+    is, and the decoder learns to read what it is given where nothing is drawn.
+    """
 
     rate_is_constant = False
 
-    def __init__(self, num_codes: int, dim: int, num_codebooks: int):
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        num_codebooks: int,
+        logits: Logits,
+        likeliest_from: int,
+        likeliest_share: float,
+    ):
         super().__init__(num_codes, dim, num_codebooks)
+        if logits not in ("affine", "distance"):
+            raise ValueError(f"expected logits=affine or logits=distance, found {logits}")
+        if likeliest_from < 0 or not 0 <= likeliest_share <= 1:
+            raise ValueError(
+                "expected likeliest_from >= 0 and a likeliest_share from 0 to 1, "
+                f"found likeliest_from={likeliest_from}, likeliest_share={likeliest_share}"
+            )
         self.codebook = nn.Parameter(self._start())
-        self.projection = nn.Linear(dim, num_codebooks * num_codes)
+        self.by_distance = logits == "distance"
+        self.likeliest_from = likeliest_from
+        self.likeliest_share = likeliest_share
+        self.initialised: Tensor
+        if self.by_distance:
+            self.log_variance = nn.Parameter(torch.zeros(num_codebooks))
+            self.register_buffer("initialised", torch.tensor(False))
+        else:
+            self.projection = nn.Linear(dim, num_codebooks * num_codes)
+
+    @property
+    def needs_initialisation(self) -> bool:
+        return self.by_distance and not self.initialised.item()
+
+    @property
+    def encodings_to_initialise(self) -> int:
+        return (ENCODINGS_PER_CODE if self.num_codes <= MOST_CENTRES else DRAWN_PER_CODE) * self.num_codes
+
+    @torch.no_grad()
+    def initialise(self, z: Tensor) -> None:
+        """Encodings (n, dim), n >= num_codes -> codes at their k-means centres, above `MOST_CENTRES` codes at the first
+        of them; v at the mean squared error per dimension."""
+        if not self.by_distance:
+            super().initialise(z)
+        groups = rearrange(z.to(self.codebook.dtype), "n (g d) -> g n d", g=self.num_codebooks)
+        if self.num_codes > MOST_CENTRES and len(z) >= self.num_codes:
+            self.codebook.copy_(groups[:, : self.num_codes])
+        else:
+            self.codebook.copy_(torch.stack([kmeans(group, self.num_codes) for group in groups]))
+        from_first_rank(self.codebook.data)
+        vectors = groups.transpose(0, 1)
+        error = (vectors - self._entries(nearest_codes(vectors, self.codebook))).square().mean((0, 2))
+        spread = groups.var((1, 2))  # as many encodings as codes have no error
+        self.log_variance.copy_(torch.maximum(error, 1e-3 * spread).clamp(min=1e-12).log())
+        from_first_rank(self.log_variance.data)
+        self.initialised.fill_(True)
 
     def _logits(self, z: Tensor) -> Tensor:
-        """z (b, dim, *grid) -> (n, g, k), in the dtype of the codebook."""
-        self._check(z)
-        rows = rearrange(z.to(self.codebook.dtype), "b d ... -> (b ...) d")
-        return rearrange(self.projection(rows), "n (g k) -> n g k", g=self.num_codebooks)
+        """z (b, dim, *grid) -> (n, g, k), in the dtype of the codebook, up to a constant per vector."""
+        rows = self._rows(z)
+        if not self.by_distance:
+            return rearrange(self.projection(rows), "n (g k) -> n g k", g=self.num_codebooks)
+        vectors, precision = rearrange(rows, "n (g d) -> g n d", g=self.num_codebooks), self._precision()
+        lengths = self.codebook.square().sum(-1) * (precision / 2)[:, None]
+        scaled = vectors * precision[:, None, None]
+        return torch.baddbmm(lengths[:, None], scaled, self.codebook.mT, beta=-1).transpose(0, 1)
 
-    def _most_likely(self, logits: Tensor, batch: int, grid: tuple[int, ...]) -> Latent:
-        codes = logits.argmax(-1)
-        return self._latent(self._entries(codes), codes, batch, grid, loss=logits.new_zeros(()))
+    def _rows(self, z: Tensor) -> Tensor:
+        self._check(z)
+        return rearrange(z.to(self.codebook.dtype), "b d ... -> (b ...) d")
+
+    def _precision(self) -> Tensor:
+        """1 / v (g,)."""
+        return (-self.log_variance).exp()
+
+    def _drawn(self, z: Tensor, uniforms: Tensor) -> "Drawn":
+        """z (b, dim, *grid), uniforms (n, g, s) float64."""
+        if self.by_distance:
+            vectors = rearrange(self._rows(z), "n (g d) -> g n d", g=self.num_codebooks)
+            parts = Draws.apply(  # type: ignore[no-untyped-call]
+                vectors, self.codebook, self._precision(), uniforms.transpose(0, 1)
+            )
+            return Drawn(*(part.transpose(0, 1) for part in parts))
+        log_q = self._logits(z).log_softmax(-1)
+        q = log_q.exp()
+        codes = draw(log_q.detach(), uniforms)
+        means = torch.einsum("n g k, g k d -> n g d", q, self.codebook.detach())
+        return Drawn(codes, log_q.gather(-1, codes), means, (q * log_q).sum(-1))
+
+    def _read_likeliest(self, batch: int, step: Tensor | int | None) -> Tensor | None:
+        """Which examples (b,) of a training batch are decoded from their most likely codes; None: none."""
+        rank, world = rank_and_world()
+        count = round(world * batch * self.likeliest_share) if self.training and self.likeliest_from else 0
+        if not count or step is None or (not isinstance(step, Tensor) and step < self.likeliest_from):
+            return None
+        chosen = torch.arange(batch, device=self.codebook.device) + rank * batch < count
+        return chosen & (step >= self.likeliest_from) if isinstance(step, Tensor) else chosen
+
+    def _likeliest_codes(self, z: Tensor) -> Tensor:
+        """(n, g)."""
+        if not self.by_distance:
+            return self._logits(z).argmax(-1)
+        vectors = rearrange(self._rows(z), "n (g d) -> n g d", g=self.num_codebooks)
+        return nearest_codes(vectors.detach(), self.codebook.detach())
+
+    def _most_likely(self, z: Tensor) -> Latent:
+        codes = self._likeliest_codes(z)
+        entries = self._entries(codes)
+        return self._latent(entries, codes, len(z), z.shape[2:], loss=entries.new_zeros(()))
 
     def posterior(self, z: Tensor) -> "CategoricalPosterior":
         logits = self._logits(z)
-        logits = logits.view(len(z), *z.shape[2:], *logits.shape[1:])
+        logits = logits.reshape(len(z), *z.shape[2:], *logits.shape[1:])
         return CategoricalPosterior(logits, self.lookup)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Draws from q of n vectors."""
+
+    codes: Tensor  # (n, g, s)
+    log_q: Tensor  # (n, g, s) of the codes
+    means: Tensor  # (n, g, d) the mean entry under q; the entries are constants
+    negentropy: Tensor  # (n, g) sum q log q
 
 
 class CategoricalPosterior(Posterior):
@@ -77,3 +201,4 @@ def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
     """Logits (..., k), uniforms (..., s) float64 -> codes (..., s): the first whose cdf exceeds u cdf[-1]."""
     cdf = logits.double().softmax(-1).cumsum(-1)
     return torch.searchsorted(cdf, (uniforms * cdf[..., -1:]).contiguous(), right=True).clamp(max=logits.shape[-1] - 1)
+

@@ -113,7 +113,8 @@ def test_a_signal_stops_the_training_too(tmp_path, command):
 
 @pytest.mark.parametrize("arguments, words", [
     (["nonsuch"], "set: expected one of beta, capacity, cifar10"),
-    (["mnist", "--only", "GAN"], "--only: expected one of AE; VAE; VQ-VAE; VIMCO, 10 samples; dVAE; FSQ, found 'GAN'"),
+    (["mnist", "--only", "GAN"], "--only: expected one of AE; VAE; VQ-VAE; VIMCO, 10 samples; VIMCO, second order; "
+                                 "dVAE; FSQ, found 'GAN'"),
     (["mnist", "stage1.stepz=1"], "AE: stage1.stepz: expected stage1.steps, found a key"),
     (["mnist", "VQ-VAE"], "VQ-VAE: expected KEY=VALUE, or --only before"),
     (["mnist", "data=nonsuch"], "AE: data: expected one of audio_folder, cifar10"),

@@ -46,6 +46,10 @@ BOTTLENECKS = {
     "gaussian": lambda: GaussianLatents(dim=6),
     "gumbel": lambda: Gumbel(num_codes=8, dim=6, num_codebooks=2, temperature_steps=STEPS),
     "vimco": lambda: VIMCO(num_codes=8, dim=6, num_codebooks=2, num_samples=3),
+    "gumbel by distance": lambda: Gumbel(num_codes=8, dim=6, num_codebooks=2, temperature_steps=STEPS, hard_from=2,
+                                         logits="distance", likeliest_from=4, likeliest_share=0.75),
+    "first order": lambda: VIMCO(num_codes=8, dim=6, num_codebooks=2, num_samples=3, estimator="first_order",
+                                 logits="distance", likeliest_from=4, likeliest_share=0.75),
 }
 
 

@@ -89,3 +89,24 @@ def test_temperatures_that_cannot_be_are_refused():
     for wrong in ({"last_temperature": 0.0}, {"first_temperature": 0.01}):
         with pytest.raises(ValueError, match="expected temperatures above 0"):
             Gumbel(**wrong)
+
+
+def test_from_its_step_on_the_decoder_reads_entries_with_the_gradient_of_the_mixture():
+    uniforms = torch.rand(4, 8, 3, 5, dtype=torch.float64)
+    found = {}
+    for hard_from, step in ((0, 40), (40, 39), (40, 40), (40, torch.tensor(40)), (40, None)):
+        module, z = quantizer(hard_from=hard_from).train(), encodings().requires_grad_()
+        latent = module(z, step, uniforms)
+        latent.z_q.square().sum().backward() if hard_from == 0 or step == 39 else latent.z_q.sum().backward()
+        found[hard_from, str(step)] = latent, z.grad, module
+    soft, hard = found[0, "40"][0], found[40, "40"][0]
+    assert torch.equal(soft.codes, hard.codes)
+    torch.testing.assert_close(hard.z_q, found[40, "40"][2].lookup(hard.codes))
+    assert not torch.allclose(soft.z_q, hard.z_q)
+    torch.testing.assert_close(found[40, "tensor(40)"][0].z_q, hard.z_q)
+    assert not torch.allclose(found[40, "39"][0].z_q, found[40, "39"][2].lookup(found[40, "39"][0].codes))
+    module, z = quantizer().train(), encodings().requires_grad_()
+    module(z, 40, uniforms).z_q.sum().backward()
+    torch.testing.assert_close(found[40, "40"][1], z.grad)
+    with pytest.raises(ValueError, match="hard_from=-1"):
+        Gumbel(hard_from=-1)

@@ -43,6 +43,9 @@ FIGURES: dict[str, tuple[str, str, str, str]] = {
     "bounds.kl_bits": (
         "KL to the prior", "bits/item", NEITHER,
         "Information in the latents of one item."),
+    "bounds.nmse_drawn": (
+        "NMSE, drawn latents", "", LOWER,
+        "Mean squared error of reconstructions from drawn latents, not the likeliest, over the variance of the data."),
     "psnr_db": (
         "PSNR", "dB", HIGHER,
         "Peak signal-to-noise ratio of reconstructions."),

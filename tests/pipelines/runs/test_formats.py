@@ -197,6 +197,18 @@ def test_step_3_to_4_freezes_no_encoder_and_bounds_as_before():
     assert migrated({"format": 3, "prior": {}, "train": {}}, Path("config.yaml"), CONFIG)["train"] == {}
 
 
+def test_step_3_to_4_keeps_how_codes_were_drawn():
+    prefix = "stage1_vqvae.bottlenecks."
+    for name, own in (("gumbel.Gumbel", {"hard_from": 0}), ("vimco.VIMCO", {"estimator": "vimco"})):
+        old = {"format": 3, "autoencoder": {"bottleneck": {"_target_": prefix + name, "dim": 4}}}
+        new = migrated(old, Path("config.yaml"), CONFIG)["autoencoder"]["bottleneck"]
+        assert new == old["autoencoder"]["bottleneck"] | own | {"logits": "affine", "likeliest_from": 0,
+                                                                "likeliest_share": 0.0}
+    figures = migrated({"format": 3, "bounds": {"kl_bits": 2.0}}, Path("metrics.json"), FIGURES)
+    assert figures == {"bounds": {"kl_bits": 2.0, "nmse_drawn": None}}
+    assert migrated({"format": 3, "bounds": None}, Path("metrics.json"), FIGURES) == {"bounds": None}
+
+
 def test_step_1_to_2_of_a_prior_and_a_state():
     prior = migrated({"prior": {}, "codes": {"grid": [4]}}, Path("config.yaml"), CONFIG)
     assert prior["condition_on"] == [] and prior["condition_on_length"] is False
