@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality --data-root data                          # pretrained/mnist, two minutes on one core
     python -m benchmarks.quality --run cifar10_compact --data-root data/cifar10-jpeg
-    python -m benchmarks.quality --run fsdd --data-root data/fsdd --n 256  # decodes 512 clips: five minutes
+    python -m benchmarks.quality --run fsdd --data-root data/fsdd --n 256  # decodes 512 clips: 8 minutes
 
 All sets have as many items, and are compared with the same held-out ones, in the features that evaluate.py uses.
 Changed sets are made of these held-out items; "three classes" are training items of the first three classes alone, so

@@ -187,7 +187,7 @@ def quality(found: dict | None) -> dict[str, Any]:
     distances = {f"frechet_{name}": (network.get(name) or {}).get("frechet_local_features") for name in SOURCES}
     samples = network.get("samples") or {}
     return {**distances, **{key: samples.get(key) for key in ("precision", "recall", "density", "coverage")},
-            "quality_network": task and f"{task} {network['digest']}", "quality_items": found and found["items"]}
+            "quality_network": task and f"{task} {network['digest']}", "quality_items": found and found["num_items"]}
 
 
 def legend(rows: list[dict]) -> str:

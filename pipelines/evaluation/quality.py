@@ -65,7 +65,7 @@ def measure_quality(measured: Measured, subject: Subject, kind: ModuleType) -> d
         real = network.extract(*_of(held_out))
         found[network.task] = {"accuracy": network.accuracy, "digest": network.digest} | {
             name: set_figures(real, network.extract(*sets[name])) if name in sets else None for name in SOURCES}
-    return {"items": items * rows, "networks": found}
+    return {"num_items": items * rows, "networks": found}
 
 
 def off(reason: str) -> dict | None:

@@ -27,6 +27,7 @@ DATA_SET = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)  # what a hub takes as th
 SHOWN_CLASSES = 20
 # Of metrics.json what is no figure of the model's quality, or stands in words among the limits.
 LEFT_OUT = {"format", "items", "stage1_step", "stage2_step", "training_seconds", "copies", "files"}
+SETS = {"real": "training items", "reconstructions": "reconstructions", "samples": "samples"}  # of `quality`
 # What some figures are; docs/metrics.md defines all of them.
 MEANINGS = {
     "bits_per_dim.distortion": "bits per dimension of the data given their codes",
@@ -44,16 +45,13 @@ MEANINGS = {
     "audio.log_spectral_distance_db": "of reconstructions",
     "audio.stoi": "intelligibility of reconstructions, 0 to 1",
 }
-QUALITY = {  # ends of keys below `quality`
-    "items": "compared in each set, with as many held-out ones",
+QUALITY = {  # of a set, the last parts of keys below `quality`
     "accuracy": "of the network of local features, on held-out items",
-    "samples.frechet_local_features": "between features of samples and of held-out items; no FID",
-    "reconstructions.frechet_local_features": "the same of reconstructions",
-    "real.frechet_local_features": "the same of training items: what real items reach",
-    "samples.precision": "samples within the manifold of held-out items",
-    "samples.recall": "held-out items within the manifold of samples",
-    "samples.density": "the same as precision, with less weight on outliers; 1 for real items",
-    "samples.coverage": "held-out items with a sample near them; 0.97 for real items",
+    "frechet_local_features": "distance from held-out items; no FID",
+    "precision": "share within the manifold of held-out items",
+    "recall": "held-out items within the manifold of the set",
+    "density": "like precision, with less weight on outliers",
+    "coverage": "held-out items with one of the set near them",
 }
 
 
@@ -119,13 +117,20 @@ def _metadata(loaded: LoadedRun, name: str, terms: Terms, task: str | None, figu
         "data_license": terms.data_license or UNKNOWN, "data_credit": terms.data_credit or UNKNOWN,
     }
     if figures is not None:
-        values = [{"type": "accuracy" if "classifier" in key else key.rpartition(".")[2], "name": key, "value": value}
-                  for key, value in flat(figures)]
+        values = [{"type": metric_type(key), "name": key, "value": value} for key, value in flat(figures)]
         content["model-index"] = [{"name": name, "results": [{
             "task": {"type": task or "other"},
             "dataset": {"type": data_set or "other", "name": example.data, "split": str(figures.get("split"))},
             "metrics": values}]}]
     return {key: value for key, value in content.items() if value is not None}
+
+
+def metric_type(key: str) -> str:
+    """What hubs group a figure by. Precision and recall of sets are not those of classifiers."""
+    last = key.rpartition(".")[2]
+    if "classifier" in key or last == "accuracy":
+        return "accuracy"
+    return f"set_{last}" if key.startswith("quality.") else last
 
 
 def flat(figures: dict) -> Iterator[tuple[str, float]]:
@@ -149,7 +154,8 @@ def flat(figures: dict) -> Iterator[tuple[str, float]]:
 def meaning(key: str) -> str:
     """What a figure is, in a few words; "" where its name says it."""
     if key.startswith("quality."):
-        return next((words for end, words in QUALITY.items() if key.endswith(f".{end}")), "")
+        *_, name, figure = key.split(".")
+        return f"of {SETS[name]}: {QUALITY[figure]}" if name in SETS else QUALITY[figure]
     return MEANINGS.get(key, "")
 
 

@@ -140,7 +140,7 @@ def test_the_bounds_of_a_spread_posterior(name, measured, capsys):
 def test_evaluation_compares_sets_of_whatever_can_be_sampled(name, measured, capsys, monkeypatch):
     monkeypatch.setattr(local_features, "STEPS", 10)
     quality = measured(name, "evaluate.quality=256")["quality"]
-    assert quality["items"] == 256
+    assert quality["num_items"] == 256
     network = quality["networks"]["digit"]
     assert network["real"]["coverage"] > 0.8 and (network["samples"] is None) == (name == "ae")
     rows = [row for row in capsys.readouterr().out.splitlines() if "local features" in row]

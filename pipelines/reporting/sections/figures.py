@@ -242,7 +242,7 @@ def quality(found: dict[str, Any]) -> Iterator[tuple[str, float, str, str, str]]
     for task, network in found.get("networks", {}).items():
         yield (f"network of local features: {task}", network["accuracy"], "%", NEITHER,
                f"Its accuracy on held-out items. Figures of two runs can be compared only if both are in the features "
-               f"of this network, {network['digest']}, of {found['items']:,} items of each set.")
+               f"of this network, {network['digest']}, of {found['num_items']:,} items of each set.")
         for key, (title, better, meaning) in QUALITY.items():
             for name, words in SETS.items():
                 if (own := network.get(name)) is not None:

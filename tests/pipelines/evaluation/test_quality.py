@@ -97,7 +97,7 @@ def test_changed_sets_lie_further_from_real_ones(digits, held_out, monkeypatch):
 
 def test_the_figures_of_a_run_are_complete_and_repeat_to_the_digit(tiny, capsys):
     found = evaluated(tiny, quality=ITEMS)
-    assert found == evaluated(tiny, quality=ITEMS) and found["items"] == ITEMS
+    assert found == evaluated(tiny, quality=ITEMS) and found["num_items"] == ITEMS
     ((task, network),) = found["networks"].items()
     assert task == "digit" and set(network) == {"accuracy", "digest", "samples", "reconstructions", "real"}
     for name in ("samples", "reconstructions", "real"):
@@ -181,7 +181,7 @@ def test_audio_is_compared_in_the_features_of_each_classifier(monkeypatch):
 
 def figures_of(digest: str, samples: bool = True) -> dict:
     own = {name: dict.fromkeys(FIGURES, 0.5) for name in ("samples", "reconstructions", "real")}
-    return {"items": 1000, "networks": {"digit": {"accuracy": 0.9, "digest": digest} | own
+    return {"num_items": 1000, "networks": {"digit": {"accuracy": 0.9, "digest": digest} | own
                                         | ({} if samples else {"samples": None})}}
 
 
@@ -204,6 +204,6 @@ def test_reports_and_cards_explain_the_figures():
     assert not [own for own in rows if "of your own" in own[-1]] and "1234, of 1,000 items" in rows[0][-1]
     assert list(report_figures.measured({"quality": None})) == []
     names = [name for name, _ in flat(found)]
-    assert "quality.networks.digit.samples.frechet_local_features" in names and "quality.items" in names
-    assert all(meaning(name) for name in names if "samples" in name or "frechet" in name)
+    assert "quality.networks.digit.samples.frechet_local_features" in names
+    assert len(names) == 1 + 3 * len(FIGURES) and all(map(meaning, names))
     assert meaning("nmse") == "squared error over the variance of the data" and meaning("other") == ""
