@@ -306,7 +306,7 @@ class _SquaredReLU(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         positive = x.relu()
         ctx.save_for_backward(positive)
-        return positive * positive
+        return positive.square()
 
     @staticmethod
     @once_differentiable
