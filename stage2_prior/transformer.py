@@ -306,7 +306,7 @@ class _SquaredReLU(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         positive = x.relu()
         ctx.save_for_backward(positive)
-        return positive * positive
+        return positive.square()
 
     @staticmethod
     @once_differentiable
@@ -323,6 +323,7 @@ class TransformerStepper(ReplayableStepper):
     ) -> None:
         self.prior, self.grid = prior, grid
         like, steps = prior.start, math.prod(grid) * prior.num_codebooks
+        self.embeddings = torch.cat([table.weight for table in prior.embeddings])
         self.known = prior.conditions(grid)
         self.labels = sum(embed_labels(prior.tables, labels), start=like.new_zeros(batch, len(like)))[:, None]
         self.local = None if local is None else rearrange(local, "b c ... -> b (...) c")
@@ -338,36 +339,31 @@ class TransformerStepper(ReplayableStepper):
         Before the first slice there is none: what is computed then is computed again before it is read."""
         if axis == 0:
             steps = (position[0] - 1).clamp(min=0) * len(self.slice) + self.slice
-            codebooks = steps % self.prior.num_codebooks
-            self._features(codes, steps, codebooks, drawing=False)
+            self._features(codes, steps, drawing=False)
 
     def step_at(self, codes: Tensor, position: Sequence[Tensor], codebook: int) -> Tensor:
         number = position[0]
         for place, size in zip(position[1:], self.grid[1:], strict=True):
             number = torch.add(place, number, alpha=size)
         step = number * self.prior.num_codebooks + codebook
-        return self.prior.heads[codebook](self._features(codes, step, step % self.prior.num_codebooks)[:, 0])
+        return self.prior.heads[codebook](self._features(codes, step)[:, 0])
 
-    def _features(self, codes: Tensor, steps: Tensor, codebooks: Tensor, drawing: bool = True) -> Tensor:
-        """Steps (m,) of these codebooks, one after the other -> features (b, m, d); of the last block only keys and
-        values where they are not for `drawing`."""
-        prior = self.prior
-        before = codes.flatten(1).index_select(1, (steps - 1).clamp(min=0))  # (b, m)
-        tables = [table(before) for table in prior.embeddings]
-        x = tables[0]
-        for j, other in enumerate(tables[1:], start=1):
-            x = torch.where(((codebooks - 1) % prior.num_codebooks == j)[:, None], other, x)
-        x = torch.where((steps > 0)[:, None], x, prior.start)
+    def _features(self, codes: Tensor, steps: Tensor, drawing: bool = True) -> Tensor:
+        """Steps (m,), one after the other -> features (b, m, d); of the last block only keys and values where they are
+        not for `drawing`."""
+        prior, before = self.prior, (steps - 1).clamp(min=0)
+        rows = codes.flatten(1).index_select(1, before) + before % prior.num_codebooks * prior.num_codes
+        x = torch.where((steps > 0)[:, None], F.embedding(rows, self.embeddings), prior.start)
         x = x + self.known.index_select(0, steps) + self.labels
         if self.local is not None and prior.local is not None:
             x = x + prior.local(self.local.index_select(1, steps // prior.num_codebooks))
         cos, sin = self.cos.index_select(1, steps), self.sin.index_select(1, steps)
         seen = self.numbers <= steps[:, None]
-        for block, keys, values in zip(prior.blocks, self.keys, self.values, strict=True):
+        for i, (block, keys, values) in enumerate(zip(prior.blocks, self.keys, self.values, strict=True), start=1):
             q, k, v = block.turned(x, cos, sin)
             keys.index_copy_(2, steps, k)
             values.index_copy_(2, steps, v)
-            if not drawing and block is prior.blocks[len(prior.blocks) - 1]:
+            if i == len(prior.blocks) and not drawing:
                 break
             x = block.finish(x, F.scaled_dot_product_attention(q, keys, values, attn_mask=seen, scale=1.0))
         return prior.norm(x)

@@ -39,8 +39,15 @@ def sequence_case(tiny_wavenet):
     return prior, known, {"local": local, "lengths": torch.tensor([5])}
 
 
-@pytest.fixture(params=["image", "sequence"])
-def case(request, tiny, tiny_wavenet):
+def attention_case(tiny_transformer):
+    """As `image_case`, of codes that attend to all earlier ones."""
+    return image_case(lambda **options: tiny_transformer(grid=(2, 3), channels=8, **options))
+
+
+@pytest.fixture(params=["image", "sequence", "attention"])
+def case(request, tiny, tiny_wavenet, tiny_transformer):
+    if request.param == "attention":
+        return attention_case(tiny_transformer)
     return image_case(tiny) if request.param == "image" else sequence_case(tiny_wavenet)
 
 

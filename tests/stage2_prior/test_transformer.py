@@ -196,6 +196,22 @@ def test_cached_probabilities_are_exact(tiny_transformer, edge, kind, options):
     assert not torch.equal(sample(prior, uniforms[1], **conditions), codes)
 
 
+def test_panels_of_processors_without_avx512(tiny_transformer, monkeypatch, edge):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    prior = tiny_transformer(grid=(4, 9))
+    codes = torch.randint(7, shape_of(prior), generator=torch.Generator().manual_seed(5))
+    assert torch.equal(sample(prior, edge(prior, codes, 1e-9)), codes)
+    assert prior.compiled_loop()._state(1, (4, 9), None, None, 36).keys.shape[-1] == 8  # 64 bytes
+
+
+def test_where_all_is_known_nothing_is_computed(tiny_transformer):
+    prior = tiny_transformer()
+    codes = torch.randint(7, shape_of(prior))
+    with torch.no_grad():
+        prior.norm.weight.fill_(torch.nan)
+    assert torch.equal(sample(prior, uniforms_for(prior), known=codes), codes)
+
+
 def test_steps_recorded_once_are_right_for_every_position(tiny_transformer, recordings):
     prior = tiny_transformer(**PRIORS["all"])
     uniforms, conditions = uniforms_for(prior), conditions_for(prior)
