@@ -24,8 +24,8 @@ class SimVQ(VectorQuantizer):
     weight on the commitment term, as its code has it (`legacy: false`).
 
     W is the parameter `matrix` times `matrix_rate`, so that Adam, whose steps have one size, moves W by so many times
-    its learning rate; 1 is the paper's. Otherwise an encoder at a rate that is usual here outruns W, and codes fall out
-    of use.
+    its learning rate; 1 is the paper's. An encoder at a rate that is usual here still outruns W, and codes fall out of
+    use, unless distance="cosine" leaves encodings no length to grow in.
 
     C starts at encodings, as other codebooks do, and W at the identity. initialise_from_data=False is the paper's
     start, Gaussian with deviation d^-1/2; there W starts as the weight of a linear layer, and lacks the bias of the
