@@ -145,8 +145,8 @@ def _row(system: System, published: float | None) -> dict[str, Any]:
     elbo, multi_sample = bounds.get("elbo", {}), bounds.get("multi_sample", {})
     settings, samples = trained["train"], trained["autoencoder"]["bottleneck"].get("num_samples", 1)
     return {
+        **system.choices,  # one of the axes may be called `system`, too
         "system": system.name,
-        **system.choices,
         "bound": bits["total_normal"] if bits["total_uniform"] is None else bits["total_uniform"],
         "bound_prior": bits["total_prior"],
         "elbo": elbo.get("bits_per_dim"),

@@ -23,6 +23,10 @@ class SimVQ(VectorQuantizer):
     loss = codebook_weight |sg[z] - e|^2 + commitment_weight |z - sg[e]|^2, means over elements: the paper's, with its
     weight on the commitment term, as its code has it (`legacy: false`).
 
+    W is the parameter `matrix` times `matrix_rate`, so that Adam, whose steps have one size, moves W by so many times
+    its learning rate; 1 is the paper's. An encoder at a rate that is usual here still outruns W, and codes fall out of
+    use, unless distance="cosine" leaves encodings no length to grow in.
+
     C starts at encodings, as other codebooks do, and W at the identity. initialise_from_data=False is the paper's
     start, Gaussian with deviation d^-1/2; there W starts as the weight of a linear layer, and lacks the bias of the
     paper's code. Above `revive_threshold` 0, which the paper does not have, the rows of C that belong to dead codes do
@@ -31,16 +35,20 @@ class SimVQ(VectorQuantizer):
 
     revive_threshold: float = 0.0
     codebook_weight: float = 1.0
+    matrix_rate: float = 10.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.matrix_rate > 0:
+            raise ValueError(f"expected matrix_rate > 0, found {self.matrix_rate}")
         g, k, d = self.num_codebooks, self.num_codes, self.dim // self.num_codebooks
         self.register_buffer("codebook", torch.randn(g, k, d) * d**-0.5)
         eye = torch.eye(d).repeat(g, 1, 1)
-        self.matrix = nn.Parameter(eye if self.initialise_from_data else torch.empty(g, d, d).uniform_(-1, 1) * d**-0.5)
+        start = eye if self.initialise_from_data else torch.empty(g, d, d).uniform_(-1, 1) * d**-0.5
+        self.matrix = nn.Parameter(start / self.matrix_rate)
 
     def vectors(self) -> Tensor:
-        products = self.codebook @ self.matrix
+        products = self.codebook @ (self.matrix * self.matrix_rate)
         return F.normalize(products, dim=-1) if self.cosine else products
 
     def codebooks(self) -> list[nn.Parameter]:
@@ -55,5 +63,6 @@ class SimVQ(VectorQuantizer):
         self.counts.lerp_(count, 1 - self.decay)
 
     def _revive(self, dead: Tensor, encodings: Tensor) -> None:
-        rows, _ = torch.linalg.solve_ex(self.matrix, encodings, left=False)  # does not wait for a GPU
+        w = self.matrix * self.matrix_rate
+        rows, _ = torch.linalg.solve_ex(w, encodings, left=False)  # which does not wait for a GPU
         super()._revive(dead, rows)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -166,4 +167,5 @@ def test_panels_of_a_plot(compared):
     assert [step for step, _ in lines["VQ-VAE"]] == [5, 10, 15, 20] and all(norm > 0 for _, norm in lines["VQ-VAE"])
     for system in systems:
         system.choices["seed"] = 1
+    assert row(replace(systems[1], name="VQ-VAE, seed 1"), None)["system"] == "VQ-VAE, seed 1"
     assert list(panel(systems, rows, x="system", y="nmse")[2]) == ["seed 1"]

@@ -9,7 +9,7 @@ from stage1_vqvae.bottlenecks.simvq import SimVQ
 
 def quantizer(**kwargs):
     torch.manual_seed(0)
-    return SimVQ(**{"num_codes": 16, "dim": 6, "initialise_from_data": False} | kwargs).double()
+    return SimVQ(**{"num_codes": 16, "dim": 6, "initialise_from_data": False, "matrix_rate": 1.0} | kwargs).double()
 
 
 def encodings(seed=1):
@@ -65,13 +65,30 @@ def test_a_step_moves_codes_that_no_encoding_chose_and_not_the_codebook():
     assert torch.equal(module.codebook, frozen) and module.codebooks() == [module.matrix]
 
 
+def test_the_matrix_moves_at_its_own_rate():
+    """A first step of Adam at 0.01 moves each entry of W by 0.01 times the rate, from the same start."""
+    moved, starts = {}, []
+    for rate in (1.0, 10.0):
+        module = quantizer(matrix_rate=rate)
+        optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+        starts.append(module.vectors().detach().clone())
+        before = module.matrix.detach().clone()
+        module(encodings()).loss.backward()
+        optimizer.step()
+        moved[rate] = (module.matrix - before).abs() * rate
+        torch.testing.assert_close(moved[rate], torch.full_like(moved[rate], 0.01 * rate), rtol=1e-3, atol=0)
+    torch.testing.assert_close(*starts)
+    with pytest.raises(ValueError, match="expected matrix_rate > 0, found 0"):
+        SimVQ(matrix_rate=0.0)
+
+
 def test_it_starts_at_encodings_or_as_the_paper_does():
     torch.manual_seed(0)
     module = SimVQ(num_codes=16, dim=6, initialise_from_data=True).double()
     assert module.needs_initialisation
     z = 5 * torch.randn(512, 6, dtype=torch.float64)
     module.initialise(z)
-    assert torch.equal(module.matrix[0], torch.eye(6, dtype=torch.float64))
+    torch.testing.assert_close(module.vectors(), module.codebook)
     error = (z - module.lookup(module.eval()(z).codes)).square().mean()
     assert error < 0.5 * z.var(), "the centres of k-means"
     paper = SimVQ(num_codes=4096, dim=16, initialise_from_data=False)
