@@ -115,7 +115,7 @@ GAINED_1: dict[str, dict[str, Any]] = {  # while files were of format 1, in whic
     "stage1_vqvae.image.ImageDecoder": {"initial_scale": 1.0},
     "stage2_prior.wavenet.WaveNet": {"ordered": False},
 }
-CATEGORICAL = {"logits": "affine", "likeliest_from": 0, "likeliest_share": 0.0}
+CATEGORICAL = {"logits": "affine", "commitment_weight": 0.25, "likeliest_from": 0, "likeliest_share": 0.0}
 GAINED_3: dict[str, dict[str, Any]] = {
     "stage1_vqvae.bottlenecks.fsq.FSQ": {"bounding": "tanh"},
     "stage1_vqvae.bottlenecks.gumbel.Gumbel": {"hard_from": 0} | CATEGORICAL,

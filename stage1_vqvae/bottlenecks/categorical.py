@@ -12,16 +12,18 @@ from typing import Literal
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from stage1_vqvae.bottlenecks.base import CodebookQuantizer, Latent
-from stage1_vqvae.bottlenecks.kmeans import kmeans
 from stage1_vqvae.bottlenecks.mixture import Draws
 from stage1_vqvae.bottlenecks.nearest import nearest_codes
 from stage1_vqvae.bottlenecks.posterior import Posterior
-from stage1_vqvae.bottlenecks.vq import DRAWN_PER_CODE, ENCODINGS_PER_CODE, MOST_CENTRES
-from stage1_vqvae.collectives import from_first_rank, rank_and_world
+from stage1_vqvae.bottlenecks.vq import EMAQuantizer
+from stage1_vqvae.collectives import all_sum, from_first_rank, rank_and_world
 
 Logits = Literal["affine", "distance"]
+WIDTH_RATE = 10.0  # of log v by its parameter: Adam moves that by lr per step, and q widens by e^3 in hundreds of steps
+LEAST_ERROR = 1e-3  # of the variance of the encodings
 
 
 class CategoricalQuantizer(CodebookQuantizer, ABC):
@@ -32,9 +34,12 @@ class CategoricalQuantizer(CodebookQuantizer, ABC):
     samples are noise, and a code far from z is as likely as its neighbours.
 
     logits="distance": q(k | x) is proportional to exp(-|z - e_k|^2 / (2 v)), the posterior of a mixture of Gaussians
-    with the codes as means and one learned variance v per codebook; the most likely code is the nearest, as in a
-    VQ-VAE. The codes start at the k-means centres of encodings and v at their mean squared error per dimension, so q is
-    concentrated on neighbours from the first step. The map of z to logits takes 1 / g of the arithmetic.
+    about the codes, and the most likely code is the nearest, as in a VQ-VAE. The codes are those of a VQ-VAE too: they
+    start at k-means centres, follow the encodings that are nearest to them as moving averages and are revived, and
+    encodings are committed to them (`EMAQuantizer`). A codebook that learned by the gradient of the decoder would be
+    left behind: Adam turns z faster than the codes, and far from all codes q is a single one of the outermost. v is the
+    moving mean of the squared error of a dimension times a learned factor, 1 at first, for each codebook: q does not
+    depend on the scale of z, and is concentrated on neighbours from the first step.
 
     From step `likeliest_from` on (0: never) the decoder reads the most likely codes of a share `likeliest_share` of the
     examples, the first of the global batch. Decoder and codebook learn from them, the encoder does not: q stays what it
@@ -49,79 +54,97 @@ class CategoricalQuantizer(CodebookQuantizer, ABC):
         dim: int,
         num_codebooks: int,
         logits: Logits,
+        commitment_weight: float,
         likeliest_from: int,
         likeliest_share: float,
     ):
         super().__init__(num_codes, dim, num_codebooks)
         if logits not in ("affine", "distance"):
             raise ValueError(f"expected logits=affine or logits=distance, found {logits}")
+        if commitment_weight < 0:
+            raise ValueError(f"expected commitment_weight >= 0, found commitment_weight={commitment_weight}")
         if likeliest_from < 0 or not 0 <= likeliest_share <= 1:
             raise ValueError(
                 "expected likeliest_from >= 0 and a likeliest_share from 0 to 1, "
                 f"found likeliest_from={likeliest_from}, likeliest_share={likeliest_share}"
             )
-        self.codebook = nn.Parameter(self._start())
         self.by_distance = logits == "distance"
         self.likeliest_from = likeliest_from
         self.likeliest_share = likeliest_share
-        self.initialised: Tensor
+        self.error: Tensor
         if self.by_distance:
-            self.log_variance = nn.Parameter(torch.zeros(num_codebooks))
-            self.register_buffer("initialised", torch.tensor(False))
+            self.vq = EMAQuantizer(num_codes, dim, num_codebooks, commitment_weight=commitment_weight)
+            self.register_buffer("error", torch.ones(num_codebooks))
+            self.width = nn.Parameter(torch.zeros(num_codebooks))
         else:
+            self.codebook = nn.Parameter(self._start())
             self.projection = nn.Linear(dim, num_codebooks * num_codes)
 
     @property
     def needs_initialisation(self) -> bool:
-        return self.by_distance and not self.initialised.item()
+        return self.by_distance and self.vq.needs_initialisation
 
     @property
     def encodings_to_initialise(self) -> int:
-        return (ENCODINGS_PER_CODE if self.num_codes <= MOST_CENTRES else DRAWN_PER_CODE) * self.num_codes
+        return self.vq.encodings_to_initialise if self.by_distance else 0
 
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
-        """Encodings (n, dim), n >= num_codes -> codes at their k-means centres, above `MOST_CENTRES` codes at the first
-        of them; v at the mean squared error per dimension."""
+        """Encodings (n, dim), n >= num_codes; codes start as those of `EMAQuantizer`."""
         if not self.by_distance:
             super().initialise(z)
-        groups = rearrange(z.to(self.codebook.dtype), "n (g d) -> g n d", g=self.num_codebooks)
-        if self.num_codes > MOST_CENTRES and len(z) >= self.num_codes:
-            self.codebook.copy_(groups[:, : self.num_codes])
-        else:
-            self.codebook.copy_(torch.stack([kmeans(group, self.num_codes) for group in groups]))
-        from_first_rank(self.codebook.data)
-        vectors = groups.transpose(0, 1)
-        error = (vectors - self._entries(nearest_codes(vectors, self.codebook))).square().mean((0, 2))
-        spread = groups.var((1, 2))  # as many encodings as codes have no error
-        self.log_variance.copy_(torch.maximum(error, 1e-3 * spread).clamp(min=1e-12).log())
-        from_first_rank(self.log_variance.data)
-        self.initialised.fill_(True)
+        self.vq.initialise(z)
+        vectors = rearrange(z.to(self.error.dtype), "n (g d) -> n g d", g=self.num_codebooks)
+        error = (vectors - self._entries(nearest_codes(vectors, self.vectors()))).square().mean((0, 2))
+        self.error.copy_(torch.maximum(error, LEAST_ERROR * vectors.var((0, 2))))
+        from_first_rank(self.error)
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        if self.by_distance:
+            self.vq.after_step(optimizer)
+
+    def codebooks(self) -> list[nn.Parameter]:
+        return [] if self.by_distance else super().codebooks()
+
+    def vectors(self) -> Tensor:
+        return self.vq.vectors() if self.by_distance else self.codebook
+
+    def _observe(self, z: Tensor) -> Tensor:
+        """Codes and their mean error follow the encodings of a training batch -> the loss of commitment ()."""
+        if not self.by_distance:
+            return z.new_zeros(())
+        latent = self.vq(z)
+        if self.training:
+            with torch.no_grad():
+                difference = rearrange((z - latent.z_q).to(self.error.dtype), "b (g d) ... -> g (b d ...)",
+                                       g=self.num_codebooks)
+                self.error.lerp_(all_sum(difference.square().mean(1)) / rank_and_world()[1], 1 - self.vq.decay)
+        return latent.loss
 
     def _logits(self, z: Tensor) -> Tensor:
         """z (b, dim, *grid) -> (n, g, k), in the dtype of the codebook, up to a constant per vector."""
         rows = self._rows(z)
         if not self.by_distance:
             return rearrange(self.projection(rows), "n (g k) -> n g k", g=self.num_codebooks)
-        vectors, precision = rearrange(rows, "n (g d) -> g n d", g=self.num_codebooks), self._precision()
-        lengths = self.codebook.square().sum(-1) * (precision / 2)[:, None]
-        scaled = vectors * precision[:, None, None]
-        return torch.baddbmm(lengths[:, None], scaled, self.codebook.mT, beta=-1).transpose(0, 1)
+        codebook, precision = self.vectors(), self._precision()
+        scaled = rearrange(rows, "n (g d) -> g n d", g=self.num_codebooks) * precision[:, None, None]
+        lengths = codebook.square().sum(-1) * (precision / 2)[:, None]
+        return torch.baddbmm(lengths[:, None], scaled, codebook.mT, beta=-1).transpose(0, 1)
 
     def _rows(self, z: Tensor) -> Tensor:
         self._check(z)
-        return rearrange(z.to(self.codebook.dtype), "b d ... -> (b ...) d")
+        return rearrange(z.to(self.vectors().dtype), "b d ... -> (b ...) d")
 
     def _precision(self) -> Tensor:
         """1 / v (g,)."""
-        return (-self.log_variance).exp()
+        return (-WIDTH_RATE * self.width).exp() / self.error.clone()  # which is updated before the backward pass
 
     def _drawn(self, z: Tensor, uniforms: Tensor) -> "Drawn":
         """z (b, dim, *grid), uniforms (n, g, s) float64."""
         if self.by_distance:
             vectors = rearrange(self._rows(z), "n (g d) -> g n d", g=self.num_codebooks)
             parts = Draws.apply(  # type: ignore[no-untyped-call]
-                vectors, self.codebook, self._precision(), uniforms.transpose(0, 1)
+                vectors, self.vectors().clone(), self._precision(), uniforms.transpose(0, 1)
             )
             return Drawn(*(part.transpose(0, 1) for part in parts))
         log_q = self._logits(z).log_softmax(-1)
@@ -136,7 +159,7 @@ class CategoricalQuantizer(CodebookQuantizer, ABC):
         count = round(world * batch * self.likeliest_share) if self.training and self.likeliest_from else 0
         if not count or step is None or (not isinstance(step, Tensor) and step < self.likeliest_from):
             return None
-        chosen = torch.arange(batch, device=self.codebook.device) + rank * batch < count
+        chosen = torch.arange(batch, device=self.vectors().device) + rank * batch < count
         return chosen & (step >= self.likeliest_from) if isinstance(step, Tensor) else chosen
 
     def _likeliest_codes(self, z: Tensor) -> Tensor:
@@ -144,7 +167,7 @@ class CategoricalQuantizer(CodebookQuantizer, ABC):
         if not self.by_distance:
             return self._logits(z).argmax(-1)
         vectors = rearrange(self._rows(z), "n (g d) -> n g d", g=self.num_codebooks)
-        return nearest_codes(vectors.detach(), self.codebook.detach())
+        return nearest_codes(vectors.detach(), self.vectors())
 
     def _most_likely(self, z: Tensor) -> Latent:
         codes = self._likeliest_codes(z)

@@ -46,9 +46,9 @@ class Draws(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _: None, to_log_q: Tensor, to_means: Tensor, to_negentropy: Tensor
-                 ) -> tuple[Tensor, Tensor, Tensor, None]:
+                 ) -> tuple[Tensor | None, ...]:
         z, codebook, p, codes, means, negentropy = ctx.saved_tensors
-        chain = Chain(z, codebook, p)
+        chain = Chain(z, codebook, p, ctx.needs_input_grad[1])
         centre = (to_means * means).sum(-1) + to_log_q.sum(-1) + to_negentropy * negentropy
         for i, rows, (logs, probabilities, other) in blocks(z, codebook, p):
             torch.exp(logs, out=probabilities)
@@ -89,19 +89,20 @@ class Relaxed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, to_mixed: Tensor, _: None, to_negentropy: Tensor
-                 ) -> tuple[Tensor, Tensor, Tensor, None, None]:
+                 ) -> tuple[Tensor | None, ...]:
         z, codebook, p, weights, mixed, negentropy = ctx.saved_tensors
-        chain, direct = Chain(z, codebook, p), torch.zeros_like(codebook)
+        chain, direct = Chain(z, codebook, p, ctx.needs_input_grad[1]), torch.zeros_like(codebook)
         centre, scaled = (to_mixed * mixed).sum(-1) / ctx.temperature, to_mixed / ctx.temperature
         for i, rows, (logs, probabilities, other) in blocks(z, codebook, p):
             own = weights[i, rows]
-            direct[i].addmm_(own.T, to_mixed[i, rows])
+            if chain.codes_learn:
+                direct[i].addmm_(own.T, to_mixed[i, rows])
             torch.exp(logs, out=probabilities)
             logs.sub_(negentropy[i, rows, None]).mul_(to_negentropy[i, rows, None])
             torch.addmm(-centre[i, rows, None], scaled[i, rows], codebook[i].T, out=other)
             chain.add(i, rows, other.mul_(own).addcmul_(logs, probabilities))
         to_z, to_codebook, to_p = chain.gradients()
-        return to_z, to_codebook + direct, to_p, None, None
+        return to_z, None if to_codebook is None else to_codebook + direct, to_p, None, None
 
 
 def blocks(z: Tensor, codebook: Tensor, p: Tensor) -> Iterator[tuple[int, slice, tuple[Tensor, Tensor, Tensor]]]:
@@ -122,17 +123,20 @@ def blocks(z: Tensor, codebook: Tensor, p: Tensor) -> Iterator[tuple[int, slice,
 class Chain:
     """The gradients by z, codebook and p, from those by the logits, block by block."""
 
-    def __init__(self, z: Tensor, codebook: Tensor, p: Tensor):
+    def __init__(self, z: Tensor, codebook: Tensor, p: Tensor, codes_learn: bool):
+        self.codes_learn = codes_learn
         self.z, self.codebook, self.p = z, codebook, p
         self.to_z = torch.empty_like(z)  # of z, codebook and lengths as if p were 1
         self.products, self.sums = torch.zeros_like(codebook), torch.zeros_like(codebook[..., 0])
 
     def add(self, i: int, rows: slice, to_logits: Tensor) -> None:
         torch.mm(to_logits, self.codebook[i], out=self.to_z[i, rows])
-        self.products[i].addmm_(to_logits.T, self.z[i, rows])
+        if self.codes_learn:
+            self.products[i].addmm_(to_logits.T, self.z[i, rows])
         self.sums[i] += to_logits.sum(0)
 
-    def gradients(self) -> tuple[Tensor, Tensor, Tensor]:
+    def gradients(self) -> tuple[Tensor, Tensor | None, Tensor]:
         p, halves = self.p[:, None, None], self.codebook.square().sum(-1) / 2
         to_p = (self.to_z * self.z).sum((1, 2)) - (self.sums * halves).sum(1)
-        return self.to_z * p, (self.products - self.sums[..., None] * self.codebook) * p, to_p
+        to_codebook = (self.products - self.sums[..., None] * self.codebook) * p if self.codes_learn else None
+        return self.to_z * p, to_codebook, to_p

@@ -177,10 +177,11 @@ class VIMCO(CategoricalQuantizer):
         num_samples: int = 50,
         estimator: Estimator = "vimco",
         logits: Logits = "affine",
+        commitment_weight: float = 0.25,
         likeliest_from: int = 0,
         likeliest_share: float = 0.0,
     ):
-        super().__init__(num_codes, dim, num_codebooks, logits, likeliest_from, likeliest_share)
+        super().__init__(num_codes, dim, num_codebooks, logits, commitment_weight, likeliest_from, likeliest_share)
         if estimator not in ("vimco", "first_order", "second_order"):
             raise ValueError(f"expected estimator=vimco, first_order or second_order, found {estimator}")
         fewest = 1 if estimator == "second_order" else 2
@@ -214,7 +215,8 @@ class VIMCO(CategoricalQuantizer):
                 entries = _FirstOrder.apply(entries, means, log_q, signal)  # type: ignore[no-untyped-call]
             elif self.estimator == "second_order":
                 entries = second_order(entries, means, log_q)
-            latent = self._latent(entries.flatten(0, 2), codes, batch * samples, z.shape[2:], entries.new_zeros(()))
+            loss = self._observe(z)  # last: the codes that were drawn are those of before
+            latent = self._latent(entries.flatten(0, 2), codes, batch * samples, z.shape[2:], loss)
             if self.estimator == "vimco":
                 total = reduce(log_q, "b s p g -> b s", "sum")
                 rate = total.flatten() + latent.rate_nats  # log q - log p

@@ -13,7 +13,7 @@ from stage1_vqvae.likelihoods.logistic import Logistic
 
 
 def test_both_moments_are_unbiased():
-    """The mean over all ways to draw three of two equally likely vectors, (3, 1) and (1, 1): mean (2, 1), variance 1."""
+    """The mean over all ways to draw three of two vectors, (3, 1) or (1, 1): mean (2, 1), variance 1."""
     vectors = torch.tensor([[3.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
     found = [moments(iter(vectors[list(chosen)])) for chosen in itertools.product(range(2), repeat=3)]
     signal, variance, _ = torch.tensor(found, dtype=torch.float64).mean(0).tolist()

@@ -18,7 +18,7 @@ LEAST_BITS = 1.0
 
 def find(rows: Sequence[Row], facts: Facts, settings: Mapping[str, Any], shape: tuple[int, ...], end: End
          ) -> Finding | None:
-    several = str(settings.get("autoencoder.bottleneck._target_", "")).endswith(".VIMCO")  # its bound is no sum
+    several = settings.get("autoencoder.bottleneck.estimator") == "vimco"  # its bound is no sum
     beta = settings.get("autoencoder.beta") or 0
     if facts.criterion != "bound" or several or (found := rate_bits(rows, facts, beta, math.prod(shape))) is None:
         return None

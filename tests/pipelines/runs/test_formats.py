@@ -202,8 +202,8 @@ def test_step_3_to_4_keeps_how_codes_were_drawn():
     for name, own in (("gumbel.Gumbel", {"hard_from": 0}), ("vimco.VIMCO", {"estimator": "vimco"})):
         old = {"format": 3, "autoencoder": {"bottleneck": {"_target_": prefix + name, "dim": 4}}}
         new = migrated(old, Path("config.yaml"), CONFIG)["autoencoder"]["bottleneck"]
-        assert new == old["autoencoder"]["bottleneck"] | own | {"logits": "affine", "likeliest_from": 0,
-                                                                "likeliest_share": 0.0}
+        assert new == old["autoencoder"]["bottleneck"] | own | {"logits": "affine", "commitment_weight": 0.25,
+                                                                "likeliest_from": 0, "likeliest_share": 0.0}
     figures = migrated({"format": 3, "bounds": {"kl_bits": 2.0}}, Path("metrics.json"), FIGURES)
     assert figures == {"bounds": {"kl_bits": 2.0, "nmse_drawn": None}}
     assert migrated({"format": 3, "bounds": None}, Path("metrics.json"), FIGURES) == {"bounds": None}

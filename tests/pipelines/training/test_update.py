@@ -131,6 +131,10 @@ def updates(task, batch, device, steps, kind=Update, precision=torch.float32):
 def cases():
     for name in BOTTLENECKS:
         yield f"bottleneck {name}", partial(autoencoder_task, bottleneck=name), image_batch
+    for name, key, value in (("vimco", "estimator", "first_order"), ("gumbel", "hard_from", 2)):
+        own = {key: value, "logits": "distance", "num_codes": 16, "likeliest_from": 3, "likeliest_share": 0.5}
+        changes = {f"autoencoder.bottleneck.{key}": value for key, value in own.items()}
+        yield f"bottleneck {name} by distance", partial(autoencoder_task, bottleneck=name, **changes), image_batch
     for name in LIKELIHOODS:
         yield f"likelihood {name}", partial(autoencoder_task, likelihood=name), image_batch
     for name, (make, batch) in PRIORS.items():
@@ -202,6 +206,7 @@ def recorded(run):
 
 
 @pytest.mark.parametrize("name", ["bottleneck ema", "bottleneck gumbel", "bottleneck vimco", "bottleneck residual",
+                                  "bottleneck vimco by distance", "bottleneck gumbel by distance",
                                   "prior two codebooks, labels, dropout", "prior wavenet with lengths"])
 def test_replaying_a_recorded_update_gives_the_bits_of_running_it(name, monkeypatch):
     """Losses, figures, weights and averages over steps that change: other batches, seeds, rates, schedules."""
