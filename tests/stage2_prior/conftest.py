@@ -66,7 +66,8 @@ def tiny_transformer() -> Callable[..., Transformer]:
 
     def make(**options) -> Transformer:
         torch.manual_seed(0)
-        return spread(Transformer(**{"num_codes": 7, "grid": (3, 5), "channels": 20, "num_layers": 2, **options}))
+        return spread(Transformer(**{"num_codes": 7, "grid": (3, 5), "channels": 20, "num_layers": 2, "num_heads": 2,
+                                       **options}))
 
     return make
 
