@@ -321,7 +321,7 @@ class TrainedRun:
         self._need_codes()
         wanted = _wanted(labels, self._sampling_labels)
         with one_call(Path(out), "score") as inside:
-            paths, items = self._kind.load_files(self._loaded, self._kind.find_files(Path(source)))
+            paths, items = self._kind.load_files(self._loaded, self._kind.find_files(self._loaded, Path(source)))
             names = [path.stem for path in paths]
             scores, known, nearest = self._score(items, wanted, actions, batch_size), None, None
             order = rank_values(scores, rank).argsort(descending=True, stable=True)

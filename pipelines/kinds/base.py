@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.files.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import ModuleType
 
     from torch import Tensor, nn
@@ -71,6 +72,7 @@ class Kind(ABC):
     hub_task: str | None = None  # what hubs call the task of a model of this kind; None: they have no name for it
     padded: bool = False  # items are padded along their one axis to one size, and have lengths
     sample_flags: tuple[str, ...] = ()  # names of the flags that `add_sample_flags` adds
+    learned_stage1: bool = True  # False: the run has codes that were made elsewhere, and nothing that makes them
     completes: bool = False  # a hidden part of an item can be filled: the flags `COMPLETION` are among its options
 
     # --- training and extraction ----------------------------------------------------------------------------
@@ -131,7 +133,7 @@ class Kind(ABC):
         """Arrays, tensors, files or a list of these -> items. Raises InputError that says what was expected and
         found."""
 
-    def find_files(self, source: Path) -> list[Path]:
+    def find_files(self, loaded: LoadedRun, source: Path) -> list[Path]:
         """The file itself, or all files of this kind below a folder, sorted. Raises InputError where there are none."""
         raise NotImplementedError(self.name)
 
@@ -144,6 +146,12 @@ class Kind(ABC):
 
         exact: in a format that keeps every value."""
         raise NotImplementedError(self.name)
+
+    @contextmanager
+    def item_writer(self, folder: Path, example: Example, exact: bool) -> Iterator[Callable[[str, Tensor], None]]:
+        """Yields a function that `write_item` stands behind, of the name and x of each item: a kind whose files hold many
+        items writes them at the end."""
+        yield lambda stem, x: (self.write_item(folder / stem, x, example, exact), None)[1]
 
     def media(self, x: Tensor, example: Example) -> list[Medium]:
         """One item, x without a batch axis and without padding, as a page shows it."""

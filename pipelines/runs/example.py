@@ -21,6 +21,7 @@ from pipelines.files.checks import (
 )
 from pipelines.files.errors import InputError
 from pipelines.splits.base import Data
+from pipelines.tokens.base import Layout
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,11 @@ def _check_facts(path: Path, facts: Any) -> None:
         expect(path, "example.facts.range", values, accepted, "two numbers, the lower one first")
     if "digest" in facts:
         expect(path, "example.facts.digest", facts["digest"], is_hash(facts["digest"]), "64 hexadecimal digits")
+    if "tokens" in facts:
+        try:
+            Layout.from_facts(facts["tokens"])
+        except (ValueError, TypeError) as error:
+            expect(path, "example.facts.tokens", facts["tokens"], False, f"how codes lie in files ({error})")
     if "parent" in facts:
         parent = facts["parent"]
         expect_keys(path, "example.facts.parent", parent, {"stage1_hash", "extraction"})

@@ -105,7 +105,7 @@ class Scores(Page):
         if not arguments.has("folder"):
             raise InputError("files: expected files or a folder, found none")
         folder = below(context.data_root, arguments.text("folder"))
-        paths = context.kind.find_files(folder)
+        paths = context.kind.find_files(context.loaded, folder)
         if len(paths) > MOST:
             raise InputError(f"folder: expected at most {MOST} files, found {len(paths)}; score.py ranks more: python "
                              f"pipelines/score.py --run {context.run.folder.name} --input FOLDER")
