@@ -48,6 +48,7 @@ from pipelines.kinds.base import Written
 from pipelines.reporting.run_page import note_missing, run_page
 from pipelines.reporting.subject import Reported
 from pipelines.runs.chain import LoadedRun, load_run
+from pipelines.runs.example import refuse_imported
 from pipelines.runs.figures import read_figures
 from pipelines.runs.find import chosen_run
 from pipelines.splits.base import Batch
@@ -134,9 +135,10 @@ class TrainedRun:
         """Kind, sizes and training steps in one line."""
         loaded = self._loaded
         codes = "" if self.num_codes is None else f", K = {self.num_codes}"
+        step = "imported" if loaded.stage1.example.imported else f"stage 1 of step {loaded.stage1.state.step}"
         prior = "no prior" if loaded.stage2 is None else f"prior of step {loaded.stage2.state.step}"
         return (f"{self.kind} {'x'.join(map(str, self.shape))} -> {'x'.join(map(str, self.grid))}{codes}, "
-                f"stage 1 of step {loaded.stage1.state.step}, {prior}")
+                f"{step}, {prior}")
 
     # --- arrays in, arrays out ------------------------------------------------------------------------------
 
@@ -144,6 +146,7 @@ class TrainedRun:
     def encode(self, x: Any, batch_size: int = 64) -> Tensor:
         """Items -> codes int64 (n, *grid[, g]), or (*grid[, g]) for one item."""
         _counts(batch_size=batch_size)
+        self._need_stage1()
         self._need_codes()
         items = self._kind.read(self._loaded, x)
         codes = torch.cat([self.stage1.encode(part.to(self._device)).cpu() for part in items.x.split(batch_size)])
@@ -155,6 +158,7 @@ class TrainedRun:
 
         labels: a class for each label that the decoder is conditioned on, `speaker="theo"`. An autoregressive decoder
         samples; item i is then a function of its codes, `seed` and i."""
+        self._need_stage1()
         self._need_codes()
         _counts(batch_size=batch_size)
         codes, single, count = self._read_codes(codes)
@@ -173,6 +177,7 @@ class TrainedRun:
     def reconstruct(self, x: Any, seed: int = 0, batch_size: int = 64, **labels: str) -> Tensor:
         """Items -> their reconstructions in data units, of the same shape; labels and seed as in `decode`."""
         _counts(batch_size=batch_size)
+        self._need_stage1()
         items = self._kind.read(self._loaded, x)
         given = decoder_labels(self._loaded.stage1, labels, len(items.x))
         made = reconstruct(self._loaded, items.x, given, seed, batch_size, items.lengths)
@@ -287,6 +292,7 @@ class TrainedRun:
     def reconstruct_files(self, source: str | Path, out: str | Path, labels: Mapping[str, str] | Sequence[str] = (),
                           seed: int = 0, batch_size: int = 64) -> Written:
         """Writes a reconstruction of a file, or of each file of a folder, and an overview of all."""
+        self._need_stage1()
         names = self._loaded.stage1.condition_on
         wanted = _wanted(labels, names)
         check_able(self._kind, "reconstruct", self.folder)
@@ -380,6 +386,7 @@ class TrainedRun:
         """Writes encoder, decoder and prior as `torch.export` programs and ONNX files, which need no code of this
         project, once each gives what the original gives: of x, or of some held-out items of the run's data."""
         _counts(items=items)
+        self._need_stage1()
         self._need_codes()
         if x is None:
             batch = held_out_batch(self._loaded, items, data_root)
@@ -442,6 +449,10 @@ class TrainedRun:
                 raise InputError(f"{name}: expected a run on {' or '.join(able)}, found {self.folder} on {self.kind}")
             known = [*self._sampling_labels, *self._kind.options]
             raise InputError(f"{name}: expected one of {', '.join(known) or 'no further options'}, found {name!r}")
+
+    def _need_stage1(self) -> None:
+        if self._loaded.stage1.example.imported:
+            refuse_imported(self.folder)
 
     def _need_codes(self) -> None:
         if not isinstance(self.stage1.bottleneck, Quantizer):

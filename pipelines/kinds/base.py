@@ -72,7 +72,6 @@ class Kind(ABC):
     hub_task: str | None = None  # what hubs call the task of a model of this kind; None: they have no name for it
     padded: bool = False  # items are padded along their one axis to one size, and have lengths
     sample_flags: tuple[str, ...] = ()  # names of the flags that `add_sample_flags` adds
-    learned_stage1: bool = True  # False: the run has codes that were made elsewhere, and nothing that makes them
     completes: bool = False  # a hidden part of an item can be filled: the flags `COMPLETION` are among its options
 
     # --- training and extraction ----------------------------------------------------------------------------

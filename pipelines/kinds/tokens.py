@@ -33,7 +33,6 @@ SHOWN = 64  # items in an overview
 class TokenKind(Kind):
     name = "tokens"
     completes = True
-    learned_stage1 = False
 
     def show(self, model: nn.Module, batch: Batch, labels: Tensor | None, example: Example, log: RunLog,
              step: int) -> None:

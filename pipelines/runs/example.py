@@ -35,6 +35,11 @@ class Example:
     classes: tuple[tuple[str, ...], ...]  # sorted class names of each label
     facts: dict[str, Any]  # of this kind alone: range and digest of images, sample_rate_hz of audio, ...
 
+    @property
+    def imported(self) -> bool:
+        """Whether the items are codes that were made elsewhere: stage 1 leaves them as they are."""
+        return "tokens" in self.facts
+
     @classmethod
     def from_config(cls, config: dict, path: Path) -> Self:
         """The section `example` of stage 1's configuration, which was read from `path`."""
@@ -52,6 +57,12 @@ class Example:
         """The section `example`, as plain lists and dicts."""
         return {"data": self.data, "kind": self.kind, "shape": list(self.shape), "label_names": list(self.label_names),
                 "classes": [list(names) for names in self.classes], "facts": dict(self.facts)}
+
+
+def refuse_imported(where: object) -> NoReturn:
+    """Raises InputError for a run whose codes were imported, where its stage 1 is asked for."""
+    raise InputError(f"{where}: expected a run with a stage 1 of its own, found one whose codes were imported: it has no "
+                     "stage 1")
 
 
 def example_of(data: Data) -> Example:
