@@ -27,6 +27,7 @@ from pipelines.codec.folders import Decompressed, compress_files, decompress_fil
 from pipelines.codec.items import Compressed, Given, compress, decoded, items_of, named, open_compressed, restore
 from pipelines.codec.models import Models
 from pipelines.data.codes import CodeData
+from pipelines.data.exporting import ExportedCodes, export_codes
 from pipelines.evaluation.checkup import Checkup, check
 from pipelines.evaluation.exports import FORMATS, Exported, export, held_out_batch
 from pipelines.evaluation.held_out import CACHE, HeldOut, held_out_scores, nearest_training
@@ -395,6 +396,10 @@ class TrainedRun:
             batch = Batch(given.x[:items], torch.empty(len(given.x[:items]), 0, dtype=torch.int64),
                           lengths=None if given.lengths is None else given.lengths[:items])
         return export(self._loaded, batch, Path(out), formats)
+
+    def export_codes(self, out: str | Path, format: str = "npz") -> ExportedCodes:
+        """Writes the run's code data set as token files, with a card, into a new folder: see export_codes.py --help."""
+        return export_codes(self._loaded, format, Path(out))
 
     def plot_latents(self, out: str | Path, data_root: Path | None = None, split: str | None = None, example: int = 0,
                      seed: int = 0, batch_size: int = 64) -> dict[str, Path | str]:

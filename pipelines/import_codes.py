@@ -30,14 +30,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--test", type=folder, metavar="FILE_OR_FOLDER", help="the items of a test split")
     parser.add_argument("--format", help="npy, npz, safetensors, parquet, bin or folder (default: by the name)")
     parser.add_argument("--key", help="the array, or column, of the codes (default: codes, or the only one)")
-    parser.add_argument("--grid", type=int, nargs="+", metavar="SIZE", help="1 to 3 sizes; cuts a flat item into a grid "
-                        "in raster order (default: the shape of an item)")
-    parser.add_argument("--codebook-axis", choices=("first", "last"), help="an item is (g, *grid), as audio codecs have "
-                        "it, or (*grid, g) (default: one codebook, no axis)")
+    parser.add_argument("--grid", type=int, nargs="+", metavar="SIZE", help="1 to 3 sizes; cuts a flat item into a "
+                        "grid in raster order (default: the shape of an item)")
+    parser.add_argument("--codebook-axis", choices=("first", "last"), help="an item is (g, *grid), as audio codecs "
+                        "have it, or (*grid, g) (default: one codebook, no axis)")
     parser.add_argument("--num-codes", type=int, metavar="K", help="the number of codes of each codebook (default: the "
                         "largest code plus 1, rounded up to a power of two)")
-    parser.add_argument("--labels", action="append", default=[], metavar="[NAME=]FILE", help="a .csv file with names of "
-                        "labels in the first line and a row per item, or a .npy file (repeatable)")
+    parser.add_argument("--labels", action="append", default=[], metavar="[NAME=]FILE", help="a .csv file with names "
+                        "of labels in the first line and a row per item, or a .npy file (repeatable)")
     parser.add_argument("--lengths", type=folder, metavar="FILE", help="a .npy file: how many positions of each item "
                         "are not padding")
     parser.add_argument("--padding", type=int, metavar="VALUE", help="this value at the end of an item is padding")

@@ -19,21 +19,22 @@ from tqdm import tqdm
 
 from pipelines.data.codes import CodeData, write_codes
 from pipelines.files.atomic import folder_made_whole, write_atomically
-from pipelines.files.checks import LARGEST_SIZE
+from pipelines.files.checks import LARGEST_SIZE, expect, is_integer, is_sizes
 from pipelines.files.errors import InputError
 from pipelines.files.formats import FORMAT
-from pipelines.files.reading import yaml_bytes
+from pipelines.files.reading import read_json, yaml_bytes
 from pipelines.runs.config import build, composed, plain
 from pipelines.runs.continued import note_settings
 from pipelines.runs.example import Example
 from pipelines.runs.store import Run, load_stage1, stage1_hash
 from pipelines.splits.base import Batch, Data, Split, held_out_size, hold_out
 from pipelines.tokens import all_formats, format_at
-from pipelines.tokens.base import Label, Layout, Options, Source, beside, read_labels, read_lengths, unpadded
+from pipelines.tokens.base import AXES, Label, Layout, Options, Source, beside, read_labels, read_lengths, unpadded
 from pipelines.training.checkpoint import State, step_name, write_parts
 
 MOST_CODES = 2**20  # a configuration that is read back names no larger size of so small a component
 AT_ONCE = 2**20  # codes that are read at once
+CARD = "card.json"  # of a folder that export_codes.py wrote
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}  # names in a folder
 PRIORS = {1: "wavenet", 2: "gated_pixelcnn", 3: "gated_pixelcnn3d"}  # by the axes of the grid
 
@@ -81,9 +82,11 @@ def import_tokens(run: Run, paths: Mapping[str, Path], wishes: Wishes) -> Import
     if run.root.exists():
         raise InputError(f"run: expected a name that is not taken, found {run.root}; list_runs.py --remove removes it")
     if wishes.num_codes is not None and not 2 <= wishes.num_codes <= MOST_CODES:
-        raise InputError(f"num_codes: expected 2 to {MOST_CODES}, found {wishes.num_codes}; larger codes have to be split "
-                         "into several")
-    paths = found_splits(paths["train"], wishes.format) if set(paths) == {"train"} else dict(paths)
+        raise InputError(f"num_codes: expected 2 to {MOST_CODES}, found {wishes.num_codes}; larger codes have to be "
+                         "split into several")
+    name = paths["train"].resolve().stem
+    if set(paths) == {"train"}:
+        wishes, paths = with_card(paths["train"], wishes), found_splits(paths["train"], wishes.format)
     form = format_at(paths["train"], wishes.format)
     parts = {name: _opened(path, wishes, len(paths) > 1) for name, path in paths.items()}
     layout = Layout.found(form.name, parts["train"].source.dtype, parts["train"].source.shape, wishes.grid,
@@ -102,7 +105,7 @@ def import_tokens(run: Run, paths: Mapping[str, Path], wishes: Wishes) -> Import
     layout = replace(layout, padded=padded, padding=wishes.padding)
     largest = max(scan.largest for scan in scans.values())
     num_codes = wishes.num_codes or max(2, 1 << largest.bit_length())
-    data = TokenData(f"imported {paths['train'].stem}", parts, layout, num_codes, wishes)
+    data = TokenData(f"imported {name}", parts, layout, num_codes, wishes)
     origin = hashlib.sha256("".join(scans[name].digest for name in sorted(scans)).encode()).digest()
     run.root.parent.mkdir(parents=True, exist_ok=True)
     with folder_made_whole(run.root, "import_codes") as folder:
@@ -113,8 +116,8 @@ def import_tokens(run: Run, paths: Mapping[str, Path], wishes: Wishes) -> Import
 
 
 def found_splits(path: Path, form: str | None) -> dict[str, Path]:
-    """The files, or folders, `train`, `validation` (`val`) and `test` of a folder, with any format's suffix; of all else
-    the path itself as "train"."""
+    """The files, or folders, `train`, `validation` (`val`) and `test` of a folder, with any format's suffix; of all
+    else the path itself as "train"."""
     if not path.is_dir():
         return {"train": path}
     suffixes = {own.suffix for name, own in all_formats().items() if form in (None, name)}
@@ -127,6 +130,26 @@ def found_splits(path: Path, form: str | None) -> dict[str, Path]:
                              f"{' and '.join(own.name for own in there)}; --format chooses")
         found |= {split: there[0]} if there else {}
     return found if "train" in found and len(found) > 1 else {"train": path}
+
+
+def with_card(path: Path, wishes: Wishes) -> Wishes:
+    """What is not given, as the card.json of an exported folder has it. Raises InputError for values that cannot be."""
+    card = path / CARD
+    if not card.is_file():
+        return wishes
+    facts, found = read_json(card, "the card of exported codes"), {}
+    sizes = {"grid": is_sizes, "shape": is_sizes, "num_codes": lambda value: is_integer(value, 2, MOST_CODES),
+             "codebook_axis": lambda value: value in AXES, "padding": lambda value: value is None or is_integer(
+                 value, -(2**62)), "format": lambda value: value in all_formats()}
+    for key, accepted in sizes.items():
+        expect(card, key, facts.get(key), accepted(facts.get(key)), "the value that export_codes.py wrote")
+        found[key] = facts[key]
+    length = math.prod(found.pop("shape"))
+    options = wishes.options
+    if options.item_length is None and wishes.grid is None:
+        options = replace(options, item_length=length)
+    return replace(wishes, options=options, **{key: value for key, value in found.items()
+                                               if getattr(wishes, key) is None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +180,7 @@ class TokenData(Data):
         self.label_names = tuple(parts["train"].labels)
         self.classes = tuple(label.classes for label in parts["train"].labels.values())
         self.splits = tuple(dict.fromkeys(["train", "validation", *parts]))
-        self._parts = {}
+        self._parts: dict[str, TokenSplit] = {}
         for split, part in parts.items():
             if split == "train" and "validation" not in parts:
                 count = part.source.count
@@ -187,7 +210,7 @@ class _Scan:
 
 
 def _opened(path: Path, wishes: Wishes, several: bool) -> Part:
-    """A file with its labels and lengths: given, or found in it or beside it. `several`: splits, which have their own."""
+    """A file with its labels and lengths: given, or found in it or beside it. `several`: splits, each with its own."""
     source = format_at(path, wishes.format).open(path, wishes.options)
     if several and (wishes.lengths or wishes.labels):
         raise InputError(f"{'lengths' if wishes.lengths else 'labels'}: expected none for several splits, whose files "
@@ -199,16 +222,17 @@ def _opened(path: Path, wishes: Wishes, several: bool) -> Part:
     if lengths is not None:
         longest = source.shape[-1 if wishes.codebook_axis == "first" else 0] if wishes.grid is None else wishes.grid[0]
         if len(lengths) != count or lengths.min() < 1 or lengths.max() > longest:
-            raise InputError(f"{path}: lengths: expected {count} numbers from 1 to {longest}, found {len(lengths)} from "
-                             f"{lengths.min(initial=0)} to {lengths.max(initial=0)}")
+            found = f" from {lengths.min()} to {lengths.max()}" if len(lengths) else ""
+            raise InputError(f"{path}: lengths: expected {count} numbers from 1 to {longest}, found "
+                             f"{len(lengths)}{found}")
     for given in wishes.labels:
         name, equals, place = given.rpartition("=")
         if not Path(place).is_file():
             raise InputError(f"labels: expected FILE or NAME=FILE, a .csv or .npy file, found {given!r}")
-        found = read_labels(Path(place))
-        if equals and len(found) != 1:
-            raise InputError(f"labels: expected a file of one label for {name}, found {', '.join(found)}")
-        labels |= {name: next(iter(found.values()))} if equals else found
+        own = read_labels(Path(place))
+        if equals and len(own) != 1:
+            raise InputError(f"labels: expected a file of one label for {name}, found {', '.join(own)}")
+        labels |= {name: next(iter(own.values()))} if equals else own
     if not wishes.labels and not labels and beside(path, "labels.csv").exists():
         labels = read_labels(beside(path, "labels.csv"))
     for name, label in labels.items():
@@ -259,8 +283,8 @@ def _scan(part: Part, layout: Layout, wishes: Wishes) -> _Scan:
                 wrong = (flat < 0) if least < 0 else (flat > highest)
                 item = start + int(np.flatnonzero(wrong.any(1))[0])
                 hint = f"; --padding {least} if it stands for none" if least < 0 and wishes.padding is None else ""
-                raise InputError(f"{source.path}: expected codes from 0 to {highest}, found {least if least < 0 else most}"
-                                 f" in item {item}{hint}")
+                raise InputError(f"{source.path}: expected codes from 0 to {highest}, found "
+                                 f"{least if least < 0 else most} in item {item}{hint}")
             largest = max(largest, most)
             digest.update(real.astype("<i4").tobytes() + (b"" if own is None else own.astype("<i8").tobytes()))
             bar.update(len(numbers))

@@ -148,8 +148,8 @@ class Kind(ABC):
 
     @contextmanager
     def item_writer(self, folder: Path, example: Example, exact: bool) -> Iterator[Callable[[str, Tensor], None]]:
-        """Yields a function that `write_item` stands behind, of the name and x of each item: a kind whose files hold many
-        items writes them at the end."""
+        """Yields a function that writes an item, of its name and x, by `write_item`: a kind whose files hold many items
+        writes them at the end."""
         yield lambda stem, x: (self.write_item(folder / stem, x, example, exact), None)[1]
 
     def media(self, x: Tensor, example: Example) -> list[Medium]:

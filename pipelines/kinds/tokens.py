@@ -79,9 +79,9 @@ class TokenKind(Kind):
         number."""
         layout = layout_of(loaded.stage1.example)
         if source.is_dir():
-            from pipelines.tokens import format_of
+            from pipelines.tokens.items_folder import FolderSource
 
-            return format_of("folder").open(source, options(layout)).files
+            return FolderSource(source).files
         from pipelines.tokens.npy import Npy
 
         if source.suffix == Npy.suffix and source.is_file() and is_item(source, layout):
@@ -193,9 +193,9 @@ def layout_of(example: Example) -> Layout:
 
 
 def options(layout: Layout) -> Any:
-    from pipelines.tokens.base import Options
-
     import numpy as np
+
+    from pipelines.tokens.base import Options
 
     size = np.dtype(layout.dtype).itemsize
     return Options(layout.key, layout.size, {2: "uint16", 4: "uint32"}.get(size))
@@ -329,8 +329,8 @@ def as_items(loaded: LoadedRun, where: str, codes: Any, lengths: Any = None) -> 
 
 
 def read_arrays(loaded: LoadedRun, x: Any) -> Items:
-    """Integers (*grid[, g]) or (n, *grid[, g]), as `Samples.codes`; or (n, g, *grid), as `Samples.x`, where the shape is
-    not that."""
+    """Integers (*grid[, g]) or (n, *grid[, g]), as `Samples.codes`; or (n, g, *grid), as `Samples.x`, where the shape
+    is not that."""
     import numpy as np
     import torch
 

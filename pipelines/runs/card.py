@@ -162,7 +162,8 @@ def _what(loaded: LoadedRun) -> str:
         lines.append("- Its data are codes themselves: the stage 1 that makes them of "
                      f"{NOUNS.get(loaded.parents[-1].example.kind, 'items')} is in `parent/`.")
     if stage2 is None:
-        lines.append("- There is no stage 2." if example.imported else "- There is no stage 2: it encodes and decodes, but draws no new items.")
+        lines.append("- There is no stage 2" + (
+            "." if example.imported else ": it encodes and decodes, but draws no new items."))
     else:
         lines.append(f"- Stage 2: {type(stage2.module).__name__}, {_millions(stage2.module)} parameters, "
                      f"{stage2.state.step} steps: the prior of the codes, from which new items are drawn"
@@ -212,7 +213,8 @@ def _figures(figures: dict | None) -> str:
 def _limits(loaded: LoadedRun, figures: dict | None) -> str:
     example = loaded.stage1.example
     noun, data, figures = NOUNS.get(example.kind, "items"), printable(example.data), figures or {}
-    lines = [f"- It was trained on {data} alone, and for nothing else. Other {noun} get codes too, without a warning; "
+    others = "" if example.imported else f" Other {noun} get codes too, without a warning;"
+    lines = [f"- It was trained on {data} alone, and for nothing else.{others} "
              "`pipelines/score.py` says how unusual an item is.",
              f"- An item has the size {_sizes(example.shape)}; no other was trained."]
     classifiers = {"": figures.get("classifier") or {}} | (((figures.get("audio") or {}).get("classifiers")) or {})

@@ -61,8 +61,8 @@ class Example:
 
 def refuse_imported(where: object) -> NoReturn:
     """Raises InputError for a run whose codes were imported, where its stage 1 is asked for."""
-    raise InputError(f"{where}: expected a run with a stage 1 of its own, found one whose codes were imported: it has no "
-                     "stage 1")
+    raise InputError(f"{where}: expected a run with a stage 1 of its own, found one whose codes were imported: it has "
+                     "no stage 1")
 
 
 def example_of(data: Data) -> Example:

@@ -14,7 +14,8 @@ from pipelines.tokens.base import Format
 @cache
 def all_formats() -> dict[str, Format]:
     """Every format by its name."""
-    modules = [importlib.import_module(f"{__name__}.{path.stem}") for path in sorted(Path(__file__).parent.glob("[a-z]*.py"))]
+    modules = [importlib.import_module(f"{__name__}.{path.stem}")
+               for path in sorted(Path(__file__).parent.glob("[a-z]*.py"))]
     found = [value for module in modules for value in vars(module).values()
              if isinstance(value, type) and issubclass(value, Format) and value.__module__ == module.__name__
              and value is not Format]

@@ -92,8 +92,8 @@ class Layout:
         size, books = math.prod(own), math.prod(shape) // math.prod(own)
         if size * books != math.prod(shape) or (axis is None and books != 1) or not books:
             times = "" if axis is None else " times a number of codebooks"
-            raise InputError(f"{path}: expected items of {' x '.join(map(str, own))} = {size} codes{times}, found shape "
-                             f"{shape}, {math.prod(shape)} codes")
+            raise InputError(f"{path}: expected items of {' x '.join(map(str, own))} = {size} codes{times}, found "
+                             f"shape {shape}, {math.prod(shape)} codes")
         if not 1 <= len(own) <= 3:
             raise InputError(f"{path}: expected items with 1 to 3 axes, found shape {shape}; --grid gives the axes, "
                              "--codebook-axis says that one is of codebooks")
@@ -190,7 +190,8 @@ class Format(ABC):
 
     name: str
     suffix: str  # of its files; "" for folders
-    lines: str  # Python that reads `train`, what `write` made, for the card of an export
+    lines: str  # Python that reads the codes of `train`, for the card of an export
+    others: str  # where labels, lengths and local fields are, in words
 
     @abstractmethod
     def open(self, path: Path, options: Options) -> Source:
@@ -254,8 +255,8 @@ def label_of(values: np.ndarray, classes: Sequence[str] | None, what: str) -> La
 
 
 def unpadded(codes: np.ndarray, padding: int, path: Path, start: int = 0) -> np.ndarray:
-    """Lengths (m,) int64 of codes (m, t[, g]) without what equals `padding` at their ends. Raises InputError for an item
-    of padding alone; `start`: the number of the first."""
+    """Lengths (m,) int64 of codes (m, t[, g]) without what equals `padding` at their ends. Raises InputError for an
+    item of padding alone; `start`: the number of the first."""
     kept = (codes != padding).reshape(len(codes), codes.shape[1], -1).any(2)
     if not kept.any(1).all():
         raise InputError(f"{path}: padding: expected a code in each item, found none in item "

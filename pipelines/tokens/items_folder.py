@@ -17,6 +17,7 @@ class ItemsFolder(Format):
     suffix = ""
     lines = ('import numpy as np\nfrom pathlib import Path\n'
              'codes = [np.load(path) for path in sorted(Path("train").glob("*.npy"))]')
+    others = "files of the same folder, `labels.csv` (a row per item, in the order of the names), `local_FIELD.npy`"
 
     def open(self, path: Path, options: Options) -> "FolderSource":
         return FolderSource(path)

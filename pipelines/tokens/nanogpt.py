@@ -18,6 +18,7 @@ class NanoGPT(Format):
     name = "bin"
     suffix = ".bin"
     lines = 'import numpy as np\ncodes = np.memmap("train.bin", "uint16", "r")  # item after item, one stream'
+    others = "files beside it, `NAME.labels.csv` (a row per item), `NAME.local_FIELD.npy`"
 
     def open(self, path: Path, options: Options) -> ArraySource:
         if options.item_length is None:

@@ -10,6 +10,7 @@ class Npy(Format):
     name = "npy"
     suffix = ".npy"
     lines = 'import numpy as np\ncodes = np.load("train.npy")'
+    others = "files beside it, `NAME.labels.csv` (a row per item), `NAME.lengths.npy`, `NAME.local_FIELD.npy`"
 
     def open(self, path: Path, options: Options) -> ArraySource:
         return ArraySource(path, read_array(path, mapped=True))

@@ -33,6 +33,7 @@ class Npz(Format):
     name = "npz"
     suffix = ".npz"
     lines = 'import numpy as np\nfile = np.load("train.npz")\ncodes = file["codes"]'
+    others = "arrays of the same file, `label_NAME` (names of classes), `lengths`, `local_NAME`"
 
     def open(self, path: Path, options: Options) -> ArraySource:
         try:

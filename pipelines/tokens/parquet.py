@@ -25,6 +25,7 @@ class Parquet(Format):
     suffix = ".parquet"
     lines = ('import numpy as np\nimport pyarrow.parquet as pq\n'
              'codes = np.array(pq.read_table("train.parquet")["codes"].to_pylist())')
+    others = "columns of the same file, `label_NAME`, `local_NAME`; lists are as long as the items"
 
     def open(self, path: Path, options: Options) -> "ParquetSource":
         return ParquetSource(path, options)
@@ -39,7 +40,8 @@ class Parquet(Format):
             writer = None
             for start in range(0, len(tokens.items), GROUP):
                 rows = slice(start, start + GROUP)
-                columns = {key: _lists(pa, tokens.items[rows], None if tokens.lengths is None else tokens.lengths[rows])}
+                lengths = None if tokens.lengths is None else tokens.lengths[rows]
+                columns = {key: _lists(pa, tokens.items[rows], lengths)}
                 columns |= {f"{LABEL}{name}": pa.array(label.names[rows]) for name, label in tokens.labels.items()}
                 columns |= {f"{LOCAL}{name}": _lists(pa, np.ascontiguousarray(array[rows]), None)
                             for name, array in tokens.local.items()}

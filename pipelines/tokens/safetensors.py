@@ -34,6 +34,8 @@ class Safetensors(Format):
     name = "safetensors"
     suffix = ".safetensors"
     lines = 'from safetensors.numpy import load_file\ncodes = load_file("train.safetensors")["codes"]'
+    others = ("arrays of the same file, `label_NAME` (numbers of classes, whose names are in the metadata "
+              "`classes_NAME`), `lengths`, `local_NAME`")
 
     def open(self, path: Path, options: Options) -> ArraySource:
         try:
