@@ -9,23 +9,27 @@ from typing import Any
 
 from pipelines.data.codes import CodeData
 from pipelines.data.run_codes import RunCodeSplit
+from pipelines.files.formats import CONFIG, migrated
+from pipelines.runs.config import read_config
+from pipelines.runs.example import Example
 from pipelines.runs.store import Run
 from pipelines.splits.base import Data
 
 
 class ImportedCodes(Data):
-    """int64 (g, *grid) below `num_codes`, in splits as they were imported; some have lengths.
-
-    source: `pipelines.tokens.base.Layout.to_facts`, how codes lay in the files that they came from."""
+    """int64 (g, *grid) below `num_codes`, in splits as they were imported; some have lengths."""
 
     kind = "tokens"
     own_run = True
 
-    def __init__(self, run: str, source: dict):
-        self._codes = CodeData(Run(Path(run)).codes)
+    def __init__(self, run: str):
+        own = Run(Path(run))
+        self._codes = CodeData(own.codes)
+        path = own.stage1 / "config.yaml"
+        self._layout = Example.from_config(migrated(read_config(path), path, CONFIG), path).facts["tokens"]
         manifest = self._codes.manifest
         self.name, self.shape = manifest.data["name"], (manifest.num_codebooks, *manifest.grid)
-        self.num_codes, self.source = manifest.num_codes, source
+        self.num_codes = manifest.num_codes
         self.label_names, self.classes = manifest.label_names, manifest.classes
         self.splits, self.remarks, self.digest = self._codes.splits, self._codes.remarks, manifest.extraction
 
@@ -35,7 +39,8 @@ class ImportedCodes(Data):
 
     @property
     def saved_facts(self) -> dict[str, Any]:
-        return {"tokens": self.source}
+        """How codes lay in the files that they came from, `pipelines.tokens.base.Layout.to_facts`."""
+        return {"tokens": self._layout}
 
     def _split(self, name: str) -> RunCodeSplit:
         split = self._codes.split(name)

@@ -305,7 +305,7 @@ def _write(run: Run, data: TokenData, layout: Layout, num_codes: int, origin: by
         "likelihood": {"_target_": "stage1_vqvae.given.Itself", "num_codes": num_codes},
         "beta": 1.0, "beta_warmup_steps": 0,
     }
-    source = {"_target_": "pipelines.data.imported.ImportedCodes", "run": str(home.root), "source": layout.to_facts()}
+    source = {"_target_": "pipelines.data.imported.ImportedCodes", "run": str(home.root)}
     facts = {"tokens": layout.to_facts()}
     example = Example(data.name, data.kind, data.shape, data.label_names, data.classes, facts)
     config = {"format": FORMAT, "seed": 0, "data": source, "autoencoder": stage1, "condition_on": [],

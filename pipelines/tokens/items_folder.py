@@ -7,7 +7,7 @@ import numpy as np
 
 from pipelines.files.arrays import read_array
 from pipelines.files.errors import InputError
-from pipelines.tokens.base import LOCAL, Format, Options, Source, Tokens, write_beside, write_npy
+from pipelines.tokens.base import LOCAL, Format, Options, Source, Tokens, write_beside
 
 SUFFIX = ".npy"
 
@@ -27,7 +27,8 @@ class ItemsFolder(Format):
         path.mkdir(exist_ok=True)
         for number in range(len(tokens.items)):
             name = f"{number:05d}" if tokens.names is None else tokens.names[number]
-            write_npy(path / f"{name}{SUFFIX}", np.ascontiguousarray(tokens.item(number)))
+            item = np.ascontiguousarray(tokens.item(number))
+            np.save(path / f"{name}{SUFFIX}", item, allow_pickle=False)  # forcing thousands to the disk takes minutes
         write_beside(path, tokens, lengths=False)
         return path
 
