@@ -61,6 +61,13 @@ class Label:
         """The class of each item."""
         return [self.classes[number] for number in self.numbers.tolist()]
 
+    @property
+    def values(self) -> np.ndarray:
+        """The class of each item, as numbers where all classes are called by one."""
+        names = np.array(self.classes)
+        plain = all(name.isdecimal() and str(int(name)) == name and len(name) < 19 for name in self.classes)
+        return (names.astype(np.int64) if plain else names)[self.numbers]
+
     def joined(self, classes: tuple[str, ...]) -> "Label":
         """The same with more classes."""
         places = np.array([classes.index(name) for name in self.classes], np.int64)

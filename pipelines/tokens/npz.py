@@ -56,7 +56,7 @@ class Npz(Format):
         path = folder / f"{stem}{self.suffix}"
         arrays = {tokens.layout.key or CODES: tokens.items}
         arrays |= {} if tokens.lengths is None else {LENGTHS: tokens.lengths}
-        arrays |= {f"{LABEL}{name}": np.array(label.names) for name, label in tokens.labels.items()}
+        arrays |= {f"{LABEL}{name}": label.values for name, label in tokens.labels.items()}
         arrays |= {f"{LOCAL}{name}": array for name, array in tokens.local.items()}
         with file_made_whole(path) as file:
             np.savez(file, allow_pickle=False, **arrays)

@@ -42,7 +42,7 @@ class Parquet(Format):
                 rows = slice(start, start + GROUP)
                 lengths = None if tokens.lengths is None else tokens.lengths[rows]
                 columns = {key: _lists(pa, tokens.items[rows], lengths)}
-                columns |= {f"{LABEL}{name}": pa.array(label.names[rows]) for name, label in tokens.labels.items()}
+                columns |= {f"{LABEL}{name}": pa.array(label.values[rows]) for name, label in tokens.labels.items()}
                 columns |= {f"{LOCAL}{name}": _lists(pa, np.ascontiguousarray(array[rows]), None)
                             for name, array in tokens.local.items()}
                 table = pa.table(columns)

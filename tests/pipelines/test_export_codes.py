@@ -26,7 +26,7 @@ def same(one: CodeData, other: CodeData) -> None:
     for name in one.splits:
         for a, b in zip(one.split(name).evaluation_batches(), other.split(name).evaluation_batches(), strict=True):
             assert torch.equal(a.x, b.x) and torch.equal(a.labels, b.labels)
-            assert (a.lengths is None) == (b.lengths is None) and (a.lengths is None or torch.equal(a.lengths, b.lengths))
+            assert a.lengths is None and b.lengths is None
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -77,7 +77,7 @@ def test_lengths_and_local_fields_are_exported_too(tmp_path, tiny_run):
     (run / "codes/manifest.json").write_text(json.dumps(manifest))
     load(run, "cpu").export_codes(tmp_path / "npz", "npz")
     with np.load(tmp_path / "npz/train.npz") as file:
-        assert file["local_actions"].shape == (1438, 2, 4, 1) and file["label_digit"][0] in "0123456789"
+        assert file["local_actions"].shape == (1438, 2, 4, 1) and file["label_digit"].dtype == np.int64
     load(run, "cpu").export_codes(tmp_path / "npy", "npy")
     assert np.load(tmp_path / "npy/train.local_actions.npy").shape == (1438, 2, 4, 1)
     assert "Local field `local_actions`, 2 x 4 x 1 per item" in (tmp_path / "npy/README.md").read_text()

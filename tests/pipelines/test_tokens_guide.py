@@ -23,7 +23,7 @@ def test_the_guide(tmp_path, command, monkeypatch, capsys):
             few = ["train.steps=20", "train.validate_every=10"] if "train_stage2" in script else []
             result = command(Path(script).stem, *words, *few, cwd=tmp_path)
             if "import_codes" in script:
-                assert "train 1617, validation 180 items of 4x4; 10 classes of digit" in result.stdout
+                assert "train 540, validation 60 items of 4x4; 10 classes of digit" in result.stdout
     assert np.load("sevens/samples.npy").shape == (64, 4, 4) and Path("sevens.png").stat().st_size > 1000
     assert Path("back/items.npy").read_bytes() == Path("tokens.npy").read_bytes()
     printed = capsys.readouterr().out.splitlines()

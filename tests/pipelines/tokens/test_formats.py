@@ -89,7 +89,8 @@ def test_compressed_archives_and_other_keys_are_read(tmp_path):
     items = np.arange(12).reshape(4, 3)
     np.savez_compressed(tmp_path / "a.npz", tokens=items, lengths=np.array([1, 2, 3, 3]), label_kind=np.arange(4) % 2)
     source = format_of("npz").open(tmp_path / "a.npz", Options())
-    assert source.key == "tokens" and source.lengths.tolist() == [1, 2, 3, 3] and np.array_equal(read_all(source), items)
+    assert source.key == "tokens" and source.lengths.tolist() == [1, 2, 3, 3]
+    assert np.array_equal(read_all(source), items)
     assert source.labels["kind"].names == ["0", "1", "0", "1"]
     np.savez(tmp_path / "b.npz", one=items, two=items + 1)
     with pytest.raises(InputError, match="expected an array named codes .--key names another., found one, two$"):
