@@ -89,9 +89,9 @@ def import_tokens(run: Run, paths: Mapping[str, Path], wishes: Wishes) -> Import
         wishes, paths = with_card(paths["train"], wishes), found_splits(paths["train"], wishes.format)
     form = format_at(paths["train"], wishes.format)
     parts = {name: _opened(path, wishes, len(paths) > 1) for name, path in paths.items()}
-    layout = Layout.found(form.name, parts["train"].source.dtype, parts["train"].source.shape, wishes.grid,
-                          wishes.codebook_axis, parts["train"].source.key, paths["train"])
-    parts = _alike(parts)
+    parts, shape = _alike(parts)
+    layout = Layout.found(form.name, parts["train"].source.dtype, shape, wishes.grid, wishes.codebook_axis,
+                          parts["train"].source.key, paths["train"])
     if wishes.padding is not None and len(layout.grid) > 1:
         raise InputError(f"padding: expected items with one axis, found a grid {layout.grid}")
     scans = {name: _scan(part, layout, wishes) for name, part in parts.items()}
@@ -99,6 +99,10 @@ def import_tokens(run: Run, paths: Mapping[str, Path], wishes: Wishes) -> Import
     padded = any(part.lengths is not None for part in parts.values())
     if padded and len(layout.grid) > 1:
         raise InputError(f"{paths['train']}: lengths: expected items with one axis, found a grid {layout.grid}")
+    for part in parts.values():
+        if part.source.length_axis not in (None, layout.length_axis):
+            raise InputError(f"{part.source.path}: expected items whose axis {layout.length_axis} has lengths, found "
+                             f"axis {part.source.length_axis}; --codebook-axis says which axis is of codebooks")
     if padded:
         parts = {name: replace(part, lengths=np.full(part.source.count, layout.grid[0]) if part.lengths is None
                                else part.lengths) for name, part in parts.items()}
@@ -162,7 +166,7 @@ class TokenSplit(Split):
 
     def batch(self, indices: Tensor, seed: int = 0, epoch: int | Tensor | None = None) -> Batch:
         """The items at ascending `indices`, zeros beyond their lengths."""
-        codes = self.layout.to_codes(self.source.rows(self.numbers[indices.numpy()])).astype(np.int64)
+        codes = _codes(self.source, self.layout, self.numbers[indices.numpy()]).astype(np.int64)
         lengths = None if self.lengths is None else self.lengths[indices]
         if lengths is not None:
             codes[np.arange(codes.shape[1]) >= lengths.numpy()[:, None]] = 0
@@ -243,20 +247,35 @@ def _opened(path: Path, wishes: Wishes, several: bool) -> Part:
     return Part(source, None if lengths is None else lengths.astype(np.int64), labels)
 
 
-def _alike(parts: dict[str, Part]) -> dict[str, Part]:
-    """Splits with the same classes, each label's all. Raises InputError for shapes and labels that differ."""
+def _alike(parts: dict[str, Part]) -> tuple[dict[str, Part], tuple[int, ...]]:
+    """Splits with the same classes, each label's all, and the shape of their longest item. Raises InputError for shapes
+    and labels that differ."""
     first = parts["train"]
-    for part in parts.values():
-        if part.source.shape != first.source.shape:
+    axis = next((part.source.length_axis for part in parts.values() if part.source.length_axis is not None), None)
+    shape = np.array([part.source.shape for part in parts.values() if len(part.source.shape) == len(
+        first.source.shape)]).max(0)
+    for split, part in parts.items():
+        own = part.source.shape
+        if own != first.source.shape and (len(own) != len(shape) or any(
+                size != most for place, (size, most) in enumerate(zip(own, shape)) if place != axis)):
             raise InputError(f"{part.source.path}: expected items of shape {first.source.shape} as in "
-                             f"{first.source.path.name}, found {part.source.shape}")
+                             f"{first.source.path.name}, found {own}")
+        if axis is not None and part.lengths is None:
+            parts = parts | {split: replace(part, lengths=np.full(part.source.count, own[axis]))}
         if list(part.labels) != list(first.labels):
             raise InputError(f"{part.source.path}: labels: expected {list(first.labels)} as in "
                              f"{first.source.path.name}, found {list(part.labels)}")
     classes = {name: tuple(sorted({own for part in parts.values() for own in part.labels[name].classes}))
                for name in first.labels}
     return {split: replace(part, labels={name: label.joined(classes[name]) for name, label in part.labels.items()})
-            for split, part in parts.items()}
+            for split, part in parts.items()}, tuple(shape.tolist())
+
+
+def _codes(source: Source, layout: Layout, numbers: np.ndarray) -> np.ndarray:
+    """Codes (m, *grid[, g]) of items, zeros where those of another split are longer."""
+    items = source.rows(numbers)
+    missing = [(0, 0), *((0, most - size) for most, size in zip(layout.shape, items.shape[1:], strict=True))]
+    return layout.to_codes(np.pad(items, missing) if any(map(any, missing)) else items)
 
 
 def _scan(part: Part, layout: Layout, wishes: Wishes) -> _Scan:
@@ -268,7 +287,7 @@ def _scan(part: Part, layout: Layout, wishes: Wishes) -> _Scan:
     with bar:
         for start in range(0, source.count, step):
             numbers = np.arange(start, min(start + step, source.count))
-            codes = layout.to_codes(source.rows(numbers))
+            codes = _codes(source, layout, numbers)
             if wishes.padding is not None:
                 own = unpadded(codes, wishes.padding, source.path, start)
                 own = own if lengths is None else np.minimum(own, lengths[numbers])

@@ -161,6 +161,7 @@ class Source(ABC):
     shape: tuple[int, ...]  # of one item; of items with lengths the longest
     key: str | None = None  # the array, or column, of the codes
     lengths: np.ndarray | None = None  # (n,) int64, where items have them
+    length_axis: int | None = None  # of an item, along which they differ; None: not known
     labels: Mapping[str, Label] = {}
     left_out: Sequence[str] = ()  # what else is there, in words
 

@@ -62,8 +62,8 @@ class FolderSource(Source):
                              f"{tuple(sizes[odd].tolist())} beside {first}")
         self.shape = tuple(sizes.max(0).tolist())
         if len(differ):
-            self.axis = int(differ[0])
-            self.lengths = sizes[:, self.axis]
+            self.length_axis = int(differ[0])
+            self.lengths = sizes[:, self.length_axis]
         known = {*self.files, path / "labels.csv"}
         self.left_out = sorted(file.name for file in path.iterdir() if file not in known)[:12]
 

@@ -93,7 +93,7 @@ class ParquetSource(Source):
         if found.min() < 1:
             raise InputError(f"{path}: {key}: expected lists of at least one code, found an empty one in row "
                              f"{int(np.flatnonzero((found < 1).any(1))[0])}")
-        self.lengths = found[:, 0] if len(differ) else None
+        self.lengths, self.length_axis = (found[:, 0], 0) if len(differ) else (None, None)
         self.labels = {}
         for name in fields:
             if name.startswith(LABEL):

@@ -94,6 +94,24 @@ def test_a_folder_that_exists_and_a_run_without_codes_are_refused(tiny_run, tmp_
     assert not (tmp_path / "x").exists()
 
 
+def test_splits_may_have_longest_items_of_different_lengths(tmp_path):
+    """As splits of lists and of files of their own have them."""
+    for name, lengths in (("train", [2, 4, 3]), ("validation", [3, 3]), ("test", [5, 1])):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for number, length in enumerate(lengths):
+            np.save(tmp_path / "in" / name / f"{number}.npy", np.arange(1, 1 + length))
+    data = import_tokens(Run(tmp_path / "runs/a"), {"train": tmp_path / "in"}, Wishes()).codes
+    assert data.grid == (5,)
+    assert [data.split(name).lengths.tolist() for name in data.splits] == [[2, 4, 3], [3, 3], [5, 1]]
+    assert data.split("validation").batch(torch.arange(1)).x.tolist() == [[1, 2, 3, 0, 0]]
+    for form in ("folder", "parquet", "npz", "npy", "safetensors"):
+        load(tmp_path / "runs/a", "cpu").export_codes(tmp_path / form, form)
+        again = import_tokens(Run(tmp_path / f"runs/{form}"), {"train": tmp_path / form}, Wishes()).codes
+        assert again.stage1_hash == data.stage1_hash, form
+    for path in (tmp_path / "in").glob("*/*.npy"):
+        assert (tmp_path / "folder" / path.parent.name / f"0000{path.name}").read_bytes() == path.read_bytes()
+
+
 def test_items_with_lengths_are_no_stream(tmp_path):
     for name in ("train", "val"):
         np.savez(tmp_path / f"{name}.npz", codes=np.zeros((3, 4), int), lengths=np.array([1, 2, 4]))

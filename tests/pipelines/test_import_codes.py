@@ -279,6 +279,15 @@ def test_lengths_and_labels_of_another_number_of_items_are_refused(tmp_path):
         made(tmp_path, tmp_path / "x.npy", labels=[str(tmp_path / "digit.npy")])
 
 
+def test_codebooks_that_differ_in_number_are_no_lengths(tmp_path):
+    """Items (t, g) in files of their own: t may differ, g may not."""
+    (tmp_path / "items").mkdir()
+    for number in range(4):
+        np.save(tmp_path / "items" / f"{number}.npy", np.zeros((3, 1 + number % 2), int))
+    with pytest.raises(InputError, match="expected items whose axis 0 has lengths, found axis 1; --codebook-axis says"):
+        made(tmp_path, tmp_path / "items", codebook_axis="last")
+
+
 def test_a_refusal_of_the_command_is_one_line_and_status_2(tmp_path, command):
     np.save(tmp_path / "x.npy", np.zeros((4, 3)))
     for arguments, end in (([], "x.npy: expected integers, found float64"),
