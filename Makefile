@@ -23,7 +23,7 @@ FLAGS = $(if $(RUN),--run "$$RUN") $(ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-audio demo-video doom-data stage1 extract-codes stage2 sample evaluate doctor report export explorer \
-	list-runs compare study lint test test-all bench bench-curves gpu-check gpu-check-cpu gpu-wheels clean
+	import-codes export-codes list-runs compare study lint test test-all bench bench-curves gpu-check gpu-check-cpu gpu-wheels clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -84,6 +84,12 @@ report: $(READY)  ## one HTML file on a run: figures, curves, samples, codebook,
 
 export: $(READY)  ## encoder, decoder and a step of the prior for torch.export and ONNX: make export RUN=mnist ARGS="--data-root FOLDER"
 	$(PY) pipelines/export_model.py $(FLAGS)
+
+import-codes: $(READY)  ## token files of another program as a run: make import-codes RUN=tokens ARGS="--input tokens.npy"
+	$(PY) pipelines/import_codes.py $(FLAGS)
+
+export-codes: $(READY)  ## codes of a run as files for other programs: make export-codes RUN=mnist ARGS="--format npz --output codes"
+	$(PY) pipelines/export_codes.py $(FLAGS)
 
 list-runs: $(READY)  ## the runs there are: age, steps, main figures, size; ARGS="--remove NAME" removes one
 	$(PY) pipelines/list_runs.py $(ARGS)

@@ -27,6 +27,7 @@ from pipelines.codec.folders import Decompressed, compress_files, decompress_fil
 from pipelines.codec.items import Compressed, Given, compress, decoded, items_of, named, open_compressed, restore
 from pipelines.codec.models import Models
 from pipelines.data.codes import CodeData
+from pipelines.data.exporting import ExportedCodes, export_codes
 from pipelines.evaluation.checkup import Checkup, check
 from pipelines.evaluation.exports import FORMATS, Exported, export, held_out_batch
 from pipelines.evaluation.held_out import CACHE, HeldOut, held_out_scores, nearest_training
@@ -48,6 +49,7 @@ from pipelines.kinds.base import Written
 from pipelines.reporting.run_page import note_missing, run_page
 from pipelines.reporting.subject import Reported
 from pipelines.runs.chain import LoadedRun, load_run
+from pipelines.runs.example import refuse_imported
 from pipelines.runs.figures import read_figures
 from pipelines.runs.find import chosen_run
 from pipelines.splits.base import Batch
@@ -134,9 +136,10 @@ class TrainedRun:
         """Kind, sizes and training steps in one line."""
         loaded = self._loaded
         codes = "" if self.num_codes is None else f", K = {self.num_codes}"
+        step = "imported" if loaded.stage1.example.imported else f"stage 1 of step {loaded.stage1.state.step}"
         prior = "no prior" if loaded.stage2 is None else f"prior of step {loaded.stage2.state.step}"
         return (f"{self.kind} {'x'.join(map(str, self.shape))} -> {'x'.join(map(str, self.grid))}{codes}, "
-                f"stage 1 of step {loaded.stage1.state.step}, {prior}")
+                f"{step}, {prior}")
 
     # --- arrays in, arrays out ------------------------------------------------------------------------------
 
@@ -144,6 +147,7 @@ class TrainedRun:
     def encode(self, x: Any, batch_size: int = 64) -> Tensor:
         """Items -> codes int64 (n, *grid[, g]), or (*grid[, g]) for one item."""
         _counts(batch_size=batch_size)
+        self._need_stage1()
         self._need_codes()
         items = self._kind.read(self._loaded, x)
         codes = torch.cat([self.stage1.encode(part.to(self._device)).cpu() for part in items.x.split(batch_size)])
@@ -155,6 +159,7 @@ class TrainedRun:
 
         labels: a class for each label that the decoder is conditioned on, `speaker="theo"`. An autoregressive decoder
         samples; item i is then a function of its codes, `seed` and i."""
+        self._need_stage1()
         self._need_codes()
         _counts(batch_size=batch_size)
         codes, single, count = self._read_codes(codes)
@@ -173,6 +178,7 @@ class TrainedRun:
     def reconstruct(self, x: Any, seed: int = 0, batch_size: int = 64, **labels: str) -> Tensor:
         """Items -> their reconstructions in data units, of the same shape; labels and seed as in `decode`."""
         _counts(batch_size=batch_size)
+        self._need_stage1()
         items = self._kind.read(self._loaded, x)
         given = decoder_labels(self._loaded.stage1, labels, len(items.x))
         made = reconstruct(self._loaded, items.x, given, seed, batch_size, items.lengths)
@@ -287,6 +293,7 @@ class TrainedRun:
     def reconstruct_files(self, source: str | Path, out: str | Path, labels: Mapping[str, str] | Sequence[str] = (),
                           seed: int = 0, batch_size: int = 64) -> Written:
         """Writes a reconstruction of a file, or of each file of a folder, and an overview of all."""
+        self._need_stage1()
         names = self._loaded.stage1.condition_on
         wanted = _wanted(labels, names)
         check_able(self._kind, "reconstruct", self.folder)
@@ -321,7 +328,7 @@ class TrainedRun:
         self._need_codes()
         wanted = _wanted(labels, self._sampling_labels)
         with one_call(Path(out), "score") as inside:
-            paths, items = self._kind.load_files(self._loaded, self._kind.find_files(Path(source)))
+            paths, items = self._kind.load_files(self._loaded, self._kind.find_files(self._loaded, Path(source)))
             names = [path.stem for path in paths]
             scores, known, nearest = self._score(items, wanted, actions, batch_size), None, None
             order = rank_values(scores, rank).argsort(descending=True, stable=True)
@@ -380,6 +387,7 @@ class TrainedRun:
         """Writes encoder, decoder and prior as `torch.export` programs and ONNX files, which need no code of this
         project, once each gives what the original gives: of x, or of some held-out items of the run's data."""
         _counts(items=items)
+        self._need_stage1()
         self._need_codes()
         if x is None:
             batch = held_out_batch(self._loaded, items, data_root)
@@ -388,6 +396,10 @@ class TrainedRun:
             batch = Batch(given.x[:items], torch.empty(len(given.x[:items]), 0, dtype=torch.int64),
                           lengths=None if given.lengths is None else given.lengths[:items])
         return export(self._loaded, batch, Path(out), formats)
+
+    def export_codes(self, out: str | Path, format: str = "npz") -> ExportedCodes:
+        """Writes the run's code data set as token files, with a card, into a new folder: see export_codes.py --help."""
+        return export_codes(self._loaded, format, Path(out))
 
     def plot_latents(self, out: str | Path, data_root: Path | None = None, split: str | None = None, example: int = 0,
                      seed: int = 0, batch_size: int = 64) -> dict[str, Path | str]:
@@ -442,6 +454,10 @@ class TrainedRun:
                 raise InputError(f"{name}: expected a run on {' or '.join(able)}, found {self.folder} on {self.kind}")
             known = [*self._sampling_labels, *self._kind.options]
             raise InputError(f"{name}: expected one of {', '.join(known) or 'no further options'}, found {name!r}")
+
+    def _need_stage1(self) -> None:
+        if self._loaded.stage1.example.imported:
+            refuse_imported(self.folder)
 
     def _need_codes(self) -> None:
         if not isinstance(self.stage1.bottleneck, Quantizer):

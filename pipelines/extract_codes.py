@@ -24,6 +24,7 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.kinds import kind_of
     from pipelines.runs.config import plain
     from pipelines.runs.data import open_data
+    from pipelines.runs.example import refuse_imported
     from pipelines.runs.settings import Extraction
     from pipelines.runs.store import check_same_data, load_stage1, run_of, stage1_hash
     from pipelines.splits.base import Batch
@@ -36,6 +37,8 @@ def main(cfg: "DictConfig") -> None:
     if device.type == "cpu":
         keep_freed_memory()
     stage1 = load_stage1(run, device)
+    if stage1.example.imported:
+        refuse_imported(run.root)
     autoencoder = stage1.module
     if not isinstance(autoencoder.bottleneck, Quantizer):
         raise InputError(f"{run.stage1}: expected a bottleneck with codes, found "

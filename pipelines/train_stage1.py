@@ -34,7 +34,7 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.runs.config import build, plain
     from pipelines.runs.continued import note_settings
     from pipelines.runs.data import open_data
-    from pipelines.runs.example import example_of
+    from pipelines.runs.example import example_of, refuse_imported
     from pipelines.runs.facts import COPIES, check_memory, check_planned_shape, complete
     from pipelines.runs.store import claim_folder, run_of
     from pipelines.splits.base import known_labels, label_columns
@@ -49,6 +49,8 @@ def main(cfg: "DictConfig") -> None:
     with distributed.process_group(device):
         check_planned_shape(cfg)
         data = open_data(cfg.data)
+        if data.own_run:
+            refuse_imported(run.root)
         example = example_of(data)
         cfg.decoder_condition_on = known_labels("decoder_condition_on", plain(cfg.decoder_condition_on),
                                                 data.label_names, data.name, distributed.rank() == 0)

@@ -1,7 +1,8 @@
 """Files of any kind of data into one compressed file, and back."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,9 +24,10 @@ from pipelines.runs.example import Example
 class Kind(Protocol):
     """What this file asks of a kind of data, pipelines/kinds/base.py."""
 
-    def find_files(self, source: Path) -> list[Path]: ...
+    def find_files(self, loaded: LoadedRun, source: Path) -> list[Path]: ...
     def load_files(self, loaded: LoadedRun, paths: list[Path]) -> tuple[list[Path], Any]: ...
-    def write_item(self, stem: Path, x: Tensor, example: Example, exact: bool) -> Path: ...
+    def item_writer(self, folder: Path, example: Example, exact: bool
+                    ) -> AbstractContextManager[Callable[[str, Tensor], None]]: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def compress_files(kind: Kind, models: Models, source: Path, out: Path, lossless
     check_rate_weight(models, rate_weight, lossless)
     if lossless:
         models.check_lossless()
-    paths, whole = kind.find_files(source), source.is_dir()
+    paths, whole = kind.find_files(models.loaded, source), source.is_dir()
 
     def batches() -> Iterator[Given]:
         for start in range(0, len(paths), batch_size):
@@ -74,7 +76,8 @@ def decompress_files(kind: Kind, models: Models, source: Path, out: Path, items:
         chosen, stems = set(range(reader.count)) if wanted is None else set(wanted), safe_stems(reader)
         written, damaged = 0, []
         bar = tqdm(total=len(chosen), desc="decompressing", unit="item", leave=False, dynamic_ncols=True, disable=None)
-        with one_call(out, "decompress") as inside, bar:
+        with one_call(out, "decompress") as inside, bar, kind.item_writer(
+                inside, models.stage1.example, reader.header.lossless) as write:
             for part in restore(models, reader, wanted, batch_size):
                 numbers = [number for number in part.numbers if number in chosen]
                 bar.update(len(numbers))
@@ -85,7 +88,7 @@ def decompress_files(kind: Kind, models: Models, source: Path, out: Path, items:
                 for number in numbers:
                     place = number - part.numbers.start
                     x = data[place] if lengths is None else data[place, ..., : int(lengths[place])]
-                    kind.write_item(inside / stems[number], x, models.stage1.example, reader.header.lossless)
+                    write(stems[number], x)
                     written += 1
     return Decompressed(written, damaged)
 

@@ -142,8 +142,7 @@ class CodeData(Data):
         self.remarks = (f"K = {self.num_codes}, {bits:.0f} bits per item",
                         *([f"{views} views of each training item"] if views > 1 else []))
         _check_sizes(folder, self.manifest)
-        parts = self.manifest.splits.items()
-        self._parts = {name: _read_split(folder, shards, self.manifest) for name, shards in parts}
+        self._parts = {name: _read_split(folder, name, self.manifest) for name in self.splits}
         counts = _label_counts(self, 1)
         expect(folder / MANIFEST, "label_counts", self.label_counts, self.label_counts == counts,
                f"the counts of the training shards, {brief(counts)}")
@@ -259,8 +258,9 @@ def _check_sizes(folder: Path, manifest: Manifest) -> None:
         raise InputError(f"{folder}: expected shards that fit into memory, {memory} bytes, found {total} bytes")
 
 
-def _read_split(folder: Path, shards: tuple[Shard, ...], manifest: Manifest) -> CodeSplit:
-    """The shards of a split, each checked, joined into one array per field."""
+def read_fields(folder: Path, name: str, manifest: Manifest) -> dict[str, np.ndarray]:
+    """The shards of a split, each checked, joined into one array per field, as they are stored."""
+    shards = manifest.splits[name]
     count, start = sum(shard.count for shard in shards), 0
     joined: dict[str, np.ndarray] = {}
     for shard in shards:
@@ -272,6 +272,11 @@ def _read_split(folder: Path, shards: tuple[Shard, ...], manifest: Manifest) -> 
         for name, array in part.items():
             joined[name][start : start + shard.count] = array
         start += shard.count
+    return joined
+
+
+def _read_split(folder: Path, name: str, manifest: Manifest) -> CodeSplit:
+    joined = read_fields(folder, name, manifest)
     codes, labels, lengths = (joined.pop(name, None) for name in ("codes", "labels", "lengths"))
     codes = codes.view(np.int16) if codes.dtype == np.uint16 else codes
     local = [torch.from_numpy(joined[name]).float() for name in sorted(joined)]

@@ -55,7 +55,7 @@ def check(loaded: LoadedRun) -> Checkup:
     data = CodeData(run.codes) if (run.codes / MANIFEST).exists() else None
     now = stage1_hash(stage1)
     first = stage1_evidence(run.stage1, model, stage1.config, None if data is None else code_use(data, now), figures)
-    parts = [first]
+    parts = [] if stage1.example.imported else [first]  # codes that were imported, as they are: nothing was trained
     if any(find_checkpoint(run.stage2, which) for which in ("best", "latest")):
         stage2 = load_stage2(run, loaded.device)
         parts.append(stage2_evidence(run.stage2, stage2.module, stage2.config, data, figures, stage2.state.stage1_hash,

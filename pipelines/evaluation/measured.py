@@ -119,7 +119,8 @@ def measure(stage1: TrainedStage, split: Split, batch_size: int, seed: int) -> M
         if made is None:
             made = decode(stage1, found, labels, batch.lengths.cpu(), own)
         reconstructions.append(made.cpu())
-        sizes.append(torch.full((len(batch.x),), batch.x[0].numel()) if lengths is None else batch.lengths.cpu())
+        sizes.append(torch.full((len(batch.x),), batch.x[0].numel()) if lengths is None
+                     else batch.lengths.cpu() * batch.x.shape[1])
     parts = nll, rate, norms, codes, real, reconstructions, sizes
     return Measured(*(torch.cat(part) if part else None for part in parts))
 

@@ -107,6 +107,9 @@ def shown(context: Context, x: Tensor, length: int | None = None) -> dict[str, A
         return {"audio": wav(wave, rate), "image": spectrogram(wave, rate), "seconds": len(wave) / rate}
     if context.kind.name == "video":
         return {"image": clip(x), "frames": x.shape[1]}
+    if context.loaded.stage1.example.imported:
+        (medium,) = context.kind.media(x[..., :length], context.loaded.stage1.example)
+        return {"image": address(medium.mime, medium.content)}
     return {"image": png(x)}
 
 

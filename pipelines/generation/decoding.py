@@ -42,7 +42,8 @@ def decode(stage1: TrainedStage, codes: Tensor, labels: Tensor | None, lengths: 
         if lengths is None:
             return model.decode(codes, labels, pixel_uniforms(stage1, generators), progress).cpu()
         check_one_axis(stage1.example.shape)
-        silence = model.encode(torch.zeros(1, *stage1.example.shape, device=device))
+        zeros = torch.zeros(1, *stage1.example.shape, device=device)
+        silence = model.encode(zeros.long() if stage1.example.imported else zeros)
         usual, hop = silence.shape[1], stage1.example.shape[-1] // silence.shape[1]
         size = codes.shape[1] * hop
         real = torch.arange(codes.shape[1]) < -(-lengths[:, None] // hop)

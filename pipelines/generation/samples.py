@@ -213,7 +213,7 @@ class Sampler:
         if gap.lengths is not None:
             lengths = gap.rows(numbers, gap.lengths)
             x = torch.where(torch.arange(x.shape[-1]) < lengths[:, None, None], x, 0)
-            fade = round(FADE_S * self.loaded.stage1.example.facts["sample_rate_hz"])
+            fade = round(FADE_S * self.loaded.stage1.example.facts.get("sample_rate_hz", 0))  # of a wave alone
         if gap.paste:
             x = pasted(gap.rows(numbers, gap.x), gap.rows(numbers, gap.hidden), x, fade)
         changed = None if filled.changed is None else filled.changed.cpu()

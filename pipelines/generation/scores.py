@@ -113,7 +113,7 @@ def _score_batch(loaded: LoadedRun, x: Tensor, lengths: Tensor | None, given: Ma
     if lengths is not None:
         counted = positions
         data_map = data_map * (torch.arange(data_map.shape[1]) < lengths[:, None])
-    dimensions = torch.full((len(x),), x[0].numel()) if lengths is None else lengths
+    dimensions = torch.full((len(x),), x[0].numel()) if lengths is None else lengths * x.shape[1]
     return Scores(code_map.flatten(1).sum(1), result.nll_nats.cpu() / math.log(2), dimensions, codes.cpu(),
                   counted * width, code_map, data_map)
 

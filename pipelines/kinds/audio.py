@@ -140,7 +140,7 @@ class Audio(Kind):
         waves, lengths = padded(waves, size)
         return Items(waves, x.ndim < 3, lengths)
 
-    def find_files(self, source: Path) -> list[Path]:
+    def find_files(self, loaded: LoadedRun, source: Path) -> list[Path]:
         from pipelines.data.audio_files import find_audio_files
 
         return find_audio_files(source)

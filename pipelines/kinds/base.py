@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.files.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import ModuleType
 
     from torch import Tensor, nn
@@ -131,7 +132,7 @@ class Kind(ABC):
         """Arrays, tensors, files or a list of these -> items. Raises InputError that says what was expected and
         found."""
 
-    def find_files(self, source: Path) -> list[Path]:
+    def find_files(self, loaded: LoadedRun, source: Path) -> list[Path]:
         """The file itself, or all files of this kind below a folder, sorted. Raises InputError where there are none."""
         raise NotImplementedError(self.name)
 
@@ -144,6 +145,12 @@ class Kind(ABC):
 
         exact: in a format that keeps every value."""
         raise NotImplementedError(self.name)
+
+    @contextmanager
+    def item_writer(self, folder: Path, example: Example, exact: bool) -> Iterator[Callable[[str, Tensor], None]]:
+        """Yields a function that writes an item, of its name and x, by `write_item`: a kind whose files hold many items
+        writes them at the end."""
+        yield lambda stem, x: (self.write_item(folder / stem, x, example, exact), None)[1]
 
     def media(self, x: Tensor, example: Example) -> list[Medium]:
         """One item, x without a batch axis and without padding, as a page shows it."""

@@ -56,8 +56,8 @@ class Codes(Kind):
         device = next(loaded.stage1.module.parameters()).device
         return Items(climb(loaded.parents, images.x.to(device)).cpu(), images.single)
 
-    def find_files(self, source: Path) -> list[Path]:
-        return Image().find_files(source)
+    def find_files(self, loaded: LoadedRun, source: Path) -> list[Path]:
+        return Image().find_files(loaded, source)
 
     def load_files(self, loaded: LoadedRun, paths: list[Path]) -> tuple[list[Path], Items]:
         from pipelines.data.image_files import load_images

@@ -88,7 +88,7 @@ class Image(Kind):
     def read(self, loaded: LoadedRun, x: Any) -> Items:
         return read_images(x, self.data_shape(loaded), value_range(loaded))
 
-    def find_files(self, source: Path) -> list[Path]:
+    def find_files(self, loaded: LoadedRun, source: Path) -> list[Path]:
         from pipelines.data.image_files import find_images
 
         return find_images(source)

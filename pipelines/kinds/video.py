@@ -116,7 +116,7 @@ class Video(Kind):
             x = read_array(x)
         return read_pixels(x, shape, "video", "a path")
 
-    def find_files(self, source: Path) -> list[Path]:
+    def find_files(self, loaded: LoadedRun, source: Path) -> list[Path]:
         from pipelines.data.folders import list_files
         from pipelines.data.video_files import SUFFIXES
 

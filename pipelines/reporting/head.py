@@ -34,7 +34,7 @@ def head(reported: Reported) -> Html:
         rows |= {"latents": f"grid of {sizes(grid)}, {count:,} codes per {noun}",
                  "codebook": f"{bottleneck.num_codes:,} codes{books}",
                  f"bits per {noun}": f"{count * math.log2(bottleneck.num_codes):,.0f} by a uniform prior"}
-    rows["stage 1"] = stage_in_words(stage1)
+    rows["stage 1"] = "none: the codes were imported" if example.imported else stage_in_words(stage1)
     rows["stage 2"] = "none was trained" if stage2 is None else stage_in_words(stage2)
     rows["decoder conditioned on"] = ", ".join(stage1.condition_on) or "codes alone"
     if stage2 is not None:
@@ -49,7 +49,8 @@ def head(reported: Reported) -> Html:
     first = "encodes each one as a grid of discrete codes" if isinstance(bottleneck, Quantizer) else (
         "encodes each one as a grid of continuous latents")
     what = NETWORKS.get(kind.name, kind.name)
-    words = f"A generative model of {what}, in two stages: stage 1 {first} and decodes it."
+    words = ("A generative model of codes that another program made: they were imported, and there is no stage 1."
+             if example.imported else f"A generative model of {what}, in two stages: stage 1 {first} and decodes it.")
     return join(tag("p", words, second), facts(rows))
 
 

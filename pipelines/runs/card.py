@@ -166,19 +166,28 @@ def _what(loaded: LoadedRun) -> str:
              f"{_sizes(example.shape)}" + (f" at {example.facts['sample_rate_hz']} Hz" if "sample_rate_hz"
                                            in example.facts else "") + "."]
     bottleneck = stage1.module.bottleneck
+    if example.imported:
+        lines[0] = (f"A model of codes that another program made: integers below {bottleneck.num_codes} on a grid of "
+                    f"{_sizes(stage1.grid)}, {bottleneck.num_codebooks} at each position. What they stand for, its "
+                    "files do not say.")
     codes = "latents"
     if isinstance(bottleneck, Quantizer):
         books = f" in each of {bottleneck.num_codebooks} codebooks" if bottleneck.num_codebooks > 1 else ""
         codes = f"codes out of {bottleneck.num_codes}{books}"
-    lines.append(f"- Stage 1: {type(stage1.module.encoder).__name__}, {type(bottleneck).__name__}, "
-                 f"{type(stage1.module.decoder).__name__}, {_millions(stage1.module)} parameters, "
-                 f"{stage1.state.step} steps: an item is a grid of {_sizes(stage1.grid)} {codes}"
-                 + _conditions(loaded, stage1.condition_on) + ".")
+    if example.imported:
+        lines.append("- Stage 1: none. Samples are codes, written in the format that the training codes came in: "
+                     f"{example.facts['tokens']['format']}.")
+    else:
+        lines.append(f"- Stage 1: {type(stage1.module.encoder).__name__}, {type(bottleneck).__name__}, "
+                     f"{type(stage1.module.decoder).__name__}, {_millions(stage1.module)} parameters, "
+                     f"{stage1.state.step} steps: an item is a grid of {_sizes(stage1.grid)} {codes}"
+                     + _conditions(loaded, stage1.condition_on) + ".")
     if loaded.parents:
         lines.append("- Its data are codes themselves: the stage 1 that makes them of "
                      f"{NOUNS.get(loaded.parents[-1].example.kind, 'items')} is in `parent/`.")
     if stage2 is None:
-        lines.append("- There is no stage 2: it encodes and decodes, but draws no new items.")
+        lines.append("- There is no stage 2" + (
+            "." if example.imported else ": it encodes and decodes, but draws no new items."))
     else:
         lines.append(f"- Stage 2: {type(stage2.module).__name__}, {_millions(stage2.module)} parameters, "
                      f"{stage2.state.step} steps: the prior of the codes, from which new items are drawn"
@@ -228,7 +237,8 @@ def _figures(figures: dict | None) -> str:
 def _limits(loaded: LoadedRun, figures: dict | None) -> str:
     example = loaded.stage1.example
     noun, data, figures = NOUNS.get(example.kind, "items"), printable(example.data), figures or {}
-    lines = [f"- It was trained on {data} alone, and for nothing else. Other {noun} get codes too, without a warning; "
+    others = "" if example.imported else f" Other {noun} get codes too, without a warning;"
+    lines = [f"- It was trained on {data} alone, and for nothing else.{others} "
              "`pipelines/score.py` says how unusual an item is.",
              f"- An item has the size {_sizes(example.shape)}; no other was trained."]
     classifiers = {"": figures.get("classifier") or {}} | (((figures.get("audio") or {}).get("classifiers")) or {})
@@ -261,7 +271,8 @@ def _loading(loaded: LoadedRun, name: str, hub_name: str | None) -> str:
         label = ""
         if stage2.condition_on and (names := example.classes[example.label_names.index(stage2.condition_on[0])]):
             label = f", labels={[f'{stage2.condition_on[0]}={names[0]}']!r}"
-        code += [f"samples = run.sample(2, seed=0{label})", "codes = run.encode(samples.x)"]
+        code += [f"samples = run.sample(2, seed=0{label})",
+                 "codes = samples.codes" if example.imported else "codes = run.encode(samples.x)"]
     elif isinstance(stage1.module.bottleneck, Quantizer):
         code += ["codes = run.encode(x)  # x: arrays, tensors, files, or a list of these"]
     hub = [] if hub_name else ["", 'From a hub it is `load("hf://OWNER/NAME")`, with the extra `[hub]`.']

@@ -47,6 +47,8 @@ def own_settings(run: Run) -> dict[str, Any]:
             expect(where, key, own[key], isinstance(own[key], dict), "a mapping")
             check_targets(where, key, own[key])
     own["data"] = with_places(own["data"])
+    if data_set_class(run.stage1 / "config.yaml", own["data"].get("_target_")).own_run:
+        own["data"]["run"] = str(run.root)
     return own
 
 

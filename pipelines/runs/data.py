@@ -32,7 +32,7 @@ def load_data(run: Run, stage1: TrainedStage, root: Path | None) -> Data:
     name, home = cfg.pop("_target_", None), os.environ.get("DATA_ROOT", "data")
     target = data_set_class(path, name)
     places = {"root": str(root or cfg.get("root", home)), "cache": str(Path(home) / "cache"), "download": False,
-              "run": str(cfg.get("run", run.published_parent))}
+              "run": str(run.root if target.own_run else cfg.get("run", run.published_parent))}
     accepted = inspect.signature(target).parameters
     arguments = build(cfg, trusted_only=True) | {key: place for key, place in places.items() if key in accepted}
     check_arguments(name, target, arguments)

@@ -21,6 +21,7 @@ from pipelines.files.checks import (
 )
 from pipelines.files.errors import InputError
 from pipelines.splits.base import Data
+from pipelines.tokens.base import Layout
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Example:
     label_names: tuple[str, ...]  # one per column of the labels
     classes: tuple[tuple[str, ...], ...]  # sorted class names of each label
     facts: dict[str, Any]  # of this kind alone: range and digest of images, sample_rate_hz of audio, ...
+
+    @property
+    def imported(self) -> bool:
+        """Whether the items are codes that were made elsewhere: stage 1 leaves them as they are."""
+        return "tokens" in self.facts
 
     @classmethod
     def from_config(cls, config: dict, path: Path) -> Self:
@@ -51,6 +57,12 @@ class Example:
         """The section `example`, as plain lists and dicts."""
         return {"data": self.data, "kind": self.kind, "shape": list(self.shape), "label_names": list(self.label_names),
                 "classes": [list(names) for names in self.classes], "facts": dict(self.facts)}
+
+
+def refuse_imported(where: object) -> NoReturn:
+    """Raises InputError for a run whose codes were imported, where its stage 1 is asked for."""
+    raise InputError(f"{where}: expected a run with a stage 1 of its own, found one whose codes were imported: it has "
+                     "no stage 1")
 
 
 def example_of(data: Data) -> Example:
@@ -138,6 +150,11 @@ def _check_facts(path: Path, facts: Any) -> None:
         expect(path, "example.facts.range", values, accepted, "two numbers, the lower one first")
     if "digest" in facts:
         expect(path, "example.facts.digest", facts["digest"], is_hash(facts["digest"]), "64 hexadecimal digits")
+    if "tokens" in facts:
+        try:
+            Layout.from_facts(facts["tokens"])
+        except (ValueError, TypeError) as error:
+            expect(path, "example.facts.tokens", facts["tokens"], False, f"how codes lie in files ({error})")
     if "parent" in facts:
         parent = facts["parent"]
         expect_keys(path, "example.facts.parent", parent, {"stage1_hash", "extraction"})

@@ -128,6 +128,7 @@ class Data(ABC):
     action_names: tuple[str, ...] = ()  # for clips; an action is an index
     recorded_names: tuple[str, ...] = ()  # further recorded arrays: "pose"
     parent: Any = None  # of codes: the run that made them
+    own_run: bool = False  # the data are in the run itself: codes that were imported
     parent_hash: str | None = None  # for codes: the hash of the stage 1 that made them
     splits: tuple[str, ...]  # "train", "validation" (held-out items) and, where published, "test"
     left_out: Mapping[str, int] = MappingProxyType({})  # how much of a source was not taken, by reason: {".txt": 12}

@@ -31,6 +31,7 @@ class PriorTask(Task):
             loss = nll.mean()
         else:  # over the mean number of codes, not this batch's own: so every rank's share weighs the same
             real = torch.arange(batch.x.shape[1], device=batch.x.device) < batch.lengths[:, None]
+            real = real.view(*real.shape, *[1] * (nll.ndim - 2))  # all codebooks of a position
             loss = (nll * real).sum() / (len(batch.x) * self.mean_codes["train"])
         return loss, lambda: {"bits": loss.detach() / math.log(2)}
 

@@ -76,7 +76,7 @@ def test_signatures_are_those_of_the_base(kind_name):
     """What verbs and the door pass by name arrives: a method of a kind takes the parameters that `Kind` names."""
     kind = type(kind_of(kind_name))
     others = ("show", "code_fields", "sampler_options", "read_mask", "write_samples", "read", "check_views", "local",
-              "codec_bits")
+              "codec_bits", "item_writer")
     for name in (*OPTIONAL, *others):
         base, own = (list(inspect.signature(getattr(cls, name)).parameters) for cls in (Kind, kind))
         assert own == base, name

@@ -60,6 +60,10 @@ FLAGS = {
     "plot_latents": (["--data-root", "PICTURES"], ["data-root", "split", "example"]),
     "report": (["--n", "2"], ["n", "data-root"]),
     "score": (["--input", "PICTURES"], ["input", "label", "rank", "actions", "held-out", "data-root"]),
+    "export_codes": (["--format", "npz", "--output", "codes"], ["format", "output"]),
+    "import_codes": (["--run", "new", "--input", "PICTURES"], [
+        "input", "grid", "num-codes", "labels", "padding", "format", "validation-fraction", "item-length",
+        "codebook-axis"]),
     "export_model": (["--data-root", "PICTURES", "--format", "pt2"], ["input", "items", "format", "data-root"]),
     "predict_video": ([], ["data-root", "n", "context", "frames", "actions", "temperature", "top-k", "top-p"]),
 }

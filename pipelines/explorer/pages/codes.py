@@ -42,6 +42,8 @@ class Codes(Page):
     name, title, place = "codes", "Codes", 10
 
     def why_not(self, run: TrainedRun) -> str | None:
+        if run._loaded.stage1.example.imported:
+            return "the codes of this run were imported: it has no stage 1 that could say what they stand for"
         if not isinstance(run.stage1.bottleneck, Quantizer):
             return f"the latents of this run are no codes: {type(run.stage1.bottleneck).__name__}"
         return None

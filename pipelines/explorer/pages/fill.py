@@ -23,6 +23,8 @@ class Fill(Page):
     def why_not(self, run: TrainedRun) -> str | None:
         if not kind_of(run.kind).completes:
             return f"a part of an item on {run.kind} cannot be filled"
+        if run._loaded.stage1.example.imported and len(run.grid) != 2:
+            return "here only imported codes on a grid (h, w) are painted on; sample.py --complete --mask fills others"
         if run.stage2 is None or not isinstance(run.stage1.bottleneck, Quantizer):
             return "this run has no prior of codes that could fill a part: make extract-codes stage2"
         return None

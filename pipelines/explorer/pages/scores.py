@@ -29,6 +29,8 @@ class Scores(Page):
             return "this run has latents without codes, and a score is of codes"
         if run.stage2 is None:
             return "this run has no prior that could say how likely codes are: make stage2 trains one"
+        if run._loaded.stage1.example.imported:
+            return "this page shows images and sounds; score.py ranks token files"
         try:
             check_able(kind_of(run.kind), "load_files", run.folder)
         except InputError as error:
@@ -105,7 +107,7 @@ class Scores(Page):
         if not arguments.has("folder"):
             raise InputError("files: expected files or a folder, found none")
         folder = below(context.data_root, arguments.text("folder"))
-        paths = context.kind.find_files(folder)
+        paths = context.kind.find_files(context.loaded, folder)
         if len(paths) > MOST:
             raise InputError(f"folder: expected at most {MOST} files, found {len(paths)}; score.py ranks more: python "
                              f"pipelines/score.py --run {context.run.folder.name} --input FOLDER")

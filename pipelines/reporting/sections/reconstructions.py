@@ -18,6 +18,8 @@ TITLE, ORDER = "Reconstructions", 40
 
 
 def section(reported: Reported) -> Html:
+    if reported.loaded.stage1.example.imported:
+        raise LeftOut("the codes of this run were imported: it has no stage 1")
     try:
         batch = reported.held_out_items(reported.count)
     except LeftOut:

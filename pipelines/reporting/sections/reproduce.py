@@ -16,7 +16,10 @@ def section(reported: Reported) -> Html:
     run, name = reported.run, reported.run.root.resolve().name
     published = pretrained().resolve() in run.root.resolve().parents
     commands = []
-    if name in config_names("experiment"):
+    if reported.loaded.stage1.example.imported:
+        commands += ["# train one like it", "python pipelines/import_codes.py --run again --input ...",
+                     *(["make stage2 RUN=again"] if reported.loaded.stage2 else []), ""]
+    elif name in config_names("experiment"):
         commands += ["# train one like it", f"make stage1 EXPERIMENT={name} RUN=again",
                      *(["make extract-codes RUN=again", "make stage2 RUN=again"] if reported.loaded.stage2 else []), ""]
     else:

@@ -30,7 +30,8 @@ def section(reported: Reported) -> Html:
     classes = [classes_of(example, name) for name in samples.label_names]
     captions = [None] * count if samples.labels is None or not classes else [
         classes_in_words(samples.label_names, classes, row) for row in samples.labels[:count].tolist()]
-    how = "Each has been drawn code by code from the prior, then decoded" if reported.loaded.stage2 else (
+    how = "Each has been drawn code by code from the prior" if example.imported else (
+        "Each has been drawn code by code from the prior, then decoded") if reported.loaded.stage2 else (
         "Each is the decoding of latents drawn from N(0, I)")
     given = ", conditioned on the actions of a training clip" if example.facts.get("action_names") else ""
     given += "; labels are drawn as often as in training" if classes else ""
