@@ -113,8 +113,7 @@ def import_tokens(run: Run, paths: Mapping[str, Path], wishes: Wishes) -> Import
     origin = hashlib.sha256("".join(scans[name].digest for name in sorted(scans)).encode()).digest()
     run.root.parent.mkdir(parents=True, exist_ok=True)
     with folder_made_whole(run.root, "import_codes") as folder:
-        _write(Run(folder), data, layout, num_codes, origin, run)
-        imported = CodeData(Run(folder).codes)
+        imported = _write(Run(folder), data, layout, num_codes, origin, run)
     left_out = sorted({f"{part.source.path}: {what}" for part in parts.values() for what in part.source.left_out})
     return Imported(imported, layout, largest, left_out)
 
@@ -312,8 +311,8 @@ def _scan(part: Part, layout: Layout, wishes: Wishes) -> _Scan:
     return _Scan(largest, lengths, f"{digest.hexdigest()}{layout.grid}{layout.num_codebooks}")
 
 
-def _write(run: Run, data: TokenData, layout: Layout, num_codes: int, origin: bytes, home: Run) -> None:
-    """Fills the folder of `run`, which will be `home`."""
+def _write(run: Run, data: TokenData, layout: Layout, num_codes: int, origin: bytes, home: Run) -> CodeData:
+    """Fills the folder of `run`, which will be `home`. Returns its codes."""
     cfg = composed([f"prior={PRIORS[len(layout.grid)]}"])
     stage1 = {
         "_target_": "stage1_vqvae.autoencoder.Autoencoder",
@@ -347,4 +346,4 @@ def _write(run: Run, data: TokenData, layout: Layout, num_codes: int, origin: by
                         stage1_hash=made_by, batch_size=max(1, AT_ONCE // math.prod(layout.shape)))
     config["example"]["facts"]["digest"] = codes.manifest.extraction
     write_atomically(run.stage1 / "config.yaml", yaml_bytes(config))
-
+    return codes
