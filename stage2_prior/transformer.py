@@ -54,7 +54,7 @@ class Transformer(Prior):
         grid: Sequence[int] = (32, 32),
         channels: int = 128,
         num_layers: int = 6,
-        num_heads: int = 4,
+        num_heads: int = 8,
         expansion: int = 4,
         num_classes: Sequence[int] = (),
         local_channels: int = 0,

@@ -20,7 +20,7 @@ PRIORS = {
         lambda: WaveNet(**SMALL, residual_channels=4, gate_channels=8, skip_channels=8, num_classes=(3,),
                         local_channels=2), (11,)),
     "transformer of two codebooks, with labels and local features": (
-        lambda: Transformer(**SMALL, num_codebooks=2, grid=(3, 2), channels=16, num_classes=(3,), local_channels=2),
+        lambda: Transformer(**SMALL, num_codebooks=2, grid=(3, 2), channels=32, num_classes=(3,), local_channels=2),
         (3, 2)),
     "video, with labels and actions": (
         lambda: GatedPixelCNN3d(**IMAGE, num_temporal_layers=1, num_classes=(3,), local_channels=2), (4, 3, 2)),
