@@ -36,9 +36,12 @@ from stage2_prior.prior import Prior
 from stage2_prior.sampling import sample
 
 SAMPLES = 64
-TRANSFORMER = {  # up to so many positions: what suits a few minutes on a CPU
-    math.inf: ["prior.channels=128", "prior.num_layers=6", "prior.num_heads=2", "prior.dropout=0.1",
-               "stage2.lr=1e-3", "stage2.warmup_steps=100"],
+# up to so many positions: what suits a few minutes on a CPU
+TRANSFORMER = {
+    64: ["prior.channels=128", "prior.num_layers=4", "prior.dropout=0.1", "stage2.lr=2e-3", "stage2.warmup_steps=200"],
+    128: ["prior.channels=128", "prior.num_layers=4", "prior.dropout=0.2", "stage2.lr=2e-3", "stage2.warmup_steps=200"],
+    441: ["prior.channels=128", "prior.num_layers=6", "prior.dropout=0", "stage2.lr=1.5e-3", "stage2.warmup_steps=200"],
+    1024: ["prior.channels=128", "prior.num_layers=6", "prior.dropout=0", "stage2.lr=1e-3", "stage2.warmup_steps=200"],
 }
 
 
@@ -76,7 +79,7 @@ def settings_of(name: str, arguments: argparse.Namespace, out: Path) -> list[str
     own: list[str] = []
     if name == "transformer":
         positions = math.prod(CodeData(arguments.run / "codes").grid)
-        own = next(own for most, own in TRANSFORMER.items() if positions <= most)
+        own = [*next(own for most, own in TRANSFORMER.items() if positions <= most), "prior.num_heads=8"]
     return [*chosen, f"prior={name}", *own]
 
 
