@@ -62,8 +62,8 @@ def main(arguments: argparse.Namespace) -> None:
     start = build(trained.config["autoencoder"])
     AutoencoderTask(start, trained.decoder_columns, lambda *_, **__: None).before_first_step(
         split.batch(torch.arange(place, place + 64) % len(split)) for place in itertools.count(0, 64))
-    print("| weights | estimator | samples | images | norm of E g | deviation | noise | noise and images |")
-    print("| --- " * 8 + "|")
+    columns = "weights", "estimator", "samples", "images", "norm of E g", "deviation", "noise", "noise and images"
+    print(f"| {' | '.join(columns)} |\n{'| --- ' * len(columns)}|")
     for weights, model in (("start", start), ("trained", trained.module)):
         for name, samples, module in variants(model, arguments.samples):
             images = arguments.evaluations // samples

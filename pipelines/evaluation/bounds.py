@@ -68,8 +68,9 @@ def sample_posterior(stage1: TrainedStage, split: Split, samples: int, batch_siz
 
 def bounds(sampled: Sampled, sizes: Tensor, samples: int, variance: float | None) -> dict:
     """Upper bounds of -log2 p(x) per data dimension, and the KL of q to the training prior in bits per example, which
-    is the rate that the ELBO pays; the NMSE of reconstructions from drawn latents, as `metrics/nmse.py` has it for those
-    without noise. sizes (n,): data dimensions of each item; variance: of the training data, None if none is known."""
+    is the rate that the ELBO pays; the NMSE of reconstructions from drawn latents, which `metrics/nmse.py` has for
+    reconstructions without noise. sizes (n,): data dimensions of each item; variance: of the training data, None if
+    none is known."""
     figures: dict = {"kl_bits": float((-sampled.nll_nats - sampled.elbo).mean()) / math.log(2), "nmse_drawn": None}
     if sampled.squares is not None and variance is not None:
         figures["nmse_drawn"] = float(sampled.squares.mean()) / variance

@@ -98,7 +98,7 @@ def ranks(tmp_path_factory) -> list[dict[str, dict[str, torch.Tensor]]]:
 def test_two_ranks_equal_one_process(name, ranks):
     first, second = (result[name] for result in ranks)
     expected = train(name, 0, 1)
-    revived = [value for key, value in expected.items() if key.startswith("revived")]
+    revived = [value for key, value in expected.items() if key.startswith("revived") and "vq." not in key]
     assert all(count > 3 for count in revived)  # otherwise this says nothing about revival
     for key, value in expected.items():
         assert torch.equal(first[key], second[key]), key
