@@ -31,7 +31,7 @@ from pipelines.files.errors import InputError, one_line_errors
 from pipelines.files.places import config_names, configs
 from pipelines.runs.config import composed, read_config
 from pipelines.runs.store import run_of
-from pipelines.training.checkpoint import read_state
+from pipelines.training.checkpoint import find_checkpoint, read_state
 from stage2_prior.prior import Prior
 from stage2_prior.sampling import sample
 
@@ -96,7 +96,7 @@ def train(name: str, settings: list[str], arguments: argparse.Namespace) -> None
     verbs = {"train_stage2": [f"stage2.steps={steps}", f"stage2.validate_every={often}",
                               f"stage2.checkpoint_every={often}"]}
     if arguments.samples:
-        verbs["evaluate"] = []
+        verbs["evaluate"] = ["evaluate.classifier=false", "evaluate.copies=0", "evaluate.bound_samples=0"]
     for verb, own in verbs.items():
         if verb == "evaluate" and (run.root / "metrics.json").exists():
             continue
@@ -107,7 +107,9 @@ def train(name: str, settings: list[str], arguments: argparse.Namespace) -> None
 def figures(settings: list[str], samples: bool) -> dict[str, float | int]:
     """Of the best checkpoint."""
     run = run_of(composed(settings))
-    best = read_state(run.stage2 / "checkpoints" / "best")
+    folder = find_checkpoint(run.stage2, "best")
+    assert folder is not None
+    best = read_state(folder)
     assert best.best_score is not None
     loaded = load(str(run.root), "cpu")
     codes = CodeData(run.codes)

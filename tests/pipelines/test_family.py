@@ -17,6 +17,7 @@ from pipelines.data.digits import Digits
 from pipelines.evaluation import bounds as bounds_evaluation
 from pipelines.evaluation import latents as latents_room
 from pipelines.evaluation import local_features
+from pipelines.evaluation.comparison import System, draw_reconstructions
 from pipelines.evaluation.measured import measure
 from pipelines.files.errors import InputError
 from pipelines.generation.decoding import pixel_uniforms
@@ -41,7 +42,8 @@ RUNS = {
     "ema": SMALL,
     "residual": [*SMALL, "autoencoder/bottleneck=residual", "autoencoder.bottleneck.num_codebooks=2"],
     "gumbel": [*SMALL, "autoencoder/bottleneck=gumbel"],
-    "vimco": [*SMALL, "autoencoder/bottleneck=vimco", "autoencoder.bottleneck.num_samples=2"],
+    "vimco": [*SMALL, "autoencoder/bottleneck=vimco", "autoencoder.bottleneck.num_samples=2",
+              "autoencoder.bottleneck.estimator=first_order"],
     "fsq": [*CODES, "autoencoder/bottleneck=fsq", "autoencoder.bottleneck.levels=[3,3]"],
     "pixel_vae": [*PIXELS, "autoencoder/bottleneck=gaussian"],
     "pixel_ema": [*PIXELS, "autoencoder.bottleneck.num_codes=8"],
@@ -118,7 +120,7 @@ def test_what_is_measured_of_codes(name, measured, capsys):
 
 
 @pytest.mark.parametrize("name", ["vimco", "gumbel", "vae", "pixel_vae"])
-def test_the_bounds_of_a_spread_posterior(name, measured, capsys):
+def test_the_bounds_of_a_spread_posterior(name, measured, folder, capsys):
     figures = measured(name)
     bounds = figures["bounds"]
     assert bounds["samples"] == SAMPLES
@@ -132,6 +134,7 @@ def test_the_bounds_of_a_spread_posterior(name, measured, capsys):
     else:
         assert 0 < bounds["nmse_drawn"] < 10 and bounds["nmse_drawn"] != figures["nmse"]
         assert "NMSE of drawn latents" in table
+    assert (folder / name / "figures" / "reconstructions_drawn.png").exists() == ("pixel" not in name)
     none = measured(name, "evaluate.bound_samples=0")
     assert none["bounds"] is None and none["bits_per_dim"]["distortion"] > 0
 
@@ -171,6 +174,17 @@ def test_an_autoencoder_has_a_distortion_and_no_bound(measured, capsys):
     assert bits["distortion"] > 0 and all(value is None for key, value in bits.items() if key != "distortion")
     assert figures["codes"] is figures["bounds"] is latents["bits"] is None and latents["dims"] == 2
     assert "bound" not in capsys.readouterr().out
+
+
+def test_a_comparison_shows_drawn_codes_too(folder, trained, tmp_path):
+    systems = []
+    for name in ("gumbel", "ema"):
+        trained(name)
+        systems.append(System(name, {}, Run(folder / name), [], {}))
+    draw_reconstructions(tmp_path / "rows.png", systems, Digits(), "validation")
+    with Image.open(tmp_path / "rows.png") as picture:
+        size, gap = 56, 4  # 8 pixels seven times as large fill 600 pixels with 12 of them
+        assert picture.height == 4 * (size + gap) + gap, "originals, two rows of the one, one of the other"
 
 
 def test_samples_of_the_posterior_depend_on_seed_and_item_alone(folder, trained):
