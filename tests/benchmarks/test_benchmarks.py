@@ -86,6 +86,7 @@ def test_the_summary_has_a_line_for_each_row(run):
     assert len(lines) == 2 + len(run[0]["rows"]) and len({line.count("|") for line in lines}) == 1
 
 
+@pytest.mark.slow
 def test_a_curve_has_a_plot_and_its_numbers(tmp_path):
     result = bench("--curves", str(tmp_path), "--quick", "--only", "clip_length")
     assert result.returncode == 0, result.stderr[-3000:]

@@ -132,7 +132,11 @@ def test_systems_on_different_data_are_refused(tmp_path):
         make_systems({"axes": axes, "overrides": []}, [], [], tmp_path)
 
 
-@pytest.mark.parametrize("name", config_names("compare"))
+LARGE = {"quantisers"}  # 33 systems: composing takes 0.2 s each
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE))
+                                  for name in config_names("compare")])
 def test_every_set_composes_and_says_its_command(name, tmp_path):
     text = (configs() / "compare" / f"{name}.yaml").read_text()
     assert f"SET={name}" in text or f"STUDY={name}" in text

@@ -37,12 +37,16 @@ def test_steps_fill_what_initialisation_leaves():
 
 def test_a_stage_1_is_measured_once(tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "MOST", 8)
+    loss, frozen = budget.AutoencoderTask.loss, []
+    monkeypatch.setattr(budget.AutoencoderTask, "loss",
+                        lambda task, *rest: (frozen.append(task.frozen), loss(task, *rest))[1])
     overrides = [*TINY, f"runs_dir={tmp_path}", "run=tiny", "stage1.freeze_encoder_at=0.75"]
     steps = steps_within(0.05, "stage1", overrides, Digits)
     written = yaml.safe_load((tmp_path / "tiny" / "budget.yaml").read_text())["stage1"]
     # less than 3 s of steps of 0.5 to 100 ms
     assert 30 <= steps == written["steps"] <= 6000 and written["minutes"] == 0.05
-    assert 0 < written["frozen_step_seconds"] < written["step_seconds"] and written["initialisation_seconds"] > 0
+    assert all(written[f"{part}_seconds"] > 0 for part in ("frozen_step", "step", "initialisation"))
+    assert frozen == sorted(frozen) and 4 <= sum(frozen) <= 9, "learning, then as many more frozen"
     assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["budget.yaml"], "what was trained is thrown away"
     assert f"stage1: {steps} steps of" in describe_budget(Run(tmp_path / "tiny"), "stage1")
     monkeypatch.setattr(budget, "measure_stage1", lambda *_: Cost(0.0, 1.0, 1.0))
