@@ -97,7 +97,10 @@ def test_a_curve_has_a_plot_and_its_numbers(tmp_path):
         assert all(point["seconds"] > 0 and point["floor_s"] > 0 and point["x"] > 0 for point in points)
 
 
-@pytest.mark.parametrize("flags", [("--threads", "-1"), ("--only", "nothing"), ("--device", "tpu"), ("--quik",)])
+SLOW = [pytest.param(*flags, marks=pytest.mark.slow) for flags in ([("--only", "nothing")], [("--device", "tpu")])]
+
+
+@pytest.mark.parametrize("flags", [("--threads", "-1"), ("--quik",), *SLOW])
 def test_bad_flags_are_refused_in_one_line(flags):
     result = bench(*flags)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1 and result.stderr.startswith("error: ")
