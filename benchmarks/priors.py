@@ -92,7 +92,7 @@ def train(name: str, settings: list[str], arguments: argparse.Namespace) -> None
             shutil.copytree(arguments.run / part, run.root / part)
     steps = steps_within(arguments.minutes, "stage2", settings, lambda: None)
     print(f"{name}: {describe_budget(run, 'stage2')}", flush=True)
-    often = max(1, steps // 10)
+    often = max(1, steps // 4)  # long splits take longer to validate than to train on
     verbs = {"train_stage2": [f"stage2.steps={steps}", f"stage2.validate_every={often}",
                               f"stage2.checkpoint_every={often}"]}
     if arguments.samples:
