@@ -104,9 +104,7 @@ class SoundUpsampler(nn.Module):
         return 1 + len(self.blocks) + math.ceil(sum(1 / rate for rate in rates))
 
     def forward(self, z_q: Tensor, labels: Tensor | None = None) -> Tensor:
-        if (0 if labels is None else labels.shape[1]) != len(self.num_classes):
-            found = "none" if labels is None else tuple(labels.shape)
-            raise ValueError(f"labels: expected {len(self.num_classes)} columns, found {found}")
+        check_labels(labels, len(self.num_classes))
         x = self.input(z_q)
         for block in self.blocks:
             x = block(x, labels)
@@ -175,6 +173,13 @@ class SpectralGuide(nn.Module):
             padded = F.pad(wave, ((size - hop) // 2, size - hop - (size - hop) // 2))  # negative: cut
             spectrum = torch.stft(padded, size, hop, window=self.window, center=False, return_complex=True).abs()
             return torch.log(spectrum.transpose(1, 2) @ self.bands + 1e-2)
+
+
+def check_labels(labels: Tensor | None, columns: int) -> None:
+    """Raises ValueError unless labels are (b, columns); None are none."""
+    if (0 if labels is None else labels.shape[1]) != columns:
+        found = "none" if labels is None else tuple(labels.shape)
+        raise ValueError(f"labels: expected {columns} columns, found {found}")
 
 
 def checked_strides(strides: Sequence[int]) -> tuple[int, ...]:

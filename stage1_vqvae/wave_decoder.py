@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stage1_vqvae.audio import ResidualBlock, checked_strides, initialise
+from stage1_vqvae.audio import ResidualBlock, check_labels, checked_strides, initialise
 from stage1_vqvae.guided import GuidedDecoder, Prediction
 
 
@@ -103,9 +103,7 @@ class WaveDecoder(GuidedDecoder):
 
     def features(self, z_q: Tensor, labels: Tensor | None) -> Tensor:
         """(b, hidden, n), at the rate of the codes."""
-        if (0 if labels is None else labels.shape[1]) != len(self.num_classes):
-            found = "none" if labels is None else tuple(labels.shape)
-            raise ValueError(f"labels: expected {len(self.num_classes)} columns, found {found}")
+        check_labels(labels, len(self.num_classes))
         x = self.input(z_q)
         for block in self.blocks:
             x = block(x, labels)

@@ -29,11 +29,23 @@ class SteppedPixelCNN(GatedPixelCNN):
         return None
 
 
-def sharpened(heads: Iterable[nn.Module]) -> None:
-    """Logits with a standard deviation near 2, as in a trained prior; an untrained one is close to uniform."""
-    with torch.no_grad():
-        for head in heads:
-            head[3].weight *= 20  # type: ignore[index]
+@torch.no_grad()
+def sharpened(outputs: Iterable[nn.Module]) -> None:
+    """Layers that make logits, whose standard deviation becomes about 2, as in a trained prior; an untrained one is
+    close to uniform."""
+    for layer in outputs:
+        layer.weight *= 20  # type: ignore[operator]
+
+
+def forward_passes(prior: Prior, codes: Tensor, part: int) -> Run:
+    """One forward pass over all codes, `part` grids at once."""
+
+    def run() -> None:
+        with torch.inference_mode():
+            for some in codes.split(part):
+                prior(some)
+
+    return run
 
 
 def compared(prior: Prior, inputs: Callable[[torch.dtype], dict[str, Tensor | None]]) -> dict[str, float]:
@@ -72,7 +84,7 @@ class Sampling(Work):
     def prior(self, kind: type[GatedPixelCNN] = GatedPixelCNN) -> GatedPixelCNN:
         torch.manual_seed(0)
         prior = kind(self.k, channels=self.p, num_layers=self.layers)
-        sharpened(prior.heads)
+        sharpened(head[3] for head in prior.heads)
         return prior.to(self.device).eval()
 
     def uniforms(self, batch: int, grid: int) -> Tensor:
@@ -86,13 +98,7 @@ class Sampling(Work):
         def forward(layout: torch.memory_format) -> Run:
             prior = self.prior().to(memory_format=layout)
             codes = torch.randint(self.k, (self.batch, self.grid, self.grid), device=self.device)
-
-            def run() -> None:
-                with torch.inference_mode():
-                    for part in codes.split(PART):
-                        prior(part)
-
-            return run
+            return forward_passes(prior, codes, PART)
 
         def plain_forward() -> Run:
             pixelcnn.ready = lambda device, dtype: False  # type: ignore[assignment]  # in this contender's own process

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.work import Contender, Estimate, Floor, Run, Sizes, Work
-from benchmarks.works.sampling import compared
+from benchmarks.works.sampling import compared, forward_passes, sharpened
 from stage2_prior.sampling import sample
 from stage2_prior.transformer import Transformer
 
@@ -51,9 +51,7 @@ class TransformerSampling(Work):
         torch.manual_seed(0)
         prior = kind(self.k, grid=(self.grid, self.grid), channels=self.d, num_layers=self.layers,
                      num_heads=self.heads)
-        with torch.no_grad():
-            for head in prior.heads:
-                head.weight *= 20  # logits with a standard deviation of 2, as in a trained prior
+        sharpened(prior.heads)
         return prior.to(self.device).eval()
 
     def contenders(self) -> list[Contender | Estimate]:
@@ -65,13 +63,7 @@ class TransformerSampling(Work):
         def forward() -> Run:
             prior = self.prior()
             codes = torch.randint(self.k, (self.batch, self.grid, self.grid), device=self.device)
-
-            def run() -> None:
-                with torch.inference_mode():
-                    for part in codes.split(PART):
-                        prior(part)
-
-            return run
+            return forward_passes(prior, codes, PART)
 
         one = "one forward pass"
         found = [Contender("sample", lambda: cached(Transformer)), Contender(one, forward)]

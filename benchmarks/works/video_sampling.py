@@ -41,7 +41,7 @@ class VideoSampling(Work):
         torch.manual_seed(0)
         prior = GatedPixelCNN3d(self.k, channels=self.p, num_layers=self.layers, num_temporal_layers=self.temporal,
                                 local_channels=ACTIONS)
-        sharpened(prior.frame.heads)
+        sharpened(head[3] for head in prior.frame.heads)
         return prior.to(self.device).eval()
 
     def inputs(self, *shape: int) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,7 @@ class WaveNetGeneration(Work):
         torch.manual_seed(0)
         prior = kind(self.k, residual_channels=RESIDUAL, gate_channels=GATE, skip_channels=SKIP,
                      num_layers=self.layers, local_channels=self.local)
-        sharpened(prior.heads)
+        sharpened(head[3] for head in prior.heads)
         return prior.to(self.device).eval()
 
     def contenders(self) -> list[Contender | Estimate]:

@@ -8,7 +8,7 @@ import io
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -191,6 +191,13 @@ class Tokens:
         if self.lengths is None:
             return self.items[number]
         return self.items[number].take(range(int(self.lengths[number])), axis=self.layout.length_axis)
+
+    def arrays(self, of_label: Callable[[Label], np.ndarray]) -> dict[str, np.ndarray]:
+        """All of them by name, for formats of several arrays per file; `of_label`: how a label is stored."""
+        lengths = {} if self.lengths is None else {LENGTHS: self.lengths}
+        labels = {f"{LABEL}{name}": of_label(label) for name, label in self.labels.items()}
+        local = {f"{LOCAL}{name}": np.ascontiguousarray(array) for name, array in self.local.items()}
+        return {self.layout.key or CODES: self.items, **lengths, **labels, **local}
 
 
 class Format(ABC):

@@ -12,18 +12,7 @@ import numpy as np
 
 from pipelines.files.atomic import file_made_whole
 from pipelines.files.errors import InputError
-from pipelines.tokens.base import (
-    CODES,
-    LABEL,
-    LENGTHS,
-    LOCAL,
-    ArraySource,
-    Format,
-    Options,
-    Tokens,
-    array_source,
-    check_room,
-)
+from pipelines.tokens.base import ArraySource, Format, Options, Tokens, array_source, check_room
 
 LOCAL_HEADER = 30  # bytes of a member's header before its name, which states how long name and extra field are
 MOST_MEMBERS = 10_000
@@ -43,9 +32,7 @@ class Npz(Format):
                     raise ValueError(f"{len(members)} arrays")
                 arrays = {member.filename.removesuffix(".npy"): _array(path, file, archive, member)
                           for member in members}
-        except InputError:
-            raise
-        except OSError:
+        except (InputError, OSError):
             raise
         except Exception as error:  # NumPy parses a header as Python, zipfile whatever is there
             raise InputError(f"{path}: expected a whole archive of NumPy arrays without pickled objects, found "
@@ -54,12 +41,8 @@ class Npz(Format):
 
     def write(self, folder: Path, stem: str, tokens: Tokens) -> Path:
         path = folder / f"{stem}{self.suffix}"
-        arrays = {tokens.layout.key or CODES: tokens.items}
-        arrays |= {} if tokens.lengths is None else {LENGTHS: tokens.lengths}
-        arrays |= {f"{LABEL}{name}": label.values for name, label in tokens.labels.items()}
-        arrays |= {f"{LOCAL}{name}": array for name, array in tokens.local.items()}
         with file_made_whole(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, allow_pickle=False, **tokens.arrays(lambda label: label.values))
         return path
 
 

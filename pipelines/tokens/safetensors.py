@@ -12,18 +12,7 @@ from safetensors.numpy import save
 
 from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
-from pipelines.tokens.base import (
-    CODES,
-    LABEL,
-    LENGTHS,
-    LOCAL,
-    ArraySource,
-    Format,
-    Options,
-    Tokens,
-    array_source,
-    header_json,
-)
+from pipelines.tokens.base import ArraySource, Format, Options, Tokens, array_source, header_json
 
 CLASSES = "classes_"
 TYPES = {"U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
@@ -71,10 +60,6 @@ class Safetensors(Format):
 
     def write(self, folder: Path, stem: str, tokens: Tokens) -> Path:
         path = folder / f"{stem}{self.suffix}"
-        arrays = {tokens.layout.key or CODES: tokens.items}
-        arrays |= {} if tokens.lengths is None else {LENGTHS: tokens.lengths}
-        arrays |= {f"{LABEL}{name}": label.numbers for name, label in tokens.labels.items()}
-        arrays |= {f"{LOCAL}{name}": np.ascontiguousarray(array) for name, array in tokens.local.items()}
         classes = {f"{CLASSES}{name}": json.dumps(label.classes) for name, label in tokens.labels.items()}
-        write_atomically(path, save(arrays, classes or None))
+        write_atomically(path, save(tokens.arrays(lambda label: label.numbers), classes or None))
         return path
