@@ -37,7 +37,7 @@ from pipelines.files.errors import InputError, naming
 from pipelines.files.locks import only_writer
 from pipelines.files.outputs import one_call
 from pipelines.files.places import outputs
-from pipelines.generation.decoding import decode, descend
+from pipelines.generation.decoding import decode, descend, one_size
 from pipelines.generation.labels import choose_labels, conditioning_labels, decoder_labels, parse_labels
 from pipelines.generation.reconstruction import reconstruct
 from pipelines.generation.samples import Sampler, Samples
@@ -144,18 +144,25 @@ class TrainedRun:
     # --- arrays in, arrays out ------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode(self, x: Any, batch_size: int = 64) -> Tensor:
-        """Items -> codes int64 (n, *grid[, g]), or (*grid[, g]) for one item."""
+    def encode(self, x: Any, batch_size: int = 64, whole: bool = False) -> Tensor:
+        """Items -> codes int64 (n, *grid[, g]), or (*grid[, g]) for one item.
+
+        Arrays and tensors may have any height and width, audio and clips any length: the grid is as large as they are,
+        rounded up to whole codes. whole: image files, video files and Pillow images keep their own size too; else they
+        are cropped and resized to the run's."""
         _counts(batch_size=batch_size)
         self._need_stage1()
         self._need_codes()
-        items = self._kind.read(self._loaded, x)
-        codes = torch.cat([self.stage1.encode(part.to(self._device)).cpu() for part in items.x.split(batch_size)])
+        items, tiled = self._kind.read_any(self._loaded, x, whole), self._loaded.stage1.tiled
+        size = tuple(items.x.shape[2:])
+        with one_size(self._loaded.stage1, size):
+            parts = items.x.split(batch_size if size == tiled.shape[1:] else 1)
+            codes = torch.cat([tiled.encode(part) for part in parts])
         return codes[0] if items.single else codes
 
     def decode(self, codes: Any, seed: int = 0, batch_size: int = 64, **labels: str) -> Tensor:
         """Codes int64 (n, *grid[, g]), or those of one item -> data units (n, *shape), or one item: uint8 images and
-        video, float32 waveforms.
+        video, float32 waveforms. The grid may be any that the decoder takes.
 
         labels: a class for each label that the decoder is conditioned on, `speaker="theo"`. An autoregressive decoder
         samples; item i is then a function of its codes, `seed` and i."""
@@ -164,9 +171,10 @@ class TrainedRun:
         _counts(batch_size=batch_size)
         codes, single, count = self._read_codes(codes)
         given = decoder_labels(self._loaded.stage1, labels, len(codes))
-        length = count * (self._loaded.stage1.example.shape[-1] // codes.shape[1])
-        lengths = torch.full((len(codes),), length) if self._kind.padded else None
-        parts = []
+        length = count * (self._loaded.stage1.example.shape[-1] // self._loaded.stage1.grid[0])
+        lengths, parts = torch.full((len(codes),), length) if self._kind.padded else None, []
+        if tuple(codes.shape[1 : 1 + len(self._loaded.stage1.grid)]) != tuple(self._loaded.stage1.grid):
+            batch_size = 1
         for rows in torch.arange(len(codes)).split(batch_size):
             own = [generator(seed, number) for number in rows.tolist()]
             x = decode(self._loaded.stage1, codes[rows], None if given is None else given[rows],
@@ -175,11 +183,12 @@ class TrainedRun:
         x = torch.cat(parts) if lengths is None else torch.cat(parts)[..., :length]
         return x[0] if single else x
 
-    def reconstruct(self, x: Any, seed: int = 0, batch_size: int = 64, **labels: str) -> Tensor:
-        """Items -> their reconstructions in data units, of the same shape; labels and seed as in `decode`."""
+    def reconstruct(self, x: Any, seed: int = 0, batch_size: int = 64, whole: bool = False, **labels: str) -> Tensor:
+        """Items -> their reconstructions in data units, of the same shape, which may be any; labels and seed as in
+        `decode`, whole as in `encode`."""
         _counts(batch_size=batch_size)
         self._need_stage1()
-        items = self._kind.read(self._loaded, x)
+        items = self._kind.read_any(self._loaded, x, whole)
         given = decoder_labels(self._loaded.stage1, labels, len(items.x))
         made = reconstruct(self._loaded, items.x, given, seed, batch_size, items.lengths)
         if items.single:
@@ -291,14 +300,19 @@ class TrainedRun:
     # --- files in, files out --------------------------------------------------------------------------------
 
     def reconstruct_files(self, source: str | Path, out: str | Path, labels: Mapping[str, str] | Sequence[str] = (),
-                          seed: int = 0, batch_size: int = 64) -> Written:
-        """Writes a reconstruction of a file, or of each file of a folder, and an overview of all."""
+                          seed: int = 0, batch_size: int = 64, whole: bool = False) -> Written:
+        """Writes a reconstruction of a file, or of each file of a folder, and an overview of all.
+
+        whole: images at their own size, one after the other, and not cropped and resized to the run's."""
         self._need_stage1()
         names = self._loaded.stage1.condition_on
         wanted = _wanted(labels, names)
         check_able(self._kind, "reconstruct", self.folder)
+        if whole and not self._kind.any_size:
+            raise InputError(f"whole: expected a run on images, audio or video, found {self.folder} on {self.kind}")
         with one_call(Path(out), "reconstruct") as inside:
-            written = self._kind.reconstruct(self._loaded, Path(source), inside, wanted, seed, batch_size)
+            own = {"whole": True} if whole else {}
+            written = self._kind.reconstruct(self._loaded, Path(source), inside, wanted, seed, batch_size, **own)
         return _in_place(written, out)
 
     def compress_files(self, source: str | Path, out: str | Path, lossless: bool = False, actions: str | None = None,
@@ -466,11 +480,11 @@ class TrainedRun:
     def _read_codes(self, codes: Any) -> tuple[Tensor, bool, int]:
         """int64 (n, *grid[, g]), whether they were those of one item, and how many of the first axis were given.
 
-        Padded items may have fewer codes than the grid: they are filled up with zeros."""
+        Padded items that have fewer codes than the grid are filled up with zeros."""
         books = self.stage1.bottleneck.num_codebooks
         grid = (*self.grid, *([books] if books > 1 else []))
         expected = f"integers of shape ({', '.join(map(str, grid))}) or (n, {', '.join(map(str, grid))})"
-        expected += ", or fewer codes than the grid" if self._kind.padded else ""
+        expected += ", or of another grid" if self._kind.any_size else ""
         try:
             if isinstance(codes, list | tuple) and any(isinstance(own, Tensor) for own in codes):
                 codes = torch.stack([torch.as_tensor(own) for own in codes])
@@ -478,8 +492,8 @@ class TrainedRun:
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"codes: expected {expected}, found {str(error).splitlines()[0]}") from None
         shape = array.shape[-len(grid) :]
-        fits = shape == grid or (self._kind.padded and len(shape) == len(grid) and 0 < shape[0] <= grid[0]
-                                 and shape[1:] == grid[1:])
+        books_fit = shape[len(grid) - 1 :] == grid[len(grid) - 1 :] if books > 1 else True
+        fits = shape == grid or (len(shape) == len(grid) and books_fit and 0 not in shape and self._kind.any_size)
         if array.dtype.kind not in "iu" or not fits or array.ndim not in (len(grid), len(grid) + 1) or not array.size:
             raise InputError(f"codes: expected {expected}, found {array.dtype} {array.shape}")
         if array.min() < 0 or array.max() >= self.num_codes:
@@ -487,7 +501,8 @@ class TrainedRun:
                              f"{array.max()}")
         single, given = array.ndim == len(grid), shape[0]
         array = np.array(array[None] if single else array, dtype=np.int64)  # a copy, of this machine's byte order
-        padding = [(0, 0), (0, grid[0] - given), *[(0, 0)] * (len(grid) - 1)]
+        short = max(0, grid[0] - given) if self._kind.padded else 0
+        padding = [(0, 0), (0, short), *[(0, 0)] * (len(grid) - 1)]
         return torch.from_numpy(np.pad(array, padding)), single, given
 
 

@@ -71,6 +71,7 @@ class Kind(ABC):
     name: str
     hub_task: str | None = None  # what hubs call the task of a model of this kind; None: they have no name for it
     padded: bool = False  # items are padded along their one axis to one size, and have lengths
+    any_size: bool = False  # its networks may take items of other sizes, and `read_any` and `load_any` read them
     sample_flags: tuple[str, ...] = ()  # names of the flags that `add_sample_flags` adds
     completes: bool = False  # a hidden part of an item can be filled: the flags `COMPLETION` are among its options
 
@@ -132,6 +133,20 @@ class Kind(ABC):
         """Arrays, tensors, files or a list of these -> items. Raises InputError that says what was expected and
         found."""
 
+    def read_any(self, loaded: LoadedRun, x: Any, whole: bool = False) -> Items:
+        """`read` of what verbs take that work on any size: arrays of any height and width, audio and clips of any
+        length. whole: files and images too keep their own size, and are not fitted to the run's."""
+        if whole:
+            raise InputError(f"whole: expected a run on images, audio or video, found {loaded.run.root} on {self.name}")
+        return self.read(loaded, x)
+
+    def load_any(self, loaded: LoadedRun, paths: list[Path], whole: bool = False
+                 ) -> Iterator[tuple[list[Path], Items]]:
+        """`load_files` as `read_any` reads: the readable files and their items, in groups of one size, in order."""
+        if whole:
+            raise InputError(f"whole: expected a run on images, audio or video, found {loaded.run.root} on {self.name}")
+        yield self.load_files(loaded, paths)
+
     def find_files(self, loaded: LoadedRun, source: Path) -> list[Path]:
         """The file itself, or all files of this kind below a folder, sorted. Raises InputError where there are none."""
         raise NotImplementedError(self.name)
@@ -181,8 +196,10 @@ class Kind(ABC):
         raise NotImplementedError(self.name)
 
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
-                    batch_size: int) -> Written:
-        """A file or a folder of files -> a reconstruction of each, and an overview of originals and reconstructions."""
+                    batch_size: int, whole: bool = False) -> Written:
+        """A file or a folder of files -> a reconstruction of each, and an overview of originals and reconstructions.
+
+        whole, of kinds of any size: each at its own."""
         raise NotImplementedError(self.name)
 
     def convert(self, loaded: LoadedRun, source: Path, out: Path, label: str, target: str, seed: int,
