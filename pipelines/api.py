@@ -202,9 +202,10 @@ class TrainedRun:
 
         Labels are given by name, `digit="7"` (or `labels=["digit=7"]`); those not given are drawn as often as in
         training. Other names are options of the kind of data: `complete=IMAGE, keep=0.5` of images, `seconds=0.5` of
-        audio, `actions="forward"` of video. `complete=ITEM, mask=PART` fills a part of an image (an image, white there,
-        or booleans), of audio (seconds, "0.2-0.35") or of video (frames, "4-8", or a region) given all around it;
-        labels not given are drawn as the known codes say. `particles`, `sweeps`, `paste`: see sample.py --help."""
+        audio, `actions="forward"` of video, `size="128x192"` of images and video; size and seconds may be more than in
+        training where the prior takes any grid. `complete=ITEM, mask=PART` fills a part of an image (an image, white
+        there, or booleans), of audio (seconds, "0.2-0.35") or of video (frames, "4-8", or a region) given all around
+        it; labels not given are drawn as the known codes say. `particles`, `sweeps`, `paste`: see sample.py --help."""
         _counts(n=n, batch_size=batch_size)
         return SampledItems(self, self._sampler(seed, temperature, top_k, top_p, batch_size, labels, named).draw(n))
 
@@ -253,27 +254,28 @@ class TrainedRun:
         return held_out_scores(self._loaded, given, count, data_root, codec, self.outputs / CACHE, batch_size)
 
     def compress(self, x: Any, lossless: bool = False, actions: Any = None, batch_size: int = 64,
-                 rate_weight: float = 0.0, **labels: str) -> bytes:
-        """Items -> a compressed file, which any machine decodes to the same codes.
+                 rate_weight: float = 0.0, whole: bool = False, **labels: str) -> bytes:
+        """Items of any size -> a compressed file, which any machine decodes to the same codes.
 
         Lossy: the codes, by the prior; with a rate_weight > 0 codes that cost fewer bits at more error, see
         `pipelines.codec.choice`. lossless: the codes, then the data by the decoder's likelihood (images, video, and the
         codes that a run on codes models). labels: as in `score`; those not given are chosen and stored. actions: of
-        each frame of each clip, int64 (n, t) or one name for all, where the prior is conditioned on them."""
+        each frame of each clip, int64 (n, t) or one name for all, where the prior is conditioned on them. whole: as in
+        `encode`."""
         _counts(batch_size=batch_size)
-        items, models = self._kind.read(self._loaded, x), self._models
+        items, models = self._kind.read_any(self._loaded, x, whole), self._models
         given = Given(items.x, models.wanted_labels(labels, len(items.x)), items.lengths,
-                      models.wanted_actions(actions, len(items.x)))
-        file = io.BytesIO()
-        compress(models, file, [given], lossless, batch_size, rate_weight)
+                      models.wanted_actions(actions, len(items.x), items.x.shape[2]))
+        file, other = io.BytesIO(), tuple(items.x.shape[1:]) != self._loaded.stage1.example.shape
+        compress(models, file, [given], lossless, batch_size, rate_weight, any_size=other)
         return file.getvalue()
 
     def decompress(self, data: bytes, items: Sequence[int | str] | None = None, seed: int = 0, batch_size: int = 64
                    ) -> Tensor:
-        """A compressed file -> its items in data units (n, *shape), as `decode` makes them of the codes, or exactly.
+        """A compressed file -> its items in data units (n, c, *size), as `decode` makes them of the codes, or exactly.
 
         items: numbers or names of some of them, in this order. Raises InputError that names items which are damaged:
-        ask for the others, or let `decompress_files` write them."""
+        ask for the others, or let `decompress_files` write them; and for several sizes."""
         _counts(batch_size=batch_size)
         models = self._models
         reader = open_compressed(models, io.BytesIO(data), "data")
@@ -283,6 +285,10 @@ class TrainedRun:
             if part.group is None:
                 raise InputError(f"data: expected whole items, found damage in {named(reader, part.numbers)}")
             found |= zip(part.numbers, decoded(models, part, seed), strict=True)
+        sizes = sorted({tuple(found[number].shape[1:]) for number in wanted})
+        if len(sizes) > 1:
+            several = " and ".join(map(str, sizes[:2]))
+            raise InputError(f"data: expected items of one size, found {several}: ask for each by itself")
         return torch.stack([found[number] for number in wanted])
 
     def codes(self, split: str = "train") -> "CodeItems":
@@ -316,14 +322,16 @@ class TrainedRun:
         return _in_place(written, out)
 
     def compress_files(self, source: str | Path, out: str | Path, lossless: bool = False, actions: str | None = None,
-                       labels: Mapping[str, str] | Sequence[str] = (), batch_size: int = 64, rate_weight: float = 0.0
-                       ) -> Compressed:
-        """Compresses a file, or each file of a folder with its name, into one file `out`, in constant memory."""
+                       labels: Mapping[str, str] | Sequence[str] = (), batch_size: int = 64, rate_weight: float = 0.0,
+                       whole: bool = False) -> Compressed:
+        """Compresses a file, or each file of a folder with its name, into one file `out`, in constant memory.
+
+        whole: images and video at their own size, and not cropped and resized to the run's; audio has any length."""
         _counts(batch_size=batch_size)
         check_able(self._kind, "load_files", self.folder)
         wanted = _wanted(labels, self._models.names)
         return compress_files(self._kind, self._models, Path(source), Path(out), lossless, actions, wanted, batch_size,
-                              rate_weight)
+                              rate_weight, whole)
 
     def decompress_files(self, source: str | Path, out: str | Path, items: Sequence[int | str] | None = None,
                          seed: int = 0, batch_size: int = 64) -> Decompressed:

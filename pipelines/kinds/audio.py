@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SHOWN_S = 1.0  # of a validation clip, as training shows it: a WaveNet draws sample by sample, and ranks wait
 SHOWN_SAMPLES = 8  # clips in the overview of samples
 SHOWN_PAIRS = 6  # clips in an overview of originals and what became of them
+LONGEST_S = 7200.0  # of a sample, as of a file that is read
 HEARD_S = 4.0  # of a clip on a page
 SHOWN_LONGEST_S = 20.0  # of each of these, from its beginning
 
@@ -76,10 +77,9 @@ class Audio(Kind):
             raise InputError(f"seconds: expected a number, found {seconds!r}")
         spec, rate = loaded.stage2.codes, loaded.stage1.example.facts["sample_rate_hz"]
         hop = spec.shape[-1] // spec.grid[0]
-        longest = spec.grid[0] * hop / rate
-        length = round(seconds * rate / hop) if 0 < seconds < 2 * longest else 0  # not of NaN, nor of infinity
-        if not 1 <= length <= spec.grid[0]:
-            raise InputError(f"seconds: expected more than 0, at most {longest:.3g}, found {seconds}")
+        length = round(seconds * rate / hop) if 0 < seconds <= LONGEST_S else 0  # not of NaN, nor of infinity
+        if not length:
+            raise InputError(f"seconds: expected more than 0, at most {LONGEST_S:g}, found {seconds}")
         return {"length": length}
 
     def write_samples(self, folder: Path, samples: Samples, example: Example) -> Path:

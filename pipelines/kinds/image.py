@@ -32,7 +32,7 @@ HIDDEN = 128  # the grey level of a hidden part
 class Image(Kind):
     name = "image"
     hub_task = "unconditional-image-generation"
-    any_size = True
+    any_size = any_grid = True
     sample_flags = ("keep",)
     completes = True
 
@@ -48,7 +48,7 @@ class Image(Kind):
                             help="with --complete and without --mask: the fraction of rows to keep (default: 0.5)")
 
     def sampler_options(self, loaded: LoadedRun, **flags: Any) -> dict[str, Any]:
-        image, keep = flags.get("complete"), flags.get("keep")
+        image, keep, size = flags.get("complete"), flags.get("keep"), self.size(loaded, flags)
         if (gap := self.gap(loaded, flags)) is not None:
             if keep is not None:
                 raise InputError("keep: expected none with a mask, found " + repr(keep))
@@ -56,7 +56,7 @@ class Image(Kind):
         if image is None:
             if keep is not None:
                 raise InputError("keep: expected an image to complete, found none")
-            return {}
+            return size
         keep = 0.5 if keep is None else keep
         if not isinstance(keep, int | float):
             raise InputError(f"keep: expected a fraction between 0 and 1, found {keep!r}")

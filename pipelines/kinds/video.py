@@ -33,7 +33,7 @@ RANGES = re.compile(r"[\d.,\s-]+")  # no name of an image
 class Video(Kind):
     name = "video"
     hub_task = "video-to-video"
-    any_size = True
+    any_size = any_grid = True
     sample_flags = ("actions",)
     completes = True
 
@@ -59,20 +59,28 @@ class Video(Kind):
         gap = self.gap(loaded, flags)
         if gap is None and flags.get("complete") is not None:
             raise InputError("mask: expected the frames to fill, as 4-8, or an image of the region, found none")
-        return ({} if gap is None else {"gap": gap}) | self._actions(loaded, flags.get("actions"))
+        size = self.size(loaded, flags)
+        return ({} if gap is None else {"gap": gap}) | size | self._actions(loaded, flags.get("actions"), size)
 
-    def _actions(self, loaded: LoadedRun, wanted: str | None) -> dict[str, Any]:
+    def _actions(self, loaded: LoadedRun, wanted: str | None, size: dict[str, Any]) -> dict[str, Any]:
         """What the prior is conditioned on."""
+        import torch
+
         from pipelines.data.codes import CodeData
         from pipelines.data.manifest import MANIFEST
         from pipelines.generation.actions import local_actions, wanted_actions
 
         spec, names = loaded.stage2.codes, loaded.stage1.example.facts["action_names"]
         if wanted is not None:
-            actions = wanted_actions(wanted, names, spec.shape[1])
-            return {"local": local_actions(actions[None], len(names), spec.grid[0])}
+            stride = spec.shape[1] // spec.grid[0]
+            frames = size["size"][0] if size else spec.shape[1]
+            actions = wanted_actions(wanted, names, frames)[None]
+            actions = torch.cat([actions, actions[:, -1:].expand(-1, -frames % stride)], 1)
+            return {"local": local_actions(actions, len(names), actions.shape[1] // stride)}
         if not names:
             return {}
+        if size and size["size"][0] != spec.shape[1]:
+            raise InputError(f"actions: expected NAME or FILE for clips of {size['size'][0]} frames, found none")
         if not (loaded.run.codes / MANIFEST).exists():
             raise InputError(f"actions: expected NAME or FILE for a run without its codes, {loaded.run.codes}, found "
                              "none")
