@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 LONGEST = 256  # units along an axis that are looked at: what is seen beyond counts as everything
+PHASES = 8  # neighbouring units whose fields may differ, of networks that divide their input further and join it again
 BESIDE = 4  # units along the other axes meanwhile
 TOLERANCE = 1e-9  # relative difference in float64 that is rounding
 
@@ -34,7 +35,7 @@ class Field:
 
     before: int  # how many units before its own an output depends on
     after: int  # and how many after it
-    period: int = 1  # parts of the input have to begin at multiples of this
+    period: int = 1  # parts of the input have to begin at multiples of this, and to end there or with the input
 
 
 Network = Callable[[Tensor], Tensor]
@@ -70,14 +71,20 @@ def _along(network: Network, channels: int, axis: int, per_in: Sequence[int], pe
     while count <= LONGEST:
         sizes = [per * (count if place == axis else BESIDE) for place, per in enumerate(per_in)]
         x = torch.randn(1, channels, *sizes, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        middle = count // 2
-        marked = x.clone()
-        _units(marked, axis, per_in)[middle] = torch.nan
-        moved = _units(network(marked), axis, per_out).isnan().flatten(1).any(1).nonzero().flatten()
-        if not len(moved):
-            raise NotLocal("its output does not depend on its input")
-        before, after = max(0, int(moved.max()) - middle), max(0, middle - int(moved.min()))
-        if 0 < int(moved.min()) and int(moved.max()) < count - 1:
+        for places in ([count // 2], range(count // 2, count // 2 + PHASES)):
+            before = after = 0
+            ends = False
+            for place in places:
+                marked = x.clone()
+                _units(marked, axis, per_in)[place] = torch.nan
+                moved = _units(network(marked), axis, per_out).isnan().flatten(1).any(1).nonzero().flatten()
+                if not len(moved):
+                    raise NotLocal("its output does not depend on its input")
+                first, last = int(moved.min()), int(moved.max())
+                before, after = max(before, last - place), max(after, place - first)
+                ends = ends or first == 0 or last == count - 1
+            if ends:
+                break
             period = _period(network, x, axis, per_in, per_out, before, after)
             if period is not None:
                 return Field(before, after, period)
@@ -96,7 +103,11 @@ def _period(network: Network, x: Tensor, axis: int, per_in: Sequence[int], per_o
         for first, last in ((period, len(units)), (0, len(units) - period)):  # either end of a part
             part = x.narrow(axis + 2, first * per_in[axis], (last - first) * per_in[axis])
             start, stop = before if first else 0, last - first - (after if last < len(units) else 0)
-            if not _close(_units(network(part), axis, per_out)[start:stop], whole[first + start : first + stop]):
+            try:
+                made = _units(network(part), axis, per_out)
+            except NotLocal:  # it takes no part of this length
+                break
+            if not _close(made[start:stop], whole[first + start : first + stop]):
                 break
         else:
             return period

@@ -206,7 +206,8 @@ def tile_size(units: Sequence[int], strides: Sequence[int], at_once: int) -> lis
 
 def _around(begin: int, end: int, count: int, field: Field) -> tuple[int, int]:
     """The units that outputs from begin to end depend on."""
-    return max(0, begin - field.before) // field.period * field.period, min(count, end + field.after)
+    first, last = max(0, begin - field.before), end + field.after
+    return first // field.period * field.period, min(count, -(-last // field.period) * field.period)
 
 
 def _taken(function: Callable[[Tensor], Tensor], x: Tensor, size: Sequence[int]) -> Tensor:

@@ -47,21 +47,16 @@ class Network(nn.Module):
     (nn.Conv1d(2, 2, 3, padding=7, dilation=7), Field(7, 7)),
     (nn.Sequential(nn.ConstantPad1d((4, 0), 0), nn.Conv1d(2, 2, 5)), Field(4, 0)),  # causal
     (nn.Sequential(nn.Conv1d(2, 2, 3, padding=1), nn.ReLU(), nn.Conv1d(2, 2, 3, padding=1)), Field(2, 2)),
-    (Network(lambda x: F.interpolate(F.avg_pool1d(x, 2), scale_factor=2)), Field(2, 1, 2)),  # pairs begin at even places
+    (Network(lambda x: F.interpolate(F.avg_pool1d(x, 2), scale_factor=2)), Field(2, 2, 2)),  # in pairs
     (Network(lambda x: x + (torch.arange(x.shape[-1]) % 5)), Field(1, 1, 5)),  # counts positions
 ])
 def test_a_field_is_as_large_as_the_layers_say(network, expected):
-    """Also where the weights do not show it: residual branches start at zero."""
     (field,) = receptive_field(network, 2, [1], [1])
-    assert (field.before, field.after, field.period) == (max(field.before, expected.before), expected.after,
-                                                         expected.period)
-    assert field.before - expected.before in (0, expected.period - 1) or field == expected
-    for parameter in network.parameters():
-        nn.init.zeros_(parameter)
-    assert receptive_field(network, 2, [1], [1])[0].after == expected.after
+    assert field == expected
 
 
 def test_strides_and_residual_blocks_count_in_codes():
+    """Whatever the weights: those of new residual branches are zero."""
     encoder = SoundEncoder(1, 4, hidden=8, strides=(2, 2, 3), num_residual_blocks=2)
     assert receptive_field(encoder, 1, [12], [1]) == (Field(3, 3),)  # two blocks, and half a window of each stride
     image = ImageEncoder(3, 4, hidden=8, outer_hidden=8, residual_hidden=4, num_residual_blocks=2, num_downsamplings=2,
@@ -114,7 +109,7 @@ def test_no_tile_is_larger_than_asked_for():
     reach = 2 * 4 * tiled.encoder[0].before
     model.encoder.register_forward_pre_hook(lambda network, inputs: largest.append(max(inputs[0].shape[2:])))
     tiled.encode(pixels(200, 60))
-    assert max(largest) <= 30 + reach, "30 x 30 pixels, and what they depend on"
+    assert max(largest) <= 900 // 28 + reach, "28 x 32 pixels, and what they depend on"
     assert tile_size([1000, 10], [4, 4], 3600) == [22, 10] and tile_size([50], [64], 100) == [1]
 
 
