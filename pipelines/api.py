@@ -37,7 +37,7 @@ from pipelines.files.errors import InputError, naming
 from pipelines.files.locks import only_writer
 from pipelines.files.outputs import one_call
 from pipelines.files.places import outputs
-from pipelines.generation.decoding import decode, descend
+from pipelines.generation.decoding import decode, descend, one_size
 from pipelines.generation.labels import choose_labels, conditioning_labels, decoder_labels, parse_labels
 from pipelines.generation.reconstruction import reconstruct
 from pipelines.generation.samples import Sampler, Samples
@@ -144,18 +144,25 @@ class TrainedRun:
     # --- arrays in, arrays out ------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode(self, x: Any, batch_size: int = 64) -> Tensor:
-        """Items -> codes int64 (n, *grid[, g]), or (*grid[, g]) for one item."""
+    def encode(self, x: Any, batch_size: int = 64, whole: bool = False) -> Tensor:
+        """Items -> codes int64 (n, *grid[, g]), or (*grid[, g]) for one item.
+
+        Arrays and tensors may have any height and width, audio and clips any length: the grid is as large as they are,
+        rounded up to whole codes. whole: image files, video files and Pillow images keep their own size too; else they
+        are cropped and resized to the run's."""
         _counts(batch_size=batch_size)
         self._need_stage1()
         self._need_codes()
-        items = self._kind.read(self._loaded, x)
-        codes = torch.cat([self.stage1.encode(part.to(self._device)).cpu() for part in items.x.split(batch_size)])
+        items, tiled = self._kind.read_any(self._loaded, x, whole), self._loaded.stage1.tiled
+        size = tuple(items.x.shape[2:])
+        with one_size(self._loaded.stage1, size):
+            parts = items.x.split(batch_size if size == tiled.shape[1:] else 1)
+            codes = torch.cat([tiled.encode(part) for part in parts])
         return codes[0] if items.single else codes
 
     def decode(self, codes: Any, seed: int = 0, batch_size: int = 64, **labels: str) -> Tensor:
         """Codes int64 (n, *grid[, g]), or those of one item -> data units (n, *shape), or one item: uint8 images and
-        video, float32 waveforms.
+        video, float32 waveforms. The grid may be any that the decoder takes.
 
         labels: a class for each label that the decoder is conditioned on, `speaker="theo"`. An autoregressive decoder
         samples; item i is then a function of its codes, `seed` and i."""
@@ -164,9 +171,10 @@ class TrainedRun:
         _counts(batch_size=batch_size)
         codes, single, count = self._read_codes(codes)
         given = decoder_labels(self._loaded.stage1, labels, len(codes))
-        length = count * (self._loaded.stage1.example.shape[-1] // codes.shape[1])
-        lengths = torch.full((len(codes),), length) if self._kind.padded else None
-        parts = []
+        length = count * (self._loaded.stage1.example.shape[-1] // self._loaded.stage1.grid[0])
+        lengths, parts = torch.full((len(codes),), length) if self._kind.padded else None, []
+        if tuple(codes.shape[1 : 1 + len(self._loaded.stage1.grid)]) != tuple(self._loaded.stage1.grid):
+            batch_size = 1
         for rows in torch.arange(len(codes)).split(batch_size):
             own = [generator(seed, number) for number in rows.tolist()]
             x = decode(self._loaded.stage1, codes[rows], None if given is None else given[rows],
@@ -175,11 +183,12 @@ class TrainedRun:
         x = torch.cat(parts) if lengths is None else torch.cat(parts)[..., :length]
         return x[0] if single else x
 
-    def reconstruct(self, x: Any, seed: int = 0, batch_size: int = 64, **labels: str) -> Tensor:
-        """Items -> their reconstructions in data units, of the same shape; labels and seed as in `decode`."""
+    def reconstruct(self, x: Any, seed: int = 0, batch_size: int = 64, whole: bool = False, **labels: str) -> Tensor:
+        """Items -> their reconstructions in data units, of the same shape, which may be any; labels and seed as in
+        `decode`, whole as in `encode`."""
         _counts(batch_size=batch_size)
         self._need_stage1()
-        items = self._kind.read(self._loaded, x)
+        items = self._kind.read_any(self._loaded, x, whole)
         given = decoder_labels(self._loaded.stage1, labels, len(items.x))
         made = reconstruct(self._loaded, items.x, given, seed, batch_size, items.lengths)
         if items.single:
@@ -193,9 +202,10 @@ class TrainedRun:
 
         Labels are given by name, `digit="7"` (or `labels=["digit=7"]`); those not given are drawn as often as in
         training. Other names are options of the kind of data: `complete=IMAGE, keep=0.5` of images, `seconds=0.5` of
-        audio, `actions="forward"` of video. `complete=ITEM, mask=PART` fills a part of an image (an image, white there,
-        or booleans), of audio (seconds, "0.2-0.35") or of video (frames, "4-8", or a region) given all around it;
-        labels not given are drawn as the known codes say. `particles`, `sweeps`, `paste`: see sample.py --help."""
+        audio, `actions="forward"` of video, `size="128x192"` of images and video; size and seconds may be more than in
+        training where the prior takes any grid. `complete=ITEM, mask=PART` fills a part of an image (an image, white
+        there, or booleans), of audio (seconds, "0.2-0.35") or of video (frames, "4-8", or a region) given all around
+        it; labels not given are drawn as the known codes say. `particles`, `sweeps`, `paste`: see sample.py --help."""
         _counts(n=n, batch_size=batch_size)
         return SampledItems(self, self._sampler(seed, temperature, top_k, top_p, batch_size, labels, named).draw(n))
 
@@ -244,27 +254,28 @@ class TrainedRun:
         return held_out_scores(self._loaded, given, count, data_root, codec, self.outputs / CACHE, batch_size)
 
     def compress(self, x: Any, lossless: bool = False, actions: Any = None, batch_size: int = 64,
-                 rate_weight: float = 0.0, **labels: str) -> bytes:
-        """Items -> a compressed file, which any machine decodes to the same codes.
+                 rate_weight: float = 0.0, whole: bool = False, **labels: str) -> bytes:
+        """Items of any size -> a compressed file, which any machine decodes to the same codes.
 
         Lossy: the codes, by the prior; with a rate_weight > 0 codes that cost fewer bits at more error, see
         `pipelines.codec.choice`. lossless: the codes, then the data by the decoder's likelihood (images, video, and the
         codes that a run on codes models). labels: as in `score`; those not given are chosen and stored. actions: of
-        each frame of each clip, int64 (n, t) or one name for all, where the prior is conditioned on them."""
+        each frame of each clip, int64 (n, t) or one name for all, where the prior is conditioned on them. whole: as in
+        `encode`."""
         _counts(batch_size=batch_size)
-        items, models = self._kind.read(self._loaded, x), self._models
+        items, models = self._kind.read_any(self._loaded, x, whole), self._models
         given = Given(items.x, models.wanted_labels(labels, len(items.x)), items.lengths,
-                      models.wanted_actions(actions, len(items.x)))
-        file = io.BytesIO()
-        compress(models, file, [given], lossless, batch_size, rate_weight)
+                      models.wanted_actions(actions, len(items.x), items.x.shape[2]))
+        file, other = io.BytesIO(), tuple(items.x.shape[1:]) != self._loaded.stage1.example.shape
+        compress(models, file, [given], lossless, batch_size, rate_weight, any_size=other)
         return file.getvalue()
 
     def decompress(self, data: bytes, items: Sequence[int | str] | None = None, seed: int = 0, batch_size: int = 64
                    ) -> Tensor:
-        """A compressed file -> its items in data units (n, *shape), as `decode` makes them of the codes, or exactly.
+        """A compressed file -> its items in data units (n, c, *size), as `decode` makes them of the codes, or exactly.
 
         items: numbers or names of some of them, in this order. Raises InputError that names items which are damaged:
-        ask for the others, or let `decompress_files` write them."""
+        ask for the others, or let `decompress_files` write them; and for several sizes."""
         _counts(batch_size=batch_size)
         models = self._models
         reader = open_compressed(models, io.BytesIO(data), "data")
@@ -274,6 +285,10 @@ class TrainedRun:
             if part.group is None:
                 raise InputError(f"data: expected whole items, found damage in {named(reader, part.numbers)}")
             found |= zip(part.numbers, decoded(models, part, seed), strict=True)
+        sizes = sorted({tuple(found[number].shape[1:]) for number in wanted})
+        if len(sizes) > 1:
+            several = " and ".join(map(str, sizes[:2]))
+            raise InputError(f"data: expected items of one size, found {several}: ask for each by itself")
         return torch.stack([found[number] for number in wanted])
 
     def codes(self, split: str = "train") -> "CodeItems":
@@ -291,25 +306,32 @@ class TrainedRun:
     # --- files in, files out --------------------------------------------------------------------------------
 
     def reconstruct_files(self, source: str | Path, out: str | Path, labels: Mapping[str, str] | Sequence[str] = (),
-                          seed: int = 0, batch_size: int = 64) -> Written:
-        """Writes a reconstruction of a file, or of each file of a folder, and an overview of all."""
+                          seed: int = 0, batch_size: int = 64, whole: bool = False) -> Written:
+        """Writes a reconstruction of a file, or of each file of a folder, and an overview of all.
+
+        whole: images at their own size, one after the other, and not cropped and resized to the run's."""
         self._need_stage1()
         names = self._loaded.stage1.condition_on
         wanted = _wanted(labels, names)
         check_able(self._kind, "reconstruct", self.folder)
+        if whole and not self._kind.any_size:
+            raise InputError(f"whole: expected a run on images, audio or video, found {self.folder} on {self.kind}")
         with one_call(Path(out), "reconstruct") as inside:
-            written = self._kind.reconstruct(self._loaded, Path(source), inside, wanted, seed, batch_size)
+            own = {"whole": True} if whole else {}
+            written = self._kind.reconstruct(self._loaded, Path(source), inside, wanted, seed, batch_size, **own)
         return _in_place(written, out)
 
     def compress_files(self, source: str | Path, out: str | Path, lossless: bool = False, actions: str | None = None,
-                       labels: Mapping[str, str] | Sequence[str] = (), batch_size: int = 64, rate_weight: float = 0.0
-                       ) -> Compressed:
-        """Compresses a file, or each file of a folder with its name, into one file `out`, in constant memory."""
+                       labels: Mapping[str, str] | Sequence[str] = (), batch_size: int = 64, rate_weight: float = 0.0,
+                       whole: bool = False) -> Compressed:
+        """Compresses a file, or each file of a folder with its name, into one file `out`, in constant memory.
+
+        whole: images and video at their own size, and not cropped and resized to the run's; audio has any length."""
         _counts(batch_size=batch_size)
         check_able(self._kind, "load_files", self.folder)
         wanted = _wanted(labels, self._models.names)
         return compress_files(self._kind, self._models, Path(source), Path(out), lossless, actions, wanted, batch_size,
-                              rate_weight)
+                              rate_weight, whole)
 
     def decompress_files(self, source: str | Path, out: str | Path, items: Sequence[int | str] | None = None,
                          seed: int = 0, batch_size: int = 64) -> Decompressed:
@@ -466,11 +488,11 @@ class TrainedRun:
     def _read_codes(self, codes: Any) -> tuple[Tensor, bool, int]:
         """int64 (n, *grid[, g]), whether they were those of one item, and how many of the first axis were given.
 
-        Padded items may have fewer codes than the grid: they are filled up with zeros."""
+        Padded items that have fewer codes than the grid are filled up with zeros."""
         books = self.stage1.bottleneck.num_codebooks
         grid = (*self.grid, *([books] if books > 1 else []))
         expected = f"integers of shape ({', '.join(map(str, grid))}) or (n, {', '.join(map(str, grid))})"
-        expected += ", or fewer codes than the grid" if self._kind.padded else ""
+        expected += ", or of another grid" if self._kind.any_size else ""
         try:
             if isinstance(codes, list | tuple) and any(isinstance(own, Tensor) for own in codes):
                 codes = torch.stack([torch.as_tensor(own) for own in codes])
@@ -478,8 +500,8 @@ class TrainedRun:
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"codes: expected {expected}, found {str(error).splitlines()[0]}") from None
         shape = array.shape[-len(grid) :]
-        fits = shape == grid or (self._kind.padded and len(shape) == len(grid) and 0 < shape[0] <= grid[0]
-                                 and shape[1:] == grid[1:])
+        books_fit = shape[len(grid) - 1 :] == grid[len(grid) - 1 :] if books > 1 else True
+        fits = shape == grid or (len(shape) == len(grid) and books_fit and 0 not in shape and self._kind.any_size)
         if array.dtype.kind not in "iu" or not fits or array.ndim not in (len(grid), len(grid) + 1) or not array.size:
             raise InputError(f"codes: expected {expected}, found {array.dtype} {array.shape}")
         if array.min() < 0 or array.max() >= self.num_codes:
@@ -487,7 +509,8 @@ class TrainedRun:
                              f"{array.max()}")
         single, given = array.ndim == len(grid), shape[0]
         array = np.array(array[None] if single else array, dtype=np.int64)  # a copy, of this machine's byte order
-        padding = [(0, 0), (0, grid[0] - given), *[(0, 0)] * (len(grid) - 1)]
+        short = max(0, grid[0] - given) if self._kind.padded else 0
+        padding = [(0, 0), (0, short), *[(0, 0)] * (len(grid) - 1)]
         return torch.from_numpy(np.pad(array, padding)), single, given
 
 

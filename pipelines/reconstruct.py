@@ -4,9 +4,11 @@
     python pipelines/reconstruct.py --run cifar10_compact --input FOLDER --out FOLDER
     python pipelines/reconstruct.py --run fsdd --input word.wav --label speaker=theo
 
+    python pipelines/reconstruct.py --run imagenet128 --input holiday.jpg --whole     # at its own size, however large
+
 Writes each reconstruction, and one overview of originals and reconstructions. Images are cropped and resized, and audio
-is resampled, to what the run was trained on. If the run was trained on another run's codes, the overview shows every
-level and several decodings of the same codes.
+is resampled, to what the run was trained on; with --whole images keep their size. Audio may have any length. If the run
+was trained on another run's codes, the overview shows every level and several decodings of the same codes.
 """
 
 import argparse
@@ -20,6 +22,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--input", type=folder, required=True, metavar="FILE_OR_FOLDER")
     parser.add_argument("--label", action="append", default=[], metavar="NAME=CLASS",
                         help="a class for each label that the decoder is conditioned on")
+    parser.add_argument("--whole", action="store_true", help="keep all of each image, at its own size, in place of "
+                        "cropping and resizing it to the run's")
     add_run_flags(parser, "RUN/reconstructions")
     return parser.parse_args()
 
@@ -29,7 +33,8 @@ def main(arguments: argparse.Namespace) -> None:
 
     with opened_run(arguments, load) as run:
         written = run.reconstruct_files(arguments.input, arguments.out or run.outputs / "reconstructions",
-                                        labels=arguments.label, seed=arguments.seed, batch_size=arguments.batch_size)
+                                        labels=arguments.label, seed=arguments.seed, batch_size=arguments.batch_size,
+                                        whole=arguments.whole)
     print(f"{written.count} reconstructions with {run.folder}, {written.figure}: {written.overview}")
 
 

@@ -5,6 +5,7 @@
     python pipelines/sample.py --run mnist --complete IMAGE          # keeps the upper half, samples the rest
     python pipelines/sample.py --run mnist --n 4 --complete IMAGE --mask MASK  # fills what is white in MASK
     python pipelines/sample.py --run fsdd --label digit=7 --label speaker=theo --seconds 0.5
+    python pipelines/sample.py --run imagenet128 --n 4 --size 128x192       # another size than in training
     python pipelines/sample.py --run room_video --n 8 --actions forward
 
 Writes one file per sample (PNG, WAV or GIF) and one overview of all. Sample i depends on --seed and i alone, not on --n
@@ -38,6 +39,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--label", action="append", default=[], metavar="NAME=CLASS", help="condition on a class "
                         "(repeatable); labels not given are drawn from their training distribution")
     add_truncation_flags(parser)
+    parser.add_argument("--size", metavar="HxW", help="of images, or TxHxW of video: another size than the run's "
+                        "items, if the prior takes other grids, as PixelCNN does")
     add_completion_flags(parser.add_argument_group("completion of a given item"))
     for kind in all_kinds().values():
         if "add_sample_flags" in vars(type(kind)):  # one that derives from another kind shares its flags

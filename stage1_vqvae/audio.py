@@ -47,13 +47,6 @@ class SoundEncoder(nn.Module):
         self.out = nn.Conv1d(hidden, dim, 1)
         initialise(self)
 
-    @property
-    def reach(self) -> int:
-        """How many positions to either side of its own an output depends on, counted in outputs."""
-        rates = [math.prod(self.strides[:place]) for place in range(len(self.strides))]
-        samples = sum((stride - stride // 2) * rate for stride, rate in zip(self.strides, rates))
-        return math.ceil(samples / math.prod(self.strides)) + len(self.blocks)
-
     def forward(self, x: Tensor) -> Tensor:
         factor = math.prod(self.strides)
         if x.shape[-1] % factor:
@@ -96,12 +89,6 @@ class SoundUpsampler(nn.Module):
         )
         self.out = nn.Conv1d(channels, out_channels, 1)
         initialise(self)
-
-    @property
-    def reach(self) -> int:
-        """How many latents to either side of its own an output depends on."""
-        rates = [math.prod(self.factors[:place]) for place in range(len(self.factors))]
-        return 1 + len(self.blocks) + math.ceil(sum(1 / rate for rate in rates))
 
     def forward(self, z_q: Tensor, labels: Tensor | None = None) -> Tensor:
         check_labels(labels, len(self.num_classes))

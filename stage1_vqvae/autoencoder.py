@@ -21,7 +21,6 @@ from stage1_vqvae.likelihoods.base import Likelihood
 from stage1_vqvae.likelihoods.categorical import Categorical
 from stage1_vqvae.precision import full_float32
 from stage1_vqvae.schedules import progress
-from stage1_vqvae.windows import in_windows
 
 
 @dataclass(frozen=True)
@@ -144,21 +143,31 @@ class Autoencoder(nn.Module):
             return self.likelihood.nll_nats(self._predict(z_q, x, labels).params, x, lengths)
 
     @torch.no_grad()
-    def encode(self, x: Tensor, window: int | None = None, per_code: int = 1) -> Tensor:
-        """x in data units -> codes (b, *grid[, g]) int64, in eval mode.
-
-        window: codes that are computed at once for x (b, c, t) with `per_code` positions per code, by an encoder with a
-        `reach`, so that memory does not grow with t; None: all."""
-        reach = getattr(self.encoder, "reach", None)
+    def encode(self, x: Tensor) -> Tensor:
+        """x in data units -> codes (b, *grid[, g]) int64, in eval mode."""
         with self._evaluating():
-            if window is None or not isinstance(reach, int):
-                z_e = self.embed(x)
-            else:
-                z_e = in_windows(self.embed, x, per_code, window, reach)
-            codes = self.bottleneck(z_e).codes
+            codes = self.bottleneck(self.embed(x)).codes
         if codes is None:
             raise ValueError(f"expected a bottleneck with codes, found {type(self.bottleneck).__name__}")
         return codes
+
+    @torch.no_grad()
+    def embedded(self, x: Tensor) -> Tensor:
+        """`embed` in eval mode."""
+        with self._evaluating():
+            return self.embed(x)
+
+    @torch.no_grad()
+    def latents(self, x: Tensor) -> Tensor:
+        """x in data units -> z_q (b, dim, *grid) of any bottleneck, in eval mode."""
+        with self._evaluating():
+            return self.bottleneck(self.embed(x)).z_q
+
+    @torch.no_grad()
+    def features(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """codes -> what an autoregressive decoder conditions its data on (b, c, *grid of the data), in eval mode."""
+        with self._evaluating():
+            return self.decoder.features(self.bottleneck.lookup(codes), labels)
 
     @torch.no_grad()
     def decode(
@@ -167,17 +176,15 @@ class Autoencoder(nn.Module):
         labels: Tensor | None = None,
         uniforms: Tensor | None = None,
         progress: Callable[[int, int], None] | None = None,
-        window: int | None = None,
     ) -> Tensor:
         """codes (b, *grid[, g]) int64 -> x in data units, in eval mode: the likelihood's mean.
 
         With an autoregressive decoder its ancestral sample, from uniforms (b, *data grid) float64 in [0, 1), which may
-        be shorter in the first axis. progress: called with (positions done, positions in total).
-        window: codes (b, n[, g]) that a network with a `reach` reads at once; None: all."""
+        be shorter in the first axis. progress: called with (positions done, positions in total)."""
         if not isinstance(self.bottleneck, Quantizer):
             raise ValueError(f"expected a bottleneck with codes, found {type(self.bottleneck).__name__}")
         with self._evaluating():
-            return self._reconstruct(self.bottleneck.lookup(codes), labels, uniforms, progress, window)
+            return self._reconstruct(self.bottleneck.lookup(codes), labels, uniforms, progress)
 
     @torch.no_grad()
     def decode_latent(self, z_q: Tensor, labels: Tensor | None = None, uniforms: Tensor | None = None) -> Tensor:
@@ -202,20 +209,12 @@ class Autoencoder(nn.Module):
         labels: Tensor | None,
         uniforms: Tensor | None,
         progress: Callable[[int, int], None] | None = None,
-        window: int | None = None,
     ) -> Tensor:
         if isinstance(self.decoder, AutoregressiveDecoder):
             if uniforms is None:
                 raise ValueError("uniforms: expected some for an autoregressive decoder, found none")
-            return self.likelihood.from_levels(self.decoder.sample(z_q, labels, uniforms, progress, window))
-
-        def mean(part: Tensor) -> Tensor:
-            return self.likelihood.mean(self.decoder(part) if labels is None else self.decoder(part, labels))
-
-        reach, period = getattr(self.decoder, "reach", None), getattr(self.decoder, "period", 1)
-        if window is None or not isinstance(reach, int):
-            return mean(z_q)
-        return in_windows(mean, z_q, 1, window, reach, period)
+            return self.likelihood.from_levels(self.decoder.sample(z_q, labels, uniforms, progress))
+        return self.likelihood.mean(self.decoder(z_q) if labels is None else self.decoder(z_q, labels))
 
     def _counted_rate(self, latent: Latent, x: Tensor, lengths: Tensor | None) -> Tensor:
         """(b,) the rate of the latents that are not padding: their number is the share of the lengths, rounded up."""

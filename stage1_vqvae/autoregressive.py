@@ -6,10 +6,10 @@ Axes: b batch, d latent dimension, c channels, k levels, *grid the data's positi
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from stage1_vqvae.guided import GuidedDecoder, Prediction
-from stage1_vqvae.windows import in_windows
 
 
 class AutoregressiveDecoder(GuidedDecoder):
@@ -17,7 +17,7 @@ class AutoregressiveDecoder(GuidedDecoder):
 
     upsampler: (z_q (b, d, *codes' grid)[, labels]) -> features (b, c, *grid) on the grid of the data.
     network: (levels int64 (b, *grid), labels, features) -> logits (b, k, *grid), each from earlier levels only.
-    sampler: (network, uniforms float64 (b, *grid), labels=, local=features, progress=) -> levels (b, *grid).
+    sampler: (network, uniforms float64 (b, *grid), labels=, local=features, progress= or known=) -> levels (b, *grid).
     guide: (features, levels) -> a loss () that teaches the upsampler directly, or None.
     """
 
@@ -44,22 +44,29 @@ class AutoregressiveDecoder(GuidedDecoder):
         labels: Tensor | None,
         uniforms: Tensor,
         progress: Callable[[int, int], None] | None = None,
-        window: int | None = None,
     ) -> Tensor:
         """uniforms float64 (b, *grid) -> levels int64 (b, 1, *grid), drawn one after another.
 
-        The first axis of the grid may be shorter than that of the features: the rest is not drawn.
-        window: latents that an upsampler with a `reach` reads at once (b, d, n); None: all."""
-        features = self.features(z_q, labels, window)[:, :, : uniforms.shape[1]].contiguous()
+        The first axis of the grid may be shorter than that of the features: the rest is not drawn."""
+        features = self.features(z_q, labels)[:, :, : uniforms.shape[1]].contiguous()
         return self.sampler(self.network, uniforms, labels=labels, local=features, progress=progress)[:, None]
 
-    def features(self, z_q: Tensor, labels: Tensor | None, window: int | None = None) -> Tensor:
+    def features(self, z_q: Tensor, labels: Tensor | None) -> Tensor:
         """What the network is conditioned on: (b, c, *grid of the data)."""
+        return self.upsampler(z_q) if labels is None else self.upsampler(z_q, labels)
 
-        def upsampled(part: Tensor) -> Tensor:
-            return self.upsampler(part) if labels is None else self.upsampler(part, labels)
+    @property
+    def looks_back(self) -> int | None:
+        """How many earlier positions a level depends on, along one axis; None: all there are."""
+        return getattr(self.network, "receptive_field", None)
 
-        reach = getattr(self.upsampler, "reach", None)
-        if window is None or not isinstance(reach, int):
-            return upsampled(z_q)
-        return in_windows(upsampled, z_q, 1, window, reach)
+    def go_on(self, features: Tensor, labels: Tensor | None, before: Tensor, uniforms: Tensor) -> Tensor:
+        """The next levels int64 (b, n) along one axis, from uniforms float64 (b, n).
+
+        before int64 (b, m): the levels before them, all or the last `looks_back`. features (b, c, m + n or more):
+        of both."""
+        count = before.shape[1]
+        known = torch.cat([before, torch.full(uniforms.shape, -1, device=before.device)], 1)
+        uniforms = torch.cat([uniforms.new_zeros(before.shape), uniforms], 1)
+        local = features[:, :, : known.shape[1]].contiguous()
+        return self.sampler(self.network, uniforms, labels=labels, local=local, known=known)[:, count:]

@@ -82,16 +82,6 @@ class WaveDecoder(GuidedDecoder):
         with torch.no_grad():
             self.out.weight.mul_(0.1)
 
-    @property
-    def reach(self) -> int:
-        """How many latents to either side of its own an output depends on."""
-        codes, rate = 1.0 + len(self.blocks), 1
-        for factor, dilations in zip(self.factors, self.dilations):
-            codes += 1 / rate
-            rate *= factor
-            codes += sum(dilations) / rate
-        return math.ceil(codes + (self.out.kernel_size[0] // 2) / rate)
-
     def forward(self, z_q: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.wave(self.features(z_q, labels), labels)
 

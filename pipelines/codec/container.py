@@ -2,6 +2,8 @@
 
     header   magic, version, flags, the fingerprint of the run: 13 bytes
     records  count of items, length of the payload (as varints), payload, CRC-32: a group of items, about 1 kB
+             In version 2 the payload begins with the place of what it holds in its item (`pieces.Place`), and the count
+             is that of the items that begin in the record: 0 where it goes on with one.
     index    compressed: the length and count of each record, names of the items
     footer   the header again, length and CRC-32 of the index, CRC-32 of the footer: 25 bytes
 
@@ -17,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-MAGIC, VERSION = b"NDC", 1
+MAGIC, VERSIONS = b"NDC", (1, 2)  # the second for items of any size
 LOSSLESS, INDEXED = 1, 2  # flags
 FINGERPRINT = 8  # bytes
 HEADER, FOOTER = len(MAGIC) + 2 + FINGERPRINT, len(MAGIC) + 2 + FINGERPRINT + 12
@@ -30,11 +32,12 @@ class Header:
     fingerprint: bytes  # of the run whose models decode the file
     lossless: bool
     indexed: bool
+    any_size: bool = False
 
     def to_bytes(self) -> bytes:
         """As it stands at the beginning of a file, HEADER bytes."""
         flags = LOSSLESS * self.lossless | INDEXED * self.indexed
-        return MAGIC + bytes([VERSION, flags]) + self.fingerprint
+        return MAGIC + bytes([VERSIONS[self.any_size], flags]) + self.fingerprint
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Header":
@@ -42,12 +45,18 @@ class Header:
         if len(data) < HEADER or data[: len(MAGIC)] != MAGIC:
             raise ValueError("expected a compressed file, found something else")
         version, flags = data[len(MAGIC)], data[len(MAGIC) + 1]
-        if version != VERSION:
-            raise ValueError(f"expected format {VERSION}, found {version}: written by another version of this project, "
-                             "or damaged")
+        if version not in VERSIONS:
+            raise ValueError(f"expected format {' or '.join(map(str, VERSIONS))}, found {version}: written by another "
+                             "version of this project, or damaged")
         if flags & ~(LOSSLESS | INDEXED):
             raise ValueError(f"expected flags below 4, found {flags}")
-        return cls(data[len(MAGIC) + 2 : HEADER], bool(flags & LOSSLESS), bool(flags & INDEXED))
+        return cls(data[len(MAGIC) + 2 : HEADER], bool(flags & LOSSLESS), bool(flags & INDEXED),
+                   version == VERSIONS[1])
+
+    @property
+    def least(self) -> int:
+        """Of the items of a record."""
+        return 0 if self.any_size else 1
 
 
 @dataclass(frozen=True)
@@ -66,8 +75,9 @@ class Writer:
 
     names: whether the items have names."""
 
-    def __init__(self, file: BinaryIO, fingerprint: bytes, lossless: bool, indexed: bool) -> None:
-        self.file, self.header = file, Header(fingerprint, lossless, indexed)
+    def __init__(self, file: BinaryIO, fingerprint: bytes, lossless: bool, indexed: bool, any_size: bool = False
+                 ) -> None:
+        self.file, self.header = file, Header(fingerprint, lossless, indexed, any_size)
         self._index: list[tuple[int, int]] = []
         file.write(self.header.to_bytes())
         self.written = HEADER
@@ -147,7 +157,7 @@ class Reader:
         """The numbers of the records that hold these items."""
         wanted = set(items)
         return [number for number, (_, first, count) in enumerate(self.entries)
-                if any(item in wanted for item in range(first, first + count))]
+                if any(item in wanted for item in range(first - (not count), first + count))]
 
     def _at(self, offset: int, length: int) -> bytes:
         self.file.seek(offset)
@@ -179,7 +189,8 @@ class Reader:
         for length, items in zip(values[::2], values[1::2], strict=True):
             self.entries.append((offset, first, items))
             offset, first = offset + length, first + items
-        fits = offset == self.end and len(self.names) in (0, first) and all(1 <= n <= MOST_ITEMS for n in values[1::2])
+        fits = offset == self.end and len(self.names) in (0, first) and all(
+            self.header.least <= n <= MOST_ITEMS for n in values[1::2])
         if not fits:
             self.entries, self.names = [], []
         return fits
@@ -193,7 +204,7 @@ class Reader:
             except ValueError:
                 break
             stop = offset + used + length + 4
-            if not 1 <= count <= MOST_ITEMS or stop > self.end:
+            if not self.header.least <= count <= MOST_ITEMS or stop > self.end:
                 break
             self.entries.append((offset, first, count))
             offset, first = stop, first + count

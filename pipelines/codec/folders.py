@@ -25,7 +25,10 @@ class Kind(Protocol):
     """What this file asks of a kind of data, pipelines/kinds/base.py."""
 
     def find_files(self, loaded: LoadedRun, source: Path) -> list[Path]: ...
-    def load_files(self, loaded: LoadedRun, paths: list[Path]) -> tuple[list[Path], Any]: ...
+    any_size: bool
+
+    def load_any(self, loaded: LoadedRun, paths: list[Path], whole: bool = False
+                 ) -> Iterator[tuple[list[Path], Any]]: ...
     def item_writer(self, folder: Path, example: Example, exact: bool
                     ) -> AbstractContextManager[Callable[[str, Tensor], None]]: ...
 
@@ -39,12 +42,17 @@ class Decompressed:
 
 
 def compress_files(kind: Kind, models: Models, source: Path, out: Path, lossless: bool, actions: str | None,
-                   labels: Mapping[str, str], batch_size: int, rate_weight: float) -> Compressed:
+                   labels: Mapping[str, str], batch_size: int, rate_weight: float, whole: bool = False) -> Compressed:
     """A file, or each file of a folder with its name, into `out`. Files that cannot be read are named in warnings.
 
+    whole: images and video at their own size; audio has any length.
+
     Raises InputError where nothing can be read, and for options that do not fit the run."""
+    if whole and not kind.any_size:
+        raise InputError(f"whole: expected a run on images, audio or video, found {models.loaded.run.root}")
     models.wanted_labels(labels, 1)  # refused before anything is read
-    models.wanted_actions(actions, 1)
+    if not whole:
+        models.wanted_actions(actions, 1)
     check_rate_weight(models, rate_weight, lossless)
     if lossless:
         models.check_lossless()
@@ -52,9 +60,9 @@ def compress_files(kind: Kind, models: Models, source: Path, out: Path, lossless
 
     def batches() -> Iterator[Given]:
         for start in range(0, len(paths), batch_size):
-            for readable, items in _readable(kind, models, paths[start : start + batch_size], len(paths)):
+            for readable, items in _readable(kind, models, paths[start : start + batch_size], len(paths), whole):
                 yield Given(items.x, models.wanted_labels(labels, len(readable)), items.lengths,
-                            models.wanted_actions(actions, len(readable)),
+                            models.wanted_actions(actions, len(readable), items.x.shape[2]),
                             [path.relative_to(source).as_posix() for path in readable] if whole else [])
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +70,8 @@ def compress_files(kind: Kind, models: Models, source: Path, out: Path, lossless
         raise InputError(f"{out}: expected a file to write, found a folder")
     bar = tqdm(total=len(paths), desc="compressing", unit="item", leave=False, dynamic_ncols=True, disable=None)
     with only_writer(out.parent, "compress"), bar, file_made_whole(out) as file:
-        return compress(models, file, batches(), lossless, batch_size, rate_weight, bar.update)
+        return compress(models, file, batches(), lossless, batch_size, rate_weight, bar.update,
+                        any_size=whole or (kind.any_size and models.padded))
 
 
 def decompress_files(kind: Kind, models: Models, source: Path, out: Path, items: Sequence[int | str] | None, seed: int,
@@ -93,15 +102,16 @@ def decompress_files(kind: Kind, models: Models, source: Path, out: Path, items:
     return Decompressed(written, damaged)
 
 
-def _readable(kind: Kind, models: Models, paths: list[Path], total: int) -> Iterator[tuple[list[Path], Any]]:
+def _readable(kind: Kind, models: Models, paths: list[Path], total: int, whole: bool
+              ) -> Iterator[tuple[list[Path], Any]]:
     """The items of a batch of files; where the batch as a whole is refused, those of each file that is not."""
     try:
-        yield kind.load_files(models.loaded, paths)
+        yield from kind.load_any(models.loaded, paths, whole)
     except InputError:
         if total == 1:
             raise
         for path in paths:
             try:
-                yield kind.load_files(models.loaded, [path])
+                yield from kind.load_any(models.loaded, [path], whole)
             except InputError as error:
                 print(f"warning: left out: {error}", file=sys.stderr)

@@ -1,26 +1,31 @@
 """Items to compressed files and back, in memory that does not grow with their number."""
 
+import itertools
 import math
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipelines.codec.choice import cheaper_codes, check_rate_weight
 from pipelines.codec.container import Reader, Record, Writer, checksum
 from pipelines.codec.models import Group, Models
+from pipelines.codec.pieces import USUAL, Place, pieces, shape_of
 from pipelines.files.errors import InputError
-from pipelines.generation.decoding import decode, descend
+from pipelines.generation.decoding import decode, descend, one_size
 from pipelines.splits.base import columns_of
 from pipelines.splits.noise import generator
+from stage1_vqvae.tiles import filled_up
 from stage2_prior.coder import Encoder
 from stage2_prior.prior import nats
 
+T = TypeVar("T")
 RECORD = 1024  # bytes of a record's payload, about: more makes a smaller file, of which a damaged byte costs more items
 MOST = 128  # items of a record, a power of two
 LONGEST = 200  # bytes of the name of a file, but for its suffix
@@ -31,7 +36,7 @@ LOGITS = 2**23  # float64 logits of codes that are kept at once
 class Given:
     """Items to be compressed, on the CPU."""
 
-    x: Tensor  # (n, *shape) in data units
+    x: Tensor  # (n, c, *size) in data units
     labels: Tensor  # (n, L) int64, as `Models.wanted_labels` gives them
     lengths: Tensor | None = None  # (n,)
     actions: Tensor | None = None  # (n, t)
@@ -57,37 +62,46 @@ class Compressed:
 
 
 def compress(models: Models, file: BinaryIO, batches: Iterable[Given], lossless: bool, batch_size: int,
-             rate_weight: float = 0.0, progress: Callable[[int], None] = lambda count: None) -> Compressed:
+             rate_weight: float = 0.0, progress: Callable[[int], None] = lambda count: None,
+             any_size: bool = False) -> Compressed:
     """Writes the items of all batches. Raises InputError for what the models cannot code.
 
-    rate_weight: see `pipelines.codec.choice`; 0: the encoder's codes."""
+    rate_weight: see `pipelines.codec.choice`; 0: the encoder's codes. any_size: whether items may be of other sizes
+    than the run's; the file is then of another version."""
     check_rate_weight(models, rate_weight, lossless)
     if lossless:
         models.check_lossless()
     writer: Writer | None = None
     names: list[str] = []
-    size, at_once = 0, _power_of_two(LOGITS / _values(models))
+    sizes: dict[tuple[int, ...], int] = {}  # items of a record, by their grid
     result = Compressed(0, 0, 0, 0.0, 0, 0)
-    for given, last in _with_last(_in_batches(batches, MOST)):
-        group = encoded(models, given, lossless, batch_size, rate_weight)
-        names += given.names
+    groups = _with_last(_groups(models, _in_batches(batches, MOST), lossless, batch_size, rate_weight))
+    for (group, own_names, place), last in groups:
+        names += own_names
+        grid, begun = models.grid_of(group), 0
+        at_once = _power_of_two(LOGITS / _values(models, grid))
         for part in _parts(group, at_once):
             logits = models.code_logits(part)
             bits = _code_bits(models, part, logits)
-            if not size:
+            if not (size := sizes.get(grid, 0)):
                 each = float(bits.sum()) / 8 / len(part) + (_data_bytes(models, part) if lossless else 0)
-                size = min(_power_of_two(RECORD / max(each, 1e-3)), at_once)
+                size = sizes[grid] = min(_power_of_two(RECORD / max(each, 1e-3)), at_once)
             for start in range(0, len(part), size):
                 rows = slice(start, start + size)
                 own = part.part(rows)
                 if writer is None:
                     alone = last and len(own) == len(group) and not names
-                    writer = Writer(file, models.fingerprint, lossless, indexed=not alone)
+                    writer = Writer(file, models.fingerprint, lossless, not alone, any_size)
                 encoder = models.write(own, logits[rows])
                 payload = encoder.finish()
-                writer.add(payload, len(own), own.content())
-                result = result.with_record(len(own), len(payload), float(bits[rows].sum()), encoder)
-                progress(len(own))
+                count, prefix = len(own), USUAL if any_size else b""
+                if place is not None:
+                    here = replace(place, first=place.first + begun, count=len(own))
+                    count, prefix = int(here.first == 0), here.to_bytes()
+                begun += len(own)
+                writer.add(prefix + payload, count, prefix + own.content())
+                result = result.with_record(count, len(payload), float(bits[rows].sum()), encoder)
+                progress(count)
     if writer is None:
         raise InputError("items: expected at least one to compress, found none")
     writer.close(names)
@@ -100,6 +114,7 @@ class Restored:
 
     numbers: range
     group: Group | None  # None: damaged
+    place: Place | None = None  # of pieces; of an item that was put together, with all of them
 
 
 def open_compressed(models: Models, file: BinaryIO, name: str) -> Reader:
@@ -121,20 +136,27 @@ def open_compressed(models: Models, file: BinaryIO, name: str) -> Reader:
 
 def restore(models: Models, reader: Reader, items: Sequence[int] | None, batch_size: int,
             implementation: str | None = None) -> Iterator[Restored]:
-    """All items, or the records that hold some, in order. Damaged records yield no items, all others their own."""
-    batch, counted = [], 0
-    for record in reader.records(None if items is None else reader.records_of(items)):
-        batch.append(record)
-        counted += record.count
-        if counted >= batch_size:
-            yield from _restored(models, reader, batch, implementation)
-            batch, counted = [], 0
-    yield from _restored(models, reader, batch, implementation)
+    """All items, or the records that hold some, in order. Damaged records yield no items, all others their own; an item
+    in pieces is yielded whole, or as damaged."""
+
+    def restored() -> Iterator[Restored]:
+        batch, counted = [], 0
+        for record in reader.records(None if items is None else reader.records_of(items)):
+            batch.append(record)
+            counted += max(record.count, 1)
+            if counted >= batch_size:
+                yield from _restored(models, reader, batch, implementation)
+                batch, counted = [], 0
+        yield from _restored(models, reader, batch, implementation)
+
+    return _whole(models, restored()) if reader.header.any_size else restored()
 
 
 def decoded(models: Models, part: Restored, seed: int) -> Tensor:
-    """Whole items -> data units (n, *shape), images also for a run on codes; padded with zeros beyond the lengths."""
+    """Whole items -> data units (n, c, *size), images also for a run on codes; padded with zeros beyond the lengths."""
     assert part.group is not None
+    if part.place is not None:
+        return _decoded_whole(models, part.group, part.place.size, generator(seed, part.numbers.start))
     group, own = part.group, [generator(seed, number) for number in part.numbers]
     x = group.x if group.x is not None else decode(
         models.stage1, group.codes, columns_of(group.labels, models.decoder_columns), group.lengths, own)
@@ -177,14 +199,186 @@ def safe_stems(reader: Reader) -> list[str]:
 
 
 def _restored(models: Models, reader: Reader, records: list[Record], implementation: str | None) -> Iterator[Restored]:
-    whole = [record for record in records if record.payload is not None]
-    groups = iter(models.read([record.payload for record in whole], [record.count for record in whole],
-                              reader.header.lossless, implementation) if whole else [])
+    parsed = {record.number: own for record in records if (own := _parsed(models, reader, record)) is not None}
+    grids = {number: own.grid for number, own in parsed.items()}
+    groups: dict[int, Group] = {}
+    for grid in sorted(set(grids.values()), key=lambda own: own or ()):
+        numbers = [number for number in parsed if grids[number] == grid]
+        read = models.read([parsed[number].stream for number in numbers], [parsed[number].count for number in numbers],
+                           reader.header.lossless, implementation, grid)
+        groups |= zip(numbers, read, strict=True)
     for record in records:
-        group = None if record.payload is None else next(groups)
-        if group is not None and checksum(reader.header, record.number, group.content()) != record.crc:
-            group = None
-        yield Restored(range(record.first, record.first + record.count), group)
+        group, place = groups.get(record.number), None
+        if group is not None:
+            own, place = parsed[record.number], parsed[record.number].place
+            if checksum(reader.header, record.number, own.prefix + group.content()) != record.crc:
+                group = place = None
+        yield Restored(range(record.first, record.first + record.count), group, place)
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """A record's payload, divided."""
+
+    prefix: bytes
+    place: Place | None
+    grid: tuple[int, ...] | None  # of the codes of a piece; None: of the run's items
+    count: int  # of the pieces, or items
+    stream: bytes
+
+
+def _parsed(models: Models, reader: Reader, record: Record) -> _Parsed | None:
+    """None for a payload that is damaged or missing."""
+    if record.payload is None:
+        return None
+    if not reader.header.any_size:
+        return _Parsed(b"", None, None, record.count, record.payload)
+    try:
+        place, used = Place.from_bytes(record.payload, len(models.stage1.grid))
+        prefix, stream = record.payload[:used], record.payload[used:]
+        if place is None:
+            return _Parsed(prefix, None, None, record.count, stream) if record.count else None
+        cells = _cells(models, place.size)[place.first : place.first + place.count]
+        shapes = {shape_of(cell) for cell in cells}
+        if len(cells) != place.count or len(shapes) != 1 or record.count != (place.first == 0):
+            return None
+        return _Parsed(prefix, place, shapes.pop(), place.count, stream)
+    except ValueError:
+        return None
+
+
+def _cells(models: Models, size: Sequence[int]) -> list:
+    """The pieces of an item of this size. Raises ValueError for one that the run does not have."""
+    tiled = models.stage1.tiled
+    return pieces([-(-own // stride) for own, stride in zip(size, tiled.strides, strict=True)], models.stage1.grid)
+
+
+def _whole(models: Models, parts: Iterator[Restored]) -> Iterator[Restored]:
+    """Puts the pieces of items together; other items as they come."""
+    item: _Item | None = None
+    for part in parts:
+        number = part.numbers.start - (not part.numbers)
+        usual = part.place is None and (part.group is not None or len(part.numbers) > 1)
+        if item is not None and (usual or number != item.number):
+            yield item.restored()
+            item = None
+        if usual:
+            yield part
+            continue
+        item = item or _Item(models, number)
+        item.add(part)
+    if item is not None:
+        yield item.restored()
+
+
+class _Item:
+    """An item that is put together from its pieces."""
+
+    def __init__(self, models: Models, number: int) -> None:
+        self.models, self.number, self.damaged, self.found = models, number, False, 0
+        self.place: Place | None = None
+        self.group: Group | None = None
+        self.cells: list = []
+
+    def add(self, part: Restored) -> None:
+        """The pieces of a record, or that they are lost."""
+        if part.group is None or part.place is None:
+            self.damaged = True
+            return
+        models, group, place = self.models, part.group, part.place
+        if self.group is None:
+            self.cells = _cells(models, place.size)
+            grid = [max(cell[axis].stop for cell in self.cells) for axis in range(len(place.size))]
+            codes = group.codes.new_zeros(1, *grid, *group.codes.shape[1 + len(grid) :])
+            size = [count * stride for count, stride in zip(grid, models.stage1.tiled.strides, strict=True)]
+            x = None if group.x is None else group.x.new_zeros(1, group.x.shape[1], *size)
+            self.place, self.group = Place(place.size, 0, len(self.cells)), Group(codes, group.labels[:1], x=x)
+        strides = models.stage1.tiled.strides
+        for row, cell in enumerate(self.cells[place.first : place.first + place.count]):
+            self.group.codes[(0, *cell)] = group.codes[row]
+            if self.group.x is not None and group.x is not None:
+                self.group.x[(0, slice(None), *_in_data(cell, strides))] = group.x[row]
+        self.found += place.count
+
+    def restored(self) -> Restored:
+        """The item; damaged where a piece is missing."""
+        there = not self.damaged and self.found == len(self.cells) and self.group is not None
+        return Restored(range(self.number, self.number + 1), self.group if there else None, self.place)
+
+
+def _in_data(cell: Sequence[slice], strides: Sequence[int]) -> list[slice]:
+    return [slice(own.start * stride, own.stop * stride) for own, stride in zip(cell, strides, strict=True)]
+
+
+def _decoded_whole(models: Models, group: Group, size: tuple[int, ...], own: np.random.Generator) -> Tensor:
+    """An item of any size -> data units (1, c, *size)."""
+    if group.x is not None:
+        return group.x[(..., *(slice(0, count) for count in size))]
+    lengths = torch.tensor(size) if models.padded else None
+    labels = columns_of(group.labels, models.decoder_columns)
+    x = decode(models.stage1, group.codes, labels, lengths, [own], size=None if models.padded else size)
+    return x[..., : size[0]] if models.padded else x
+
+
+def _groups(models: Models, batches: Iterable[Given], lossless: bool, batch_size: int, rate_weight: float
+            ) -> Iterator[tuple[Group, Sequence[str], Place | None]]:
+    """Items of the run's size as they are; of others, one after the other, the pieces of one shape at a time."""
+    usual = models.stage1.example.shape
+    for given in batches:
+        if given.x.shape[1:] == usual:
+            yield encoded(models, given, lossless, batch_size, rate_weight), given.names, None
+            continue
+        for row in range(len(given.x)):
+            one = _rows(given, slice(row, row + 1))
+            if one.lengths is not None and int(one.lengths) <= usual[-1]:
+                one = replace(one, x=one.x[..., : usual[-1]])
+                yield encoded(models, one, lossless, batch_size, rate_weight), one.names, None
+                continue
+            for number, (group, place) in enumerate(_pieces_of(models, one, lossless, batch_size, rate_weight)):
+                yield group, [] if number else one.names, place
+
+
+@torch.no_grad()
+def _pieces_of(models: Models, given: Given, lossless: bool, batch_size: int, rate_weight: float
+               ) -> Iterator[tuple[Group, Place]]:
+    """One item of another size. lossless: each piece is encoded and decoded by itself, so that it needs no other."""
+    stage1 = models.stage1
+    size = tuple(given.x.shape[2:]) if given.lengths is None else (int(given.lengths),)
+    with one_size(stage1, size):
+        strides = stage1.tiled.strides
+        x = filled_up(given.x[(..., *(slice(0, own) for own in size))], strides) if given.lengths is None else (
+            given.x[..., : -(-size[0] // strides[0]) * strides[0]])
+        codes = None if lossless else stage1.tiled.encode(x)
+        z = stage1.tiled.embed(x) if rate_weight else None
+    try:
+        cells = _cells(models, size)
+    except ValueError as error:
+        raise InputError(f"size: {error}") from None
+    if models.num_actions and given.actions is None:
+        raise InputError(f"actions: expected those of the clips, which the prior of {models.loaded.run.root} is "
+                         "conditioned on, found none")
+    actions = None
+    if models.num_actions and given.actions is not None:
+        short = x.shape[2] - given.actions.shape[1]
+        actions = torch.cat([given.actions, given.actions[:, -1:].expand(-1, short)], 1)
+    first = 0
+    for _, same in itertools.groupby(cells, shape_of):
+        own = list(same)
+        data = [x[(slice(None), slice(None), *_in_data(cell, strides))] for cell in own] if lossless else []
+        frames = [_in_data(cell, strides)[0] for cell in own]
+        group = Group(
+            torch.cat([stage1.module.encode(part.to(models.device)).cpu() for part in data]) if codes is None else
+            torch.cat([codes[(slice(None), *cell)] for cell in own]),
+            given.labels.expand(len(own), -1), None,
+            None if actions is None else torch.cat([actions[:, part] for part in frames]),
+            torch.cat(data) if lossless else None)
+        parts = [group.part(slice(start, start + batch_size)) for start in range(0, len(own), batch_size)]
+        group = replace(group, labels=torch.cat([models.likeliest_labels(part) for part in parts]))
+        if z is not None:
+            group = cheaper_codes(models, group, torch.cat([z[(slice(None), slice(None), *cell)] for cell in own]),
+                                  rate_weight)
+        yield group, Place(size, first, len(own))
+        first += len(own)
 
 
 @torch.no_grad()
@@ -205,10 +399,10 @@ def encoded(models: Models, given: Given, lossless: bool, batch_size: int, rate_
                          rate_weight)
 
 
-def _values(models: Models) -> int:
+def _values(models: Models, grid: Sequence[int]) -> int:
     """Logits of an item's codes."""
     bottleneck = models.stage1.module.bottleneck
-    return math.prod(models.stage1.grid) * int(bottleneck.num_codebooks) * int(bottleneck.num_codes)
+    return math.prod(grid) * int(bottleneck.num_codebooks) * int(bottleneck.num_codes)
 
 
 def _code_bits(models: Models, group: Group, logits: Tensor) -> Tensor:
@@ -241,9 +435,12 @@ def _parts(group: Group, size: int) -> Iterator[Group]:
 
 
 def _in_batches(batches: Iterable[Given], size: int) -> Iterator[Given]:
-    """The same items, `size` at a time, but for the last ones."""
+    """The same items, `size` of one shape at a time, but for the last ones of each."""
     rest: Given | None = None
     for batch in batches:
+        if rest is not None and rest.x.shape[1:] != batch.x.shape[1:]:
+            yield rest
+            rest = None
         rest = batch if rest is None else _joined(rest, batch)
         while len(rest.x) > size:
             yield _rows(rest, slice(0, size))
@@ -264,7 +461,7 @@ def _rows(given: Given, rows: slice) -> Given:
                  names=given.names[rows])
 
 
-def _with_last(items: Iterator[Given]) -> Iterator[tuple[Given, bool]]:
+def _with_last(items: Iterator[T]) -> Iterator[tuple[T, bool]]:
     """Each item, and whether it is the last."""
     before = next(items, None)
     while before is not None:

@@ -78,6 +78,11 @@ class Models:
             raise InputError(f"{loaded.run.root}: expected a prior without local features of the data, which a file "
                              "does not hold, found one that is conditioned on some")
 
+    @property
+    def device(self) -> torch.device:
+        """Of the encoder."""
+        return next(self.stage1.module.parameters()).device
+
     @cached_property
     def fingerprint(self) -> bytes:
         """Of all weights and settings that decoding depends on."""
@@ -121,15 +126,15 @@ class Models:
                 row.append(UNKNOWN)
         return torch.tensor([row] * count, dtype=torch.int64).view(count, len(row))
 
-    def wanted_actions(self, actions: Any, count: int) -> Tensor | None:
-        """One action's name for all frames, a file of them, or (count, t) int64 -> (count, t). Raises InputError where
-        they do not fit."""
+    def wanted_actions(self, actions: Any, count: int, frames: int | None = None) -> Tensor | None:
+        """One action's name for all frames, a file of them, or (count, t) int64 -> (count, t). frames: t; None: that
+        of the run's items. Raises InputError where they do not fit."""
         if actions is None:
             return None
         if not self.num_actions:
             raise InputError(f"actions: expected none for {self.loaded.run.root}, whose prior is not conditioned on "
                              f"actions, found {str(actions)[:40]!r}")
-        frames = self.stage1.example.shape[1]
+        frames = self.stage1.example.shape[1] if frames is None else frames
         if isinstance(actions, str | Path):
             return wanted_actions(str(actions), self.stage1.example.facts["action_names"], frames).expand(count, -1)
         chosen = torch.as_tensor(actions)
@@ -153,16 +158,24 @@ class Models:
         real = torch.arange(values.shape[1]) < positions[:, None]
         return values * real.view(*real.shape, *[1] * (values.ndim - 2))
 
-    def local(self, group: Group) -> Tensor | None:
-        """What the prior is conditioned on at each position."""
-        grid = self.stage1.grid
+    def local(self, group: Group, grid: tuple[int, ...] | None = None) -> Tensor | None:
+        """What the prior is conditioned on at each position. grid: of the codes; None: that of the group's."""
+        positions = self.positions(group.lengths)
+        if grid is None:
+            grid = self.grid_of(group)
+        if self.padded and positions is None:
+            positions = torch.full((len(group.labels),), grid[0])
         actions = None
         if self.num_actions:
             assert group.actions is not None
             actions = local_actions(group.actions, self.num_actions, grid[0]).expand(-1, -1, *grid).double()
-        positions = self.positions(group.lengths) if self.stage2.condition_on_length else None
-        local = conditioning(actions, positions, grid[0])
+        local = conditioning(actions, positions if self.stage2.condition_on_length else None, grid[0],
+                             self.stage1.grid[0])
         return None if local is None else local.double()
+
+    def grid_of(self, group: Group) -> tuple[int, ...]:
+        """The grid of a group's codes."""
+        return tuple(group.codes.shape[1 : 1 + len(self.stage1.grid)])
 
     @torch.no_grad()
     def likeliest_labels(self, group: Group) -> Tensor:
@@ -217,31 +230,37 @@ class Models:
         return encoder
 
     def read(self, payloads: Sequence[bytes], counts: Sequence[int], lossless: bool,
-             implementation: str | None = None) -> list[Group]:
-        """The items of several streams, `counts` of each. Damaged streams yield anything."""
+             implementation: str | None = None, piece: tuple[int, ...] | None = None) -> list[Group]:
+        """The items of several streams, `counts` of each. Damaged streams yield anything.
+
+        piece: the grid of codes of pieces of larger items; None: whole items."""
+        grid = self.stage1.grid if piece is None else piece
         decoder, total = Decoder(payloads), sum(counts)
         streams = np.repeat(np.arange(len(counts)), counts)
         labels = np.zeros((total, len(self.names)), np.int64)
         for column in range(len(self.names)):
             labels[:, column] = decoder.codes(self.label_logits(column).repeat(total, 0), streams)
         lengths = actions = None
-        if self.padded:
+        if self.padded and piece is None:
             positions = 1 + torch.from_numpy(decoder.codes(self._length_logits.repeat(total, 0), streams))
             beyond = torch.tensor([decoder.bits(stream, self._hop_bits) for stream in streams])
             lengths = positions * self._hop - beyond.clamp(max=self._hop - 1)
         if self.num_actions:
-            frames = self.stage1.example.shape[1]
+            frames = self.frames(grid)
             found = [decoder.bits(stream, self.num_actions.bit_length()) for stream in streams for _ in range(frames)]
             actions = torch.tensor(found).view(total, frames).clamp(max=self.num_actions - 1)
         group = Group(torch.zeros(total, 0, dtype=torch.int64), torch.from_numpy(labels), lengths, actions)
-        codes = read(decoder, streams.tolist(), self.prior, self.stage1.grid,
-                     columns_of(group.labels, self.prior_columns), self.local(group), self.positions(lengths),
-                     implementation)
+        codes = read(decoder, streams.tolist(), self.prior, grid, columns_of(group.labels, self.prior_columns),
+                     self.local(group, grid), self.positions(lengths), implementation)
         group = replace(group, codes=codes)
         if lossless:
             group = replace(group, x=self._read_data(decoder, streams, group, implementation))
         ends = np.cumsum(counts)
         return [group.part(slice(end - count, end)) for end, count in zip(ends.tolist(), counts, strict=True)]
+
+    def frames(self, grid: Sequence[int]) -> int:
+        """Frames of video for a grid of codes."""
+        return self.stage1.example.shape[1] // self.stage1.grid[0] * grid[0]
 
     def label_logits(self, column: int) -> np.ndarray:
         """(1, classes): of the training frequencies."""
@@ -287,6 +306,8 @@ class Models:
     def _read_data(self, decoder: Decoder, streams: np.ndarray, group: Group, implementation: str | None) -> Tensor:
         model, (z_q, labels) = self.autoencoder, self._conditions(group)
         shape = self.stage1.example.shape
+        if (grid := self.grid_of(group)) != tuple(self.stage1.grid):
+            shape = (shape[0], *(count * n for count, n in zip(grid, self.stage1.tiled.strides, strict=True)))
         if isinstance(model.decoder, AutoregressiveDecoder):
             features = model.decoder.features(z_q, labels)
             levels = read(decoder, streams.tolist(), model.decoder.network, shape[1:], labels, features, None,
@@ -305,7 +326,7 @@ class Models:
 
     def _slices(self, params: Tensor) -> list[slice]:
         """Rows of the first grid axis whose levels' masses fit into memory."""
-        channels, *grid = self.stage1.example.shape
+        channels, grid = self.stage1.example.shape[0], params.shape[2:]
         k = self.autoencoder.likelihood.num_levels
         most = max(1, AT_ONCE // (len(params) * channels * math.prod(grid[1:]) * k))
         return [slice(start, start + most) for start in range(0, grid[0], most)]

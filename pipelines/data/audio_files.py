@@ -70,13 +70,13 @@ def read_audio_file(path: Path | str, sample_rate_hz: int, peak: float = 0.0) ->
     sound, rate = _mono(path)
     if not np.isfinite(sound).all():
         raise ValueError("it contains NaN or infinity")
-    sound = sound - sound.mean()  # before resampling, for which an offset is a step at both ends
+    sound -= sound.mean()  # before resampling, for which an offset is a step at both ends
     if rate != sample_rate_hz:
         ratio = rate_ratio(rate, sample_rate_hz)
         sound = resample(torch.from_numpy(sound), ratio.numerator, ratio.denominator).numpy()
     if peak:
-        sound = sound * (peak / max(np.abs(sound).max(), 0.01))  # background noise is not amplified to full scale
-    return np.clip(sound, -1.0, 1.0)
+        sound *= peak / max(sound.max(), -sound.min(), 0.01)  # background noise is not amplified to full scale
+    return np.clip(sound, -1.0, 1.0, out=sound)
 
 
 def rate_ratio(rate: int, wanted: int) -> Fraction:
@@ -114,13 +114,15 @@ def _read_by_soundfile(path: Path | str) -> tuple[np.ndarray, int]:
             raise ValueError("it ends before the length that its header gives")
         if not promised:
             raise ValueError("it contains no samples")
-        blocks, size = [], max(BLOCK // file.channels, 1)
+        sound, done, size = np.empty(promised, np.float32), 0, max(BLOCK // file.channels, 1)
         while len(block := file.read(size, dtype="float32", always_2d=True)):  # file.blocks() hides an early end
-            blocks.append(block.mean(1))
-    sound = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
-    if len(sound) < promised:
-        raise ValueError(f"it ends after {len(sound)} of {promised} samples")
-    return sound, rate
+            if done + len(block) > len(sound):  # of some formats the header gives an estimate
+                sound = np.concatenate([sound[:done], np.empty_like(block[:, 0])])
+            sound[done : done + len(block)] = block.mean(1)
+            done += len(block)
+    if done < promised:
+        raise ValueError(f"it ends after {done} of {promised} samples")
+    return sound[:done], rate
 
 
 def _read_by_pyav(path: Path | str) -> tuple[np.ndarray, int]:
@@ -226,7 +228,8 @@ def _read_all(paths: list[str], sample_rate_hz: int, peak: float) -> tuple[list[
     for path in paths:
         try:
             sound = read_audio_file(path, sample_rate_hz, peak)
-            arrays.append(np.clip(np.rint(sound * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16))
+            np.rint(np.multiply(sound, FULL_SCALE, out=sound), out=sound)
+            arrays.append(np.clip(sound, -FULL_SCALE, FULL_SCALE - 1, out=sound).astype(np.int16))
             reasons.append("")
         except Exception as error:  # any error of a decoder means that this file is unreadable; it is reported
             arrays.append(np.empty(0, np.int16))

@@ -8,7 +8,7 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from pipelines.files.outputs import overviews
 from pipelines.files.platforms import reserve
 from pipelines.splits.describe import counted
 
+Shape = tuple[int, int | None, int | None]  # (c, h, w); None, None: the image's own height and width
 Range = tuple[float, float]  # the pixel values that become 0 and 255
 
 # Pillow knows these by their first bytes and cannot decode them by itself; PostScript is a program besides.
@@ -98,16 +99,37 @@ def load_images(paths: list[Path], shape: tuple[int, int, int], values: Range | 
 
     values: see `read_image`. Raises InputError if no file can be read."""
     pixels, found = _read_all(paths, shape, values)
-    if len(found.unreadable) == len(paths):
-        raise InputError(f"{paths[0]}: expected an image, found {found.unreadable[0]}; none of {len(paths)} can be "
-                         "read")
-    warn_unreadable("images", len(paths), {str(paths[place]): reason for place, reason in found.unreadable.items()})
+    reasons = {str(paths[place]): reason for place, reason in found.unreadable.items()}
+    _refuse_if_all(paths, reasons)
+    warn_unreadable("images", len(paths), reasons)
     readable = [place for place in range(len(paths)) if place not in found.unreadable]
     return [paths[place] for place in readable], torch.from_numpy(pixels[readable])
 
 
-def read_image(path: Path | str, shape: tuple[int, int, int], values: Range | None = None) -> np.ndarray:
-    """The centre of an image as uint8 (c, h, w), cropped to the aspect ratio of (h, w) and resized.
+def load_whole_images(paths: list[Path], channels: int, values: Range | None = None
+                      ) -> Iterator[tuple[Path, Tensor]]:
+    """The readable files, one after the other, and their pixels, uint8 (c, h, w), each of its own size; warns about the
+    others. Raises InputError if no file can be read."""
+    reasons: dict[str, str] = {}
+    for path in paths:
+        pixels, reason = _read_one(path, (channels, None, None), values)[::2]
+        if reason:
+            reasons[str(path)] = reason
+        else:
+            yield path, torch.from_numpy(np.ascontiguousarray(pixels))
+    _refuse_if_all(paths, reasons)
+    warn_unreadable("images", len(paths), reasons)
+
+
+def _refuse_if_all(paths: list[Path], reasons: dict[str, str]) -> None:
+    if len(reasons) == len(paths):
+        raise InputError(f"{paths[0]}: expected an image, found {reasons[str(paths[0])]}; none of {len(paths)} can be "
+                         "read")
+
+
+def read_image(path: Path | str, shape: Shape, values: Range | None = None) -> np.ndarray:
+    """The centre of an image as uint8 (c, h, w), cropped to the aspect ratio of (h, w) and resized; of h and w None all
+    of it, at its own size.
 
     Rotated according to EXIF data; transparency is composited on white; of an animation the first frame is used.
     Downsampling is antialiased; an image of h x w pixels keeps its pixels. Of pixels with more than 8 bits, `values`
@@ -124,19 +146,20 @@ def open_image(path: Path | str) -> Image.Image:
     return Image.open(path, formats=sorted({*image_formats().values()} - {"MPO"}))
 
 
-def fit_image(image: Image.Image, shape: tuple[int, int, int], values: Range | None = None) -> np.ndarray:
+def fit_image(image: Image.Image, shape: Shape, values: Range | None = None) -> np.ndarray:
     """Like `read_image`, for an opened Pillow image."""
     return _fit(image, shape, values)[0]
 
 
-def _fit(image: Image.Image, shape: tuple[int, int, int], values: Range | None) -> tuple[np.ndarray, Range | None]:
+def _fit(image: Image.Image, shape: Shape, values: Range | None) -> tuple[np.ndarray, Range | None]:
     """`fit_image`, and the least and largest pixel value of an image with more than 8 bits."""
     channels, height, width = shape
     mode = {1: "L", 3: "RGB"}[channels]
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width}x{image.height} are more than {MAX_PIXELS} pixels")
-    turned = 2 * max(height, width)  # EXIF may exchange the axes
-    image.draft(mode, (turned, turned))  # decodes only the low frequencies of a large JPEG
+    if height is not None and width is not None:
+        turned = 2 * max(height, width)  # EXIF may exchange the axes
+        image.draft(mode, (turned, turned))  # decodes only the low frequencies of a large JPEG
     extremes = None
     if values is not None and DEEP_COLOUR.match(_stored_as(image)):
         image, extremes = _deep_colour(image, values)
@@ -151,8 +174,10 @@ def _fit(image: Image.Image, shape: tuple[int, int, int], values: Range | None) 
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = ImageOps.fit(image.convert(mode), (width, height), Image.Resampling.BICUBIC)
-    return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1), extremes
+    image = image.convert(mode)
+    if height is not None and width is not None:
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1), extremes
 
 
 def _stored_as(image: Image.Image) -> str:
@@ -275,13 +300,22 @@ def _read_all(paths: list[Path], shape: tuple[int, int, int], values: Range | No
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about odd metadata in each of thousands of files
         for place, path in enumerate(paths):
-            try:
-                with open_image(path) as image:
-                    pixels[place], extremes = _fit(image, shape, values)
-                if extremes is not None:
-                    found.deep[place] = extremes
-            except Exception as error:  # any error of a decoder means that this image is unreadable; it is reported
-                reason = str(error).removesuffix(f" {str(path)!r}")  # the path is named anyway
-                hint = f" ({suffix_hints()[suffix]})" if (suffix := Path(path).suffix.lower()) in suffix_hints() else ""
-                found.unreadable[place] = (" ".join(reason.split()) or type(error).__name__) + hint
+            own, extremes, reason = _read_one(path, shape, values)
+            if reason:
+                found.unreadable[place] = reason
+                continue
+            pixels[place] = own
+            if extremes is not None:
+                found.deep[place] = extremes
     return pixels, found
+
+
+def _read_one(path: Path, shape: Shape, values: Range | None) -> tuple[np.ndarray, Range | None, str]:
+    """Pixels, the least and largest value of an image with more than 8 bits, and "" or why it cannot be read."""
+    try:
+        with open_image(path) as image:
+            return *_fit(image, shape, values), ""
+    except Exception as error:  # any error of a decoder means that this image is unreadable; it is reported
+        reason = str(error).removesuffix(f" {str(path)!r}")  # the path is named anyway
+        hint = f" ({suffix_hints()[suffix]})" if (suffix := Path(path).suffix.lower()) in suffix_hints() else ""
+        return np.empty(0, np.uint8), None, (" ".join(reason.split()) or type(error).__name__) + hint

@@ -3,26 +3,43 @@
 import torch
 from torch import Tensor
 
-from pipelines.generation.decoding import decode, descend, pixel_uniforms
+from pipelines.generation.decoding import decode, descend, one_size, pixel_uniforms
 from pipelines.runs.chain import LoadedRun
 from pipelines.splits.noise import generator
+from stage1_vqvae.bottlenecks.base import Quantizer
 
 
 @torch.no_grad()
 def reconstruct(loaded: LoadedRun, x: Tensor, labels: Tensor | None, seed: int, batch_size: int,
-                lengths: Tensor | None = None) -> Tensor:
-    """x (n, *shape) in data units -> its reconstructions, on the CPU; of a run on codes as pixels.
+                lengths: Tensor | None = None, first: int = 0) -> Tensor:
+    """x (n, c, *size) in data units -> its reconstructions, on the CPU; of a run on codes as pixels.
 
     labels (n, L): those that the decoder is conditioned on. lengths (n,): how much of the first axis is real. Item i is
-    a function of `seed`, i and its own row alone."""
+    a function of `seed`, first + i and its own row alone. Raises InputError for a size that the networks do not
+    take."""
     stage1, parts = loaded.stage1, []
-    device = next(stage1.module.parameters()).device
+    device, size = next(stage1.module.parameters()).device, tuple(x.shape[2:])
+    if size != stage1.example.shape[1:]:
+        batch_size = 1
     for rows in torch.arange(len(x)).split(batch_size):
-        own = [generator(seed, number) for number in rows.tolist()]
-        part, given = x[rows].to(device), None if labels is None else labels[rows].to(device)
-        if lengths is None:
+        own = [generator(seed, first + number) for number in rows.tolist()]
+        part, given = x[rows], None if labels is None else labels[rows].to(device)
+        if size != stage1.example.shape[1:]:
+            made = _of_any_size(loaded, part, given, own, None if lengths is None else lengths[rows])
+        elif lengths is None:
+            part = part.to(device)
             made = stage1.module.evaluate(part, given, pixel_uniforms(stage1, own)).reconstruction
         else:
-            made = decode(stage1, stage1.module.encode(part), given, lengths[rows], own)
+            made = decode(stage1, stage1.module.encode(part.to(device)), given, lengths[rows], own)
         parts.append(descend(loaded.parents, made, own))
     return torch.cat(parts)
+
+
+def _of_any_size(loaded: LoadedRun, x: Tensor, labels: Tensor | None, own: list, lengths: Tensor | None) -> Tensor:
+    stage1, size = loaded.stage1, x.shape[2:]
+    with one_size(stage1, size):
+        if isinstance(stage1.module.bottleneck, Quantizer):
+            codes = stage1.tiled.encode(x)
+            return decode(stage1, codes, labels, lengths, own, size=size if lengths is None else None)
+        uniforms = pixel_uniforms(stage1, own, size)
+        return stage1.tiled.decode_latents(stage1.tiled.latents(x), labels, uniforms, size)

@@ -1,15 +1,15 @@
 """A user's own recordings, of any length, through a run on audio.
 
 A recording that is no longer than an item of the run passes in a batch of padded items, as in evaluation. A longer one
-passes alone: encoder and upsampler go over it in windows that overlap by what they can see, so that the seams are those
-of the whole up to rounding, and a WaveNet draws it in one go. This takes about 200 bytes per sample with 32 features
-per sample: 190 MB per minute at 16 kHz.
+passes alone, chunk by chunk (stage1_vqvae/tiles.py), and a WaveNet goes on from chunk to chunk: besides the samples
+themselves, before and after, memory does not grow with its length.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pipelines.data.audio_files import find_audio_files, load_audio_files
 from pipelines.files.errors import InputError
-from pipelines.generation.decoding import WINDOW, decode
+from pipelines.generation.decoding import decode, decoded_chunks, one_size
 from pipelines.runs.store import TrainedStage
 from pipelines.splits.noise import generator
 from stage1_vqvae.bottlenecks.base import Quantizer
@@ -40,9 +40,15 @@ def read_recordings(stage1: TrainedStage, path: Path) -> Recordings:
     return Recordings([path.stem for path in paths], waves)
 
 
-def padded(waves: Sequence[Tensor], size: int) -> tuple[Tensor, Tensor]:
-    """Waves (t,) of at most `size` samples -> (n, 1, size), padded with zeros, and lengths (n,) int64."""
-    lengths = torch.tensor([len(wave) for wave in waves])
+def padded(waves: Sequence[Tensor], stage1: TrainedStage) -> tuple[Tensor, Tensor]:
+    """Waves (t,) -> (n, 1, size), padded with zeros, and lengths (n,) int64. size: of the run's items or, of longer
+    recordings, that of the longest, to a whole number of codes."""
+    size, lengths = stage1.example.shape[-1], torch.tensor([len(wave) for wave in waves])
+    if (longest := int(lengths.max())) > size:
+        with one_size(stage1, [longest]):
+            size = longest + -longest % stage1.tiled.strides[0]
+    if len(waves) == 1 and len(waves[0]) == size:
+        return waves[0][None, None], lengths
     return torch.stack([F.pad(wave, (0, size - len(wave))) for wave in waves])[:, None], lengths
 
 
@@ -55,27 +61,43 @@ def decoded_recordings(stage1: TrainedStage, waves: Sequence[Tensor], labels: Te
     model, size, rate = stage1.module, stage1.example.shape[-1], stage1.example.facts["sample_rate_hz"]
     if not isinstance(model.bottleneck, Quantizer):
         raise InputError(f"{stage1.step_folder}: expected codes, found {type(model.bottleneck).__name__}")
-    device, hop = next(model.parameters()).device, size // model.latent_grid(stage1.example.shape)[0]
+    device = next(model.parameters()).device
     total = sum(map(len, waves)) / rate
     with tqdm(total=round(total, 1), desc="decoding", unit="s", leave=False, dynamic_ncols=True, disable=None) as bar:
-        for rows in _batches([len(wave) for wave in waves], size, batch_size):
-            longest = max(size, -(-max(len(waves[row]) for row in rows) // hop) * hop)
-            x, lengths = padded([waves[row] for row in rows], longest)
-            codes = model.encode(x.to(device), None if longest == size else WINDOW, hop)
-            own = [generator(seed, row) for row in rows]
+        for rows in batches([len(wave) for wave in waves], size, batch_size):
+            own, given = [generator(seed, row) for row in rows], None if labels is None else labels[rows]
+            if len(waves[rows[0]]) > size:
+                yield _long(stage1, waves[rows[0]], given, own, bar)
+                continue
+            x, lengths = padded([waves[row] for row in rows], stage1)
+            codes = model.encode(x.to(device))
             before, seconds = bar.n, float(lengths.sum()) / rate
 
             def show(done: int, of: int, before: float = before, seconds: float = seconds) -> None:
                 bar.n = round(before + seconds * done / of, 1)
                 bar.update(0)
 
-            made = decode(stage1, codes, None if labels is None else labels[rows], lengths, own, show)
+            made = decode(stage1, codes, given, lengths, own, show)
             show(1, 1)
             for wave, length in zip(made, lengths.tolist(), strict=True):
                 yield wave[0, :length]
 
 
-def _batches(lengths: Sequence[int], size: int, batch_size: int) -> Iterator[list[int]]:
+def _long(stage1: TrainedStage, wave: Tensor, labels: Tensor | None, own: list[np.random.Generator],
+          bar: tqdm) -> Tensor:
+    """A wave (t,) that is longer than the run's items -> its decoding (t,)."""
+    rate, made, done = stage1.example.facts["sample_rate_hz"], torch.empty_like(wave), 0
+    with one_size(stage1, wave.shape):
+        hop = stage1.tiled.strides[0]
+        codes = stage1.tiled.encode(F.pad(wave, (0, -len(wave) % hop))[None, None])
+    for part in decoded_chunks(stage1, codes, labels, len(wave), own):
+        made[done : done + part.shape[-1]] = part[0, 0]
+        done += part.shape[-1]
+        bar.update(part.shape[-1] / rate)
+    return made
+
+
+def batches(lengths: Sequence[int], size: int, batch_size: int) -> Iterator[list[int]]:
     """Consecutive rows: up to `batch_size` of at most `size` samples, and each longer one alone."""
     rows: list[int] = []
     for row, length in enumerate(lengths):

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipelines.files.errors import InputError
-from pipelines.generation.decoding import decode, descend, pixel_uniforms
+from pipelines.generation.decoding import decode, descend, one_size, pixel_uniforms
 from pipelines.generation.filling import FADE_S, STAND_INS, Gap, known_codes, pasted
 from pipelines.generation.labels import choose_labels, class_number, conditioning_labels
 from pipelines.generation.scores import prior_labels
@@ -69,6 +69,7 @@ class Sampler:
     top_p: float | None = None
     known: Tensor | None = None  # int64 (1 or n, *grid[, g]): codes that are kept, -1 where free
     length: int | None = None  # of every sample, in codes; None: drawn from the training items with the same labels
+    size: tuple[int, ...] | None = None  # of every sample's data, along each axis; None: that of the run's items
     local: Tensor | None = None  # (m, c, *grid or 1s): each sample is conditioned on one of these rows, drawn
     gap: Gap | None = None  # a part of an item that is to be filled; its lengths take the place of `length`
 
@@ -86,7 +87,7 @@ class Sampler:
         if not bottleneck.prior_draws:
             raise InputError(f"{stage1.step_folder}: expected codes or latents with a prior, found "
                              f"{type(bottleneck).__name__}: there is no distribution to sample from")
-        for name in ("labels", "top_k", "top_p", "known", "length", "local", "gap"):
+        for name in ("labels", "top_k", "top_p", "known", "length", "size", "local", "gap"):
             if (value := getattr(self, name)) is not None and (name != "labels" or value):
                 raise InputError(f"{name.removesuffix('s')}: expected a run with codes, found {stage1.step_folder}")
 
@@ -160,13 +161,14 @@ class Sampler:
         columns1, columns2 = ([names.index(name) for name in stage.condition_on] for stage in (stage1, stage2))
         own = [generator(self.seed, number) for number in numbers]
         labels = choose_labels(spec, names, self.labels, draws(own, len(names)))
-        uniforms = draws(own, *spec.item_shape).to(device)
+        grid = self._grid
+        uniforms = draws(own, *grid, *spec.item_shape[len(grid) :]).to(device)
         positions = self._positions(labels, numbers, own)
         local = None
         if self.local is not None:
             rows = (draws(own, 1)[:, 0] * len(self.local)).long()
-            local = self.local[rows].float().expand(-1, -1, *spec.grid)
-        local = conditioning(local, positions if stage2.condition_on_length else None, spec.grid[0])
+            local = self.local[rows].float().expand(-1, -1, *grid)
+        local = conditioning(local, positions if stage2.condition_on_length else None, grid[0], spec.grid[0])
         known = self.known
         if known is not None:
             known = (known.expand(len(numbers), *known.shape[1:]) if len(known) == 1 else known[numbers]).to(device)
@@ -188,7 +190,7 @@ class Sampler:
             labels[:, columns2] = filled.labels.cpu()
         hop = spec.shape[-1] // spec.grid[0]
         lengths = None if positions is None else positions * hop
-        x = decode(stage1, codes, labels[:, columns1] if columns1 else None, lengths, own, bar.decoder)
+        x = decode(stage1, codes, labels[:, columns1] if columns1 else None, lengths, own, bar.decoder, self.size)
         made = Samples(descend(self.loaded.parents, x, own), codes.cpu(), labels, names, lengths)
         yield made if filled is None else self._completed(made, filled, numbers)
 
@@ -220,6 +222,15 @@ class Sampler:
         return replace(made, x=x, lengths=lengths, gap=gap, bits=filled.nats.cpu() / math.log(2),
                        effective=filled.effective.cpu(), changed=changed)
 
+    @property
+    def _grid(self) -> tuple[int, ...]:
+        """Of the codes of a sample."""
+        spec, stage1 = self.loaded.stage2.codes, self.loaded.stage1
+        if self.size is not None:
+            with one_size(stage1, self.size):
+                return stage1.tiled.grid(self.size)
+        return (max(spec.grid[0], self.length or 0), *spec.grid[1:])
+
     def _codes_of(self, lengths: Tensor) -> Tensor:
         """Lengths of items in data units -> in codes."""
         spec = self.loaded.stage2.codes
@@ -236,8 +247,8 @@ class Sampler:
             return None
         uniforms = draws(own, 1)[:, 0]
         if self.length is not None:
-            if not 1 <= self.length <= spec.grid[0]:
-                raise InputError(f"length: expected 1 to {spec.grid[0]} codes, found {self.length}")
+            if self.length < 1:
+                raise InputError(f"length: expected 1 code or more, found {self.length}")
             return torch.full((len(own),), self.length)
         columns = [spec.label_names.index(name) for name in self._label_names]
         rows = torch.tensor(spec.length_counts)[:, [*columns, -2, -1]].tolist()

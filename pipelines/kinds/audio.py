@@ -10,7 +10,7 @@ from pipelines.kinds.base import Items, Kind, Medium, Written, ranges, write_ran
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import ModuleType
 
     from torch import Tensor, nn
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SHOWN_S = 1.0  # of a validation clip, as training shows it: a WaveNet draws sample by sample, and ranks wait
 SHOWN_SAMPLES = 8  # clips in the overview of samples
 SHOWN_PAIRS = 6  # clips in an overview of originals and what became of them
+LONGEST_S = 7200.0  # of a sample, as of a file that is read
 HEARD_S = 4.0  # of a clip on a page
 SHOWN_LONGEST_S = 20.0  # of each of these, from its beginning
 
@@ -32,7 +33,7 @@ SHOWN_LONGEST_S = 20.0  # of each of these, from its beginning
 class Audio(Kind):
     name = "audio"
     hub_task = "audio-to-audio"
-    padded = True
+    padded = any_size = True
     sample_flags = ("seconds",)
     completes = True
 
@@ -76,10 +77,9 @@ class Audio(Kind):
             raise InputError(f"seconds: expected a number, found {seconds!r}")
         spec, rate = loaded.stage2.codes, loaded.stage1.example.facts["sample_rate_hz"]
         hop = spec.shape[-1] // spec.grid[0]
-        longest = spec.grid[0] * hop / rate
-        length = round(seconds * rate / hop) if 0 < seconds < 2 * longest else 0  # not of NaN, nor of infinity
-        if not 1 <= length <= spec.grid[0]:
-            raise InputError(f"seconds: expected more than 0, at most {longest:.3g}, found {seconds}")
+        length = round(seconds * rate / hop) if 0 < seconds <= LONGEST_S else 0  # not of NaN, nor of infinity
+        if not length:
+            raise InputError(f"seconds: expected more than 0, at most {LONGEST_S:g}, found {seconds}")
         return {"length": length}
 
     def write_samples(self, folder: Path, samples: Samples, example: Example) -> Path:
@@ -108,23 +108,28 @@ class Audio(Kind):
     def read(self, loaded: LoadedRun, x: Any) -> Items:
         """Files are resampled, mixed down and scaled as in training; arrays and tensors are at the run's rate: (t,) or
         (1, t) for one waveform, (n, 1, t) for a batch, or a list of waveforms of any lengths."""
+        items = self.read_any(loaded, x)
+        refuse_long(loaded, items)
+        return items
+
+    def read_any(self, loaded: LoadedRun, x: Any, whole: bool = False) -> Items:
+        """Several waveforms, of which one is longer than the run's items, are padded to the longest."""
         import numpy as np
         import torch
 
         from pipelines.generation.recordings import padded, read_recordings
 
         stage1 = loaded.stage1
-        size, rate = stage1.example.shape[-1], stage1.example.facts["sample_rate_hz"]
+        rate = stage1.example.facts["sample_rate_hz"]
         if isinstance(x, (str, Path)):
-            found = read_recordings(stage1, Path(x))
-            self._refuse_long(found.names, found.waves, size, rate)
-            waves, lengths = padded(found.waves, size)
+            waves, lengths = padded(read_recordings(stage1, Path(x)).waves, stage1)
             return Items(waves, not Path(x).is_dir(), lengths)
         if isinstance(x, (list, tuple)):
             if not x:
                 raise InputError("audio: expected at least one waveform, found an empty list")
-            parts = [self.read(loaded, one) for one in x]
-            return Items(torch.cat([part.x for part in parts]), False, torch.cat([part.lengths for part in parts]))
+            parts = [self.read_any(loaded, one) for one in x]
+            waves = [wave[0, :length] for part in parts for wave, length in zip(part.x, part.lengths, strict=True)]
+            return Items(*padded(waves, stage1), single=False)
         if not isinstance(x, (np.ndarray, torch.Tensor)):
             raise InputError("audio: expected a path, a NumPy array, a tensor or a list of these, found "
                              f"{type(x).__name__}")
@@ -135,10 +140,20 @@ class Audio(Kind):
             raise InputError(f"audio: expected floating-point samples in [-1, 1] at {rate} Hz, found {x.dtype}")
         if x.ndim not in (1, 2, 3) or (x.ndim > 1 and x.shape[-2] != 1) or not x.numel():
             raise InputError(f"audio: expected shape (t,), (1, t) or (n, 1, t), found {tuple(x.shape)}")
-        waves = list(x.float().reshape(-1, x.shape[-1]))
-        self._refuse_long([str(number) for number in range(len(waves))], waves, size, rate)
-        waves, lengths = padded(waves, size)
+        waves, lengths = padded(list(x.float().reshape(-1, x.shape[-1])), stage1)
         return Items(waves, x.ndim < 3, lengths)
+
+    def load_any(self, loaded: LoadedRun, paths: list[Path], whole: bool = False
+                 ) -> Iterator[tuple[list[Path], Items]]:
+        """Each recording that is longer than the run's items by itself."""
+        from pipelines.data.audio_files import load_audio_files
+        from pipelines.generation.recordings import batches, padded
+
+        size, rate = loaded.stage1.example.shape[-1], loaded.stage1.example.facts["sample_rate_hz"]
+        readable, waves = load_audio_files(paths, rate, loaded.stage1.config["data"].get("peak", 0.0))
+        for rows in batches([len(wave) for wave in waves], size, len(waves)):
+            x, lengths = padded([waves[row] for row in rows], loaded.stage1)
+            yield [readable[row] for row in rows], Items(x, False, lengths)
 
     def find_files(self, loaded: LoadedRun, source: Path) -> list[Path]:
         from pipelines.data.audio_files import find_audio_files
@@ -149,11 +164,11 @@ class Audio(Kind):
         from pipelines.data.audio_files import load_audio_files
         from pipelines.generation.recordings import padded
 
-        size, rate = loaded.stage1.example.shape[-1], loaded.stage1.example.facts["sample_rate_hz"]
+        rate = loaded.stage1.example.facts["sample_rate_hz"]
         readable, waves = load_audio_files(paths, rate, loaded.stage1.config["data"].get("peak", 0.0))
-        self._refuse_long([str(path) for path in readable], waves, size, rate)
-        x, lengths = padded(waves, size)
-        return readable, Items(x, False, lengths)
+        items = Items(*padded(waves, loaded.stage1), single=False)
+        refuse_long(loaded, items, [str(path) for path in readable])
+        return readable, items
 
     def write_item(self, stem: Path, x: Tensor, example: Example, exact: bool) -> Path:
         from pipelines.media.audio import write_wav
@@ -219,7 +234,7 @@ class Audio(Kind):
         return out / "overview.png"
 
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
-                    batch_size: int) -> Written:
+                    batch_size: int, whole: bool = False) -> Written:
         return self._decode(loaded, source, out, labels, seed, batch_size, "reconstruction", "")
 
     def convert(self, loaded: LoadedRun, source: Path, out: Path, label: str, target: str, seed: int,
@@ -270,9 +285,10 @@ class Audio(Kind):
         return Written(len(found.names), out / "spectrograms.png",
                        f"log-spectral distance {sum(distances) / len(distances):.2f} dB")
 
-    @staticmethod
-    def _refuse_long(names: Sequence[str], waves: Sequence[Tensor], size: int, rate: int) -> None:
-        for name, wave in zip(names, waves, strict=True):
-            if len(wave) > size:
-                raise InputError(f"audio: expected at most {size} samples ({size / rate:.2f} s at {rate} Hz), the "
-                                 f"longest item of the run, found more in {name}")
+
+def refuse_long(loaded: LoadedRun, items: Items, names: Sequence[str] | None = None) -> None:
+    """Raises InputError for recordings that are longer than the run's items."""
+    size, rate = loaded.stage1.example.shape[-1], loaded.stage1.example.facts["sample_rate_hz"]
+    for number in (items.lengths > size).nonzero().flatten().tolist():
+        raise InputError(f"audio: expected at most {size} samples ({size / rate:.2f} s at {rate} Hz), the longest item "
+                         f"of the run, found more in {number if names is None else names[number]}")

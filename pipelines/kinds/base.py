@@ -7,6 +7,7 @@ verbs that it does not have: `pipelines.kinds.check_able` refuses them.
 from __future__ import annotations
 
 import argparse
+import math
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pipelines.training.log import RunLog
 
 
+MOST_POSITIONS = 2**28  # pixels of a sample
 # Flags of sample.py that every kind has whose items can be completed (`completes`).
 COMPLETION = ("complete", "mask", "particles", "sweeps", "paste")
 
@@ -71,7 +73,9 @@ class Kind(ABC):
     name: str
     hub_task: str | None = None  # what hubs call the task of a model of this kind; None: they have no name for it
     padded: bool = False  # items are padded along their one axis to one size, and have lengths
+    any_size: bool = False  # its networks may take items of other sizes, and `read_any` and `load_any` read them
     sample_flags: tuple[str, ...] = ()  # names of the flags that `add_sample_flags` adds
+    any_grid: bool = False  # its samples can be of other sizes than the run's items: the flag "size"
     completes: bool = False  # a hidden part of an item can be filled: the flags `COMPLETION` are among its options
 
     # --- training and extraction ----------------------------------------------------------------------------
@@ -96,11 +100,30 @@ class Kind(ABC):
     @property
     def options(self) -> tuple[str, ...]:
         """Names of all that `sampler_options` takes."""
-        return (*(COMPLETION if self.completes else ()), *self.sample_flags)
+        return (*(COMPLETION if self.completes else ()), *(["size"] if self.any_grid else []), *self.sample_flags)
 
     def sampler_options(self, loaded: LoadedRun, **flags: Any) -> dict[str, Any]:
         """The values of `options` (None: not given) -> fields of `Sampler`."""
         return {}
+
+    def size(self, loaded: LoadedRun, flags: Mapping[str, Any]) -> dict[str, Any]:
+        """What the flag "size" asks for, "128x192" or numbers along each axis, as a field of `Sampler`.
+
+        Raises InputError for anything else, and beside an item to complete."""
+        wanted, usual = flags.get("size"), loaded.stage1.example.shape[1:]
+        if wanted is None:
+            return {}
+        if flags.get("complete") is not None:
+            raise InputError(f"size: expected none with an item to complete, found {wanted!r}")
+        parts = wanted.split("x") if isinstance(wanted, str) else wanted
+        try:
+            size = tuple(int(part) for part in parts)
+        except (TypeError, ValueError):
+            size = ()
+        if len(size) != len(usual) or min(size) < 1 or math.prod(size) > MOST_POSITIONS:
+            shown = "x".join({1: ("T",), 2: ("H", "W"), 3: ("T", "H", "W")}[len(usual)])
+            raise InputError(f"size: expected {shown}, as {'x'.join(map(str, usual))}, found {wanted!r}")
+        return {} if size == usual else {"size": size}
 
     def gap(self, loaded: LoadedRun, flags: Mapping[str, Any]) -> Gap | None:
         """What the flags `COMPLETION` ask for; None without a mask."""
@@ -131,6 +154,20 @@ class Kind(ABC):
     def read(self, loaded: LoadedRun, x: Any) -> Items:
         """Arrays, tensors, files or a list of these -> items. Raises InputError that says what was expected and
         found."""
+
+    def read_any(self, loaded: LoadedRun, x: Any, whole: bool = False) -> Items:
+        """`read` of what verbs take that work on any size: arrays of any height and width, audio and clips of any
+        length. whole: files and images too keep their own size, and are not fitted to the run's."""
+        if whole:
+            raise InputError(f"whole: expected a run on images, audio or video, found {loaded.run.root} on {self.name}")
+        return self.read(loaded, x)
+
+    def load_any(self, loaded: LoadedRun, paths: list[Path], whole: bool = False
+                 ) -> Iterator[tuple[list[Path], Items]]:
+        """`load_files` as `read_any` reads: the readable files and their items, in groups of one size, in order."""
+        if whole:
+            raise InputError(f"whole: expected a run on images, audio or video, found {loaded.run.root} on {self.name}")
+        yield self.load_files(loaded, paths)
 
     def find_files(self, loaded: LoadedRun, source: Path) -> list[Path]:
         """The file itself, or all files of this kind below a folder, sorted. Raises InputError where there are none."""
@@ -181,8 +218,10 @@ class Kind(ABC):
         raise NotImplementedError(self.name)
 
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
-                    batch_size: int) -> Written:
-        """A file or a folder of files -> a reconstruction of each, and an overview of originals and reconstructions."""
+                    batch_size: int, whole: bool = False) -> Written:
+        """A file or a folder of files -> a reconstruction of each, and an overview of originals and reconstructions.
+
+        whole, of kinds of any size: each at its own."""
         raise NotImplementedError(self.name)
 
     def convert(self, loaded: LoadedRun, source: Path, out: Path, label: str, target: str, seed: int,

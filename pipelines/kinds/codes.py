@@ -83,7 +83,7 @@ class Codes(Kind):
         return draw_image_scores(out, names, captions, images, scores)
 
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
-                    batch_size: int) -> Written:
+                    batch_size: int, whole: bool = False) -> Written:
         """The overview shows all levels, and several decodings of the same codes."""
         from pipelines.evaluation import codes
         from pipelines.media.images import image_rows, write_image

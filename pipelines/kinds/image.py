@@ -10,7 +10,7 @@ from pipelines.kinds.base import Items, Kind, Medium, Written, write_ranking
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from types import ModuleType
 
     from torch import Tensor, nn
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipelines.training.log import RunLog
 
 SHOWN = 64  # reconstructions in an overview
+SHOWN_WHOLE = 16  # in an overview of reconstructions of any size
 MOST_WIDTH = 256  # pixels of the longer side on a page
 HIDDEN = 128  # the grey level of a hidden part
 
@@ -31,6 +32,7 @@ HIDDEN = 128  # the grey level of a hidden part
 class Image(Kind):
     name = "image"
     hub_task = "unconditional-image-generation"
+    any_size = any_grid = True
     sample_flags = ("keep",)
     completes = True
 
@@ -46,7 +48,7 @@ class Image(Kind):
                             help="with --complete and without --mask: the fraction of rows to keep (default: 0.5)")
 
     def sampler_options(self, loaded: LoadedRun, **flags: Any) -> dict[str, Any]:
-        image, keep = flags.get("complete"), flags.get("keep")
+        image, keep, size = flags.get("complete"), flags.get("keep"), self.size(loaded, flags)
         if (gap := self.gap(loaded, flags)) is not None:
             if keep is not None:
                 raise InputError("keep: expected none with a mask, found " + repr(keep))
@@ -54,7 +56,7 @@ class Image(Kind):
         if image is None:
             if keep is not None:
                 raise InputError("keep: expected an image to complete, found none")
-            return {}
+            return size
         keep = 0.5 if keep is None else keep
         if not isinstance(keep, int | float):
             raise InputError(f"keep: expected a fraction between 0 and 1, found {keep!r}")
@@ -87,6 +89,19 @@ class Image(Kind):
 
     def read(self, loaded: LoadedRun, x: Any) -> Items:
         return read_images(x, self.data_shape(loaded), value_range(loaded))
+
+    def read_any(self, loaded: LoadedRun, x: Any, whole: bool = False) -> Items:
+        return read_images(x, self.data_shape(loaded), value_range(loaded), any_size=True, whole=whole)
+
+    def load_any(self, loaded: LoadedRun, paths: list[Path], whole: bool = False
+                 ) -> Iterator[tuple[list[Path], Items]]:
+        from pipelines.data.image_files import load_whole_images
+
+        if not whole:
+            yield self.load_files(loaded, paths)
+            return
+        for path, image in load_whole_images(paths, self.data_shape(loaded)[0], value_range(loaded)):
+            yield [path], Items(image[None], single=False)
 
     def find_files(self, loaded: LoadedRun, source: Path) -> list[Path]:
         from pipelines.data.image_files import find_images
@@ -126,9 +141,11 @@ class Image(Kind):
         return draw_image_scores(out, names, captions, items.x, scores)
 
     def reconstruct(self, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str], seed: int,
-                    batch_size: int) -> Written:
+                    batch_size: int, whole: bool = False) -> Written:
         from pipelines.media.images import image_pairs, write_image
 
+        if whole:
+            return reconstruct_whole_files(self, loaded, source, out, labels, seed)
         originals, made, figure = reconstruct_files(self, loaded, source, out, labels, seed, batch_size)
         write_image(out / "comparison.png", image_pairs(originals[:SHOWN], made[:SHOWN]))
         return Written(len(made), out / "comparison.png", figure)
@@ -182,6 +199,33 @@ def reconstruct_files(kind: Kind, loaded: LoadedRun, source: Path, out: Path, la
     return originals, made, f"PSNR {psnr_db(squared_errors(made, originals)).mean():.2f} dB"
 
 
+def reconstruct_whole_files(kind: Image, loaded: LoadedRun, source: Path, out: Path, labels: Mapping[str, str],
+                            seed: int) -> Written:
+    """Writes the reconstruction of each image file at its own size, one after the other; an overview shows the first
+    ones, reduced."""
+    import torch
+
+    from pipelines.generation.labels import decoder_labels
+    from pipelines.generation.reconstruction import reconstruct
+    from pipelines.media.images import image_pairs, on_square, write_image
+    from pipelines.metrics.psnr import psnr_db
+    from pipelines.metrics.squares import squared_errors
+
+    shown: list[tuple[Tensor, Tensor]] = []
+    figures, paths = [], kind.find_files(loaded, source)
+    for given in kind.load_any(loaded, paths, whole=True):
+        (path,), x = given[0], given[1].x
+        made = reconstruct(loaded, x, decoder_labels(loaded.stage1, labels, 1), seed, 1, first=len(figures))
+        out.mkdir(parents=True, exist_ok=True)
+        write_image(out / f"{len(figures):05d}-{path.stem}.png", made[0])
+        figures.append(float(psnr_db(squared_errors(made, x))))
+        if len(shown) < SHOWN_WHOLE:
+            shown.append((on_square(x, MOST_WIDTH), on_square(made, MOST_WIDTH)))
+    originals, others = (torch.cat(images) for images in zip(*shown, strict=True))
+    write_image(out / "comparison.png", image_pairs(originals, others))
+    return Written(len(figures), out / "comparison.png", f"PSNR {sum(figures) / len(figures):.2f} dB")
+
+
 def draw_image_scores(out: Path, names: list[str], captions: list[str], images: Tensor, scores: Scores) -> Path:
     """Of each of images uint8 (n, c, h, w) a file: the image, the bits of its codes over it, and those of its pixels
     given the codes. An overview of the most and the least surprising ones."""
@@ -208,32 +252,49 @@ def value_range(loaded: LoadedRun) -> tuple[float, float] | None:
     return None if found is None else (found[0], found[1])
 
 
-def read_images(x: Any, shape: tuple[int, ...], values: tuple[float, float] | None = None) -> Items:
+def read_images(x: Any, shape: tuple[int, ...], values: tuple[float, float] | None = None, any_size: bool = False,
+                whole: bool = False) -> Items:
     """Files, Pillow images, uint8 arrays and tensors, or lists of these -> uint8 (n, c, h, w).
 
     Files and Pillow images are cropped and resized to `shape` (c, h, w) as training images are, and their pixels of
     more than 8 bits reduced by `values` (pipelines/data/image_files.py). Tensors are (c, h, w);
     NumPy arrays (h, w, c), (h, w) or (c, h, w); both may have a batch axis in front.
-    Raises InputError for another type, dtype or shape."""
+    any_size: of tensors and arrays h and w may be any. whole: files and Pillow images keep their own size.
+    Raises InputError for another type, dtype or shape, and for several sizes in a list or a folder."""
     import torch
     from PIL import Image as Pillow
 
-    from pipelines.data.image_files import find_images, fit_image, load_images
+    from pipelines.data.image_files import find_images, fit_image, load_images, load_whole_images
 
     channels, height, width = shape
     if isinstance(x, (list, tuple)):
         if not x:
             raise InputError("images: expected at least one, found an empty list")
-        return Items(torch.cat([read_images(one, shape, values).x for one in x]), single=False)
+        return Items(joined([read_images(one, shape, values, any_size, whole).x for one in x], "images"), single=False)
     if isinstance(x, (str, Path)):
         path = Path(x)
+        if whole:
+            images = [image[None] for _, image in load_whole_images(find_images(path), channels, values)]
+            return Items(joined(images, str(path)), single=not path.is_dir())
         return Items(load_images(find_images(path), shape, values)[1], single=not path.is_dir())
     if isinstance(x, Pillow.Image):
         try:
-            return Items(torch.from_numpy(fit_image(x, shape, values).copy())[None], single=True)
+            size = (None, None) if whole else (height, width)
+            return Items(torch.from_numpy(fit_image(x, (channels, *size), values).copy())[None], single=True)
         except ValueError as error:
             raise InputError(f"images: expected an image that can be converted, found {error}") from None
-    return read_pixels(x, shape, "images", "a path, a Pillow image")
+    return read_pixels(x, shape, "images", "a path, a Pillow image", any_size)
+
+
+def joined(parts: Sequence[Tensor], name: str) -> Tensor:
+    """Items (n, c, *grid) of one size in one tensor. Raises InputError that starts with `name` for several sizes."""
+    import torch
+
+    for part in parts:
+        if part.shape[1:] != parts[0].shape[1:]:
+            one, other = ("x".join(map(str, own.shape[2:])) for own in (parts[0], part))
+            raise InputError(f"{name}: expected items of one size, found {one} and {other}: give each by itself")
+    return torch.cat(list(parts))
 
 
 def read_region(mask: Any, size: tuple[int, ...], item: Any = None) -> Tensor:
@@ -287,21 +348,26 @@ def with_hidden(gap: Gap) -> Tensor:
     return torch.where(gap.hidden[:, None], torch.tensor(HIDDEN, dtype=torch.uint8), gap.x)
 
 
-def read_pixels(x: Any, shape: tuple[int, ...], noun: str, others: str) -> Items:
+def read_pixels(x: Any, shape: tuple[int, ...], noun: str, others: str, any_size: bool = False) -> Items:
     """uint8 tensors and NumPy arrays of `shape` (c, *grid), arrays also with the channels last or, of one channel,
-    without them; each with or without a batch axis. Raises InputError that names `noun` and what `others` are read."""
+    without them; each with or without a batch axis. any_size: the grid may be any, of a batch with all its axes.
+    Raises InputError that names `noun` and what `others` are read."""
     import numpy as np
     import torch
 
-    channels, *grid = shape
+    named: tuple[int | str, ...] = shape
+    channels = shape[0]
     if not isinstance(x, (np.ndarray, torch.Tensor)):
         raise InputError(f"{noun}: expected {others}, a NumPy array, a tensor or a list of these, found "
                          f"{type(x).__name__}")
     if str(x.dtype).removeprefix("torch.") != "uint8":
         raise InputError(f"{noun}: expected uint8 values from 0 to 255, found {x.dtype}")
-    expected = f"shape {shape} or (n, {', '.join(map(str, shape))})"
+    if any_size:
+        shape, named = own_shape(x, shape), (channels, *"thw"[-len(shape) + 1 :])
+    grid = shape[1:]
+    expected = f"shape ({', '.join(map(str, named))}) or (n, {', '.join(map(str, named))})"
     if isinstance(x, np.ndarray):
-        expected += f", or channels last (..., {', '.join(map(str, [*grid, channels]))})"
+        expected += f", or channels last (..., {', '.join(map(str, [*named[1:], channels]))})"
         x, axes = torch.from_numpy(np.ascontiguousarray(x)), len(shape)
         if tuple(x.shape[-axes:]) != shape and tuple(x.shape[-axes:]) == (*grid, channels):
             x = x.movedim(-1, -axes)
@@ -311,3 +377,20 @@ def read_pixels(x: Any, shape: tuple[int, ...], noun: str, others: str) -> Items
         raise InputError(f"{noun}: expected {expected}, found shape {tuple(x.shape)}")
     single = x.ndim == len(shape)
     return Items(x[None] if single else x, single)
+
+
+def own_shape(x: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The (c, *grid) of items of any size, where the axes of a tensor or an array say it; else `shape`, of the run's
+    items. An array with channels at both ends has them last, as files have."""
+    import numpy as np
+
+    channels, axes, size = shape[0], len(shape), tuple(x.shape)
+    if 0 in size or size[-axes:] == shape:
+        return shape
+    items = len(size) in (axes, axes + 1)
+    if isinstance(x, np.ndarray):
+        if items and size[-1] == channels and (channels > 1 or size[-axes] != channels):
+            return (channels, *size[-axes:-1])
+        if channels == 1 and len(size) == axes - 1:
+            return (1, *size)
+    return size[-axes:] if items and size[-axes] == channels else shape

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.files.errors import InputError
 from pipelines.kinds.base import Items, Kind, Medium, Written, ranges, write_ranking
-from pipelines.kinds.image import read_pixels, read_region, reconstructions, with_hidden
+from pipelines.kinds.image import joined, read_pixels, read_region, reconstructions, with_hidden
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import ModuleType
 
     from torch import Tensor, nn
@@ -33,6 +33,7 @@ RANGES = re.compile(r"[\d.,\s-]+")  # no name of an image
 class Video(Kind):
     name = "video"
     hub_task = "video-to-video"
+    any_size = any_grid = True
     sample_flags = ("actions",)
     completes = True
 
@@ -58,20 +59,28 @@ class Video(Kind):
         gap = self.gap(loaded, flags)
         if gap is None and flags.get("complete") is not None:
             raise InputError("mask: expected the frames to fill, as 4-8, or an image of the region, found none")
-        return ({} if gap is None else {"gap": gap}) | self._actions(loaded, flags.get("actions"))
+        size = self.size(loaded, flags)
+        return ({} if gap is None else {"gap": gap}) | size | self._actions(loaded, flags.get("actions"), size)
 
-    def _actions(self, loaded: LoadedRun, wanted: str | None) -> dict[str, Any]:
+    def _actions(self, loaded: LoadedRun, wanted: str | None, size: dict[str, Any]) -> dict[str, Any]:
         """What the prior is conditioned on."""
+        import torch
+
         from pipelines.data.codes import CodeData
         from pipelines.data.manifest import MANIFEST
         from pipelines.generation.actions import local_actions, wanted_actions
 
         spec, names = loaded.stage2.codes, loaded.stage1.example.facts["action_names"]
         if wanted is not None:
-            actions = wanted_actions(wanted, names, spec.shape[1])
-            return {"local": local_actions(actions[None], len(names), spec.grid[0])}
+            stride = spec.shape[1] // spec.grid[0]
+            frames = size["size"][0] if size else spec.shape[1]
+            actions = wanted_actions(wanted, names, frames)[None]
+            actions = torch.cat([actions, actions[:, -1:].expand(-1, -frames % stride)], 1)
+            return {"local": local_actions(actions, len(names), actions.shape[1] // stride)}
         if not names:
             return {}
+        if size and size["size"][0] != spec.shape[1]:
+            raise InputError(f"actions: expected NAME or FILE for clips of {size['size'][0]} frames, found none")
         if not (loaded.run.codes / MANIFEST).exists():
             raise InputError(f"actions: expected NAME or FILE for a run without its codes, {loaded.run.codes}, found "
                              "none")
@@ -94,27 +103,38 @@ class Video(Kind):
         return folder / "grid.png"
 
     def read(self, loaded: LoadedRun, x: Any) -> Items:
+        return self._read(loaded, x, any_size=False)
+
+    def read_any(self, loaded: LoadedRun, x: Any, whole: bool = False) -> Items:
+        """whole: all frames of a video file, at their own size."""
+        return self._read(loaded, x, any_size=True, whole=whole)
+
+    def _read(self, loaded: LoadedRun, x: Any, any_size: bool, whole: bool = False) -> Items:
         """uint8 tensors (c, t, h, w), NumPy arrays (t, h, w, c) or (c, t, h, w), or a path of a .npy file of frames
         (t, h, w, c); with a batch axis in front, or a list of clips. Or a path of a video file: of its frames, at the
         rate of the run's data, the first t, cropped and resized."""
-        import torch
-
         from pipelines.data.video_files import SUFFIXES
         from pipelines.files.arrays import read_array
 
         shape = loaded.stage1.example.shape
         if isinstance(x, (str, Path)) and Path(x).suffix.lower() in SUFFIXES:
             rate = loaded.stage1.config["data"].get("frame_rate_hz")
-            return Items(read_clip(Path(x), shape, rate)[None], single=True)
+            return Items(read_clip(Path(x), (shape[0], None, None, None) if whole else shape, rate)[None], single=True)
         if isinstance(x, (list, tuple)):
             if not x:
                 raise InputError("video: expected at least one clip, found an empty list")
-            return Items(torch.cat([self.read(loaded, one).x for one in x]), single=False)
+            return Items(joined([self._read(loaded, one, any_size, whole).x for one in x], "video"), single=False)
         if isinstance(x, (str, Path)):
             if not Path(x).is_file():
                 raise InputError(f"{x}: expected a video file, or a .npy file of frames (t, h, w, c), found none")
             x = read_array(x)
-        return read_pixels(x, shape, "video", "a path")
+        return read_pixels(x, shape, "video", "a path", any_size)
+
+    def load_any(self, loaded: LoadedRun, paths: list[Path], whole: bool = False
+                 ) -> Iterator[tuple[list[Path], Items]]:
+        """whole: each file by itself, with all its frames, at their own size."""
+        for group in [[path] for path in paths] if whole else [paths]:
+            yield self._load(loaded, group, whole)
 
     def find_files(self, loaded: LoadedRun, source: Path) -> list[Path]:
         from pipelines.data.folders import list_files
@@ -131,6 +151,9 @@ class Video(Kind):
         return found
 
     def load_files(self, loaded: LoadedRun, paths: list[Path]) -> tuple[list[Path], Items]:
+        return self._load(loaded, paths, whole=False)
+
+    def _load(self, loaded: LoadedRun, paths: list[Path], whole: bool) -> tuple[list[Path], Items]:
         import torch
 
         from pipelines.data.folders import warn_unreadable
@@ -138,7 +161,7 @@ class Video(Kind):
         readable, clips, reasons = [], [], {}
         for path in paths:
             try:
-                clips.append(self.read(loaded, path).x)
+                clips.append(self._read(loaded, path, whole, whole).x)
                 readable.append(path)
             except InputError as error:
                 reasons[str(path)] = str(error).removeprefix(f"{path}: ")
@@ -257,9 +280,9 @@ class Video(Kind):
         return video
 
 
-def read_clip(path: Path, shape: tuple[int, ...], frame_rate_hz: float | None) -> Tensor:
-    """The first frames of a video file, uint8 `shape` (c, t, h, w). Raises InputError for a file that cannot be read or
-    has too few frames."""
+def read_clip(path: Path, shape: tuple[int | None, ...], frame_rate_hz: float | None) -> Tensor:
+    """The first frames of a video file, uint8 `shape` (c, t, h, w); of t, h and w None all, at their own size. Raises
+    InputError for a file that cannot be read or has too few frames."""
     from itertools import islice
 
     import numpy as np
@@ -274,7 +297,7 @@ def read_clip(path: Path, shape: tuple[int, ...], frame_rate_hz: float | None) -
         frames = [fit_image(image, (channels, height, width)) for image in images]
     except Exception as error:  # any error of a decoder means that this file is unreadable
         raise InputError(f"{path}: expected a video file, found one that cannot be read ({error})") from None
-    if len(frames) < count:
+    if len(frames) < (count or 1):
         raise InputError(f"{path}: expected {count} frames or more, found {len(frames)}")
     return torch.from_numpy(np.stack(frames, 1))
 

@@ -20,6 +20,7 @@ from pipelines.files.atomic import write_atomically
 WIDTH, DPI = 1440, 120  # pixels
 WINDOW_S, HOP_S = 0.025, 0.004  # the usual window for speech; the hop is finer than a pixel
 RANGE_DB = 70.0  # range of the colour scale, below the loudest point of the figure
+BLOCK = 2**20  # samples that are rounded at once
 BLUE, PAPER = "#33658a", "#eeeeee"
 
 
@@ -31,9 +32,11 @@ def write_wav(path: Path, wave: Tensor, sample_rate_hz: int) -> None:
 def wav_bytes(wave: Tensor, sample_rate_hz: int) -> bytes:
     """The same as a file's content."""
     assert wave.ndim == 1 and wave.is_floating_point() and bool(wave.isfinite().all()), (wave.shape, wave.dtype)
-    samples = np.clip(np.rint(wave.detach().cpu().double().numpy() * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
     buffer = io.BytesIO()
-    soundfile.write(buffer, samples.astype(np.int16), sample_rate_hz, format="WAV", subtype="PCM_16")
+    with soundfile.SoundFile(buffer, "w", sample_rate_hz, 1, format="WAV", subtype="PCM_16") as file:
+        for part in wave.detach().cpu().split(BLOCK):
+            samples = np.clip(np.rint(part.double().numpy() * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
+            file.write(samples.astype(np.int16))
     return buffer.getvalue()
 
 

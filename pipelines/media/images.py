@@ -54,6 +54,14 @@ def reduced(images: Tensor, most: int) -> Tensor:
     return F.interpolate(images.float(), size=size, mode="area").round().to(torch.uint8)
 
 
+def on_square(images: Tensor, side: int) -> Tensor:
+    """uint8 (n, c, h, w) -> (n, c, side, side): reduced as need be, in the middle of white."""
+    images = reduced(images, side)
+    left, top = ((side - size) // 2 for size in (images.shape[3], images.shape[2]))
+    right, bottom = side - images.shape[3] - left, side - images.shape[2] - top
+    return F.pad(images, (left, right, top, bottom), value=PAPER)
+
+
 def image_grid(images: Tensor, columns: int | None = None) -> Tensor:
     """Images uint8 (n, c, h, w) in reading order, in rows of `columns` (default: as square as possible)."""
     number, _, height, width = images.shape

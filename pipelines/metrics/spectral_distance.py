@@ -9,6 +9,7 @@ from pipelines.metrics.waves import mono
 
 WINDOW_S, HOP_S = 0.025, 0.010
 FLOOR_DB = -60.0  # relative to the loudest point of the original; weaker points count as this level
+AT_ONCE = 2**13  # frames
 SILENCE = 1e-10  # floor for an original of zeros: the power of a sine at about 1e-5 of full scale
 
 
@@ -33,18 +34,28 @@ def log_spectral_distance(real: Tensor, made: Tensor, sample_rate_hz: int, lengt
     """
     window, hop = round(WINDOW_S * sample_rate_hz), round(HOP_S * sample_rate_hz)
     frames = (-(-(lengths.cpu() - window) // hop)).clamp(min=0) + 1
-    powers = [_powers(mono(waves, lengths), window, hop)[:, : int(frames.max())] for waves in (real, made)]
-    floor = (powers[0].amax((1, 2), keepdim=True) * 10 ** (FLOOR_DB / 10)).clamp(min=SILENCE)
-    difference = torch.maximum(powers[0], floor).log10() - torch.maximum(powers[1], floor).log10()
-    distance = (10 * difference).square().mean(2).sqrt()
+    clips, count = [mono(waves, lengths) for waves in (real, made)], int(frames.max())
+    loudest = torch.stack([_powers(clips[0], window, hop, part).amax((1, 2)) for part in _parts(count)]).amax(0)
+    floor, distances = (loudest * 10 ** (FLOOR_DB / 10)).clamp(min=SILENCE)[:, None, None], []
+    for part in _parts(count):
+        powers = [_powers(own, window, hop, part) for own in clips]
+        difference = torch.maximum(powers[0], floor).log10() - torch.maximum(powers[1], floor).log10()
+        distances.append((10 * difference).square().mean(2).sqrt())
+    distance = torch.cat(distances, 1)
     counted = torch.arange(distance.shape[1]) < frames[:, None]
     return torch.where(counted, distance, 0).sum(1) / frames
 
 
-def _powers(clips: Tensor, window: int, hop: int) -> Tensor:
-    """Clips (b, t) -> |STFT|^2 (b, f, k), frame i starts at sample i * hop; a full-scale sine has power 1."""
-    frames = max(0, -(-(clips.shape[1] - window) // hop)) + 1
-    filled = F.pad(clips, (0, (frames - 1) * hop + window - clips.shape[1]))
+def _parts(count: int) -> list[range]:
+    """The numbers of frames, AT_ONCE at a time: an hour has 360,000."""
+    return [range(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE)]
+
+
+def _powers(clips: Tensor, window: int, hop: int, frames: range) -> Tensor:
+    """Clips (b, t) -> |STFT|^2 (b, f, k) of some frames, frame i starts at sample i * hop; a full-scale sine has power
+    1."""
+    own = clips[:, frames.start * hop : (frames.stop - 1) * hop + window]
+    filled = F.pad(own, (0, (len(frames) - 1) * hop + window - own.shape[1]))
     weights = torch.hann_window(window, dtype=clips.dtype)
     spectrum = torch.fft.rfft(filled.unfold(1, window, hop) * weights)
     return (spectrum.abs() * 2 / weights.sum()).square()

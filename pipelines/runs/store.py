@@ -15,6 +15,7 @@ import hashlib
 import json
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from pipelines.training.layout import channels_last
 from pipelines.training.loop import RESUMABLE
 from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.bottlenecks.base import Quantizer
+from stage1_vqvae.tiles import Tiled
 from stage2_prior.prior import Prior
 
 # What may differ from before in the configuration of a run that goes on.
@@ -87,6 +89,11 @@ class TrainedStage:
     codes: CodeSpec | None  # what stage 2 knows of its data
     condition_on: tuple[str, ...]  # the labels that its decoder, or its prior, is conditioned on
     condition_on_length: bool  # whether a prior knows at each code how much of the clip has passed and is left
+
+    @cached_property
+    def tiled(self) -> Tiled:
+        """Stage 1 for data of any size."""
+        return Tiled(self.module, self.example.shape)
 
     @property
     def decoder_columns(self) -> list[int]:

@@ -12,18 +12,23 @@ CLOCK_CHANNELS = 4
 NEAR = 8.0  # codes: distance from either end that is resolved finely
 
 
-def clock(lengths: Tensor, positions: int) -> Tensor:
+def clock(lengths: Tensor, positions: int, usual: int | None = None) -> Tensor:
     """lengths (b,) in codes -> float32 (b, CLOCK_CHANNELS, positions): elapsed fraction, total length, proximity to the
-    start and to the end. Positions after the end count as the end."""
+    start and to the end. Positions after the end count as the end.
+
+    usual: of which number of positions the total length is a fraction, at most 1, where there are more than in
+    training; None: of `positions`."""
     length = lengths[:, None].float()
     passed = torch.minimum(torch.arange(positions, device=lengths.device).float(), length - 1)
-    whole = (length / positions).expand_as(passed)
+    whole = (length / (positions if usual is None else usual)).clamp(max=1.0).expand_as(passed)
     return torch.stack([passed / length, whole, torch.exp(-passed / NEAR), torch.exp((passed + 1 - length) / NEAR)], 1)
 
 
-def conditioning(local: Tensor | None, lengths: Tensor | None, positions: int) -> Tensor | None:
+def conditioning(local: Tensor | None, lengths: Tensor | None, positions: int, usual: int | None = None
+                 ) -> Tensor | None:
     """The local features that a prior is conditioned on: those of the data, and the clock if `lengths` are given."""
-    parts = [part for part in (local, None if lengths is None else clock(lengths, positions)) if part is not None]
+    own = None if lengths is None else clock(lengths, positions, usual)
+    parts = [part for part in (local, own) if part is not None]
     return torch.cat(parts, 1) if parts else None
 
 

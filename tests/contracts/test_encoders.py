@@ -1,12 +1,17 @@
 """Every configs/autoencoder/*.yaml: encoder and decoder fit each other and the data; no example sees its batchmates."""
 
+import math
+
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from pipelines.runs.config import FACT, build, composed
 from pipelines.runs.facts import complete
+from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.base import Quantizer
+from stage1_vqvae.receptive_field import NotLocal
+from stage1_vqvae.tiles import Tiled, filled_up
 
 # Examples of sequences, images, grids of codes and video, none of them square. Each pair takes one at least.
 SHAPES = [(1, 128), (1, 8, 12), (3, 8, 12), (3, 4, 8, 12)]
@@ -102,3 +107,34 @@ def test_the_decoder_reads_the_latents(pairs, autoencoder_name):
             pull = torch.randn(params.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
             (params * pull).sum().backward()
         assert (z_q.grad.abs().amax(1) > 0).all()
+
+
+ONE_SIZE = {"dense", "dense_video", "codes"}  # parts of their names: networks that take one size of data alone
+
+
+def test_data_of_any_size_pass_in_tiles_as_in_one_pass(pairs, autoencoder_name):
+    """Or their size is refused."""
+    for pair in pairs(autoencoder_name):
+        shape = tuple(pair.x.shape[1:])
+        whole, tiled = Tiled(pair.model, shape), Tiled(pair.model, shape, at_once=1)
+        try:
+            strides = whole.strides
+            fields = whole.encoder
+        except NotLocal:
+            assert any(part in autoencoder_name for part in ONE_SIZE), autoencoder_name
+            with pytest.raises(NotLocal):
+                whole.encode(pair.x.repeat(1, 1, *[3] * (len(shape) - 1)))
+            continue
+        tiled.at_once = 2 ** len(strides) * math.prod(strides)  # two codes along each axis
+        counts = [field.before + field.after + 4 for field in fields]
+        size = [count * stride - (stride > 1) for count, stride in zip(counts, strides, strict=True)]
+        levels = torch.randint(0, 16, (1, shape[0], *size), generator=torch.Generator().manual_seed(0))
+        x = pair.model.likelihood.from_levels(levels)
+        x = filled_up(x, strides)
+        z_q = pair.model.latents(x)
+        torch.testing.assert_close(tiled.latents(x), z_q)
+        if isinstance(pair.model.decoder, AutoregressiveDecoder):
+            continue  # drawn in one pass, or in chunks: tests/stage1_vqvae/test_tiles.py
+        labels = None if pair.labels is None else pair.labels[:1]
+        torch.testing.assert_close(tiled.decode_latents(z_q, labels), pair.model.decode_latent(z_q, labels),
+                                   rtol=1e-7, atol=1)  # a level: that of a pixel half-way between two
