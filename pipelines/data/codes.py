@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 from torch import Tensor
 from tqdm import tqdm
 
@@ -33,13 +33,18 @@ from pipelines.files.checks import brief, expect
 from pipelines.files.errors import InputError
 from pipelines.files.platforms import memory_bytes
 from pipelines.files.reading import read_file
+from pipelines.files.tensors import Place, tensor_places
 from pipelines.splits.base import Batch, Data, Split
+from pipelines.splits.rows import Channels, Piece, Rows, held
 
 Encode = Callable[[Batch], dict[str, Tensor]]
 
 # The layout of shards, as it enters the hash `extraction`. While it stays, an extraction that an earlier format of the
 # manifest began can go on.
 SHARDS = 1
+
+IN_MEMORY = 2**28  # bytes: a field of a split that takes no more is held in memory, any other stays in its files
+PIECE = 2**22  # bytes of a shard that are checked at a time
 
 
 def write_codes(
@@ -100,7 +105,8 @@ def write_codes(
 
 @dataclass(frozen=True, kw_only=True)
 class CodeSplit(Split):
-    """Codes, int64 in a batch, 8, 16 or 32 bits in memory: uint16 is kept as int16, since torch cannot index uint16."""
+    """Codes, int64 in a batch; 8, 16 or 32 bits in memory or, where they are many, in the files of the data set. uint16
+    is kept as int16, since torch cannot index uint16."""
 
     num_codebooks: int
 
@@ -123,7 +129,8 @@ def from_channels(x: Tensor) -> Tensor:
 
 
 class CodeData(Data):
-    """A code data set, read into memory and checked: each shard's checksum, types, sizes and ranges.
+    """A code data set, checked: each shard's checksum, types, sizes and ranges. It may be larger than memory: of each
+    split, labels and lengths are held, and codes and local fields if they take at most `IN_MEMORY`.
 
     It is a data set like any other, with items (*grid[, g]); `manifest` says where the codes come from.
     Raises InputError that names file and key, what was expected and what was found.
@@ -239,8 +246,8 @@ def _label_counts(data: Data, views: int) -> tuple[tuple[int, ...], ...]:
 
 def _check_sizes(folder: Path, manifest: Manifest) -> None:
     """Raises InputError unless each shard exists, has the size that the manifest states, which is enough for its items,
-    and all fit into memory."""
-    total = 0
+    and what is held of each item, whatever its size, fits into memory: labels, length, and places in two orders."""
+    items = 0
     for name, shards in manifest.splits.items():
         for shard in shards:
             path = folder / shard.file
@@ -252,77 +259,83 @@ def _check_sizes(folder: Path, manifest: Manifest) -> None:
             if size < least:
                 raise InputError(f"{folder / MANIFEST}: splits.{name}: expected {shard.file} to have room for "
                                  f"{shard.count} items ({least} bytes), found {size} bytes")
-            total += size
-    memory = memory_bytes()
-    if memory is not None and total > memory:
-        raise InputError(f"{folder}: expected shards that fit into memory, {memory} bytes, found {total} bytes")
+            items += shard.count
+    memory, needed = memory_bytes(), 8 * items * (len(manifest.classes) + 3)
+    if memory is not None and needed > memory:
+        raise InputError(f"{folder}: expected items whose labels and order fit into memory, {memory} bytes, found "
+                         f"{items} items, {needed} bytes")
 
 
-def read_fields(folder: Path, name: str, manifest: Manifest) -> dict[str, np.ndarray]:
-    """The shards of a split, each checked, joined into one array per field, as they are stored."""
+def read_fields(folder: Path, name: str, manifest: Manifest) -> dict[str, Rows]:
+    """The fields of a split, as they are stored; each shard is checked, and no more of it is in memory than `PIECE`."""
     shards = manifest.splits[name]
-    count, start = sum(shard.count for shard in shards), 0
-    joined: dict[str, np.ndarray] = {}
-    for shard in shards:
-        part = _read_shard(folder / shard.file, shard, manifest)
-        if not joined:
-            joined = {name: np.empty((count, *array.shape[1:]), array.dtype) for name, array in part.items()}
-        kinds = [{name: (array.dtype, array.shape[1:]) for name, array in arrays.items()} for arrays in (part, joined)]
-        expect(folder / shard.file, "fields", kinds[0], kinds[0] == kinds[1], f"those of {shards[0].file}, {kinds[1]}")
-        for name, array in part.items():
-            joined[name][start : start + shard.count] = array
-        start += shard.count
-    return joined
+    checked = [_check_shard(folder / shard.file, shard, manifest) for shard in shards]
+    kinds = [{field: (place.dtype, place.shape[1:]) for field, place in own.items()} for own in checked]
+    for shard, kind in zip(shards, kinds, strict=True):
+        expect(folder / shard.file, "fields", kind, kind == kinds[0], f"those of {shards[0].file}, {kinds[0]}")
+    return {field: Rows([Piece(folder / shard.file, own[field].offset, shard.count)
+                         for shard, own in zip(shards, checked, strict=True)], dtype, item)
+            for field, (dtype, item) in kinds[0].items() if dtype is not None}
 
 
 def _read_split(folder: Path, name: str, manifest: Manifest) -> CodeSplit:
-    joined = read_fields(folder, name, manifest)
-    codes, labels, lengths = (joined.pop(name, None) for name in ("codes", "labels", "lengths"))
-    codes = codes.view(np.int16) if codes.dtype == np.uint16 else codes
-    local = [torch.from_numpy(joined[name]).float() for name in sorted(joined)]
-    sizes = np.broadcast_shapes(*(part.shape[2:] for part in local))
-    local = [part.expand(-1, -1, *sizes) for part in local]
+    fields = read_fields(folder, name, manifest)
+    codes, labels, lengths = (fields.pop(name, None) for name in ("codes", "labels", "lengths"))
+    assert codes is not None and labels is not None
+    local = Channels([fields[name] for name in sorted(fields)]) if fields else None
     return CodeSplit(
-        torch.from_numpy(codes),
-        torch.from_numpy(labels),
-        local=torch.cat(local, dim=1) if local else None,
-        lengths=None if lengths is None else torch.from_numpy(lengths),
+        held(codes, IN_MEMORY),
+        labels[:],
+        local=None if local is None else held(local, IN_MEMORY),
+        lengths=None if lengths is None else lengths[:],
         num_codebooks=manifest.num_codebooks,
     )
 
 
-def _read_shard(path: Path, shard: Shard, manifest: Manifest) -> dict[str, np.ndarray]:
-    """The arrays of a shard, whose types, shapes and ranges are those that the manifest states."""
-    content = read_file(path, "a shard")
-    found = hashlib.sha256(content).hexdigest()
+def _check_shard(path: Path, shard: Shard, manifest: Manifest) -> dict[str, Place]:
+    """The arrays of a shard, whose checksum, types, shapes and ranges are those that the manifest states."""
+    places, _ = tensor_places(path, f"a safetensors file with the checksum {shard.sha256[:12]}...")
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != shard.sha256:
         raise InputError(f"{path}: expected the checksum {shard.sha256[:12]}..., found {found[:12]}...: it is damaged; "
                          "extract.overwrite=true extracts all codes again")
-    try:
-        arrays = load(content)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: expected a safetensors file, found one that cannot be read ({error})") from error
     int64 = np.dtype(np.int64)
     forms = {"codes": (manifest.dtype, manifest.item_shape), "labels": (int64, (len(manifest.classes),)),
-             **({"lengths": (int64, ())} if "lengths" in arrays else {})}
+             **({"lengths": (int64, ())} if "lengths" in places else {})}
     for name, (dtype, shape) in forms.items():
-        array, form = arrays.get(name), (str(dtype), (shard.count, *shape))
-        stored = None if array is None else (str(array.dtype), array.shape)
+        place, form = places.get(name), (str(dtype), (shard.count, *shape))
+        stored = None if place is None else (str(place.dtype), place.shape)
         expect(path, name, stored, stored == form, str(form))
-    _check_range(path, "codes", arrays["codes"], 0, manifest.num_codes - 1)
-    if "lengths" in arrays:
-        _check_range(path, "lengths", arrays["lengths"], 1, manifest.grid[0])
-    for column, names in enumerate(manifest.classes):
-        _check_range(path, f"labels[:, {column}]", arrays["labels"][:, column], 0, len(names) - 1)
-    for name in arrays.keys() - forms.keys():
-        shape = arrays[name].shape
-        fits = len(shape) == 2 + len(manifest.grid) and shape[0] == shard.count and all(
+    for name in places.keys() - forms.keys():
+        dtype, shape = places[name].dtype, places[name].shape
+        fits = dtype is not None and len(shape) == 2 + len(manifest.grid) and shape[0] == shard.count and all(
             size in (1, own) for size, own in zip(shape[2:], manifest.grid))
         expect(path, name, shape, fits,
                f"a local field of shape ({shard.count}, c, *{manifest.grid}), any size of the grid replaced by 1")
-    return arrays
+    _check_range(path, "codes", *_range(path, places["codes"]), 0, manifest.num_codes - 1)
+    if "lengths" in places:
+        _check_range(path, "lengths", *_range(path, places["lengths"]), 1, manifest.grid[0])
+    if manifest.classes:
+        least, most = _range(path, places["labels"])
+        for column, names in enumerate(manifest.classes):
+            _check_range(path, f"labels[:, {column}]", least[column], most[column], 0, len(names) - 1)
+    return places
 
 
-def _check_range(path: Path, name: str, array: np.ndarray, lowest: int, highest: int) -> None:
-    found = int(array.min()), int(array.max())
+def _range(path: Path, place: Place) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest value of an array that is not empty, read in pieces: of labels (n, L) of each column (L,)."""
+    assert place.dtype is not None
+    count, columns = place.shape[0], place.shape[1:] if place.dtype == np.int64 else ()
+    rows = Rows([Piece(path, place.offset, count)], place.dtype, place.shape[1:])
+    step = max(1, PIECE // max(rows.item_bytes, 1))
+    found = []
+    for start in range(0, count, step):
+        values = rows.array(np.arange(start, min(start + step, count))).reshape(-1, *columns)
+        found.append((values.min(0), values.max(0)))
+    return np.min([least for least, _ in found], 0), np.max([most for _, most in found], 0)
+
+
+def _check_range(path: Path, name: str, least: np.ndarray, most: np.ndarray, lowest: int, highest: int) -> None:
+    found = int(least), int(most)
     expect(path, name, found, lowest <= found[0] and found[1] <= highest, f"values from {lowest} to {highest}")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipelines.files.errors import InputError
 from pipelines.splits.counters import permutation
+from pipelines.splits.rows import Rows, Stored
 from pipelines.splits.transfer import ahead, send
 
 RESIDENT_SHARE = 0.4  # share of a device's free memory that a split may take; the model needs the rest
@@ -35,12 +36,12 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Split(ABC):
-    """Items in a fixed order. `x` may be larger than memory, as a tensor over a memory-mapped file."""
+    """Items in a fixed order. `x` may be larger than memory: a tensor over a memory-mapped file, or rows of files."""
 
-    x: Tensor  # (m, ...) stored items
+    x: Tensor | Rows  # (m, ...) stored items
     labels: Tensor  # (n, L) int64
     rows: Tensor | None = None  # (n,) int64, on x's device: the stored items of this split; None: all, m == n
-    local: Tensor | None = None  # (n, c, *grid)
+    local: Stored | None = None  # (n, c, *grid)
     lengths: Tensor | None = None  # (n,) int64
     device: torch.device = torch.device("cpu")
 
@@ -64,9 +65,9 @@ class Split(ABC):
         device = torch.empty(0, device=device).device  # "cuda" -> "cuda:0", so that devices compare
         changes: dict[str, Any] = {"device": device}
         for name in ("labels", "local", "lengths"):
-            if getattr(self, name) is not None:
-                changes[name] = getattr(self, name).to(device)
-        if device.type == "cpu":
+            if isinstance(part := getattr(self, name), Tensor):
+                changes[name] = part.to(device)
+        if device.type == "cpu" and isinstance(self.x, Tensor):
             changes["x"] = self.x.cpu()
         elif device.type == "cuda" and self.x.device != device:
             bytes_needed = self._num_stored * self.x[:1].numel() * self.x.element_size()
@@ -113,8 +114,10 @@ class Split(ABC):
     def _take(self, indices: Tensor, sent: Tensor | None = None) -> Batch:
         """Stored items at `indices` with labels, local features and lengths, on the split's device."""
         sent = send(indices, self.device) if sent is None else sent
-        parts = (None if part is None else part[sent] for part in (self.local, self.lengths))
-        return Batch(self._fetch(indices, sent), self.labels[sent], *parts)
+        lengths, local = None if self.lengths is None else self.lengths[sent], self.local
+        if local is not None:
+            local = local[sent] if isinstance(local, Tensor) else send(local[indices], self.device)
+        return Batch(self._fetch(indices, sent), self.labels[sent], local, lengths)
 
 
 class Data(ABC):

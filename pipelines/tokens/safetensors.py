@@ -7,16 +7,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
-from pipelines.tokens.base import ArraySource, Format, Options, Tokens, array_source, header_json
+from pipelines.files.tensors import tensor_places
+from pipelines.tokens.base import ArraySource, Format, Options, Tokens, array_source
 
 CLASSES = "classes_"
-TYPES = {"U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
-         "F16": "<f2", "F32": "<f4", "F64": "<f8", "BOOL": "?"}
 
 
 class Safetensors(Format):
@@ -27,26 +25,15 @@ class Safetensors(Format):
               "`classes_NAME`), `lengths`, `local_NAME`")
 
     def open(self, path: Path, options: Options) -> ArraySource:
-        try:
-            with safe_open(path, "np") as opened:  # checks that header and size agree
-                metadata = opened.metadata() or {}
-        except SafetensorError as error:
-            raise InputError(f"{path}: expected a whole safetensors file, found one that cannot be read "
-                             f"({' '.join(str(error).split())})") from None
-        with open(path, "rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = header_json(file.read(size), path)
+        places, metadata = tensor_places(path)
         arrays, others = {}, []
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            dtype, shape, (start, end) = TYPES.get(entry["dtype"]), tuple(entry["shape"]), entry["data_offsets"]
-            if dtype is None:
+        for name, place in places.items():
+            if place.dtype is None:
                 others.append(name)
-            elif start == end:
-                arrays[name] = np.empty(shape, dtype)
+            elif not place.bytes:
+                arrays[name] = np.empty(place.shape, place.dtype)
             else:
-                arrays[name] = np.memmap(path, dtype, "r", 8 + size + start, shape)
+                arrays[name] = np.memmap(path, place.dtype, "r", place.offset, place.shape)
         classes = {}
         for name, text in metadata.items():
             if name.startswith(CLASSES):

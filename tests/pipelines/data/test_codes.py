@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipelines.files.errors import InputError
 from pipelines.files.formats import FORMAT
 from pipelines.files.reading import LARGEST_TEXT
 from pipelines.splits.base import Batch, Data
+from pipelines.splits.rows import Channels, Rows
 
 HASH, OTHER = "ab" * 32, "cd" * 32
 
@@ -121,6 +123,54 @@ def test_local_fields_that_do_not_change_along_an_axis_are_stored_once_and_given
     alone = write(tmp_path / "alone", lambda batch: encode(batch) | {"actions": conditions(batch)["actions"]})
     assert alone.split("train").local.shape == (23, 2, 2, 1)
     assert torch.equal(everything(alone, "train").local, expected[:, :2])
+
+
+@pytest.mark.parametrize("num_codes", [256, 300, 70_000])
+def test_a_set_that_stays_in_its_files_gives_the_same_items(num_codes, tmp_path, monkeypatch):
+    def several(batch: Batch) -> dict[str, torch.Tensor]:
+        pixels = batch.x[:, 0, ::2, ::2].long()
+        return {"codes": pixels * (num_codes - 1) // 255, "lengths": pixels[:, 0, 0] % 2 + 1,
+                "turn": pixels[:, None].float() / 7, "actions": torch.stack([pixels, pixels + 1], 1)[..., :1]}
+
+    small = write(tmp_path, several, num_codes=num_codes).split("train")
+    monkeypatch.setattr(codes_module, "IN_MEMORY", 0)
+    large = CodeData(tmp_path).split("train").to("cpu")
+    assert isinstance(small.x, torch.Tensor) and isinstance(large.x, Rows) and isinstance(large.local, Channels)
+    assert large.x.shape == small.x.shape and large.x.dtype == small.x.dtype and large.local.shape == small.local.shape
+    assert large.x.element_size() == small.x.element_size() and torch.equal(large.x[-2], small.x[-2])
+    assert large._copy(torch.device("cpu")).equal(small.x)  # as onto a GPU
+    for indices in (torch.arange(23), torch.arange(22, -1, -3), torch.tensor([13, 6, 13, 14, 0]), torch.tensor([7])):
+        for mine, theirs in zip(large.batch(indices), small.batch(indices), strict=True):
+            assert mine is theirs is None or (torch.equal(mine, theirs) and mine.dtype == theirs.dtype)
+    with pytest.raises(IndexError, match="items 3 to 23 of 23"):
+        large.x[torch.tensor([23, 3])]
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(codes_module, "IN_MEMORY", 0)
+    split, shard = write(tmp_path).split("train"), tmp_path / "train-00001.safetensors"
+    os.truncate(shard, shard.stat().st_size - 8)
+    assert len(split.batch(torch.tensor([0, 22])).x) == 2
+    with pytest.raises(InputError, match=f"{shard}: expected 6 bytes for item 6, found the end of the file"):
+        split.batch(torch.arange(23))
+
+
+def test_opening_a_set_takes_memory_for_a_piece_of_it_only(tmp_path, monkeypatch):
+    class Large(Toy):
+        def _split(self, name: str) -> ImageSplit:
+            return ImageSplit(torch.zeros(64, 1, 128, 256, dtype=torch.uint8), torch.zeros(64, 2, dtype=torch.int64),
+                              size=(128, 256))
+
+    write(tmp_path, lambda batch: {"codes": batch.x[:, 0].long()}, Large(), batch_size=64, shard_size=64)
+    monkeypatch.setattr(codes_module, "IN_MEMORY", 0)
+    monkeypatch.setattr(codes_module, "PIECE", 2**16)
+    tracemalloc.start()
+    try:
+        CodeData(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 * 128 * 256 // 4, f"{peak} bytes for two shards of 2 MiB"
 
 
 def test_views_are_the_plain_pass_and_then_epochs(tmp_path):
@@ -380,10 +430,15 @@ def test_huge_claims_are_refused_before_memory_is_taken(claim, folder):
 
 
 def test_a_file_with_holes_larger_than_memory(folder):
-    """Size on paper: 8 TB that take no room on the disk."""
+    """Size on paper: 8 TB that take no room on the disk, and would take an hour to read."""
     os.truncate(folder / "train-00001.safetensors", 2**43)
     change(folder, shard={"bytes": 2**43})
-    refused(folder, "fit into memory")
+    refused(folder, "train-00001.safetensors", "file not fully covered")
+
+
+def test_more_items_than_memory_has_room_for_their_labels(folder, monkeypatch):
+    monkeypatch.setattr(codes_module, "memory_bytes", lambda: 8 * (23 + 9) * 5 - 1)
+    refused(folder, "expected items whose labels and order fit into memory, 1279 bytes, found 32 items, 1280 bytes")
 
 
 @pytest.mark.parametrize(("arrays", "words"), [
