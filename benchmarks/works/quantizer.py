@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from benchmarks.plain.vqvae import pythae_quantizer
 from benchmarks.work import Contender, Floor, Run, Sizes, Work
+from stage1_vqvae.bottlenecks.nearest import nearest_codes
 from stage1_vqvae.bottlenecks.vq import EMAQuantizer, GradientQuantizer, VectorQuantizer
 
 POSITIONS = 64  # 8x8 latents
+ROWS, COLUMNS = 1024, 512  # of a block of scores, 2 MiB: the fastest of those tried on a CPU
 # Copies of the float32 scores (n, K) that a rival's peak memory amounts to, measured at K = 512 and 8,192
 SCORES = {"pythae": 4.2, "vector-quantize-pytorch": 7.4}
 
@@ -69,6 +71,22 @@ class QuantizerStep(Work):
             scores = torch.empty(self.n, self.k, device=self.device)
             return lambda: torch.mm(z, e.T, out=scores)
 
+        def products_in_blocks() -> Run:
+            z, e = vectors()[0].flatten(0, 1), torch.randn(self.k, self.d, device=self.device)
+            scores = torch.empty(ROWS * COLUMNS, device=self.device)
+
+            def run() -> None:
+                for rows in z.split(ROWS):
+                    for columns in e.split(COLUMNS):
+                        out = scores[: len(rows) * len(columns)].view(len(rows), len(columns))
+                        torch.mm(rows, columns.T, out=out)
+
+            return run
+
+        def search() -> Run:
+            z, e = vectors()[0].flatten(0, 1), torch.randn(self.k, self.d, device=self.device)
+            return lambda: nearest_codes(z[:, None], e[None])
+
         scores = 4.0 * self.n * self.k
         found = [Contender("EMAQuantizer, channels last", own(EMAQuantizer, True))]
         if self.k <= 512 and self.n <= 32_768:
@@ -78,6 +96,11 @@ class QuantizerStep(Work):
                 Contender("GradientQuantizer, channels first", own(GradientQuantizer, False)),
                 Contender("scores z @ e.T alone, new memory", lambda: product(False)),
                 Contender("scores z @ e.T alone, reused memory", lambda: product(True)),
+            ]
+        else:
+            found += [
+                Contender("nearest codes alone", search),
+                Contender("scores z @ e.T alone, in blocks that stay in the cache", products_in_blocks),
             ]
         return found + [
             Contender("vector-quantize-pytorch", lucidrains, rival=True, needs="vector_quantize_pytorch",

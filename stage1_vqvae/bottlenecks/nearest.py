@@ -6,10 +6,10 @@ Axes: n vectors, g codebooks, k codes, d dimension of one codebook.
 import torch
 from torch import Tensor
 
-# scores held at once: few enough to stay in a core's second-level cache; on a GPU many enough to fill it, since a batch
-# in small blocks would wait for the launch of each
+# scores held at once: few enough to stay in a core's caches; on a GPU many enough to fill it, since a batch in small
+# blocks would wait for the launch of each
 BLOCK_BYTES = {"cpu": 2**21, "cuda": 2**28}
-FEWEST_ROWS = 512  # of a block: of large codebooks it has some of the codes, so that each is read for many vectors
+FEWEST_ROWS = 1024  # of a block: of large codebooks it has some of the codes, so that each is read for many vectors
 
 
 def nearest_codes(z: Tensor, codebooks: Tensor, costs: Tensor | None = None) -> Tensor:
@@ -38,14 +38,29 @@ def nearest_codes(z: Tensor, codebooks: Tensor, costs: Tensor | None = None) -> 
                 some = codebooks[group, first : first + columns]
                 out = scores[: len(block) * len(some)].view(len(block), len(some))
                 torch.addmm(offsets[group, first : first + columns], block, some.T, out=out)
-                top, index = out.max(1)
                 if best is None:
-                    best = top
+                    best, index = out.max(1)
                     found.copy_(index)
                 else:
-                    found.copy_(torch.where(top > best, index + first, found))
-                    best = torch.maximum(best, top)
+                    _improve(best, found, out, first)
     return codes
+
+
+def _improve(best: Tensor, found: Tensor, scores: Tensor, first: int) -> None:
+    """Updates the highest score (n,) and its code (n,) by scores (n, k) of the codes from `first` on.
+
+    A maximum without its place takes a few times less on a CPU. The place is looked for only where the maximum is
+    higher than before: in the j-th of blocks in no order, for a share 1 / j of the vectors. On a GPU this would wait
+    for it."""
+    if scores.device.type == "cpu":
+        top = scores.amax(1)
+        rows = (top > best).nonzero()[:, 0]
+        best[rows] = top[rows]
+        found[rows] = scores[rows].argmax(1) + first
+    else:
+        top, index = scores.max(1)
+        found.copy_(torch.where(top > best, index + first, found))
+        torch.maximum(best, top, out=best)
 
 
 def squared_distances(z: Tensor, codebook: Tensor) -> Tensor:
