@@ -46,6 +46,7 @@ from pipelines.generation.walk import Walk
 from pipelines.health.finding import Finding
 from pipelines.kinds import all_kinds, check_able, kind_of
 from pipelines.kinds.base import Written
+from pipelines.ranks.shares import leave_to_first, on_first, shared
 from pipelines.reporting.run_page import note_missing, run_page
 from pipelines.reporting.subject import Reported
 from pipelines.runs.chain import LoadedRun, load_run
@@ -297,7 +298,7 @@ class TrainedRun:
         names = self._loaded.stage1.condition_on
         wanted = _wanted(labels, names)
         check_able(self._kind, "reconstruct", self.folder)
-        with one_call(Path(out), "reconstruct") as inside:
+        with on_first(one_call(Path(out), "reconstruct")) as inside:
             written = self._kind.reconstruct(self._loaded, Path(source), inside, wanted, seed, batch_size)
         return _in_place(written, out)
 
@@ -327,7 +328,7 @@ class TrainedRun:
         check_able(self._kind, "load_files", self.folder)
         self._need_codes()
         wanted = _wanted(labels, self._sampling_labels)
-        with one_call(Path(out), "score") as inside:
+        with on_first(one_call(Path(out), "score")) as inside:
             paths, items = self._kind.load_files(self._loaded, self._kind.find_files(self._loaded, Path(source)))
             names = [path.stem for path in paths]
             scores, known, nearest = self._score(items, wanted, actions, batch_size), None, None
@@ -338,6 +339,7 @@ class TrainedRun:
                 if data_root is not None:
                     raise
                 print(f"note: percentiles left out: {error}; --data-root FOLDER names the data", file=sys.stderr)
+            leave_to_first()
             try:
                 nearest = nearest_training(self._loaded, scores)
             except InputError as error:
@@ -368,7 +370,7 @@ class TrainedRun:
                       batch_size: int = 16) -> Written:
         """Writes each recording decoded with the class `target` of a label, such as another speaker."""
         check_able(self._kind, "convert", self.folder)
-        with one_call(Path(out), "convert") as inside:
+        with on_first(one_call(Path(out), "convert")) as inside:
             written = self._kind.convert(self._loaded, Path(source), inside, label, target, seed, batch_size)
         return _in_place(written, out)
 
@@ -434,7 +436,13 @@ class TrainedRun:
     def _score(self, items: Any, labels: Mapping[str, str], actions: str | None, batch_size: int) -> Scores:
         local = self._kind.local(self._loaded, actions, len(items.x))
         found = score(self._loaded, items.x, items.lengths, labels, batch_size, local)
-        return replace(found, codec_bits=self._kind.codec_bits(self._loaded, items.x, items.lengths))
+
+        def codec_bits(rows: Tensor) -> Tensor | None:
+            lengths = None if items.lengths is None else items.lengths[rows]
+            return self._kind.codec_bits(self._loaded, items.x[rows], lengths)
+
+        sizes = list(shared(torch.arange(len(items.x)).split(batch_size), codec_bits))
+        return replace(found, codec_bits=None if sizes[0] is None else torch.cat(sizes))
 
     @property
     def _device(self) -> torch.device:
@@ -546,6 +554,7 @@ class SampledItems:
     def save(self, folder: str | Path) -> Path:
         """Writes one file per sample and one overview of all, whose path is returned, in the place of the files of the
         last call that wrote samples to this folder."""
+        leave_to_first()
         with one_call(Path(folder), "sample") as inside:
             overview = self._run._kind.write_samples(inside, self._samples, self._run._loaded.stage1.example)
         return Path(folder) / overview.name

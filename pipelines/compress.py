@@ -34,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     from pipelines.api import load
 
-    with opened_run(arguments, load) as run:
+    with opened_run(arguments, load, shares=True) as run:
         out = arguments.out or run.outputs / "compressed"
         if out.suffix != ".ndc":
             out = out / f"{arguments.input.resolve().stem}.ndc"

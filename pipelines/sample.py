@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     from pipelines.api import load
 
-    with opened_run(arguments, load) as run:
+    with opened_run(arguments, load, shares=True) as run:
         print(f"sampling {arguments.n} from {run.folder}, {run.describe()}")
         start = time.monotonic()
         flags = {name: getattr(arguments, name) for kind in all_kinds().values() for name in kind.options}

@@ -40,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     from pipelines.api import load
 
-    with opened_run(arguments, load) as run:
+    with opened_run(arguments, load, shares=True) as run:
         out: Path = arguments.out or run.outputs / "scores"
         written = run.score_files(arguments.input, out, labels=arguments.label, rank=arguments.rank,
                                   actions=arguments.actions, held_out=arguments.held_out, data_root=arguments.data_root,

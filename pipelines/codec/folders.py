@@ -17,6 +17,7 @@ from pipelines.files.atomic import file_made_whole
 from pipelines.files.errors import InputError, naming
 from pipelines.files.locks import only_writer
 from pipelines.files.outputs import one_call
+from pipelines.ranks.shares import by_first, leave_to_first, on_first
 from pipelines.runs.chain import LoadedRun
 from pipelines.runs.example import Example
 
@@ -58,11 +59,13 @@ def compress_files(kind: Kind, models: Models, source: Path, out: Path, lossless
                             [path.relative_to(source).as_posix() for path in readable] if whole else [])
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.is_dir():
+    if by_first(out.is_dir):
         raise InputError(f"{out}: expected a file to write, found a folder")
     bar = tqdm(total=len(paths), desc="compressing", unit="item", leave=False, dynamic_ncols=True, disable=None)
-    with only_writer(out.parent, "compress"), bar, file_made_whole(out) as file:
-        return compress(models, file, batches(), lossless, batch_size, rate_weight, bar.update)
+    with on_first(only_writer(out.parent, "compress")), bar, on_first(file_made_whole(out)) as file:
+        made = compress(models, file, batches(), lossless, batch_size, rate_weight, bar.update)
+        leave_to_first()
+        return made
 
 
 def decompress_files(kind: Kind, models: Models, source: Path, out: Path, items: Sequence[int | str] | None, seed: int,

@@ -16,15 +16,18 @@ from pipelines.codec.container import Reader, Record, Writer, checksum
 from pipelines.codec.models import Group, Models
 from pipelines.files.errors import InputError
 from pipelines.generation.decoding import decode, descend
+from pipelines.ranks.shares import by_first, shared
 from pipelines.splits.base import columns_of
 from pipelines.splits.noise import generator
-from stage2_prior.coder import Encoder
 from stage2_prior.prior import nats
 
 RECORD = 1024  # bytes of a record's payload, about: more makes a smaller file, of which a damaged byte costs more items
 MOST = 128  # items of a record, a power of two
 LONGEST = 200  # bytes of the name of a file, but for its suffix
 LOGITS = 2**23  # float64 logits of codes that are kept at once
+
+# A record: count of items, payload, what its items decode to, bits of the codes, exceptions and what they took.
+_Coded = tuple[int, bytes, bytes, float, int, int]
 
 
 @dataclass(frozen=True)
@@ -49,28 +52,28 @@ class Compressed:
     exceptions: int  # codes and levels that were sent plainly
     exception_bits: int  # what they took
 
-    def with_record(self, count: int, payload: int, bits: float, encoder: Encoder) -> "Compressed":
+    def with_record(self, record: _Coded) -> "Compressed":
         """The sums with one more record."""
-        return replace(self, count=self.count + count, payload_bytes=self.payload_bytes + payload,
-                       code_bits=self.code_bits + bits, exceptions=self.exceptions + encoder.exceptions,
-                       exception_bits=self.exception_bits + encoder.exception_bits)
+        count, payload, _, bits, exceptions, exception_bits = record
+        return replace(self, count=self.count + count, payload_bytes=self.payload_bytes + len(payload),
+                       code_bits=self.code_bits + bits, exceptions=self.exceptions + exceptions,
+                       exception_bits=self.exception_bits + exception_bits)
 
 
-def compress(models: Models, file: BinaryIO, batches: Iterable[Given], lossless: bool, batch_size: int,
+def compress(models: Models, file: BinaryIO | None, batches: Iterable[Given], lossless: bool, batch_size: int,
              rate_weight: float = 0.0, progress: Callable[[int], None] = lambda count: None) -> Compressed:
     """Writes the items of all batches. Raises InputError for what the models cannot code.
 
-    rate_weight: see `pipelines.codec.choice`; 0: the encoder's codes."""
+    rate_weight: see `pipelines.codec.choice`; 0: the encoder's codes. Ranks share the groups of `MOST` items; one whose
+    `file` is None writes none."""
     check_rate_weight(models, rate_weight, lossless)
     if lossless:
         models.check_lossless()
-    writer: Writer | None = None
-    names: list[str] = []
-    size, at_once = 0, _power_of_two(LOGITS / _values(models))
-    result = Compressed(0, 0, 0, 0.0, 0, 0)
-    for given, last in _with_last(_in_batches(batches, MOST)):
-        group = encoded(models, given, lossless, batch_size, rate_weight)
-        names += given.names
+    at_once = _power_of_two(LOGITS / _values(models))
+
+    def coded(given: Given, size: int) -> tuple[int, list[_Coded]]:
+        """The records of a group, and how many items each has: `size`, or what is found out where that is 0."""
+        group, records = encoded(models, given, lossless, batch_size, rate_weight), []
         for part in _parts(group, at_once):
             logits = models.code_logits(part)
             bits = _code_bits(models, part, logits)
@@ -80,16 +83,42 @@ def compress(models: Models, file: BinaryIO, batches: Iterable[Given], lossless:
             for start in range(0, len(part), size):
                 rows = slice(start, start + size)
                 own = part.part(rows)
-                if writer is None:
-                    alone = last and len(own) == len(group) and not names
-                    writer = Writer(file, models.fingerprint, lossless, indexed=not alone)
                 encoder = models.write(own, logits[rows])
-                payload = encoder.finish()
-                writer.add(payload, len(own), own.content())
-                result = result.with_record(len(own), len(payload), float(bits[rows].sum()), encoder)
-                progress(len(own))
-    if writer is None:
+                records.append((len(own), encoder.finish(), own.content(), float(bits[rows].sum()),
+                                encoder.exceptions, encoder.exception_bits))
+        return size, records
+
+    groups = _with_last(_in_batches(batches, MOST))
+    begin = next(groups, None)
+    if begin is None:
         raise InputError("items: expected at least one to compress, found none")
+    (given, last), names, result = begin, list(begin[0].names), Compressed(0, 0, 0, 0.0, 0, 0)
+    size, records = by_first(lambda: coded(given, 0))
+    writer: Writer | None = None
+    if file is not None:
+        alone = last and len(records) == 1 and not names
+        writer = Writer(file, models.fingerprint, lossless, indexed=not alone)
+
+    def written(records: list[_Coded]) -> Compressed:
+        found = result
+        for record in records:
+            count, payload, content, *_ = record
+            if writer is not None:
+                writer.add(payload, count, content)
+            found = found.with_record(record)
+            progress(count)
+        return found
+
+    def following() -> Iterator[Given]:
+        for given, _ in groups:
+            names.extend(given.names)
+            yield given
+
+    result = written(records)
+    for _, records in shared(following(), lambda given: coded(given, size)):
+        result = written(records)
+    if writer is None:
+        return result
     writer.close(names)
     return replace(result, bytes=writer.written)
 

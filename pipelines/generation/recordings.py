@@ -18,6 +18,7 @@ from tqdm import tqdm
 from pipelines.data.audio_files import find_audio_files, load_audio_files
 from pipelines.files.errors import InputError
 from pipelines.generation.decoding import WINDOW, decode
+from pipelines.ranks.shares import shared
 from pipelines.runs.store import TrainedStage
 from pipelines.splits.noise import generator
 from stage1_vqvae.bottlenecks.base import Quantizer
@@ -57,8 +58,10 @@ def decoded_recordings(stage1: TrainedStage, waves: Sequence[Tensor], labels: Te
         raise InputError(f"{stage1.step_folder}: expected codes, found {type(model.bottleneck).__name__}")
     device, hop = next(model.parameters()).device, size // model.latent_grid(stage1.example.shape)[0]
     total = sum(map(len, waves)) / rate
+    batches = list(_batches([len(wave) for wave in waves], size, batch_size))
     with tqdm(total=round(total, 1), desc="decoding", unit="s", leave=False, dynamic_ncols=True, disable=None) as bar:
-        for rows in _batches([len(wave) for wave in waves], size, batch_size):
+
+        def of_rows(rows: list[int]) -> list[Tensor]:
             longest = max(size, -(-max(len(waves[row]) for row in rows) // hop) * hop)
             x, lengths = padded([waves[row] for row in rows], longest)
             codes = model.encode(x.to(device), None if longest == size else WINDOW, hop)
@@ -71,8 +74,10 @@ def decoded_recordings(stage1: TrainedStage, waves: Sequence[Tensor], labels: Te
 
             made = decode(stage1, codes, None if labels is None else labels[rows], lengths, own, show)
             show(1, 1)
-            for wave, length in zip(made, lengths.tolist(), strict=True):
-                yield wave[0, :length]
+            return [wave[0, :length].clone() for wave, length in zip(made, lengths.tolist(), strict=True)]
+
+        for made in shared(batches, of_rows):
+            yield from made
 
 
 def _batches(lengths: Sequence[int], size: int, batch_size: int) -> Iterator[list[int]]:
