@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace) -> None:
             out = out / f"{arguments.input.resolve().stem}.ndc"
         made = run.compress_files(arguments.input, out, arguments.lossless, arguments.actions, arguments.label,
                                   arguments.batch_size, arguments.rate_weight)
-    print(f"{made.count} items in {made.bytes} bytes, {made.bytes / made.count:.1f} each: {out}")
+        print(f"{made.count} items in {made.bytes} bytes, {made.bytes / made.count:.1f} each: {out}")
 
 
 if __name__ == "__main__":

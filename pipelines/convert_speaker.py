@@ -28,7 +28,7 @@ def main(arguments: argparse.Namespace) -> None:
     with opened_run(arguments, load, shares=True) as run:
         written = run.convert_files(arguments.input, arguments.out or run.outputs / "conversions", arguments.label,
                                     arguments.speaker, seed=arguments.seed, batch_size=arguments.batch_size)
-    print(f"{written.count} conversions to {arguments.speaker} with {run.folder}: {written.overview}")
+        print(f"{written.count} conversions to {arguments.speaker} with {run.folder}: {written.overview}")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def main(arguments: argparse.Namespace) -> None:
         samples = run.sample(arguments.n, seed=arguments.seed, batch_size=arguments.batch_size, labels=arguments.label,
                              **truncation(arguments), **flags)
         overview = samples.save(arguments.out or run.outputs / "samples")
-    print(f"{arguments.n} samples in {time.monotonic() - start:.1f} s: {overview}")
+        print(f"{arguments.n} samples in {time.monotonic() - start:.1f} s: {overview}")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> None:
         written = run.score_files(arguments.input, out, labels=arguments.label, rank=arguments.rank,
                                   actions=arguments.actions, held_out=arguments.held_out, data_root=arguments.data_root,
                                   batch_size=arguments.batch_size)
-    print(f"{written.count} scores by {run.folder}, {written.figure}: {out / 'scores.csv'}, {written.overview}")
+        print(f"{written.count} scores by {run.folder}, {written.figure}: {out / 'scores.csv'}, {written.overview}")
 
 
 if __name__ == "__main__":

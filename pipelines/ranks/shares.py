@@ -130,8 +130,9 @@ def sharing() -> Iterator[None]:
         if not rank:
             store.set(FAILED, "")
         elif isinstance(error, InputError) or error.errno in USER_ERRNOS:
-            if not group.first_has_failed():
-                print(f"error: {error} (process {rank} of {world})", file=sys.stderr)
+            with suppress(Stopped):  # by torchrun, since rank 0 has ended
+                if not group.first_has_failed():
+                    print(f"error: {error} (process {rank} of {world})", file=sys.stderr)
             raise SystemExit(2) from None
         raise
     except Stopped as stopped:
