@@ -28,6 +28,8 @@ from pipelines.codec.items import Compressed, Given, compress, decoded, items_of
 from pipelines.codec.models import Models
 from pipelines.data.codes import CodeData
 from pipelines.data.exporting import ExportedCodes, export_codes
+from pipelines.data.image_files import open_image
+from pipelines.data.manifest import code_type
 from pipelines.evaluation.checkup import Checkup, check
 from pipelines.evaluation.exports import FORMATS, Exported, export, held_out_batch
 from pipelines.evaluation.held_out import CACHE, HeldOut, held_out_scores, nearest_training
@@ -245,17 +247,20 @@ class TrainedRun:
         return held_out_scores(self._loaded, given, count, data_root, codec, self.outputs / CACHE, batch_size)
 
     def compress(self, x: Any, lossless: bool = False, actions: Any = None, batch_size: int = 64,
-                 rate_weight: float = 0.0, **labels: str) -> bytes:
+                 rate_weight: float = 0.0, names: Sequence[str] = (), **labels: str) -> bytes:
         """Items -> a compressed file, which any machine decodes to the same codes.
 
         Lossy: the codes, by the prior; with a rate_weight > 0 codes that cost fewer bits at more error, see
         `pipelines.codec.choice`. lossless: the codes, then the data by the decoder's likelihood (images, video, and the
         codes that a run on codes models). labels: as in `score`; those not given are chosen and stored. actions: of
-        each frame of each clip, int64 (n, t) or one name for all, where the prior is conditioned on them."""
+        each frame of each clip, int64 (n, t) or one name for all, where the prior is conditioned on them. names: of
+        the items, by which the file then finds them, or none."""
         _counts(batch_size=batch_size)
         items, models = self._kind.read(self._loaded, x), self._models
+        if len(names) not in (0, len(items.x)):
+            raise InputError(f"names: expected one for each of {len(items.x)} items, found {len(names)}")
         given = Given(items.x, models.wanted_labels(labels, len(items.x)), items.lengths,
-                      models.wanted_actions(actions, len(items.x)))
+                      models.wanted_actions(actions, len(items.x)), list(names))
         file = io.BytesIO()
         compress(models, file, [given], lossless, batch_size, rate_weight)
         return file.getvalue()
@@ -558,6 +563,60 @@ class SampledItems:
         with one_call(Path(folder), "sample") as inside:
             overview = self._run._kind.write_samples(inside, self._samples, self._run._loaded.stage1.example)
         return Path(folder) / overview.name
+
+
+class BatchFunction:
+    """A run's `encode`, `score` or `compress` as a function from batches to batches, dictionaries of NumPy arrays with
+    one row per item: what Ray Data's `map_batches` takes. It is made once in each worker, which loads the run.
+
+        BatchFunction("mnist", "encode", column="png")({"png": images}) == {"codes": ...}
+
+    column: of the items, arrays as the method reads them, of one shape or (dtype object) of several, or the content of
+    image files. It is left out of what is returned, all other columns stay. Further options are the method's own.
+
+        encode    codes, in the smallest type that holds them
+        score     code_bits, data_bits, bits_per_dim, bits_per_code, float64
+        compress  one row per batch instead: count, and file, which holds the items by their names in the column
+                  `name_column`, if there is one
+
+    A code depends on no other item of its batch but by the rounding of matrix products; with the batches of one process
+    codes are the same to the bit.
+    """
+
+    def __init__(self, run: str | Path, method: str, column: str = "x", device: str = "auto",
+                 runs_dir: str | Path = "runs", name_column: str = "__key__", **options: Any):
+        if method not in ("encode", "score", "compress"):
+            raise InputError(f"method: expected encode, score or compress, found {method!r}")
+        self.run, self.method, self.column = load(run, device, runs_dir), method, column
+        self.name_column, self.options = name_column, options
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self.column not in batch:
+            raise InputError(f"column: expected one of {', '.join(batch)}, found {self.column!r}")
+        given = batch[self.column]
+        x = [opened(one) for one in given] if given.dtype == object else given
+        others = {name: values for name, values in batch.items() if name != self.column}
+        if self.method == "encode":
+            codes = self.run.encode(x, **self.options).numpy()
+            return others | {"codes": codes.astype(code_type(self.run.num_codes))}
+        if self.method == "score":
+            found = self.run.score(x, **self.options)
+            return others | {name: getattr(found, name).numpy() for name in (
+                "code_bits", "data_bits", "bits_per_dim", "bits_per_code")}
+        names = [str(name) for name in batch.get(self.name_column, ())]
+        file = np.empty(1, dtype=object)
+        file[0] = self.run.compress(x, names=names, **self.options)
+        return {"count": np.array([len(given)]), "file": file}
+
+
+def opened(item: Any) -> Any:
+    """The image in the content of a file; anything else as it is. Raises InputError for a content that is no image."""
+    if not isinstance(item, bytes):
+        return item
+    try:
+        return open_image(io.BytesIO(item))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"images: expected the content of an image file, found {error}") from None
 
 
 class CodeItems(torch.utils.data.Dataset):

@@ -1,11 +1,19 @@
 """Several processes that share the work of a command write the bytes that one writes, also after one was killed."""
 
+import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from pipelines.files.locks import only_writer
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -19,7 +27,7 @@ def assert_same(found: dict, expected: dict) -> None:
     assert [name for name in expected if found[name] != expected[name]] == []
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_extraction(ranks, tiny, tiny_run, tmp_path, command):
     """Rank 1 is killed as it begins its second shard; what is missing is then written, and nothing else."""
     (tmp_path / "tiny").mkdir()
@@ -63,21 +71,75 @@ VERBS = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_verb_that_writes_a_folder(verb, tiny_run, digits, tmp_path, command):
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_verb_that_writes_files(ranks, verb, tiny_run, digits, tmp_path, command):
     given, kill = VERBS[verb]
     given = [str(digits) if word == "DIGITS" else word for word in given]
 
-    def made(name: str, **ranks) -> dict[str, bytes]:
+    found = {}
+    for name in ("one", "shared"):
         run = shutil.copytree(tiny_run, tmp_path / name)
         out = run / ("made.ndc" if verb == "compress" else "made")
-        status = command(verb, "--run", str(run), *given, "--out", str(out), check=False, **ranks).returncode
-        assert status == (-signal.SIGKILL if "kill" in ranks else 0)
-        if "kill" in ranks:
+        arguments = (verb, "--run", str(run), *given, "--out", str(out))
+        if name == "shared":
+            assert command(*arguments, ranks=ranks, kill=kill, check=False).returncode == -signal.SIGKILL
             assert not out.exists()
-            command(verb, "--run", str(run), *given, "--out", str(out), ranks=2)
-        return content(run)
+        command(*arguments, ranks=ranks if name == "shared" else 1)
+        found[name] = content(run)
+    assert len(found["one"].keys() - content(tiny_run).keys()) > (12 if verb != "compress" else 0)
+    assert_same(found["shared"], found["one"])
 
-    one = made("one")
-    assert len(one.keys() - content(tiny_run).keys()) > (12 if verb != "compress" else 0)
-    assert_same(made("killed", ranks=2, kill=kill), one)
-    assert_same(made("four", ranks=4), one)
+
+@pytest.mark.slow
+def test_evaluation(tiny, tiny_run, tmp_path, command):
+    """Figures too; the other rank dies in its third batch."""
+    found = {}
+    for name, ranks, kill in (("one", 1, None), ("two", 2, (1, 3))):
+        run = shutil.copytree(tiny_run, tmp_path / name / "tiny")
+        arguments = ("evaluate", *tiny, f"runs_dir={run.parent}", "evaluate.samples=20", "evaluate.batch_size=50",
+                     "evaluate.bound_samples=2", "evaluate.copies=20")
+        if kill is not None:
+            assert command(*arguments, ranks=ranks, kill=kill, check=False).returncode == -signal.SIGKILL
+            assert not (run / "metrics.json").exists() and not any(run.glob("figures/*"))
+        assert command(*arguments, ranks=ranks).stdout.count("measured in") == 1
+        found[name] = content(run)
+    assert "metrics.json" in found["one"]
+    assert_same(found["two"], found["one"])
+
+
+def test_an_error_is_said_once_and_ends_all_ranks(tiny_run, digits, tmp_path, command):
+    """Of options, which all ranks refuse, and of a lock, which rank 0 does not get."""
+    arguments = ("sample", "--run", str(tiny_run), "--n", "4", "--out", str(tmp_path / "out"))
+    result = command(*arguments, "--temperature", "-1", ranks=2, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "error: --temperature: expected a finite number >= 0, found -1.0\n"
+    with only_writer(tmp_path / "out", "score"):
+        result = command("score", "--run", str(tiny_run), "--input", str(digits), "--out", str(tmp_path / "out"),
+                         ranks=2, check=False)
+    assert result.returncode == 2 and result.stderr.count("error: ") == 1
+    assert "out: expected no other process that writes there, found score (process" in result.stderr
+
+
+@pytest.mark.slow
+def test_two_agents_as_of_two_machines(tiny, tiny_run, tmp_path):
+    """torchrun twice, one process each, on loopback: training as on one machine with two processes, extraction as by
+    one process."""
+    def launch(nodes: int, script: str, *arguments: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        agents = [subprocess.Popen([
+            sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={2 // nodes}",
+            "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=test", "--local-addr=127.0.0.1",
+            str(ROOT / "pipelines" / f"{script}.py"), *arguments], env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=ROOT)
+            for _ in range(nodes)]
+        assert [agent.wait(timeout=1200) for agent in agents] == [0] * nodes
+
+    (tmp_path / "codes/tiny").mkdir(parents=True)
+    (tmp_path / "codes/tiny/stage1").symlink_to(tiny_run / "stage1")
+    launch(2, "extract_codes", *tiny, f"runs_dir={tmp_path / 'codes'}")
+    assert_same(content(tmp_path / "codes/tiny/codes"), content(tiny_run / "codes"))
+    for nodes in (1, 2):
+        launch(nodes, "train_stage1", *tiny, f"runs_dir={tmp_path / str(nodes)}", "stage1.steps=10")
+    one, two = (content(tmp_path / nodes / "tiny/stage1/checkpoints/step-0000010") for nodes in ("1", "2"))
+    assert one["model.safetensors"] == two["model.safetensors"] and one["optimizer.pt"] == two["optimizer.pt"]
