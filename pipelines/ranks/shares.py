@@ -102,6 +102,7 @@ class _Group:
 
 
 _group: _Group | None = None
+_sessions = itertools.count()  # several in one process, with --multirun
 
 
 @contextmanager
@@ -113,7 +114,7 @@ def sharing() -> Iterator[None]:
         yield
         return
     store, rank, world = next(rendezvous("env://"))
-    store = dist.PrefixStore("shares", store)
+    store = dist.PrefixStore(f"shares{next(_sessions)}", store)
     gloo = dist.ProcessGroupGloo(store, rank, world, LONGEST)
     _group = group = _Group(rank, world, store, gloo, sys.stderr)
     try:
