@@ -28,6 +28,8 @@ from pipelines.codec.items import Compressed, Given, compress, decoded, items_of
 from pipelines.codec.models import Models
 from pipelines.data.codes import CodeData
 from pipelines.data.exporting import ExportedCodes, export_codes
+from pipelines.data.image_files import open_image
+from pipelines.data.manifest import code_type
 from pipelines.evaluation.checkup import Checkup, check
 from pipelines.evaluation.exports import FORMATS, Exported, export, held_out_batch
 from pipelines.evaluation.held_out import CACHE, HeldOut, held_out_scores, nearest_training
@@ -46,6 +48,7 @@ from pipelines.generation.walk import Walk
 from pipelines.health.finding import Finding
 from pipelines.kinds import all_kinds, check_able, kind_of
 from pipelines.kinds.base import Written
+from pipelines.ranks.shares import leave_to_first, on_first, shared
 from pipelines.reporting.run_page import note_missing, run_page
 from pipelines.reporting.subject import Reported
 from pipelines.runs.chain import LoadedRun, load_run
@@ -254,18 +257,20 @@ class TrainedRun:
         return held_out_scores(self._loaded, given, count, data_root, codec, self.outputs / CACHE, batch_size)
 
     def compress(self, x: Any, lossless: bool = False, actions: Any = None, batch_size: int = 64,
-                 rate_weight: float = 0.0, whole: bool = False, **labels: str) -> bytes:
+                 rate_weight: float = 0.0, whole: bool = False, names: Sequence[str] = (), **labels: str) -> bytes:
         """Items of any size -> a compressed file, which any machine decodes to the same codes.
 
         Lossy: the codes, by the prior; with a rate_weight > 0 codes that cost fewer bits at more error, see
         `pipelines.codec.choice`. lossless: the codes, then the data by the decoder's likelihood (images, video, and the
         codes that a run on codes models). labels: as in `score`; those not given are chosen and stored. actions: of
         each frame of each clip, int64 (n, t) or one name for all, where the prior is conditioned on them. whole: as in
-        `encode`."""
+        `encode`. names: of the items, by which the file then finds them, or none."""
         _counts(batch_size=batch_size)
         items, models = self._kind.read_any(self._loaded, x, whole), self._models
+        if len(names) not in (0, len(items.x)):
+            raise InputError(f"names: expected one for each of {len(items.x)} items, found {len(names)}")
         given = Given(items.x, models.wanted_labels(labels, len(items.x)), items.lengths,
-                      models.wanted_actions(actions, len(items.x), items.x.shape[2]))
+                      models.wanted_actions(actions, len(items.x), items.x.shape[2]), list(names))
         file, other = io.BytesIO(), tuple(items.x.shape[1:]) != self._loaded.stage1.example.shape
         compress(models, file, [given], lossless, batch_size, rate_weight, any_size=other)
         return file.getvalue()
@@ -316,7 +321,7 @@ class TrainedRun:
         check_able(self._kind, "reconstruct", self.folder)
         if whole and not self._kind.any_size:
             raise InputError(f"whole: expected a run on images, audio or video, found {self.folder} on {self.kind}")
-        with one_call(Path(out), "reconstruct") as inside:
+        with on_first(one_call(Path(out), "reconstruct")) as inside:
             own = {"whole": True} if whole else {}
             written = self._kind.reconstruct(self._loaded, Path(source), inside, wanted, seed, batch_size, **own)
         return _in_place(written, out)
@@ -349,7 +354,7 @@ class TrainedRun:
         check_able(self._kind, "load_files", self.folder)
         self._need_codes()
         wanted = _wanted(labels, self._sampling_labels)
-        with one_call(Path(out), "score") as inside:
+        with on_first(one_call(Path(out), "score")) as inside:
             paths, items = self._kind.load_files(self._loaded, self._kind.find_files(self._loaded, Path(source)))
             names = [path.stem for path in paths]
             scores, known, nearest = self._score(items, wanted, actions, batch_size), None, None
@@ -360,6 +365,7 @@ class TrainedRun:
                 if data_root is not None:
                     raise
                 print(f"note: percentiles left out: {error}; --data-root FOLDER names the data", file=sys.stderr)
+            leave_to_first()
             try:
                 nearest = nearest_training(self._loaded, scores)
             except InputError as error:
@@ -390,7 +396,7 @@ class TrainedRun:
                       batch_size: int = 16) -> Written:
         """Writes each recording decoded with the class `target` of a label, such as another speaker."""
         check_able(self._kind, "convert", self.folder)
-        with one_call(Path(out), "convert") as inside:
+        with on_first(one_call(Path(out), "convert")) as inside:
             written = self._kind.convert(self._loaded, Path(source), inside, label, target, seed, batch_size)
         return _in_place(written, out)
 
@@ -456,7 +462,13 @@ class TrainedRun:
     def _score(self, items: Any, labels: Mapping[str, str], actions: str | None, batch_size: int) -> Scores:
         local = self._kind.local(self._loaded, actions, len(items.x))
         found = score(self._loaded, items.x, items.lengths, labels, batch_size, local)
-        return replace(found, codec_bits=self._kind.codec_bits(self._loaded, items.x, items.lengths))
+
+        def codec_bits(rows: Tensor) -> Tensor | None:
+            lengths = None if items.lengths is None else items.lengths[rows]
+            return self._kind.codec_bits(self._loaded, items.x[rows], lengths)
+
+        sizes = list(shared(torch.arange(len(items.x)).split(batch_size), codec_bits))
+        return replace(found, codec_bits=None if sizes[0] is None else torch.cat(sizes))
 
     @property
     def _device(self) -> torch.device:
@@ -569,9 +581,64 @@ class SampledItems:
     def save(self, folder: str | Path) -> Path:
         """Writes one file per sample and one overview of all, whose path is returned, in the place of the files of the
         last call that wrote samples to this folder."""
+        leave_to_first()
         with one_call(Path(folder), "sample") as inside:
             overview = self._run._kind.write_samples(inside, self._samples, self._run._loaded.stage1.example)
         return Path(folder) / overview.name
+
+
+class BatchFunction:
+    """A run's `encode`, `score` or `compress` as a function from batches to batches, dictionaries of NumPy arrays with
+    one row per item: what Ray Data's `map_batches` takes. It is made once in each worker, which loads the run.
+
+        BatchFunction("mnist", "encode", column="png")({"png": images}) == {"codes": ...}
+
+    column: of the items, arrays as the method reads them, of one shape or (dtype object) of several, or the content of
+    image files. It is left out of what is returned, all other columns stay. Further options are the method's own.
+
+        encode    codes, in the smallest type that holds them
+        score     code_bits, data_bits, bits_per_dim, bits_per_code, float64
+        compress  one row per batch instead: count, and file, which holds the items by their names in the column
+                  `name_column`, if there is one
+
+    A code depends on no other item of its batch but by the rounding of matrix products; with the batches of one process
+    codes are the same to the bit.
+    """
+
+    def __init__(self, run: str | Path, method: str, column: str = "x", device: str = "auto",
+                 runs_dir: str | Path = "runs", name_column: str = "__key__", **options: Any):
+        if method not in ("encode", "score", "compress"):
+            raise InputError(f"method: expected encode, score or compress, found {method!r}")
+        self.run, self.method, self.column = load(run, device, runs_dir), method, column
+        self.name_column, self.options = name_column, options
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self.column not in batch:
+            raise InputError(f"column: expected one of {', '.join(batch)}, found {self.column!r}")
+        given = batch[self.column]
+        x = [opened(one) for one in given] if given.dtype == object else given
+        others = {name: values for name, values in batch.items() if name != self.column}
+        if self.method == "encode":
+            codes = self.run.encode(x, **self.options).numpy()
+            return others | {"codes": codes.astype(code_type(self.run.num_codes))}
+        if self.method == "score":
+            found = self.run.score(x, **self.options)
+            return others | {name: getattr(found, name).numpy() for name in (
+                "code_bits", "data_bits", "bits_per_dim", "bits_per_code")}
+        names = [str(name) for name in batch.get(self.name_column, ())]
+        file = np.empty(1, dtype=object)
+        file[0] = self.run.compress(x, names=names, **self.options)
+        return {"count": np.array([len(given)]), "file": file}
+
+
+def opened(item: Any) -> Any:
+    """The image in the content of a file; anything else as it is. Raises InputError for a content that is no image."""
+    if not isinstance(item, bytes):
+        return item
+    try:
+        return open_image(io.BytesIO(item))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"images: expected the content of an image file, found {error}") from None
 
 
 class CodeItems(torch.utils.data.Dataset):

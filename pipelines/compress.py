@@ -38,13 +38,13 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     from pipelines.api import load
 
-    with opened_run(arguments, load) as run:
+    with opened_run(arguments, load, shares=True) as run:
         out = arguments.out or run.outputs / "compressed"
         if out.suffix != ".ndc":
             out = out / f"{arguments.input.resolve().stem}.ndc"
         made = run.compress_files(arguments.input, out, arguments.lossless, arguments.actions, arguments.label,
                                   arguments.batch_size, arguments.rate_weight, arguments.whole)
-    print(f"{made.count} items in {made.bytes} bytes, {made.bytes / made.count:.1f} each: {out}")
+        print(f"{made.count} items in {made.bytes} bytes, {made.bytes / made.count:.1f} each: {out}")
 
 
 if __name__ == "__main__":

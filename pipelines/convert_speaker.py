@@ -25,10 +25,10 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     from pipelines.api import load
 
-    with opened_run(arguments, load) as run:
+    with opened_run(arguments, load, shares=True) as run:
         written = run.convert_files(arguments.input, arguments.out or run.outputs / "conversions", arguments.label,
                                     arguments.speaker, seed=arguments.seed, batch_size=arguments.batch_size)
-    print(f"{written.count} conversions to {arguments.speaker} with {run.folder}: {written.overview}")
+        print(f"{written.count} conversions to {arguments.speaker} with {run.folder}: {written.overview}")
 
 
 if __name__ == "__main__":

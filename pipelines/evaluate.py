@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipelines.evaluation.measured import Subject
 
 
-@hydra_main("stage1", "data", "evaluate")
+@hydra_main("stage1", "data", "evaluate", shares=True)
 def main(cfg: "DictConfig") -> None:
     from pipelines.evaluation.copies import copy_rows, draw_copies, find_copies
     from pipelines.evaluation.quality import measure_quality, quality_rows
@@ -37,18 +37,20 @@ def main(cfg: "DictConfig") -> None:
     from pipelines.files.formats import FORMAT
     from pipelines.files.locks import only_writer
     from pipelines.kinds import kind_of
+    from pipelines.ranks.shares import leave_to_first, on_first
 
     start = time.monotonic()
     subject = load_subject(cfg)
     run, stage1, stage2 = subject.run, subject.loaded.stage1, subject.loaded.stage2
     kind = kind_of(subject.data.kind).evaluation
     kind.check(subject)
-    with only_writer(run.root, "evaluate"), only_writer(run.figures, "evaluate"):
+    with on_first(only_writer(run.root, "evaluate")), on_first(only_writer(run.figures, "evaluate")):
         measured, figures = measure_shared(subject)
         figures |= kind.figures(measured, subject, figures)
         copies = find_copies(subject, kind)
         figures["copies"] = None if copies is None else copies.figures
         figures["quality"] = measure_quality(measured, subject, kind)
+        leave_to_first()
         result = {"format": FORMAT, "run": cfg.run, "data": subject.data.name, "split": subject.split_name,
                   "items": len(subject.split),
                   "stage1_step": stage1.state.step, "stage2_step": stage2 and stage2.state.step,

@@ -2,6 +2,7 @@
 
     python pipelines/extract_codes.py experiment=mnist
     python pipelines/extract_codes.py experiment=imagenet128 extract.views=8
+    torchrun --nproc-per-node=4 pipelines/extract_codes.py experiment=imagenet128
 
 The second command encodes 8 views per training image: 1 unchanged, 7 augmented. After an interruption the same command
 resumes after the last complete file; on a CPU the result is the same to the byte.
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-@hydra_main("stage1", "data", "extract")
+@hydra_main("stage1", "data", "extract", shares=True)
 def main(cfg: "DictConfig") -> None:
     from pipelines.data.codes import write_codes
     from pipelines.files.errors import InputError
     from pipelines.files.locks import only_writer
     from pipelines.files.signals import saying
     from pipelines.kinds import kind_of
+    from pipelines.ranks.shares import on_first
     from pipelines.runs.config import plain
     from pipelines.runs.data import open_data
     from pipelines.runs.example import refuse_imported
@@ -52,7 +54,8 @@ def main(cfg: "DictConfig") -> None:
         codes = autoencoder.encode(batch.x)
         return {"codes": codes, **kind.code_fields(batch, codes, data)}
 
-    with only_writer(run.codes, "extract_codes"), saying("the same command continues after the last whole shard"):
+    with on_first(only_writer(run.codes, "extract_codes")), saying(
+            "the same command continues after the last whole shard"):
         codes = write_codes(
             run.codes, data, encode, num_codes=autoencoder.bottleneck.num_codes,
             num_codebooks=autoencoder.bottleneck.num_codebooks, stage1_hash=stage1_hash(stage1),

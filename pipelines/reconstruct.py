@@ -31,11 +31,11 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     from pipelines.api import load
 
-    with opened_run(arguments, load) as run:
+    with opened_run(arguments, load, shares=True) as run:
         written = run.reconstruct_files(arguments.input, arguments.out or run.outputs / "reconstructions",
                                         labels=arguments.label, seed=arguments.seed, batch_size=arguments.batch_size,
                                         whole=arguments.whole)
-    print(f"{written.count} reconstructions with {run.folder}, {written.figure}: {written.overview}")
+        print(f"{written.count} reconstructions with {run.folder}, {written.figure}: {written.overview}")
 
 
 if __name__ == "__main__":

@@ -52,14 +52,14 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     from pipelines.api import load
 
-    with opened_run(arguments, load) as run:
+    with opened_run(arguments, load, shares=True) as run:
         print(f"sampling {arguments.n} from {run.folder}, {run.describe()}")
         start = time.monotonic()
         flags = {name: getattr(arguments, name) for kind in all_kinds().values() for name in kind.options}
         samples = run.sample(arguments.n, seed=arguments.seed, batch_size=arguments.batch_size, labels=arguments.label,
                              **truncation(arguments), **flags)
         overview = samples.save(arguments.out or run.outputs / "samples")
-    print(f"{arguments.n} samples in {time.monotonic() - start:.1f} s: {overview}")
+        print(f"{arguments.n} samples in {time.monotonic() - start:.1f} s: {overview}")
 
 
 if __name__ == "__main__":

@@ -40,12 +40,12 @@ def parse_arguments() -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     from pipelines.api import load
 
-    with opened_run(arguments, load) as run:
+    with opened_run(arguments, load, shares=True) as run:
         out: Path = arguments.out or run.outputs / "scores"
         written = run.score_files(arguments.input, out, labels=arguments.label, rank=arguments.rank,
                                   actions=arguments.actions, held_out=arguments.held_out, data_root=arguments.data_root,
                                   batch_size=arguments.batch_size)
-    print(f"{written.count} scores by {run.folder}, {written.figure}: {out / 'scores.csv'}, {written.overview}")
+        print(f"{written.count} scores by {run.folder}, {written.figure}: {out / 'scores.csv'}, {written.overview}")
 
 
 if __name__ == "__main__":

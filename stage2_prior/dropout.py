@@ -2,8 +2,11 @@
 
 Every process draws the mask of the *global* batch from the device's global generator and keeps the rows of its own
 samples (rank r: rows r*b .. (r+1)*b). With the same seed on every rank, two processes with half of the batch each take
-the same step as one process with the whole batch.
+the same step as one process with the whole batch; so do micro-batches whose gradients are accumulated.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed
@@ -34,7 +37,23 @@ class GlobalBatchDropout(nn.Module):
         return noise >= self.probability
 
 
+_micro = 0, 1  # the present micro-batch of this process's rows, and how many there are
+
+
+@contextmanager
+def micro_batch(number: int, count: int) -> Iterator[None]:
+    """Within, activations are those of one of `count` micro-batches of this process's rows."""
+    global _micro
+    _micro = number, count
+    try:
+        yield
+    finally:
+        _micro = 0, 1
+
+
 def _rank_and_world() -> tuple[int, int]:
+    """Each micro-batch counts as the batch of a rank of its own."""
+    number, count = _micro
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
+        return torch.distributed.get_rank() * count + number, torch.distributed.get_world_size() * count
+    return number, count

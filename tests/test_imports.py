@@ -16,7 +16,7 @@ FORBIDDEN_STANDARD = {"os", "pathlib", "sys", "time", "datetime", "subprocess", 
 # The folders of pipelines/, from the highest to the lowest: a file imports only its own room and rooms below. Verbs and
 # the door, api.py, stand above all of them, and only a room of ABOVE imports the door.
 ROOMS = ["commands", "reporting", "kinds", "evaluation", "codec", "generation", "media", "metrics", "data", "runs",
-         "training", "health", "splits", "tokens", "files"]
+         "training", "health", "splits", "tokens", "ranks", "files"]
 ABOVE = ["explorer"]  # rooms above the door: verbs alone import them
 DOOR = ("pipelines", "pipelines.api")  # pipelines/__init__.py hands on what api.py defines
 

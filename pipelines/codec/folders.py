@@ -17,6 +17,7 @@ from pipelines.files.atomic import file_made_whole
 from pipelines.files.errors import InputError, naming
 from pipelines.files.locks import only_writer
 from pipelines.files.outputs import one_call
+from pipelines.ranks.shares import by_first, leave_to_first, on_first
 from pipelines.runs.chain import LoadedRun
 from pipelines.runs.example import Example
 
@@ -56,22 +57,24 @@ def compress_files(kind: Kind, models: Models, source: Path, out: Path, lossless
     check_rate_weight(models, rate_weight, lossless)
     if lossless:
         models.check_lossless()
-    paths, whole = kind.find_files(models.loaded, source), source.is_dir()
+    paths, many = kind.find_files(models.loaded, source), source.is_dir()
 
     def batches() -> Iterator[Given]:
         for start in range(0, len(paths), batch_size):
             for readable, items in _readable(kind, models, paths[start : start + batch_size], len(paths), whole):
                 yield Given(items.x, models.wanted_labels(labels, len(readable)), items.lengths,
                             models.wanted_actions(actions, len(readable), items.x.shape[2]),
-                            [path.relative_to(source).as_posix() for path in readable] if whole else [])
+                            [path.relative_to(source).as_posix() for path in readable] if many else [])
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.is_dir():
+    if by_first(out.is_dir):
         raise InputError(f"{out}: expected a file to write, found a folder")
     bar = tqdm(total=len(paths), desc="compressing", unit="item", leave=False, dynamic_ncols=True, disable=None)
-    with only_writer(out.parent, "compress"), bar, file_made_whole(out) as file:
-        return compress(models, file, batches(), lossless, batch_size, rate_weight, bar.update,
+    with on_first(only_writer(out.parent, "compress")), bar, on_first(file_made_whole(out)) as file:
+        made = compress(models, file, batches(), lossless, batch_size, rate_weight, bar.update,
                         any_size=whole or (kind.any_size and models.padded))
+        leave_to_first()
+        return made
 
 
 def decompress_files(kind: Kind, models: Models, source: Path, out: Path, items: Sequence[int | str] | None, seed: int,

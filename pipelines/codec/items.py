@@ -19,10 +19,10 @@ from pipelines.codec.models import Group, Models
 from pipelines.codec.pieces import USUAL, Place, pieces, shape_of
 from pipelines.files.errors import InputError
 from pipelines.generation.decoding import decode, descend, one_size
+from pipelines.ranks.shares import by_first, shared
 from pipelines.splits.base import columns_of
 from pipelines.splits.noise import generator
 from stage1_vqvae.tiles import filled_up
-from stage2_prior.coder import Encoder
 from stage2_prior.prior import nats
 
 T = TypeVar("T")
@@ -30,6 +30,9 @@ RECORD = 1024  # bytes of a record's payload, about: more makes a smaller file, 
 MOST = 128  # items of a record, a power of two
 LONGEST = 200  # bytes of the name of a file, but for its suffix
 LOGITS = 2**23  # float64 logits of codes that are kept at once
+
+# A record: count of items, payload, what its items decode to, bits of the codes, exceptions and what they took.
+_Coded = tuple[int, bytes, bytes, float, int, int]
 
 
 @dataclass(frozen=True)
@@ -54,56 +57,83 @@ class Compressed:
     exceptions: int  # codes and levels that were sent plainly
     exception_bits: int  # what they took
 
-    def with_record(self, count: int, payload: int, bits: float, encoder: Encoder) -> "Compressed":
+    def with_record(self, record: _Coded) -> "Compressed":
         """The sums with one more record."""
-        return replace(self, count=self.count + count, payload_bytes=self.payload_bytes + payload,
-                       code_bits=self.code_bits + bits, exceptions=self.exceptions + encoder.exceptions,
-                       exception_bits=self.exception_bits + encoder.exception_bits)
+        count, payload, _, bits, exceptions, exception_bits = record
+        return replace(self, count=self.count + count, payload_bytes=self.payload_bytes + len(payload),
+                       code_bits=self.code_bits + bits, exceptions=self.exceptions + exceptions,
+                       exception_bits=self.exception_bits + exception_bits)
 
 
-def compress(models: Models, file: BinaryIO, batches: Iterable[Given], lossless: bool, batch_size: int,
+def compress(models: Models, file: BinaryIO | None, batches: Iterable[Given], lossless: bool, batch_size: int,
              rate_weight: float = 0.0, progress: Callable[[int], None] = lambda count: None,
              any_size: bool = False) -> Compressed:
     """Writes the items of all batches. Raises InputError for what the models cannot code.
 
     rate_weight: see `pipelines.codec.choice`; 0: the encoder's codes. any_size: whether items may be of other sizes
-    than the run's; the file is then of another version."""
+    than the run's; the file is then of another version. Ranks share the groups of `MOST` items; one whose `file` is
+    None writes none."""
     check_rate_weight(models, rate_weight, lossless)
     if lossless:
         models.check_lossless()
-    writer: Writer | None = None
-    names: list[str] = []
-    sizes: dict[tuple[int, ...], int] = {}  # items of a record, by their grid
-    result = Compressed(0, 0, 0, 0.0, 0, 0)
-    groups = _with_last(_groups(models, _in_batches(batches, MOST), lossless, batch_size, rate_weight))
-    for (group, own_names, place), last in groups:
-        names += own_names
-        grid, begun = models.grid_of(group), 0
-        at_once = _power_of_two(LOGITS / _values(models, grid))
-        for part in _parts(group, at_once):
-            logits = models.code_logits(part)
-            bits = _code_bits(models, part, logits)
-            if not (size := sizes.get(grid, 0)):
-                each = float(bits.sum()) / 8 / len(part) + (_data_bytes(models, part) if lossless else 0)
-                size = sizes[grid] = min(_power_of_two(RECORD / max(each, 1e-3)), at_once)
-            for start in range(0, len(part), size):
-                rows = slice(start, start + size)
-                own = part.part(rows)
-                if writer is None:
-                    alone = last and len(own) == len(group) and not names
-                    writer = Writer(file, models.fingerprint, lossless, not alone, any_size)
-                encoder = models.write(own, logits[rows])
-                payload = encoder.finish()
-                count, prefix = len(own), USUAL if any_size else b""
-                if place is not None:
-                    here = replace(place, first=place.first + begun, count=len(own))
-                    count, prefix = int(here.first == 0), here.to_bytes()
-                begun += len(own)
-                writer.add(prefix + payload, count, prefix + own.content())
-                result = result.with_record(count, len(payload), float(bits[rows].sum()), encoder)
-                progress(count)
-    if writer is None:
+
+    def coded(given: Given, known: dict[tuple[int, ...], int]) -> tuple[dict[tuple[int, ...], int], list[_Coded]]:
+        """The records of some items, and for each grid of codes how many items a record has: as `known`, or as is found
+        out."""
+        sizes, records = dict(known), []
+        for group, place in _groups(models, given, lossless, batch_size, rate_weight):
+            grid, begun = models.grid_of(group), 0
+            at_once = _power_of_two(LOGITS / _values(models, grid))
+            for part in _parts(group, at_once):
+                logits = models.code_logits(part)
+                bits = _code_bits(models, part, logits)
+                if not (size := sizes.get(grid, 0)):
+                    each = float(bits.sum()) / 8 / len(part) + (_data_bytes(models, part) if lossless else 0)
+                    size = sizes[grid] = min(_power_of_two(RECORD / max(each, 1e-3)), at_once)
+                for start in range(0, len(part), size):
+                    rows = slice(start, start + size)
+                    own = part.part(rows)
+                    encoder = models.write(own, logits[rows])
+                    count, prefix = len(own), USUAL if any_size else b""
+                    if place is not None:
+                        here = replace(place, first=place.first + begun, count=len(own))
+                        count, prefix = int(here.first == 0), here.to_bytes()
+                    begun += len(own)
+                    records.append((count, prefix + encoder.finish(), prefix + own.content(), float(bits[rows].sum()),
+                                    encoder.exceptions, encoder.exception_bits))
+        return sizes, records
+
+    groups = _with_last(_in_batches(batches, MOST))
+    begin = next(groups, None)
+    if begin is None:
         raise InputError("items: expected at least one to compress, found none")
+    (given, last), names, result = begin, list(begin[0].names), Compressed(0, 0, 0, 0.0, 0, 0)
+    sizes, records = by_first(lambda: coded(given, {}))
+    writer: Writer | None = None
+    if file is not None:
+        alone = last and len(records) == 1 and not names
+        writer = Writer(file, models.fingerprint, lossless, not alone, any_size)
+
+    def written(records: list[_Coded]) -> Compressed:
+        found = result
+        for record in records:
+            count, payload, content, *_ = record
+            if writer is not None:
+                writer.add(payload, count, content)
+            found = found.with_record(record)
+            progress(count)
+        return found
+
+    def following() -> Iterator[Given]:
+        for given, _ in groups:
+            names.extend(given.names)
+            yield given
+
+    result = written(records)
+    for _, records in shared(following(), lambda given: coded(given, sizes)):
+        result = written(records)
+    if writer is None:
+        return result
     writer.close(names)
     return replace(result, bytes=writer.written)
 
@@ -320,22 +350,20 @@ def _decoded_whole(models: Models, group: Group, size: tuple[int, ...], own: np.
     return x[..., : size[0]] if models.padded else x
 
 
-def _groups(models: Models, batches: Iterable[Given], lossless: bool, batch_size: int, rate_weight: float
-            ) -> Iterator[tuple[Group, Sequence[str], Place | None]]:
+def _groups(models: Models, given: Given, lossless: bool, batch_size: int, rate_weight: float
+            ) -> Iterator[tuple[Group, Place | None]]:
     """Items of the run's size as they are; of others, one after the other, the pieces of one shape at a time."""
     usual = models.stage1.example.shape
-    for given in batches:
-        if given.x.shape[1:] == usual:
-            yield encoded(models, given, lossless, batch_size, rate_weight), given.names, None
-            continue
-        for row in range(len(given.x)):
-            one = _rows(given, slice(row, row + 1))
-            if one.lengths is not None and int(one.lengths) <= usual[-1]:
-                one = replace(one, x=one.x[..., : usual[-1]])
-                yield encoded(models, one, lossless, batch_size, rate_weight), one.names, None
-                continue
-            for number, (group, place) in enumerate(_pieces_of(models, one, lossless, batch_size, rate_weight)):
-                yield group, [] if number else one.names, place
+    if given.x.shape[1:] == usual:
+        yield encoded(models, given, lossless, batch_size, rate_weight), None
+        return
+    for row in range(len(given.x)):
+        one = _rows(given, slice(row, row + 1))
+        if one.lengths is not None and int(one.lengths) <= usual[-1]:
+            one = replace(one, x=one.x[..., : usual[-1]])
+            yield encoded(models, one, lossless, batch_size, rate_weight), None
+        else:
+            yield from _pieces_of(models, one, lossless, batch_size, rate_weight)
 
 
 @torch.no_grad()

@@ -100,10 +100,11 @@ def truncation(arguments: argparse.Namespace) -> dict[str, float | None]:
     return {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")}
 
 
-def check_flags(arguments: argparse.Namespace) -> None:
-    """Raises InputError for a count or a seed out of range, for a number that is none (nan, inf), and
-    for several ranks."""
-    refuse_ranks()
+def check_flags(arguments: argparse.Namespace, shares: bool = False) -> None:
+    """Raises InputError for a count or a seed out of range, for a number that is none (nan, inf), and, unless they
+    share the work, for several ranks."""
+    if not shares:
+        refuse_ranks()
     for name, (least, most) in LIMITS.items():
         found = getattr(arguments, name, None)
         if found is not None and not least <= found <= most:
@@ -137,13 +138,16 @@ def say_which(arguments: argparse.Namespace, run: Path) -> None:
 
 
 @contextmanager
-def opened_run(arguments: argparse.Namespace, load: Callable[[str | None, str, Path], R]) -> Iterator[R]:
+def opened_run(arguments: argparse.Namespace, load: Callable[[str | None, str, Path], R], shares: bool = False
+               ) -> Iterator[R]:
     """The run that the flags name, by `pipelines.load`; around all that a verb does with it.
 
     Flags are checked first, an error about an argument names its flag, and where no run was named, a line says which
-    one was taken."""
-    check_flags(arguments)
-    with naming_flags(arguments):
+    one was taken. `shares`: several ranks share the work (pipelines/ranks)."""
+    from pipelines.ranks.shares import sharing
+
+    check_flags(arguments, shares)
+    with sharing(), naming_flags(arguments):
         run = load(arguments.run, getattr(arguments, "device", "cpu"), arguments.runs_dir)
         say_which(arguments, run.folder)
         yield run

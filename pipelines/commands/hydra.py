@@ -21,12 +21,14 @@ MULTIRUN = {"-m", "--multirun"}
 SHOWING = {"-c", "--cfg"}  # Hydra's flags that show a configuration instead of working with it
 
 
-def hydra_main(stage: str, *concerns: str) -> Callable[[Callable[["DictConfig"], None]], Callable[[], None]]:
+def hydra_main(stage: str, *concerns: str, shares: bool = False
+               ) -> Callable[[Callable[["DictConfig"], None]], Callable[[], None]]:
     """Decorates `main(cfg)` of a verb; `stage` ("stage1", "stage2") is what `train.` abbreviates there.
 
     `concerns` are the keys of configs/main.yaml that --help lists besides those of every verb; `train` stands for the
     stage's training. `main` imports torch, and all that does, in its body. The user's errors become one line and exit
-    status 2; a command that a signal stops exits with 128 + its number. Only training runs in several ranks."""
+    status 2; a command that a signal stops exits with 128 + its number. `shares`: several ranks share its work
+    (pipelines/ranks); training has a way of its own, and other commands refuse to be several."""
 
     def decorate(main: Callable[["DictConfig"], None]) -> Callable[[], None]:
         @functools.wraps(main)
@@ -37,13 +39,24 @@ def hydra_main(stage: str, *concerns: str) -> Callable[[Callable[["DictConfig"],
                     print(verb_help(main.__globals__["__doc__"], stage, concerns))
                     return
                 refuse_flags(given)
-                if "train" not in concerns:
+                if "train" not in concerns and not shares:
                     refuse_ranks()
-                compose_and_call(main, stage, given)
+                compose_and_call(shared_main(main) if shares else main, stage, given)
 
         return run
 
     return decorate
+
+
+def shared_main(main: Callable[["DictConfig"], None]) -> Callable[["DictConfig"], None]:
+    @functools.wraps(main)
+    def run(cfg: "DictConfig") -> None:
+        from pipelines.ranks.shares import sharing
+
+        with sharing():
+            main(cfg)
+
+    return run
 
 
 def compose_and_call(main: Callable[["DictConfig"], None], stage: str, given: list[str]) -> None:

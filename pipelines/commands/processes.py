@@ -7,6 +7,10 @@ import sys
 
 from pipelines.files.errors import InputError
 
+# The verbs that several processes share.
+SHARED = ("train_stage1", "train_stage2", "extract_codes", "evaluate", "sample", "score", "compress", "reconstruct",
+          "convert_speaker")
+
 
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Runs `python -m pipelines.VERB arguments`, the verb being a module's name, and returns its exit status.
@@ -34,4 +38,4 @@ def run_verb(verb: str, arguments: list[str]) -> int:
 def refuse_ranks() -> None:
     """Raises InputError where torchrun starts several processes of a command that is one."""
     if (found := os.environ.get("WORLD_SIZE", "1")) != "1":
-        raise InputError(f"torchrun: expected one process, found {found}: only training uses several")
+        raise InputError(f"torchrun: expected one process, found {found}: only {', '.join(SHARED)} use several")

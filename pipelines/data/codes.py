@@ -9,7 +9,8 @@ One folder:
     manifest.json                 sizes, labels, hash of the stage 1 that made it, checksum of each shard; written last
 
 Shards hold `shard_size` items each, whatever the size of the batches, and appear whole or not at all. So an extraction
-that was interrupted goes on after the last whole shard, and ends with the same bytes as one that was not.
+that was interrupted goes on with the shards that are missing, and ends with the same bytes as one that was not. Ranks
+write shards in turn.
 Axes: n items, b items of a batch, g codebooks, L labels of an item, c channels; *grid is any number of axes.
 """
 
@@ -34,6 +35,7 @@ from pipelines.files.errors import InputError
 from pipelines.files.platforms import memory_bytes
 from pipelines.files.reading import read_file
 from pipelines.files.tensors import Place, tensor_places
+from pipelines.ranks.shares import by_first, leave_to_first, shared
 from pipelines.splits.base import Batch, Data, Split
 from pipelines.splits.rows import Channels, Piece, Rows, held
 
@@ -83,22 +85,32 @@ def write_codes(
     splits = {name: data.split(name).to(device) for name in data.splits}
     manifest = _plan(data, splits, encode, num_codes, num_codebooks, stage1_hash, parent_hash, views, seed, shard_size,
                      other_data)
-    _prepare(folder, manifest, overwrite)
-    if (folder / MANIFEST).exists():
+    there = by_first(lambda: _prepare(folder, manifest, overwrite))
+    if MANIFEST in there:
         return CodeData(folder)
+
+    def write(planned: tuple[str, int, int, str]) -> tuple[int, str]:
+        name, start, stop, file = planned
+        if file not in there:
+            arrays = _encode(splits[name], start, stop, batch_size, seed, encode, manifest)
+            write_atomically(folder / file, save(arrays, metadata={"extraction": manifest.extraction}))
+        content = read_file(folder / file, "a shard")
+        return len(content), hashlib.sha256(content).hexdigest()
+
+    plan: list[tuple[str, int, int, str]] = []
     for name, split in splits.items():
-        count, shards = len(split) * (views if name == "train" else 1), []
-        with tqdm(total=count, desc=f"codes {name}", unit="item", disable=None, dynamic_ncols=True) as bar:
-            for start in range(0, count, shard_size):
-                stop = min(start + shard_size, count)
-                path = folder / f"{name}-{start // shard_size:05d}.safetensors"
-                if not path.exists():
-                    arrays = _encode(split, start, stop, batch_size, seed, encode, manifest)
-                    write_atomically(path, save(arrays, metadata={"extraction": manifest.extraction}))
-                content = read_file(path, "a shard")
-                shards.append(Shard(path.name, stop - start, len(content), hashlib.sha256(content).hexdigest()))
-                bar.update(stop - start)
-        manifest.splits[name] = tuple(shards)
+        count = len(split) * (views if name == "train" else 1)
+        plan += [(name, start, min(start + shard_size, count), f"{name}-{start // shard_size:05d}.safetensors")
+                 for start in range(0, count, shard_size)]
+    order = sorted(plan, key=lambda planned: planned[3] in there)  # so that ranks share what is missing
+    made: dict[str, Shard] = {}
+    with tqdm(total=sum(stop - start for _, start, stop, _ in plan), desc="codes", unit="item", disable=None,
+              dynamic_ncols=True) as bar:
+        for (_, start, stop, file), (size, digest) in zip(order, shared(order, write), strict=True):
+            made[file] = Shard(file, stop - start, size, digest)
+            bar.update(stop - start)
+    leave_to_first()
+    manifest.splits.update({name: tuple(made[file] for own, _, _, file in plan if own == name) for name in splits})
     write_atomically(folder / MANIFEST, manifest.to_json())
     return CodeData(folder)
 
@@ -192,9 +204,10 @@ def _plan(data: Data, splits: dict[str, Split], encode: Encode, num_codes: int, 
     return Manifest(**facts, extraction=extraction, splits={})
 
 
-def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> None:
-    """Makes sure that the folder holds files of this extraction only. Raises InputError for files of another one and
-    for damaged ones, or removes them if `overwrite`."""
+def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> list[str]:
+    """Makes sure that the folder holds files of this extraction only, and returns their names. Raises InputError for
+    files of another one and for damaged ones, or removes them if `overwrite`."""
+    there: list[str] = []
     for leftover in folder.glob(".*.tmp"):  # of a killed process
         leftover.unlink()
     for path in [*folder.glob(MANIFEST), *sorted(folder.glob("*-[0-9][0-9][0-9][0-9][0-9].safetensors"))]:
@@ -214,6 +227,8 @@ def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> None:
         if found != manifest.extraction:
             raise InputError(f"{path}: expected codes of this stage 1 ({manifest.stage1_hash[:12]}) with these "
                              "settings, found another extraction's; extract.overwrite=true removes them")
+        there.append(path.name)
+    return there
 
 
 def _encode(split: Split, start: int, stop: int, batch_size: int, seed: int, encode: Encode,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 import numpy as np
 import torch
@@ -141,7 +141,7 @@ def read_image(path: Path | str, shape: Shape, values: Range | None = None) -> n
         return fit_image(image, shape, values)
 
 
-def open_image(path: Path | str) -> Image.Image:
+def open_image(path: Path | str | BinaryIO) -> Image.Image:
     """The file's header, whatever its suffix. Raises Pillow's exceptions."""
     return Image.open(path, formats=sorted({*image_formats().values()} - {"MPO"}))
 

@@ -62,10 +62,15 @@ class Manifest:
     @property
     def dtype(self) -> np.dtype:
         """The type in which codes are stored."""
-        return np.dtype(np.uint8 if self.num_codes <= 256 else np.uint16 if self.num_codes <= 2**16 else np.int32)
+        return code_type(self.num_codes)
 
     def to_json(self) -> bytes:
         return (json.dumps({"version": FORMAT} | asdict(self), indent=1) + "\n").encode()
+
+
+def code_type(num_codes: int) -> np.dtype:
+    """The smallest type that stores codes of a codebook with so many."""
+    return np.dtype(np.uint8 if num_codes <= 256 else np.uint16 if num_codes <= 2**16 else np.int32)
 
 
 def read_manifest(folder: Path | str) -> Manifest:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.evaluation.measured import Measured, batches
+from pipelines.evaluation.measured import Measured, shared_batches
 from pipelines.metrics.squares import squared_errors
 from pipelines.runs.store import TrainedStage
-from pipelines.splits.base import Split, columns_of
+from pipelines.splits.base import Batch, Split, columns_of
 from pipelines.splits.counters import permutation
 from pipelines.splits.noise import draws, generator
 from stage1_vqvae.autoencoder import Autoencoder
@@ -39,31 +39,35 @@ class Sampled:
 @full_float32()
 def sample_posterior(stage1: TrainedStage, split: Split, samples: int, batch_size: int, seed: int) -> Sampled | None:
     """None where the posterior is a single point, or without samples."""
-    model, columns, parts = stage1.module, stage1.decoder_columns, []
-    squares: list[Tensor] = []
-    drawn: list[Tensor] = []
+    model, columns = stage1.module, stage1.decoder_columns
     if not samples or model.bottleneck.posterior(model.embed(split.batch(torch.arange(1)).x)) is None:
         return None
-    for start, batch in batches(split, batch_size, "posterior"):
+
+    @torch.no_grad()
+    def of_batch(start: int, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
         labels = columns_of(batch.labels, columns)
         posterior = model.bottleneck.posterior(model.embed(batch.x))
         nll: list[Tensor] = []
+        squares: Tensor | None = None
+        drawn: Tensor | None = None
 
         def log_likelihood(z: Tensor) -> Tensor:
+            nonlocal squares, drawn
             if not nll and not isinstance(model.decoder, AutoregressiveDecoder):
                 made = model.decode_latent(posterior.z_q(z), labels)
-                squares.append(squared_errors(made, batch.x).cpu())
-                drawn.append(made[: max(0, SHOWN - start)].cpu())
+                squares = squared_errors(made, batch.x).cpu()
+                drawn = made[: max(0, SHOWN - start)].cpu()
             nll.append(model.nll_nats(batch.x, posterior.z_q(z), labels))
             return -nll[-1]
 
         own = [generator(seed, start + place) for place in range(len(batch.x))]
         noise = (draws(own, *posterior.noise).to(batch.x.device) for _ in range(samples))
         log_w = log_weights(log_likelihood, posterior, posterior.prior, noise)
-        parts.append(torch.stack([torch.stack(nll).mean(0), log_w.mean(0), iwae(log_w)]).cpu())
-    nll_nats, elbo, multi_sample = torch.cat(parts, 1)
-    return Sampled(nll_nats, elbo, multi_sample, torch.cat(squares) if squares else None,
-                   torch.cat(drawn) if drawn else None)
+        return torch.stack([torch.stack(nll).mean(0), log_w.mean(0), iwae(log_w)]).cpu(), squares, drawn
+
+    bounds, *shown = zip(*shared_batches(split, batch_size, "posterior", of_batch), strict=True)
+    squares, drawn = (None if part[0] is None else torch.cat(part) for part in shown)
+    return Sampled(*torch.cat(bounds, 1), squares, drawn)
 
 
 def bounds(sampled: Sampled, sizes: Tensor, samples: int, variance: float | None) -> dict:
@@ -86,16 +90,18 @@ def others_nats(stage1: TrainedStage, split: Split, batch_size: int, seed: int) 
     autoregressive: such a decoder could ignore its latents, whatever their rate."""
     if not isinstance(stage1.module.decoder, AutoregressiveDecoder):
         return None
-    model, columns, nll = stage1.module, stage1.decoder_columns, []
+    model, columns = stage1.module, stage1.decoder_columns
     order = permutation(len(split), seed)
     other = np.empty_like(order)
     other[order] = np.roll(order, 1)
-    for start, batch in batches(split, batch_size, "others' latents"):
+
+    def of_batch(start: int, batch: Batch) -> Tensor:
         numbers = other[start : start + len(batch.x)]
         z_q = latents_of(model, split.batch(torch.from_numpy(numbers)).x, numbers, seed)
         labels = columns_of(batch.labels, columns)
-        nll.append(model.nll_nats(batch.x, z_q, labels, batch.lengths).cpu())
-    return torch.cat(nll)
+        return model.nll_nats(batch.x, z_q, labels, batch.lengths).cpu()
+
+    return torch.cat(list(shared_batches(split, batch_size, "others' latents", of_batch)))
 
 
 def shuffled(measured: Measured) -> dict | None:

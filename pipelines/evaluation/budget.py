@@ -128,10 +128,10 @@ def cost_of(task: Task, split: Split, settings: Settings, seed: int, freezes: bo
         torch.cuda.synchronize(device)
         return time.monotonic()
 
-    def before_first_step(batches: Iterator[Batch]) -> None:
+    def before_first_step(batches: Iterator[Batch], parts: int = 1) -> None:
         nonlocal initialisation
         start = clock()
-        own_first(batches)
+        own_first(batches, parts)
         initialisation = clock() - start
 
     def before_step(step: int) -> bool:

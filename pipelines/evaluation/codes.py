@@ -15,7 +15,7 @@ from pipelines.evaluation.code_classifier import code_classifiers, targets
 from pipelines.evaluation.image import FEATURES as FEATURES
 from pipelines.evaluation.image import draw_rows as draw_rows
 from pipelines.evaluation.image import features as features
-from pipelines.evaluation.measured import Measured, Subject, batches
+from pipelines.evaluation.measured import Measured, Subject, shared_batches
 from pipelines.files.errors import InputError
 from pipelines.generation.decoding import climb, decode, descend
 from pipelines.media.images import image_rows, write_image
@@ -41,8 +41,9 @@ def check(subject: Subject) -> None:
 def figures(measured: Measured, subject: Subject, shared: dict) -> dict:
     """How many nats the codes save, and classifiers of them. Pixel errors are no measure of a decoder that samples."""
     model, data = subject.loaded.stage1.module, subject.data
-    training = batches(data.split("train").to(subject.device), subject.options.batch_size, "training codes")
-    train = torch.cat([model.encode(batch.x).flatten(1).cpu() for _, batch in training])
+    train = torch.cat(list(shared_batches(
+        data.split("train").to(subject.device), subject.options.batch_size, "training codes",
+        lambda _, batch: model.encode(batch.x).flatten(1).cpu())))
     found = code_classifiers(train, measured.codes.flatten(1), model.bottleneck.num_codes,
                              targets(data, subject.split_name), subject.device)
     return {"frame_nats": frame_nats(measured, subject), "classifiers": found}
@@ -72,8 +73,8 @@ def frame_nats(measured: Measured, subject: Subject) -> dict:
 def unconditional_nats(subject: Subject) -> Tensor:
     """-log p of each item (n,) under the unconditional decoder."""
     model = load_unconditional(subject).module
-    return torch.cat([model.evaluate(batch.x).nll_nats.cpu()
-                      for _, batch in batches(subject.split, subject.options.batch_size, "unconditional")])
+    return torch.cat(list(shared_batches(subject.split, subject.options.batch_size, "unconditional",
+                                         lambda _, batch: model.evaluate(batch.x).nll_nats.cpu())))
 
 
 def load_unconditional(subject: Subject) -> TrainedStage:

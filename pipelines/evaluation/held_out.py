@@ -24,6 +24,7 @@ from pipelines.files.reading import read_json
 from pipelines.generation.actions import local_actions
 from pipelines.generation.scores import Scores, prior_bits, score_items
 from pipelines.metrics.nearest import code_distances, code_rows
+from pipelines.ranks.shares import by_first, first, shared
 from pipelines.runs.chain import LoadedRun
 from pipelines.runs.data import load_data
 from pipelines.runs.store import check_same_stage1, stage1_hash, stage2_hash
@@ -139,15 +140,15 @@ def _announced(split: Split, count: int, cache: Path | None) -> Tensor:
 
 
 def _keep(cache: Path | None, key: Mapping[str, Any], made: HeldOut) -> None:
-    if cache is None:
+    if cache is None or not first():
         return
     cache.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(cache, (json.dumps(dict(key) | asdict(made)) + "\n").encode())
 
 
 def _cached(path: Path | None, key: Mapping[str, Any]) -> HeldOut | None:
-    """What the cache holds for this key; None where it holds anything else."""
-    if path is None or not path.exists():
+    """What the cache holds for this key; None where it holds anything else. Ranks hear it from the first."""
+    if path is None or not by_first(path.exists):
         return None
     try:
         content = read_json(path, "scores of held-out items")
@@ -164,31 +165,36 @@ def _cached(path: Path | None, key: Mapping[str, Any]) -> HeldOut | None:
 
 def _score_data(loaded: LoadedRun, split: Split, items: Tensor, given: tuple[str, ...], codec: Codec,
                 batch_size: int) -> dict[str, list[float] | None]:
-    names, code, total, corrected = loaded.stage1.example.label_names, [], [], []
+    names = loaded.stage1.example.label_names
     actions = loaded.stage1.example.facts.get("action_names")
-    for rows in tqdm(items.split(batch_size), desc="held-out items", unit="batch", leave=False, dynamic_ncols=True,
-                     disable=None):
+
+    def of_rows(rows: Tensor) -> list[list[float]]:
         batch = split.batch(rows)
         x, lengths = batch.x.cpu(), None if batch.lengths is None else batch.lengths.cpu()
         local = local_actions(batch.actions.cpu(), len(actions), loaded.stage1.grid[0]) if actions else None
         labels = {name: batch.labels[:, names.index(name)].cpu() for name in given}
         found = score_items(loaded, x, lengths, labels, batch_size, local, maps=False)
         sizes = codec(x, lengths)
-        code += found.bits_per_code.tolist()
-        total += found.bits_per_dim.tolist()
-        corrected += [] if sizes is None else ((found.bits - sizes) / found.dimensions).tolist()
+        corrected = [] if sizes is None else ((found.bits - sizes) / found.dimensions).tolist()
+        return [found.bits_per_code.tolist(), found.bits_per_dim.tolist(), corrected]
+
+    parts = items.split(batch_size)
+    made = tqdm(shared(parts, of_rows), total=len(parts), desc="held-out items", unit="batch", leave=False,
+                dynamic_ncols=True, disable=None)
+    code, total, corrected = ([value for part in own for value in part] for own in zip(*made, strict=True))
     return {"code": code, "total": total, "corrected": corrected or None}
 
 
 def _score_codes(loaded: LoadedRun, split: Split, items: Tensor, given: list[str], batch_size: int) -> list[float]:
     names: tuple[str, ...] = loaded.stage2.codes.label_names
-    code: list[float] = []
-    for rows in items.split(batch_size):
+
+    def of_rows(rows: Tensor) -> list[float]:
         batch = split.batch(rows)
         labels = {name: batch.labels[:, names.index(name)].cpu() for name in given}
         positions = None if batch.lengths is None else batch.lengths.cpu()
         bits = prior_bits(loaded, batch.x, positions, labels, batch.local).flatten(1).sum(1)
         width = batch.x[0, 0].numel()
         counts = torch.full((len(rows),), batch.x.shape[1]) if positions is None else positions
-        code += (bits / (counts * width)).tolist()
-    return code
+        return (bits / (counts * width)).tolist()
+
+    return [value for part in shared(items.split(batch_size), of_rows) for value in part]

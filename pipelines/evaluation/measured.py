@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,15 @@ from pipelines.data.manifest import MANIFEST
 from pipelines.files.errors import InputError
 from pipelines.generation.decoding import decode, pixel_uniforms
 from pipelines.generation.samples import Sampler, Samples
+from pipelines.ranks.shares import own_parts, shared
 from pipelines.runs.chain import LoadedRun
 from pipelines.runs.settings import Evaluation
 from pipelines.runs.store import Run, TrainedStage
 from pipelines.splits.base import Batch, Data, Split, code_lengths, columns_of
 from pipelines.splits.noise import generator
 from stage1_vqvae.codebook import usage
+
+Found = TypeVar("Found")  # of a batch, as `pipelines.ranks.shares` hands it on
 
 
 @dataclass(frozen=True)
@@ -100,34 +104,42 @@ def measure(stage1: TrainedStage, split: Split, batch_size: int, seed: int) -> M
 
     An autoregressive decoder draws its reconstructions from generators made from (seed, item)."""
     model, columns = stage1.module, stage1.decoder_columns
-    nll, rate, norms, codes, real, reconstructions, sizes = [], [], [], [], [], [], []
-    for start, batch in batches(split, batch_size, "stage 1"):
+
+    def of_batch(start: int, batch: Batch) -> list[Tensor | None]:
         labels = columns_of(batch.labels, columns)
         own = [generator(seed, start + place) for place in range(len(batch.x))]
         uniforms = pixel_uniforms(stage1, own) if batch.lengths is None else None
         result = model.evaluate(batch.x, labels, uniforms, lengths=batch.lengths)
-        nll.append(result.nll_nats.cpu())
-        rate.append(result.rate_nats.cpu())
-        norms.append(result.z_e[:, : model.bottleneck.dim].double().norm(dim=1).flatten(1).cpu())
-        found, positions = result.latent.codes, norms[-1].shape[1]
-        if found is not None:
-            codes.append(found.reshape(len(batch.x), positions, -1).cpu())
+        norms = result.z_e[:, : model.bottleneck.dim].double().norm(dim=1).flatten(1).cpu()
+        found, positions = result.latent.codes, norms.shape[1]
+        codes = None if found is None else found.reshape(len(batch.x), positions, -1).cpu()
         lengths = code_lengths(batch, result.z_e.shape[2])
         whole = torch.full((len(batch.x),), positions) if lengths is None else lengths.cpu()
-        real.append(torch.arange(positions) < whole[:, None])
+        real = torch.arange(positions) < whole[:, None]
         made = result.reconstruction
         if made is None:
             made = decode(stage1, found, labels, batch.lengths.cpu(), own)
-        reconstructions.append(made.cpu())
-        sizes.append(torch.full((len(batch.x),), batch.x[0].numel()) if lengths is None
-                     else batch.lengths.cpu() * batch.x.shape[1])
-    parts = nll, rate, norms, codes, real, reconstructions, sizes
-    return Measured(*(torch.cat(part) if part else None for part in parts))
+        sizes = (torch.full((len(batch.x),), batch.x[0].numel()) if lengths is None
+                 else batch.lengths.cpu() * batch.x.shape[1])
+        return [result.nll_nats.cpu(), result.rate_nats.cpu(), norms, codes, real, made.cpu(), sizes]
+
+    parts = zip(*shared_batches(split, batch_size, "stage 1", of_batch), strict=True)
+    return Measured(*(None if part[0] is None else torch.cat(part) for part in parts))
 
 
 def uses(measured: Measured, num_codes: int) -> Tensor:
     """How often each code of each codebook occurs (g, k), without padding."""
     return torch.stack([usage(own, num_codes) for own in measured.codes[measured.real].unbind(-1)])
+
+
+def shared_batches(split: Split, batch_size: int, title: str, work: Callable[[int, Batch], Found],
+                   items: Tensor | None = None) -> Iterator[Found]:
+    """work(number of the first item, batch) over a whole split, or over these items of it, in order, with a progress
+    bar. Ranks share the batches, and all get all results."""
+    parts = (torch.arange(len(split)) if items is None else items).split(batch_size)
+    own = split.batches(lambda number: split.batch(parts[number]), own_parts(range(len(parts))))
+    made = shared(range(len(parts)), lambda number: work(int(parts[number][0]), next(own)))
+    yield from tqdm(made, total=len(parts), desc=title, leave=False, dynamic_ncols=True, disable=None)
 
 
 def batches(split: Split, batch_size: int, title: str, items: Tensor | None = None) -> Iterator[tuple[int, Batch]]:

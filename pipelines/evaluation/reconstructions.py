@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 import pipelines.metrics
-from pipelines.evaluation.measured import Measured, Subject, batches
+from pipelines.evaluation.measured import Measured, Subject, shared_batches
 from pipelines.metrics.base import Metric, Pairs
 from pipelines.runs import plugins
+from pipelines.splits.base import Batch
 from stage1_vqvae.precision import full_float32
 
 
@@ -31,18 +32,19 @@ def reconstruction_figures(measured: Measured, subject: Subject, variance: float
     """The figures of all metrics of the subject's kind of data over its whole split; variance and facts as in
     `Pairs`."""
     metrics = metrics_of(subject.data.kind)
-    parts: list[dict[str, list[Tensor]]] = [{} for _ in metrics]
-    for start, batch in batches(subject.split, subject.options.batch_size, "metrics"):
+
+    def of_batch(start: int, batch: Batch) -> list[dict[str, Tensor]]:
         stop = start + len(batch.x)
         lengths = measured.sizes[start:stop] if batch.lengths is None else batch.lengths.cpu()
         made = measured.reconstructions[start:stop].to(batch.x.device)
         pairs = Pairs(batch.x, made, lengths, variance, facts)
-        for metric, found in zip(metrics, parts, strict=True):
-            for key, values in metric.measure(pairs).items():
-                found.setdefault(key, []).append(values.double().cpu())
+        return [{key: values.double().cpu() for key, values in metric.measure(pairs).items()} for metric in metrics]
+
+    parts = list(shared_batches(subject.split, subject.options.batch_size, "metrics", of_batch))
     figures: dict[str, float | None] = {}
-    for metric, found in zip(metrics, parts, strict=True):
-        figures |= metric.summary({key: torch.cat(values) for key, values in found.items()})
+    for number, metric in enumerate(metrics):
+        found = [part[number] for part in parts]
+        figures |= metric.summary({key: torch.cat([own[key] for own in found]) for key in found[0]})
     return figures
 
 

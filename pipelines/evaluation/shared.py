@@ -10,12 +10,12 @@ from torch import Tensor
 from pipelines.data.codes import CodeSplit
 from pipelines.evaluation.bounds import bounds, others_nats, sample_posterior, shuffled
 from pipelines.evaluation.file_bytes import file_bytes
-from pipelines.evaluation.measured import Measured, Subject, batches, measure, uses
+from pipelines.evaluation.measured import Measured, Subject, measure, shared_batches, uses
 from pipelines.evaluation.table import each
 from pipelines.media import plots
 from pipelines.metrics.ngrams import bigram_bits, unigram_bits
 from pipelines.runs.store import TrainedStage
-from pipelines.splits.base import columns_of
+from pipelines.splits.base import Batch, columns_of
 from pipelines.splits.lengths import conditioning
 from pipelines.splits.order import spread
 from pipelines.training.log import read_metrics
@@ -107,17 +107,19 @@ def all_codes(split: CodeSplit) -> tuple[Tensor, Tensor]:
 def prior_bits(stage2: TrainedStage, split: CodeSplit, items: Tensor, batch_size: int) -> Tensor:
     """Bits per code of each codebook (g,) float64 over these items, padding excluded."""
     columns = stage2.prior_columns
-    total, count = 0, 0
-    for _, batch in batches(split, batch_size, "prior", items):
+
+    def of_batch(_: int, batch: Batch) -> tuple[Tensor, int]:
         labels = columns_of(batch.labels, columns)
         lengths = batch.lengths if stage2.condition_on_length else None
         nats = stage2.module.code_nats(batch.x, labels, conditioning(batch.local, lengths, batch.x.shape[1])).double()
         nats = nats.reshape(len(nats), -1, split.num_codebooks)
         if batch.lengths is not None:
             nats = nats * (torch.arange(nats.shape[1], device=nats.device) < batch.lengths[:, None])[..., None]
-        total = total + nats.sum((0, 1)).cpu()
-        count += nats.shape[0] * nats.shape[1] if batch.lengths is None else int(batch.lengths.sum())
-    return total / (count * math.log(2))
+        count = nats.shape[0] * nats.shape[1] if batch.lengths is None else int(batch.lengths.sum())
+        return nats.sum((0, 1)).cpu(), count
+
+    totals, counts = zip(*shared_batches(split, batch_size, "prior", of_batch, items), strict=True)
+    return sum(totals) / (sum(counts) * math.log(2))
 
 
 def draw_training(measured: Measured, subject: Subject) -> dict[str, Path]:

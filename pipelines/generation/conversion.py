@@ -8,6 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipelines.generation.decoding import decode
+from pipelines.ranks.shares import shared
 from pipelines.runs.store import TrainedStage
 from pipelines.splits import counters
 from pipelines.splits.noise import generator
@@ -18,14 +19,19 @@ def convert(stage1: TrainedStage, codes: Tensor, labels: Tensor | None, lengths:
     """Codes (n, t[, g]) or (n, t, 1), decoder labels (n, L), lengths (n,) in samples -> waves (n, 1, t * hop), on the
     CPU, zero after their lengths. Shows a progress bar with seconds of audio per second."""
     codes = codes[..., 0] if codes.ndim == 3 and codes.shape[-1] == 1 else codes
-    rate, parts = stage1.example.facts["sample_rate_hz"], []
+    rate = stage1.example.facts["sample_rate_hz"]
+
+    def of_rows(rows: Tensor) -> Tensor:
+        own = [generator(seed, int(row)) for row in rows]
+        return decode(stage1, codes[rows], None if labels is None else labels[rows], lengths[rows], own)
+
+    batches, parts = torch.arange(len(codes)).split(batch_size), []
     with tqdm(total=len(codes), desc="decoding", unit="clip", leave=False, dynamic_ncols=True, disable=None) as bar:
-        for rows in torch.arange(len(codes)).split(batch_size):
-            own = [generator(seed, int(row)) for row in rows]
-            parts.append(decode(stage1, codes[rows], None if labels is None else labels[rows], lengths[rows], own))
+        for rows, made in zip(batches, shared(batches, of_rows), strict=True):
+            parts.append(made)
             bar.update(len(rows))
-            made = float(lengths[: int(rows[-1]) + 1].sum()) / rate
-            bar.set_postfix_str(f"{made / max(bar.format_dict['elapsed'], 1e-9):.2f} s of audio/s")
+            seconds = float(lengths[: int(rows[-1]) + 1].sum()) / rate
+            bar.set_postfix_str(f"{seconds / max(bar.format_dict['elapsed'], 1e-9):.2f} s of audio/s")
     return torch.cat(parts)
 
 

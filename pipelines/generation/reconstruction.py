@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pipelines.generation.decoding import decode, descend, one_size, pixel_uniforms
+from pipelines.ranks.shares import shared
 from pipelines.runs.chain import LoadedRun
 from pipelines.splits.noise import generator
 from stage1_vqvae.bottlenecks.base import Quantizer
@@ -17,22 +18,23 @@ def reconstruct(loaded: LoadedRun, x: Tensor, labels: Tensor | None, seed: int, 
     labels (n, L): those that the decoder is conditioned on. lengths (n,): how much of the first axis is real. Item i is
     a function of `seed`, first + i and its own row alone. Raises InputError for a size that the networks do not
     take."""
-    stage1, parts = loaded.stage1, []
+    stage1 = loaded.stage1
     device, size = next(stage1.module.parameters()).device, tuple(x.shape[2:])
-    if size != stage1.example.shape[1:]:
-        batch_size = 1
-    for rows in torch.arange(len(x)).split(batch_size):
+    usual = size == stage1.example.shape[1:]
+
+    def of_rows(rows: Tensor) -> Tensor:
         own = [generator(seed, first + number) for number in rows.tolist()]
         part, given = x[rows], None if labels is None else labels[rows].to(device)
-        if size != stage1.example.shape[1:]:
+        if not usual:
             made = _of_any_size(loaded, part, given, own, None if lengths is None else lengths[rows])
         elif lengths is None:
             part = part.to(device)
             made = stage1.module.evaluate(part, given, pixel_uniforms(stage1, own)).reconstruction
         else:
             made = decode(stage1, stage1.module.encode(part.to(device)), given, lengths[rows], own)
-        parts.append(descend(loaded.parents, made, own))
-    return torch.cat(parts)
+        return descend(loaded.parents, made, own)
+
+    return torch.cat(list(shared(torch.arange(len(x)).split(batch_size if usual else 1), of_rows)))
 
 
 def _of_any_size(loaded: LoadedRun, x: Tensor, labels: Tensor | None, own: list, lengths: Tensor | None) -> Tensor:

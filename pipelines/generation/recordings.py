@@ -18,6 +18,7 @@ from tqdm import tqdm
 from pipelines.data.audio_files import find_audio_files, load_audio_files
 from pipelines.files.errors import InputError
 from pipelines.generation.decoding import decode, decoded_chunks, one_size
+from pipelines.ranks.shares import shared
 from pipelines.runs.store import TrainedStage
 from pipelines.splits.noise import generator
 from stage1_vqvae.bottlenecks.base import Quantizer
@@ -63,12 +64,13 @@ def decoded_recordings(stage1: TrainedStage, waves: Sequence[Tensor], labels: Te
         raise InputError(f"{stage1.step_folder}: expected codes, found {type(model.bottleneck).__name__}")
     device = next(model.parameters()).device
     total = sum(map(len, waves)) / rate
+    parts = list(batches([len(wave) for wave in waves], size, batch_size))
     with tqdm(total=round(total, 1), desc="decoding", unit="s", leave=False, dynamic_ncols=True, disable=None) as bar:
-        for rows in batches([len(wave) for wave in waves], size, batch_size):
+
+        def of_rows(rows: list[int]) -> list[Tensor]:
             own, given = [generator(seed, row) for row in rows], None if labels is None else labels[rows]
             if len(waves[rows[0]]) > size:
-                yield _long(stage1, waves[rows[0]], given, own, bar)
-                continue
+                return [_long(stage1, waves[rows[0]], given, own, bar)]
             x, lengths = padded([waves[row] for row in rows], stage1)
             codes = model.encode(x.to(device))
             before, seconds = bar.n, float(lengths.sum()) / rate
@@ -79,8 +81,10 @@ def decoded_recordings(stage1: TrainedStage, waves: Sequence[Tensor], labels: Te
 
             made = decode(stage1, codes, given, lengths, own, show)
             show(1, 1)
-            for wave, length in zip(made, lengths.tolist(), strict=True):
-                yield wave[0, :length]
+            return [wave[0, :length].clone() for wave, length in zip(made, lengths.tolist(), strict=True)]
+
+        for made in shared(parts, of_rows):
+            yield from made
 
 
 def _long(stage1: TrainedStage, wave: Tensor, labels: Tensor | None, own: list[np.random.Generator],

@@ -20,6 +20,7 @@ from pipelines.generation.decoding import decode, descend, one_size, pixel_unifo
 from pipelines.generation.filling import FADE_S, STAND_INS, Gap, known_codes, pasted
 from pipelines.generation.labels import choose_labels, class_number, conditioning_labels
 from pipelines.generation.scores import prior_labels
+from pipelines.ranks.shares import shared
 from pipelines.runs.chain import LoadedRun
 from pipelines.splits.lengths import conditioning, draw_lengths
 from pipelines.splits.noise import draws, generator
@@ -99,15 +100,21 @@ class Sampler:
         if self.gap is not None and self.known is None:
             return replace(self, known=known_codes(self.loaded.stage1, self.gap, self._stand_ins())).draw(count)
         draw = self._draw_latents if self.loaded.stage2 is None else self._draw_codes
-        parts = []
+        batches, parts = [range(start, min(start + self.batch_size, count))
+                          for start in range(0, count, self.batch_size)], []
         with _Bar(count, self.loaded.stage1.module.decoder) as bar:
-            for start in range(0, count, self.batch_size):
-                numbers = range(start, min(start + self.batch_size, count))
+
+            def of_batch(numbers: range) -> dict[str, Tensor | list[str] | None]:
                 bar.begin(len(numbers))
-                parts.append(draw(numbers, bar))
-                bar.end()
-        tensors = [own.name for own in fields(Samples) if isinstance(getattr(parts[0], own.name), Tensor)]
-        return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in tensors})
+                made = draw(numbers, bar)
+                return {own.name: getattr(made, own.name) for own in fields(Samples) if own.name != "gap"}
+
+            for numbers, made in zip(batches, shared(batches, of_batch), strict=True):
+                parts.append(made)
+                bar.end(len(numbers))
+        return Samples(gap=self.gap, **{
+            name: torch.cat([part[name] for part in parts]) if isinstance(value, Tensor) else value
+            for name, value in parts[0].items()})
 
     def steps(self, count: int) -> Iterator["Tensor | Samples"]:
         """`draw` while it draws, all samples in one batch: again and again the codes int64 (count, *grid[, g]), -1
@@ -125,7 +132,7 @@ class Sampler:
                     reported = torch.arange(math.prod(codes.shape[1:]), device=codes.device).view(codes.shape[1:])
                     most = done // count * self.loaded.stage2.module.num_codebooks
                     yield torch.where(reported < most, codes, -1)
-            bar.end()
+            bar.end(count)
 
     def _stand_ins(self) -> Tensor:
         """Samples (m, *shape) for the place of what is hidden: the same whatever the seed, and as long as the items."""
@@ -292,8 +299,8 @@ class _Bar:
     def decoder(self, done: int, total: int) -> None:
         self._show(1 - self.decoder_share + self.decoder_share * done / total)
 
-    def end(self) -> None:
-        self.done += self.batch
+    def end(self, batch: int) -> None:
+        self.done += batch
         self.batch = 0
         self._show(0.0)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipelines.files.errors import InputError
 from pipelines.generation.labels import class_number, classes_of, decoder_labels
+from pipelines.ranks.shares import shared
 from pipelines.runs.chain import LoadedRun
 from pipelines.runs.store import TrainedStage
 from pipelines.splits.lengths import conditioning
@@ -86,16 +87,14 @@ def trained_prior(loaded: LoadedRun) -> TrainedStage:
 def score_items(loaded: LoadedRun, x: Tensor, lengths: Tensor | None, given: Mapping[str, Tensor], batch_size: int,
                 local: Tensor | None = None, maps: bool = True) -> Scores:
     """As `score`, with a class int64 (n,) of each item for each label that is given; without `maps` these are None."""
-    parts = []
-    for rows in torch.arange(len(x)).split(batch_size):
-        parts.append(_score_batch(loaded, x[rows], None if lengths is None else lengths[rows],
-                                  {name: own[rows] for name, own in given.items()},
-                                  None if local is None else local[rows]))
-        if not maps:
-            parts[-1] = replace(parts[-1], code_map=None, data_map=None)
-    joined = {name: None if value is None else torch.cat([getattr(part, name) for part in parts])
-              for name, value in vars(parts[0]).items()}
-    return Scores(**joined)
+    def of_rows(rows: Tensor) -> dict[str, Tensor | None]:
+        found = _score_batch(loaded, x[rows], None if lengths is None else lengths[rows],
+                             {name: own[rows] for name, own in given.items()}, None if local is None else local[rows])
+        return vars(found if maps else replace(found, code_map=None, data_map=None))
+
+    parts = list(shared(torch.arange(len(x)).split(batch_size), of_rows))
+    return Scores(**{name: None if value is None else torch.cat([part[name] for part in parts])
+                     for name, value in parts[0].items()})
 
 
 @torch.no_grad()

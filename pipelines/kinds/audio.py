@@ -264,6 +264,7 @@ class Audio(Kind):
         from pipelines.generation.recordings import decoded_recordings, read_recordings
         from pipelines.media.audio import comparison, write_wav
         from pipelines.metrics.spectral_distance import log_spectral_distance
+        from pipelines.ranks.shares import first, leave_to_first
 
         stage1, rate = loaded.stage1, loaded.stage1.example.facts["sample_rate_hz"]
         decoder_labels(stage1, labels, 1)  # refused before anything is read
@@ -273,12 +274,15 @@ class Audio(Kind):
         shown: list[tuple[Tensor, Tensor]] = []
         made = decoded_recordings(stage1, found.waves, given, seed, batch_size)
         for number, (name, before, after) in enumerate(zip(found.names, found.waves, made, strict=True)):
+            if not first():
+                continue
             out.mkdir(parents=True, exist_ok=True)
             write_wav(out / f"{number:05d}-{name}{ending}.wav", after, rate)
             lengths = torch.tensor([len(before)])
             distances.append(float(log_spectral_distance(before[None, None], after[None, None], rate, lengths)))
             if len(shown) < SHOWN_PAIRS:
                 shown.append((before[:most], after[:most].clone()))
+        leave_to_first()
         originals, others = (list(waves) for waves in zip(*shown, strict=True))
         comparison(out / "spectrograms.png", {"original": originals, title: others},
                    {"original": found.names[:SHOWN_PAIRS]}, rate)

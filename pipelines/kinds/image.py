@@ -189,10 +189,12 @@ def reconstruct_files(kind: Kind, loaded: LoadedRun, source: Path, out: Path, la
     from pipelines.media.images import write_image
     from pipelines.metrics.psnr import psnr_db
     from pipelines.metrics.squares import squared_errors
+    from pipelines.ranks.shares import leave_to_first
 
     paths, originals = load_images(find_images(source), kind.data_shape(loaded), value_range(loaded))
     given = decoder_labels(loaded.stage1, labels, len(paths))
     made = reconstruct(loaded, kind.read(loaded, originals).x, given, seed, batch_size)
+    leave_to_first()
     out.mkdir(parents=True, exist_ok=True)
     for number, (path, image) in enumerate(zip(paths, made, strict=True)):
         write_image(out / f"{number:05d}-{path.stem}.png", image)

@@ -23,6 +23,7 @@ from stage1_vqvae.bottlenecks.base import Latent
 Show = Callable[..., None]  # (model, batch, labels, log=, step=): validation items to TensorBoard
 FEWEST_BATCHES = 4  # that a bottleneck is initialised from
 LEVELS_LOOKED_AT = 2**16
+USES = "uses"  # among the figures of a batch: how often each code was used
 
 
 class AutoencoderTask(Task):
@@ -51,11 +52,20 @@ class AutoencoderTask(Task):
                      "equal values": equal_values(self.model.likelihood.levels(batch.x))}
             found |= bottleneck.figures(output.z_e, output.latent)
             counts = self.use(output.latent, batch)
-            if counts is not None:
-                found |= bottleneck.usage_figures(distributed.sum_over_ranks(counts))
-            return found
+            return found if counts is None else found | {USES: counts}
 
         return output.loss, figures
+
+    def merged(self, parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        counts = [part.pop(USES) for part in parts if USES in part]
+        found = super().merged(parts)
+        if not counts:
+            return found
+        return found | self.model.bottleneck.usage_figures(distributed.sum_over_ranks(torch.stack(counts).sum(0)))
+
+    @property
+    def needs_whole_batch(self) -> bool:
+        return self.model.bottleneck.needs_whole_batch
 
     def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         assert isinstance(model, Autoencoder)
@@ -97,16 +107,16 @@ class AutoencoderTask(Task):
         return self.model.bottleneck.usage(latent.codes, real_codes(batch, latent.codes.shape[1]))
 
     @torch.no_grad()
-    def before_first_step(self, batches: Iterator[Batch]) -> None:
+    def before_first_step(self, batches: Iterator[Batch], parts: int = 1) -> None:
         bottleneck = self.model.bottleneck
         if not bottleneck.needs_initialisation:
             return
         wanted = bottleneck.encodings_to_initialise
-        parts: list[Tensor] = []
-        while len(parts) < FEWEST_BATCHES or sum(map(len, parts)) < wanted:
-            z = self.model.embed(next(batches).x)
-            parts.append(distributed.gather_rows(z.movedim(1, -1).flatten(0, -2)))
-        encodings = torch.cat(parts)
+        found: list[Tensor] = []
+        while len(found) < FEWEST_BATCHES or sum(map(len, found)) < wanted:
+            z = torch.cat([self.model.embed(x) for x in next(batches).x.chunk(parts)])
+            found.append(distributed.gather_rows(z.movedim(1, -1).flatten(0, -2)))
+        encodings = torch.cat(found)
         chosen = step_permutation(len(encodings))[:wanted]
         bottleneck.initialise(encodings[send(chosen, encodings.device)])
 

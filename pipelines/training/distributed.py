@@ -67,8 +67,12 @@ def barrier() -> None:
         dist.barrier()
 
 
-def rank_rows(batch_size: int) -> slice:
-    """This rank's rows of a global batch. Raises InputError if the batch cannot be divided evenly."""
+def rank_rows(batch_size: int, parts: int = 1) -> slice:
+    """This rank's rows of a global batch. Raises InputError if the batch cannot be divided evenly, or those rows not
+    into so many parts."""
+    if batch_size % (world_size() * parts) and parts > 1:
+        raise InputError(f"accumulate: expected a divisor of the {batch_size / world_size():g} rows of each process, "
+                         f"found {parts}")
     if batch_size % world_size():
         raise InputError(f"batch_size: expected a multiple of the {world_size()} processes, found {batch_size}")
     rows = batch_size // world_size()

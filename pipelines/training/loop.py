@@ -29,11 +29,11 @@ from pipelines.training.log import RunLog
 from pipelines.training.memory import keep_freed_memory
 from pipelines.training.settings import Settings
 from pipelines.training.task import Task
-from pipelines.training.update import RecordedUpdate, Update, autocast
+from pipelines.training.update import AccumulatedUpdate, RecordedUpdate, Update, autocast
 from stage1_vqvae.precision import full_float32
 
-RESUMABLE = {"steps", "device", "cuda_graph", "log_every", "checkpoint_every", "validate_every"}
-# steps, device, logging and how often to validate may change when a run goes on.
+RESUMABLE = {"steps", "device", "cuda_graph", "accumulate", "log_every", "checkpoint_every", "validate_every"}
+# Steps, device, how a batch is cut, logging and how often to validate may change when a run goes on.
 
 
 @full_float32()
@@ -54,7 +54,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
     channels_last(model)
     if precision == torch.float64:
         model.double()
-    rows = distributed.rank_rows(settings.batch_size)
+    rows = distributed.rank_rows(settings.batch_size, settings.accumulate)
     train_split = splits["train"].to(device)
     validation = splits["validation"].to(device)
     check_batches(len(validation), settings.batch_size)
@@ -79,17 +79,22 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
     else:
         with autocast(device, precision):
             seed_step(seed, 0)
-            task.before_first_step(batch_of(step) for step in range(1, 1 << 62))
+            task.before_first_step((batch_of(step) for step in range(1, 1 << 62)), settings.accumulate)
         if average is not None:
             average.load_state_dict(model.state_dict())
 
-    kind = RecordedUpdate if settings.cuda_graph else Update
+    def logged(step: int) -> bool:
+        return step % settings.log_every == 0 or step == settings.steps
 
     def make_update() -> Update:
         network: nn.Module = model
         if distributed.in_group():  # of one process too: the same code runs on one GPU and on many
             network = DistributedDataParallel(model, broadcast_buffers=False)
-        return kind(task, network, optimizer, settings.grad_clip, device, precision)
+        common = task, network, optimizer, settings.grad_clip, device, precision
+        if settings.accumulate > 1:
+            return AccumulatedUpdate(*common, count=settings.accumulate, reseed=lambda step: seed_step(seed, step),
+                                     logged=logged)
+        return RecordedUpdate(*common) if settings.cuda_graph else Update(*common)
 
     first_step = state.step
     task.before_step(first_step + 1)
@@ -115,7 +120,7 @@ def train(task: Task, splits: dict[str, Split], settings: Settings, folder: Path
             state.step = step
 
             last = step == settings.steps
-            if step % settings.log_every == 0 or last:
+            if logged(step):
                 refuse_bad_loss(first_bad, folder)
                 values = mean_over_ranks({"loss": loss} | figures())
                 now = time.monotonic()
@@ -249,6 +254,8 @@ def check_graph(settings: Settings, device: torch.device) -> None:
     if settings.cuda_graph and distributed.in_group():
         raise InputError("cuda_graph: expected false under torchrun, whose gradients are exchanged while they are "
                          "computed, found true")
+    if settings.cuda_graph and settings.accumulate > 1:
+        raise InputError("cuda_graph: expected false with accumulate > 1, found true")
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

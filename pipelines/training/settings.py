@@ -11,6 +11,7 @@ class Settings(Typed):
 
     steps: Count = 10_000
     batch_size: Count = 64  # global: of all processes together
+    accumulate: Count = 1  # micro-batches that a batch passes in, one after another: less memory, the same update
     lr: Size = 3e-4
     warmup_steps: CountOrZero = 0  # steps of linear warm-up of the learning rate
     final_lr_fraction: Size = 1.0  # cosine decay to this fraction of lr; 1: constant

@@ -6,12 +6,16 @@ well, but with other rounding, and minutes of compilation for each model.
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.splits.base import Batch
 from pipelines.training.task import Figures, Task
+from stage1_vqvae.collectives import MicroBatches
+from stage2_prior.dropout import micro_batch
 
 Result = tuple[Tensor, Figures]
 Record = Callable[[Callable[[], Result]], tuple[Callable[[], object], Result]]
@@ -34,17 +38,66 @@ class Update:
         return self._run(batch, step if self.device.type == "cpu" else self._step.fill_(step))
 
     def _run(self, batch: Batch, step: Tensor | int) -> Result:
-        with autocast(self.device, self.precision):
-            loss, figures = self.task.loss(self.network, batch, step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, figures = self._learn(batch, step)
         if self.grad_clip:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.grad_clip)
-        bad = (self.first_bad == 0) & ~torch.isfinite(loss.detach())
+        bad = (self.first_bad == 0) & ~torch.isfinite(loss)
         self.first_bad.copy_(torch.where(bad, step, self.first_bad))
         self.optimizer.step()
         self.task.after_step(self.optimizer)
-        return loss.detach(), figures
+        return loss, figures
+
+    def _learn(self, batch: Batch, step: Tensor | int) -> Result:
+        """The gradients of a batch, its loss () and figures."""
+        with autocast(self.device, self.precision):
+            loss, figures = self.task.loss(self.network, batch, step)
+        loss.backward()
+        return loss.detach(), lambda: self.task.merged([figures()])
+
+
+class AccumulatedUpdate(Update):
+    """The same update, of a batch that passes in micro-batches: memory is that of one of them. Each is to the model
+    what a rank's batch is (`MicroBatches`): noise is that of its rows, and statistics are learned from all together.
+
+    reseed: sets the random numbers of the present step, which each micro-batch draws for the whole batch. logged: of a
+    step, whether its figures will be asked for."""
+
+    def __init__(self, *arguments, count: int, reseed: Callable[[int], None], logged: Callable[[int], bool]):
+        super().__init__(*arguments)
+        self._count, self._reseed, self._logged = count, reseed, logged
+        self._number = 0  # of the step
+
+    def __call__(self, batch: Batch, step: int) -> Result:
+        self._number = step
+        return super().__call__(batch, step)
+
+    def _learn(self, batch: Batch, step: Tensor | int) -> Result:
+        rows = len(batch.x) // self._count
+        parts = [Batch(*(None if field is None else field[number * rows : (number + 1) * rows] for field in batch))
+                 for number in range(self._count)]
+        sums, total, found = MicroBatches(self._count), torch.zeros((), device=self.device), []
+        if self.task.needs_whole_batch:
+            with torch.no_grad(), autocast(self.device, self.precision):
+                for number, part in enumerate(parts):
+                    with sums.at(number, looking=True):
+                        self._reseed(self._number)
+                        self.task.loss(self.task.model, part, step)
+        for number, part in enumerate(parts):
+            with ExitStack() as stack:
+                if number < self._count - 1 and isinstance(self.network, DistributedDataParallel):
+                    stack.enter_context(self.network.no_sync())  # ranks exchange gradients once
+                stack.enter_context(sums.at(number))
+                stack.enter_context(micro_batch(number, self._count))
+                self._reseed(self._number)
+                with autocast(self.device, self.precision):
+                    loss, figures = self.task.loss(self.network, part, step)
+                (loss / self._count).backward()
+            total = total + loss.detach() / self._count
+            if self._logged(self._number):
+                found.append({name: figure.detach() for name, figure in figures().items()})
+            del loss, figures  # and the activations
+        return total, lambda: self.task.merged(found)
 
 
 class RecordedUpdate(Update):

@@ -75,6 +75,12 @@ class Bottleneck(nn.Module, ABC):
         """Fits the bottleneck to encodings (n, dim) gathered before training, the same on every rank."""
         raise ValueError(f"expected a bottleneck that is initialised from data, found {type(self).__name__}")
 
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether the forward pass in training needs a sum over the global batch at once, by `collectives.all_sum`:
+        accumulated gradients then take a pass without gradients before."""
+        return False
+
     def codebooks(self) -> list[nn.Parameter]:
         """Learned vectors of codes, which weight decay would pull away from the encodings."""
         return []

@@ -82,6 +82,11 @@ class BSQ(Quantizer):
             codes = (positive * self.basis).sum(-1)
             return self._latent(self.outwards(straight.flatten(1)), codes, z.shape[0], z.shape[2:], loss)
 
+    @property
+    def needs_whole_batch(self) -> bool:
+        """For H(c)."""
+        return self.entropy_weight != 0
+
     def lookup(self, codes: Tensor) -> Tensor:
         rows, batch, grid = self._to_rows(codes)
         corners = self._corners(self._bits(rows), self.inwards.weight.dtype)

@@ -19,7 +19,7 @@ from stage1_vqvae.bottlenecks.mixture import Draws
 from stage1_vqvae.bottlenecks.nearest import nearest_codes
 from stage1_vqvae.bottlenecks.posterior import Posterior
 from stage1_vqvae.bottlenecks.vq import EMAQuantizer
-from stage1_vqvae.collectives import all_sum, from_first_rank, rank_and_world
+from stage1_vqvae.collectives import from_first_rank, learn_from_sum, rank_and_world
 
 Logits = Literal["affine", "distance"]
 WIDTH_RATE = 10.0  # of log v by its parameter: Adam moves that by lr per step, and q widens by e^3 in hundreds of steps
@@ -118,7 +118,12 @@ class CategoricalQuantizer(CodebookQuantizer, ABC):
             with torch.no_grad():
                 difference = rearrange((z - latent.z_q).to(self.error.dtype), "b (g d) ... -> g (b d ...)",
                                        g=self.num_codebooks)
-                self.error.lerp_(all_sum(difference.square().mean(1)) / rank_and_world()[1], 1 - self.vq.decay)
+                world = rank_and_world()[1]
+
+                def learn(total: Tensor) -> None:
+                    self.error.lerp_(total / world, 1 - self.vq.decay)
+
+                learn_from_sum(difference.square().mean(1), learn)
         return latent.loss
 
     def _logits(self, z: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from stage1_vqvae.bottlenecks.gaussian import normal
 from stage1_vqvae.bottlenecks.kmeans import kmeans
 from stage1_vqvae.bottlenecks.nearest import nearest_codes, squared_distances
 from stage1_vqvae.bottlenecks.sums import sums_by_code
-from stage1_vqvae.collectives import all_sum, from_first_rank, global_uniforms, rank_and_world
+from stage1_vqvae.collectives import from_first_rank, global_uniforms, learn_from_sum, rank_and_world
 from stage1_vqvae.schedules import progress
 
 ENCODINGS_PER_CODE = 32  # gathered for the initialisation from data: k-means is then stable
@@ -263,13 +263,18 @@ class VectorQuantizer(CodebookQuantizer):
         parts = [count, total.flatten(), candidates.flatten()]
         if self.rate_weight:
             parts.append((z - entries).square().sum((0, 2)))
-        count, total, candidates, *error = torch.split(all_sum(torch.cat(parts)), [part.numel() for part in parts])
-        if self.rate_weight:
-            mean = error[0] / (n * world)
-            self.error.copy_(torch.where(self.error == 0, mean, torch.lerp(self.error, mean, 1 - self.decay)))
-        self._average_count = n * world / k
-        self._candidates = rearrange(candidates, "(m g d) -> g m d", g=g, d=d)
-        self._update(count.view(g, k), total.view(g, k, d))
+        sizes, everything = [part.numel() for part in parts], n * world
+
+        def learn(summed: Tensor) -> None:
+            count, total, candidates, *error = torch.split(summed, sizes)
+            if self.rate_weight:
+                mean = error[0] / everything
+                self.error.copy_(torch.where(self.error == 0, mean, torch.lerp(self.error, mean, 1 - self.decay)))
+            self._average_count = everything / k
+            self._candidates = rearrange(candidates, "(m g d) -> g m d", g=g, d=d)
+            self._update(count.view(g, k), total.view(g, k, d))
+
+        learn_from_sum(torch.cat(parts), learn)
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stage1_vqvae.collectives import all_sum, rank_and_world
+from stage1_vqvae.collectives import learn_from_sum, rank_and_world
 from stage1_vqvae.likelihoods.base import LEVELS, Likelihood, each_level
 
 
@@ -69,9 +69,13 @@ class Gaussian(Likelihood):
             constant = dimensions * (log_sigma + math.log(2 * math.pi) / 2)
             return squared_error / (2 * (2 * log_sigma).exp()) + constant
         if self.training:
-            mse = all_sum(squared_error.detach().mean() / dimensions) / rank_and_world()[1]
-            self.mse_average.lerp_(mse, 1 - self.decay)
-            self.mse_weight.lerp_(torch.ones_like(mse), 1 - self.decay)
+            world = rank_and_world()[1]
+
+            def learn(total: Tensor) -> None:
+                self.mse_average.lerp_(total / world, 1 - self.decay)
+                self.mse_weight.lerp_(torch.ones_like(total), 1 - self.decay)
+
+            learn_from_sum(squared_error.detach().mean() / dimensions, learn)
         return squared_error / self.variance
 
     def value_nats(self, params: Tensor, x: Tensor) -> Tensor:

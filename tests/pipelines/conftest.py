@@ -58,6 +58,8 @@ def command(tmp_path_factory):
 
     `file_size`: the largest file in bytes that it may write, a stand-in for a full disk. `signal_at` and
     `child_signal_at` send a signal at a moment of the script, or of a process that it starts: hooks/sitecustomize.py.
+    `ranks`: so many processes, as torchrun starts them; stdout is that of rank 0, stderr of all. `kill` (r, n): rank r
+    is killed as it begins its n-th part of the shared work.
     """
     outputs = [tmp_path_factory.mktemp("command") / name for name in ("stdout", "stderr")]
     server = subprocess.Popen([sys.executable, Path(__file__).parent / "forked.py"], cwd=ROOT, text=True, env=hooked(),
@@ -65,18 +67,19 @@ def command(tmp_path_factory):
 
     def run(script: str, *arguments: str, cwd: Path = ROOT, check: bool = True, file_size: int | None = None,
             signal_at: str | None = None, child_signal_at: str | None = None,
-            environment: dict[str, str] | None = None):
+            environment: dict[str, str] | None = None, ranks: int = 1, kill: tuple[int, int] | None = None):
         stdout, stderr = map(str, outputs)
         environment = {"NDR_TEST_LIMIT_S": str(LIMIT_S)} | (environment or {})
         if child_signal_at is not None:
             environment["NDR_TEST_SIGNAL"] = child_signal_at
         order = {"script": str(ROOT / "pipelines" / f"{script}.py"), "arguments": arguments, "cwd": str(cwd),
                  "stdout": stdout, "stderr": stderr, "file_size": file_size, "environment": environment,
-                 "signal": signal_at}
+                 "signal": signal_at, "ranks": ranks, "kill": kill}
         server.stdin.write(json.dumps(order) + "\n")
         server.stdin.flush()
         status = int(server.stdout.readline())
-        result = subprocess.CompletedProcess([script, *arguments], status, *(path.read_text() for path in outputs))
+        said = "".join(Path(f"{stderr}{rank}").read_text() for rank in range(ranks))
+        result = subprocess.CompletedProcess([script, *arguments], status, Path(f"{stdout}0").read_text(), said)
         assert status != -signal.SIGALRM, f"{script}: not done in {LIMIT_S} s\n{result.stderr[-3000:]}"
         assert not check or status == 0, result.stderr[-3000:]
         return result

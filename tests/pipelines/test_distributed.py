@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from pipelines.commands.processes import SHARED
 from pipelines.files.locks import only_writer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,15 +71,17 @@ def test_stage2_with_dropout(tiny, tiny_run, tmp_path, command, on_two_ranks):
     assert_close(tmp_path / "one/tiny/stage2", tmp_path / "two/tiny/stage2", 1e-6)
 
 
-@pytest.mark.parametrize("verb, arguments", [
-    ("extract_codes", ["experiment=digits"]), ("evaluate", ["experiment=digits"]), ("sample", ["--n", "2"]),
-    ("reconstruct", ["--input", "."]),
-])
+@pytest.mark.parametrize("verb, arguments", [("decompress", ["--input", "."]), ("predict_video", [])])
 def test_a_command_that_is_one_process_is_refused_as_several(verb, arguments, command):
     """All ranks would write the same files."""
     result = command(verb, *arguments, check=False, environment={"WORLD_SIZE": "2", "RANK": "0"})
     assert result.returncode == 2
-    assert result.stderr == "error: torchrun: expected one process, found 2: only training uses several\n"
+    assert result.stderr.startswith("error: torchrun: expected one process, found 2: only train_stage1, train_stage2, ")
+
+
+def test_the_refusal_names_the_verbs_that_share():
+    shares = {path.stem for path in (ROOT / "pipelines").glob("*.py") if "shares=True" in path.read_text()}
+    assert set(SHARED) == {"train_stage1", "train_stage2"} | shares
 
 
 def test_a_second_job_is_refused_by_all_its_ranks(tiny, tmp_path, on_two_ranks):

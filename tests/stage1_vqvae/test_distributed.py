@@ -1,10 +1,12 @@
-"""Two gloo ranks with half of each batch = one process with the whole: initialisation, statistics, revival, noise.
+"""Two gloo ranks with half of each batch = one process with the whole: initialisation, statistics, revival, noise. So
+are micro-batches whose gradients are accumulated.
 
 Run as a script, this file is one rank: `test_distributed.py RANK WORLD RENDEZVOUS RESULT`.
 """
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from stage1_vqvae.bottlenecks.residual import Residual
 from stage1_vqvae.bottlenecks.simvq import SimVQ
 from stage1_vqvae.bottlenecks.vimco import VIMCO
 from stage1_vqvae.bottlenecks.vq import EMAQuantizer, GradientQuantizer
+from stage1_vqvae.collectives import MicroBatches
 from stage1_vqvae.image import ImageDecoder, ImageEncoder
 from stage1_vqvae.likelihoods.gaussian import Gaussian
 
@@ -53,8 +56,10 @@ BOTTLENECKS = {
 }
 
 
-def train(name: str, rank: int, world: int) -> dict[str, torch.Tensor]:
-    """A few steps in float64 -> the state, the codes of the last batch, and how many codes were revived."""
+@cache
+def train(name: str, rank: int, world: int, parts: int = 1) -> dict[str, torch.Tensor]:
+    """A few steps in float64, each batch in `parts` -> the state, the codes of the last batch, and how many codes were
+    revived."""
     torch.manual_seed(0)
     bottleneck = BOTTLENECKS[name]()
     encoder, decoder = ImageEncoder(1, bottleneck.in_dim, **NETWORK), ImageDecoder(1, 6, **NETWORK)
@@ -70,13 +75,28 @@ def train(name: str, rank: int, world: int) -> dict[str, torch.Tensor]:
     for step in range(STEPS):
         torch.manual_seed(100 + step)
         optimizer.zero_grad()
-        trained(x[step, rank * share : (rank + 1) * share], step=step).loss.backward()
+        own = x[step, rank * share : (rank + 1) * share]
+        if parts == 1:
+            trained(own, step=step).loss.backward()
+        else:
+            accumulate(trained, own.chunk(parts), step, bottleneck.needs_whole_batch)
         optimizer.step()
         bottleneck.after_step(optimizer)
         for part in revived:
             revived[part] += (bottleneck.get_buffer(part) == BATCH * 6 / 32).sum()  # N / K: 48 positions in a batch
     codes = {"codes": model.encode(x[-1])} if isinstance(bottleneck, Quantizer) else {}
     return model.state_dict() | codes | {f"revived {part}": count for part, count in revived.items()}
+
+
+def accumulate(model: torch.nn.Module, parts: tuple[torch.Tensor, ...], step: int, look: bool) -> None:
+    sums = MicroBatches(len(parts))
+    for looking in [True, False] if look else [False]:
+        for number, part in enumerate(parts):
+            torch.manual_seed(100 + step)
+            with sums.at(number, looking), torch.set_grad_enabled(not looking):
+                loss = model(part, step=step).loss / len(parts)
+            if not looking:
+                loss.backward()
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +124,20 @@ def test_two_ranks_equal_one_process(name, ranks):
         assert torch.equal(first[key], second[key]), key
         # float64 sums in another order: 1e-16 a term, some 1e3 terms, enlarged by a few steps of Adam
         torch.testing.assert_close(first[key], value, rtol=1e-9, atol=1e-11, msg=lambda text: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("name", BOTTLENECKS)
+def test_micro_batches_equal_the_batch(name):
+    expected, found = train(name, 0, 1), train(name, 0, 1, 4)
+    assert any(not torch.equal(found[key], value) for key, value in expected.items())  # sums have another order
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-11, msg=lambda text: f"{key}: {text}")
+
+
+def test_a_sum_that_is_needed_at_once_takes_a_pass_before():
+    z = torch.randn(4, 6, 2, 2, dtype=torch.float64)
+    with MicroBatches(2).at(0), pytest.raises(ValueError, match="expected a bottleneck that says `needs_whole_batch`"):
+        BOTTLENECKS["bsq"]().double()(z)
 
 
 if __name__ == "__main__":
