@@ -105,13 +105,15 @@ class Tiled:
         """codes (b, n[, g]) along one axis, labels (b, L) -> x (b, c, m) again and again, `size` positions in all.
 
         draw: the next m uniforms, float64 (b, m), of each row; asked for by an autoregressive decoder alone. Its
-        samples are those of one pass with all uniforms."""
+        samples are those of one pass with all uniforms; where it looks back at all of them, it draws in one pass."""
         decoder, (stride,), (field,) = self.model.decoder, self.strides, self.decoder
         labels = None if labels is None else labels.to(self._device)
         drawing = isinstance(decoder, AutoregressiveDecoder)
-        step = max(1, (self.drawn if drawing else self.at_once) // stride) if codes.shape[1] * stride > self.at_once \
-            or drawing else codes.shape[1]
-        back = -(-decoder.looks_back // stride) if drawing else 0
+        step, back = max(1, (self.drawn if drawing else self.at_once) // stride), 0
+        if drawing and decoder.looks_back is None:
+            step = codes.shape[1]
+        elif drawing:
+            back = -(-decoder.looks_back // stride)
         levels = torch.zeros(len(codes), 0, dtype=torch.int64, device=self._device)
         for begin in range(0, codes.shape[1], step):
             end, start = min(begin + step, codes.shape[1]), max(0, begin - back)
