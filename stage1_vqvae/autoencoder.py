@@ -166,6 +166,8 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def features(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """codes -> what an autoregressive decoder conditions its data on (b, c, *grid of the data), in eval mode."""
+        assert isinstance(self.decoder, AutoregressiveDecoder), type(self.decoder)
+        assert isinstance(self.bottleneck, Quantizer), type(self.bottleneck)
         with self._evaluating():
             return self.decoder.features(self.bottleneck.lookup(codes), labels)
 

@@ -116,7 +116,7 @@ def _period(network: Network, x: Tensor, axis: int, per_in: Sequence[int], per_o
 
 def _units(x: Tensor, axis: int, per: Sequence[int]) -> Tensor:
     """A view of x (b, c, *grid): (units, ...) along an axis."""
-    return x.unflatten(axis + 2, (-1, per[axis])).movedim(axis + 2, 0)
+    return x.view(*x.shape[: axis + 2], -1, per[axis], *x.shape[axis + 3 :]).movedim(axis + 2, 0)
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

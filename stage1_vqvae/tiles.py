@@ -105,13 +105,13 @@ class Tiled:
         """codes (b, n[, g]) along one axis, labels (b, L) -> x (b, c, m) again and again, `size` positions in all.
 
         draw: the next m uniforms, float64 (b, m), of each row; asked for by an autoregressive decoder alone. Its
-        samples are those of one pass with all uniforms."""
-        decoder, (stride,), (field,) = self.model.decoder, self.strides, self.decoder
+        samples are those of one pass with all uniforms; where it looks back at all of them, it draws in one pass."""
+        (stride,), (field,) = self.strides, self.decoder
         labels = None if labels is None else labels.to(self._device)
-        drawing = isinstance(decoder, AutoregressiveDecoder)
-        step = max(1, (self.drawn if drawing else self.at_once) // stride) if codes.shape[1] * stride > self.at_once \
-            or drawing else codes.shape[1]
-        back = -(-decoder.looks_back // stride) if drawing else 0
+        drawing = self.model.decoder if isinstance(self.model.decoder, AutoregressiveDecoder) else None
+        step, back = max(1, (self.at_once if drawing is None else self.drawn) // stride), 0
+        if drawing is not None:
+            step, back = (codes.shape[1], 0) if drawing.looks_back is None else (step, -(-drawing.looks_back // stride))
         levels = torch.zeros(len(codes), 0, dtype=torch.int64, device=self._device)
         for begin in range(0, codes.shape[1], step):
             end, start = min(begin + step, codes.shape[1]), max(0, begin - back)
@@ -120,13 +120,13 @@ class Tiled:
             if count <= 0:
                 return
             part = codes[:, first:last].to(self._device)
-            if not drawing:
+            if drawing is None:
                 made = self.model.decode(part, labels)[..., (begin - first) * stride :]
                 yield made[..., :count].cpu()
                 continue
             features = self.model.features(part, labels)[..., (start - first) * stride :]
             levels = levels[:, levels.shape[1] - (begin - start) * stride :]
-            found = decoder.go_on(features, labels, levels, draw(count).to(self._device))
+            found = drawing.go_on(features, labels, levels, draw(count).to(self._device))
             yield self.model.likelihood.from_levels(found[:, None]).cpu()
             levels = torch.cat([levels, found], 1)
 
@@ -157,7 +157,10 @@ class Tiled:
         else:
             ones = [1] * len(self.strides)
             x = self._in_tiles(function, codes, self.decoder, (axis, ones), (2, self.strides))
-        return x if size is None else x[(..., *(slice(0, own) for own in size))]
+        if size is None:
+            return x
+        kept: list[slice] = [slice(0, own) for own in size]
+        return x[(slice(None), slice(None), *kept)]
 
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, fields: Sequence[Field],
                   into: tuple[int, Sequence[int]], out_of: tuple[int, Sequence[int]]) -> Tensor:
@@ -221,8 +224,7 @@ def _taken(function: Callable[[Tensor], Tensor], x: Tensor, size: Sequence[int])
 
 def _label_columns(network: nn.Module) -> int:
     """Label columns that a decoder reads."""
-    owners = [len(module.num_classes) for module in network.modules() if hasattr(module, "num_classes")]
-    return max(owners, default=0)
+    return max(len(getattr(module, "num_classes", ())) for module in network.modules())
 
 
 def _shown(sizes: Sequence[int]) -> str:

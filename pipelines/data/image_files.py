@@ -116,7 +116,7 @@ def load_whole_images(paths: list[Path], channels: int, values: Range | None = N
         if reason:
             reasons[str(path)] = reason
         else:
-            yield path, torch.from_numpy(np.ascontiguousarray(pixels))
+            yield path, torch.from_numpy(pixels.copy())
     _refuse_if_all(paths, reasons)
     warn_unreadable("images", len(paths), reasons)
 

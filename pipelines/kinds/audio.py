@@ -129,7 +129,8 @@ class Audio(Kind):
                 raise InputError("audio: expected at least one waveform, found an empty list")
             parts = [self.read_any(loaded, one) for one in x]
             waves = [wave[0, :length] for part in parts for wave, length in zip(part.x, part.lengths, strict=True)]
-            return Items(*padded(waves, stage1), single=False)
+            waves, lengths = padded(waves, stage1)
+            return Items(waves, False, lengths)
         if not isinstance(x, (np.ndarray, torch.Tensor)):
             raise InputError("audio: expected a path, a NumPy array, a tensor or a list of these, found "
                              f"{type(x).__name__}")
@@ -166,7 +167,8 @@ class Audio(Kind):
 
         rate = loaded.stage1.example.facts["sample_rate_hz"]
         readable, waves = load_audio_files(paths, rate, loaded.stage1.config["data"].get("peak", 0.0))
-        items = Items(*padded(waves, loaded.stage1), single=False)
+        x, lengths = padded(waves, loaded.stage1)
+        items = Items(x, False, lengths)
         refuse_long(loaded, items, [str(path) for path in readable])
         return readable, items
 

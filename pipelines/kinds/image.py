@@ -214,8 +214,8 @@ def reconstruct_whole_files(kind: Image, loaded: LoadedRun, source: Path, out: P
     from pipelines.metrics.squares import squared_errors
 
     shown: list[tuple[Tensor, Tensor]] = []
-    figures, paths = [], kind.find_files(loaded, source)
-    for given in kind.load_any(loaded, paths, whole=True):
+    figures: list[float] = []
+    for given in kind.load_any(loaded, kind.find_files(loaded, source), whole=True):
         (path,), x = given[0], given[1].x
         made = reconstruct(loaded, x, decoder_labels(loaded.stage1, labels, 1), seed, 1, first=len(figures))
         out.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pipelines.metrics.waves import mono
 
 WINDOW_S, HOP_S = 0.025, 0.010
 FLOOR_DB = -60.0  # relative to the loudest point of the original; weaker points count as this level
-AT_ONCE = 2**13  # frames
+AT_ONCE = 2**11  # frames
 SILENCE = 1e-10  # floor for an original of zeros: the power of a sine at about 1e-5 of full scale
 
 

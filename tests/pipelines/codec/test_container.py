@@ -109,7 +109,7 @@ def test_numbered_names_take_no_room():
     assert len(packed_names([f"{number:05d}.png" for number in range(10000)])) < 12
 
 
-@pytest.mark.parametrize("data", [b"", b"PK\x03\x04" + bytes(60), b"NDC\x02" + bytes(60), b"NDC\x01\xff" + bytes(60)])
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04" + bytes(60), b"NDC\x03" + bytes(60), b"NDC\x01\xff" + bytes(60)])
 def test_what_is_no_such_file_is_refused(data):
     with pytest.raises(ValueError, match="expected"):
         Reader(io.BytesIO(data))
