@@ -32,6 +32,7 @@ from pipelines.splits.order import spread
 
 CACHE = "held_out_scores.json"
 CODES, DATA = "extracted codes", "data"
+ITEMS = 2**14  # training items that are compared at once
 Codec = Callable[[Tensor, Tensor | None], Tensor | None]  # items in data units, lengths -> bits of lossless files
 
 
@@ -85,10 +86,15 @@ def nearest_training(loaded: LoadedRun, scores: Scores) -> tuple[Tensor, Tensor]
     data = CodeData(loaded.run.codes)
     check_same_stage1(data.manifest.stage1_hash, loaded.stage1, loaded.run.codes)
     train = data.split("train")
-    codes, lengths = split_codes(train, torch.arange(len(train) // data.manifest.views))
-    positions = None if lengths is None else scores.num_codes // scores.codes[0, 0].numel()
-    blocks = [block.min(1) for block in code_distances(code_rows(scores.codes, positions), code_rows(codes, lengths))]
-    return torch.cat([block.indices for block in blocks]), torch.cat([block.values for block in blocks])
+    positions = None if train.lengths is None else scores.num_codes // scores.codes[0, 0].numel()
+    queries, count = code_rows(scores.codes, positions), len(scores.codes)
+    nearest, least = torch.zeros(count, dtype=torch.int64), torch.full((count,), torch.inf)
+    for rows in torch.arange(len(train) // data.manifest.views).split(ITEMS):
+        blocks = [block.min(1) for block in code_distances(queries, code_rows(*split_codes(train, rows)))]
+        values, places = (torch.cat(part) for part in zip(*((own.values, own.indices) for own in blocks)))
+        closer = values < least
+        nearest, least = torch.where(closer, rows[places], nearest), torch.where(closer, values, least)
+    return nearest, least
 
 
 def split_codes(split: Split, items: Tensor) -> tuple[Tensor, Tensor | None]:
