@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data.audio_files import SUFFIXES
-from pipelines.data.folders import FOLDERS, Part
+from pipelines.data.folders import FOLDERS, FoundFile, Part
 from pipelines.data.image_files import image_formats
 from pipelines.data.members import Member
 from pipelines.data.packed import MEDIA, Found, Packed, PackedData, containers_of
@@ -102,8 +102,8 @@ class HfParquet(PackedData):
         media = [name for name, kind in fields.items() if _is_media(kind)]
         column = self._column or (media[0] if len(media) == 1 else None)
         if column not in media:
-            raise InputError(f"{path}: expected {'one column' if column is None else f'the column {column}'} of structs "
-                             f"{{bytes, path}}{'; data.column names it' if column is None else ''}, found "
+            one = "one column" if column is None else f"the column {column}"
+            raise InputError(f"{path}: expected {one} of {{bytes, path}}; data.column names it; found "
                              f"{', '.join(f'{name}: {kind}' for name, kind in fields.items())[:200]}")
         if self._labels is False:
             return column, None
@@ -118,7 +118,8 @@ class HfParquet(PackedData):
 
     def _packed(self, part: Part, column: str, labels: str | None, features: dict[str, Any]) -> Packed:
         members: list[Member] = []
-        names, texts = [], []
+        names: list[str] = []
+        texts: list[str] = []
         for file in part.files:
             path = part.folder / file.path
             _, pq = pyarrow_for(path)
@@ -147,17 +148,18 @@ def _by_name(parts: dict[str, Part]) -> dict[str, Part]:
     """The only part, of a folder without those of splits, by the beginnings of file names where these are splits."""
     if len(parts) > 1 or not any(SPLIT.match(Path(file.path).name) for file in parts["train"].files):
         return parts
-    part, found = parts["train"], {split: [] for split in FOLDERS}
+    part = parts["train"]
+    found: dict[str, list[FoundFile]] = {split: [] for split in FOLDERS}
     for file in part.files:
         match = SPLIT.match(Path(file.path).name)
         if match is None:
-            raise InputError(f"{part.folder / file.path}: expected a name that begins with train-, validation- or test- "
-                             "as others do, found another")
+            raise InputError(f"{part.folder / file.path}: expected a name that begins with train-, validation- or "
+                             "test- as others do, found another")
         found[next(split for split, names in FOLDERS.items() if match[1] in names)].append(file)
     if not found["train"]:
         raise InputError(f"{part.folder}: expected files train-*.parquet, found none")
-    left_out = {"train": part.left_out}
-    return {split: part._replace(files=files, left_out=left_out.get(split, {})) for split, files in found.items() if files}
+    return {split: part._replace(files=files, left_out=part.left_out if split == "train" else {})
+            for split, files in found.items() if files}
 
 
 def _schema(path: Path) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class ImageFiles(Data):
 
     kind = "image"
 
-    def __init__(self, cache: str, size: int | list[int], store_size: int | list[int], channels: int,
+    def __init__(self, root: str, cache: str, size: int | list[int], store_size: int | list[int], channels: int,
                  range: str | list[float] | None, pad: int, flip: bool, validation_fraction: float, workers: int,
                  seed: int, cache_bytes: int):
         self.shape = item_shape(size, channels)
@@ -113,7 +113,7 @@ class ImageFiles(Data):
         self.splits = tuple(split for split in FOLDERS if split in self.parts)
         for split, (own, _) in self.parts.items():
             if not len(own):
-                raise InputError(f"{self.name}: expected images for {split}, found none that can be read")
+                raise InputError(f"{root}: expected images for {split}, found none that can be read")
         unreadable = len(sources) - int(found.readable.sum())
         self.left_out = Counter(self.left_out) + Counter({"unreadable image": unreadable})
         self.remarks = self._said_of_values(found.deep)
@@ -172,8 +172,8 @@ class ImageFolder(ImageFiles):
             raise InputError(f"data.labels: expected true, false or null, found {labels!r}")
         self.name = name or Path(root).resolve().name
         self._root, self._wanted = Path(root), labels
-        super().__init__(cache, size, store_size, channels, range, pad, flip, validation_fraction, workers, seed,
-                         cache_bytes)
+        super().__init__(root, cache, size, store_size, channels, range, pad, flip, validation_fraction, workers,
+                         seed, cache_bytes)
 
     def _listed(self) -> dict[str, Listed]:
         parts, labels = find_parts(self._root, image_formats().keys(), "images", suffix_hints()), self._wanted

@@ -85,7 +85,7 @@ class PackedData(Data):
         self.name = name or Path(root).resolve().name
         found = self._find(Path(root), Path(cache), media)
         if found.media == "image":
-            self._data: Data = PackedImages(self.name, found, cache=cache, **images, **settings)
+            self._data: Data = PackedImages(self.name, found, root=root, cache=cache, **images, **settings)
         else:
             self._data = PackedAudio(self.name, found, root=root, cache=cache, **audio, **settings)
             self.sample_rate_hz = audio["sample_rate_hz"]

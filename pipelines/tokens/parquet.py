@@ -124,7 +124,8 @@ class ParquetSource(Source):
 
     def _shapes(self, group: int, depth: int) -> tuple[np.ndarray, np.ndarray]:
         """Lengths (m, depth) of the lists of each item of a row group, and all its codes, flat."""
-        column = read_arrow(self.path, lambda: self.file.read_row_group(group, [self.key])).column(self.key).combine_chunks()
+        table = read_arrow(self.path, lambda: self.file.read_row_group(group, [self.key]))
+        column = table.column(self.key).combine_chunks()
         shapes = []
         inner, owner = column, np.arange(len(column))
         for _ in range(depth):

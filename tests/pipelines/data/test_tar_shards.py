@@ -90,9 +90,10 @@ def test_images_are_those_of_a_folder(pictures, load, tmp_path):
         assert torch.equal(everything(data, split, seed=3, epoch=1).x, everything(same, split, seed=3, epoch=1).x)
 
 
-@pytest.mark.parametrize(("labels", "suffix", "classes"), [(None, "cls", ("0", "1")), ("cls", "cls", ("0", "1")),
-                                                          ("json.class", "json", ("0", "1")), ("txt", "txt", ("a", "b")),
-                                                          (False, "cls", None)])
+@pytest.mark.parametrize(("labels", "suffix", "classes"), [
+    (None, "cls", ("0", "1")), ("cls", "cls", ("0", "1")), ("json.class", "json", ("0", "1")),
+    ("txt", "txt", ("a", "b")), (False, "cls", None),
+])
 def test_labels_are_read_from_the_member_that_says_them(labels, suffix, classes, load, tmp_path):
     for split, start in (("train", 0), ("test", 5)):
         own = {name: content for number in range(start, start + 5) for name, content in items(number, suffix).items()}
@@ -106,7 +107,8 @@ def test_labels_are_read_from_the_member_that_says_them(labels, suffix, classes,
 
 def test_recordings_are_those_of_a_folder(load, tmp_path):
     files = {f"{number:04d}.flac": sound(number) for number in range(8)}
-    pack(tmp_path / "tars" / "0.tar", files | {f"{number:04d}.cls": b"x" if number % 2 else b"y" for number in range(8)})
+    labels = {f"{number:04d}.cls": b"x" if number % 2 else b"y" for number in range(8)}
+    pack(tmp_path / "tars" / "0.tar", files | labels)
     options = {"sample_rate_hz": 8000, "crop": 256, "length": 1024, "peak": 0.9}
     data = load(tmp_path / "tars", **options)
     same = AudioFolder(str(unpacked(tmp_path / "files", files)), str(tmp_path / "cache"), workers=1,
@@ -155,7 +157,8 @@ def test_what_is_damaged_is_named_and_the_rest_is_read(pictures, load, capsys):
                               "bad.png": b"x", "bad.cls": b"1"})
     data = load(pictures)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "members or tar files" in line]
-    assert f"{pictures}/1.tar: truncated member: 0009.png: " in line and f"{pictures}/2.tar: unreadable tar file" in line
+    assert f"{pictures}/1.tar: truncated member: 0009.png: " in line
+    assert f"{pictures}/2.tar: unreadable tar file" in line
     assert "member of an odd name: noname" in line
     assert dict(data.left_out) == {"truncated member": 1, "unreadable tar file": 1, "member of an odd name": 1,
                                    ".seg.png": 1, "unreadable image": 1}
@@ -190,8 +193,14 @@ def test_what_cannot_be_used_is_refused(files, options, message, load, tmp_path)
     with pytest.raises(InputError) as error:
         load(tmp_path / "tars", **{"validation_fraction": 0.5} | options)
     assert message in str(error.value)
-    with pytest.raises(InputError, match="expected tar files"):
-        load(tmp_path / "cache")
+
+
+def test_a_folder_without_tar_files_is_refused(load, tmp_path):
+    with pytest.raises(InputError, match="expected a folder of tar files, found nothing"):
+        load(tmp_path / "tars")
+    unpacked(tmp_path / "tars", {"0.tar.gz": b"x"})
+    with pytest.raises(InputError, match=r"expected tar files \(.tar\), found none; left out: 1 .gz"):
+        load(tmp_path / "tars")
 
 
 def test_a_class_that_training_lacks_is_refused(load, tmp_path):
