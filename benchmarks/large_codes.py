@@ -1,7 +1,7 @@
 """A code data set larger than memory: written, opened, read and trained on, with the rates of each.
 
-    python -m benchmarks.large_codes --folder /tmp/large                 # 2,097,152 grids of 32x32 uint16: 4.3 GB
-    python -m benchmarks.large_codes --folder /tmp/large --train 20      # then stage 2, its address space limited
+    python -m benchmarks.large_codes --folder FOLDER                 # 2,097,152 grids of 32x32 uint16: 4.3 GB
+    python -m benchmarks.large_codes --folder FOLDER --train 20      # then stage 2, its address space limited
 
 `--train` limits the process to `--spare` bytes of address space (ulimit -v) more than one that only imports torch; a
 memory-mapped file counts in it. Linux only. docs/scale.md multiplies the rates up to 10^9 grids. The folder stays:
@@ -9,11 +9,14 @@ remove it afterwards.
 """
 
 import argparse
+import json
 import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +26,15 @@ from torch import Tensor
 
 from pipelines.commands.flags import VerbParser
 from pipelines.data.codes import CodeData, write_codes
-from pipelines.data.manifest import MANIFEST
+from pipelines.data.manifest import MANIFEST, read_manifest
 from pipelines.files.errors import InputError, one_line_errors
 from pipelines.splits.base import Batch, Data, Split
 from pipelines.splits.order import epoch_order
 
 KINDS = 4096  # random grids that items are made of
 VALIDATION = 8  # items
+BILLION = 10**9  # grids whose manifest is measured
+ORDERED = 10**7  # items whose order is
 SMALL_PRIOR = ["prior.channels=8", "prior.num_layers=2", "prior.first_kernel_size=3",
                "prior.head_channels=16", "train.batch_size=4", "train.log_every=5"]
 
@@ -101,7 +106,23 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     spread = torch.arange(min(len(split), 2**17)).split(1024)
     timed("in order", sum(map(len, spread)), "grid", lambda: [split.batch(part).x for part in spread])
     epoch_order.cache_clear()
-    timed("order of an epoch", len(split), "item", lambda: epoch_order(0, 1, len(split)))
+
+
+def measure_scale(folder: Path) -> None:
+    """What grows with the number of items alone: the manifest of BILLION grids, and the order of an epoch."""
+    known = json.loads((folder / MANIFEST).read_text())
+    shards = -(-BILLION // known["splits"]["train"][0]["count"])
+    many = [known["splits"]["train"][0] | {"file": f"train-{number:05d}.safetensors"} for number in range(shards)]
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / MANIFEST
+        path.write_text(json.dumps(known | {"splits": known["splits"] | {"train": many}}, indent=1))
+        print(f"manifest of {shards:,} shards: {path.stat().st_size:,} bytes")
+        timed("manifest read and checked", shards, "shard", lambda: read_manifest(scratch))
+    tracemalloc.start()
+    timed("order of an epoch", ORDERED, "item", lambda: epoch_order(0, 2, ORDERED))
+    print(f"memory of this order: {tracemalloc.get_traced_memory()[1] / ORDERED:.1f} bytes per item")
+    tracemalloc.stop()
+    epoch_order.cache_clear()
 
 
 def virtual_bytes(script: str) -> int:
@@ -127,6 +148,7 @@ def train(folder: Path, arguments: argparse.Namespace) -> None:
 def main(arguments: argparse.Namespace) -> None:
     folder = arguments.folder / "runs" / "large" / "codes"
     measure(folder, arguments)
+    measure_scale(folder)
     if arguments.train:
         train(folder, arguments)
 
