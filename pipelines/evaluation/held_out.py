@@ -23,7 +23,7 @@ from pipelines.files.formats import FORMAT
 from pipelines.files.reading import read_json
 from pipelines.generation.actions import local_actions
 from pipelines.generation.scores import Scores, prior_bits, score_items
-from pipelines.metrics.nearest import code_distances, code_rows
+from pipelines.metrics.nearest import code_rows, nearest_items
 from pipelines.runs.chain import LoadedRun
 from pipelines.runs.data import load_data
 from pipelines.runs.store import check_same_stage1, stage1_hash, stage2_hash
@@ -87,14 +87,8 @@ def nearest_training(loaded: LoadedRun, scores: Scores) -> tuple[Tensor, Tensor]
     check_same_stage1(data.manifest.stage1_hash, loaded.stage1, loaded.run.codes)
     train = data.split("train")
     positions = None if train.lengths is None else scores.num_codes // scores.codes[0, 0].numel()
-    queries, count = code_rows(scores.codes, positions), len(scores.codes)
-    nearest, least = torch.zeros(count, dtype=torch.int64), torch.full((count,), torch.inf)
-    for rows in torch.arange(len(train) // data.manifest.views).split(ITEMS):
-        blocks = [block.min(1) for block in code_distances(queries, code_rows(*split_codes(train, rows)))]
-        values, places = (torch.cat(part) for part in zip(*((own.values, own.indices) for own in blocks)))
-        closer = values < least
-        nearest, least = torch.where(closer, rows[places], nearest), torch.where(closer, values, least)
-    return nearest, least
+    parts = torch.arange(len(train) // data.manifest.views).split(ITEMS)
+    return nearest_items(code_rows(scores.codes, positions), (code_rows(*split_codes(train, rows)) for rows in parts))
 
 
 def split_codes(split: Split, items: Tensor) -> tuple[Tensor, Tensor | None]:
