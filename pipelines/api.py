@@ -642,17 +642,21 @@ def opened(item: Any) -> Any:
 
 
 class CodeItems(torch.utils.data.Dataset):
-    """(codes int64 (*grid[, g]), labels int64 (L,)) of each item of a split; `codes` and `labels` hold all of them."""
+    """(codes int64 (*grid[, g]), labels int64 (L,)) of each item of a split, which may be larger than memory."""
 
     def __init__(self, split: Any):
-        parts = [(batch.x, batch.labels) for batch in split.evaluation_batches()]
-        self.codes, self.labels = (torch.cat(part) for part in zip(*parts, strict=True))
+        self._split, self.labels = split, split.labels
+
+    @property
+    def codes(self) -> Tensor:
+        """All of them, int64 (n, *grid[, g]), in memory."""
+        return self._split.batch(torch.arange(len(self))).x
 
     def __len__(self) -> int:
-        return len(self.codes)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.codes[index], self.labels[index]
+        return self._split.batch(torch.tensor([range(len(self))[index]])).x[0], self.labels[index]
 
 
 def _counts(**values: Any) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.data.audio_files import FULL_SCALE, decoded_audio
+from pipelines.data.audio_files import FULL_SCALE, DecodedSamples, decoded_audio
+from pipelines.data.members import Member
 from pipelines.files.errors import InputError
 from pipelines.splits import counters
 from pipelines.splits.base import RESIDENT_SHARE, Batch, Data, Split, held_out_size, hold_out
@@ -35,6 +36,8 @@ class Recordings:
     labels: Tensor  # (m, L) int64
     splits: list[str]  # "train", "validation" or "test"; without "validation" a part of "train" is held out
     left_out: Mapping[str, int] = field(default_factory=dict)  # what else was found, by reason
+    members: list[Member] | None = None  # the files, where they lie inside others; `files` are then their names
+    facts: list = field(default_factory=list)  # names, sizes and times of the files that members lie in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ class AudioSplit(Split):
         device = torch.empty(0, device=device).device
         moved = replace(self, device=device, labels=self.labels.to(device))
         if device.type == "cpu":
-            return replace(moved, x=self.x.cpu())
+            return replace(moved, x=self.x.cpu()) if isinstance(self.x, Tensor) else moved
         bytes_needed = int(self.bounds.unique(dim=0).diff(dim=1).sum()) * self.x.element_size()
         if self.x.device != device and bytes_needed <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
             moved = moved.resident(device)
@@ -95,6 +98,11 @@ class AudioSplit(Split):
 
     def _windows(self, starts: Tensor, lengths: Tensor, size: int) -> Tensor:
         """int16 (b, size) from starts and lengths (b,), all where the samples are; zeros after the lengths."""
+        if isinstance(self.x, DecodedSamples):
+            found = torch.zeros(len(starts), size, dtype=self.x.dtype)
+            for row, window in zip(found, self.x.windows(starts, lengths), strict=True):
+                row[: len(window)] = window
+            return found
         places = torch.arange(size, device=self.x.device)
         at = (starts[:, None] + places).clamp(max=len(self.x) - 1)
         return torch.where(places < lengths[:, None], self.x[at], 0)
@@ -105,8 +113,10 @@ class AudioData(Data):
 
     sample_rate_hz: files are resampled to this rate. crop: samples per training window. length: samples per item in
     evaluation and in the code data set; both must be multiples of the encoder's hop length.
-    peak: each file is scaled to this largest magnitude; 0: unchanged. `validation_fraction` of the training recordings,
-    chosen by `seed`, are held out if the data have no validation split of their own.
+    peak: each file is scaled to this largest magnitude; 0: unchanged. cache_bytes: recordings beyond so many bytes of
+    samples are not stored, and decoded each time they are asked for, with the same result; 0: all are stored.
+    `validation_fraction` of the training recordings, chosen by `seed`, are held out if the data have no validation
+    split of their own.
 
     Raises InputError for a folder that is missing or contains no readable audio file.
     """
@@ -114,13 +124,14 @@ class AudioData(Data):
     kind = "audio"
 
     def __init__(self, root: str, cache: str, sample_rate_hz: int, crop: int, length: int, peak: float,
-                 validation_fraction: float, workers: int, seed: int):
+                 validation_fraction: float, workers: int, seed: int, cache_bytes: int = 0):
         for key, found, accepted, expected in (
             ("sample_rate_hz", sample_rate_hz, sample_rate_hz >= 1000, "a number >= 1000"),
             ("crop", crop, crop >= 1, "a number >= 1"),
             ("length", length, length >= 1, "a number >= 1"),
             ("peak", peak, 0 <= peak <= 1, "a number from 0 to 1"),
             ("workers", workers, workers >= 0, "a number >= 0"),
+            ("cache_bytes", cache_bytes, cache_bytes >= 0, "a number >= 0"),
         ):
             if not accepted:
                 raise InputError(f"data.{key}: expected {expected}, found {found}")
@@ -142,7 +153,8 @@ class AudioData(Data):
             kept, held_out = hold_out(len(train), size, seed)
             places |= {"train": train[kept], "validation": train[held_out]}
         self.samples, starts, lengths, self.unreadable = decoded_audio(
-            Path(root), found.files, Path(cache), self.name, sample_rate_hz, peak, workers)
+            Path(root), found.files, Path(cache), self.name, sample_rate_hz, peak, workers, found.members, found.facts,
+            cache_bytes)
         # unreadable files, of length 0, are removed last, so that none moves another file to another split
         self._items = {name: _items(own, starts, lengths, length) for name, own in places.items() if len(own)}
         self._labels = found.labels

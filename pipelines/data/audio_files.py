@@ -8,9 +8,11 @@ the length of each, and the files that could not be read.
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from pipelines.data import containers
 from pipelines.data.cache import cache_key, cached, made_whole, map_values
 from pipelines.data.containers import opened, promised_seconds
 from pipelines.data.folders import list_files, warn_unreadable
+from pipelines.data.members import Member, Source, nameless, readable
 from pipelines.data.workers import worker_pool
 from pipelines.files.errors import InputError
 from pipelines.files.platforms import usable_cores
@@ -46,6 +49,7 @@ UNRECOGNISED = 1  # libsndfile's error of a file of a format that it does not kn
 UNKNOWN_BYTES = 2**31 - 2**16  # programs that write into a pipe put lengths from here on into the header
 FULL_SCALE = 32768  # 16-bit samples are x * 32768, so that silence is 0 and -1 is exact
 CHUNK = 64  # files that a process takes at once
+RECENT = 4  # recordings that are not stored and were decoded last stay in memory
 
 
 def find_audio_files(path: Path) -> list[Path]:
@@ -60,7 +64,7 @@ def find_audio_files(path: Path) -> list[Path]:
     return found
 
 
-def read_audio_file(path: Path | str, sample_rate_hz: int, peak: float = 0.0) -> np.ndarray:
+def read_audio_file(path: Source | str, sample_rate_hz: int, peak: float = 0.0) -> np.ndarray:
     """An audio file as float32 (samples,) at the given rate: channels averaged, DC offset removed.
 
     peak > 0 scales the largest magnitude to this value, but by no more than a factor of 100 * peak; 0 only clips to
@@ -85,14 +89,14 @@ def rate_ratio(rate: int, wanted: int) -> Fraction:
     return ratio.limit_denominator(max(1, int((MAX_FILTER / ratio) ** 0.5)))
 
 
-def _mono(path: Path | str) -> tuple[np.ndarray, int]:
+def _mono(path: Source | str) -> tuple[np.ndarray, int]:
     """float32 (samples,), channels averaged, and the file's rate in Hz; decoded by soundfile or, where that does not
     know the format, by PyAV. A file's content says what it is, not its name."""
-    suffix = os.path.splitext(path)[1].lower()
+    suffix = os.path.splitext(str(path))[1].lower()
     try:
         return _read_by_soundfile(path)
     except soundfile.LibsndfileError as error:
-        if error.code != UNRECOGNISED or not os.path.getsize(path):
+        if error.code != UNRECOGNISED or not (path.read() if isinstance(path, Member) else os.path.getsize(path)):
             raise
         try:
             return _read_by_pyav(path)
@@ -101,8 +105,8 @@ def _mono(path: Path | str) -> tuple[np.ndarray, int]:
             raise (other if suffix in BY_PYAV else error) from None
 
 
-def _read_by_soundfile(path: Path | str) -> tuple[np.ndarray, int]:
-    with soundfile.SoundFile(path) as file:
+def _read_by_soundfile(path: Source | str) -> tuple[np.ndarray, int]:
+    with soundfile.SoundFile(readable(path)) as file:
         rate, promised = file.samplerate, file.frames
         if rate < MIN_RATE_HZ:
             raise ValueError(f"its sample rate is {rate} Hz")
@@ -125,7 +129,7 @@ def _read_by_soundfile(path: Path | str) -> tuple[np.ndarray, int]:
     return sound[:done], rate
 
 
-def _read_by_pyav(path: Path | str) -> tuple[np.ndarray, int]:
+def _read_by_pyav(path: Source | str) -> tuple[np.ndarray, int]:
     with opened(path, "audio") as (container, stream):
         import av
 
@@ -175,35 +179,100 @@ def load_audio_files(paths: list[Path], sample_rate_hz: int, peak: float = 0.0) 
     return [paths[place] for place in readable], sounds
 
 
+class DecodedSamples:
+    """int16 samples (total,) of recordings one after another, the first of them in a file, the others decoded when they
+    are asked for: each of these takes the decoding of its whole recording."""
+
+    device, dtype = torch.device("cpu"), torch.int16
+
+    def __init__(self, kept: Tensor, sources: Sequence[Source], lengths: Tensor, sample_rate_hz: int, peak: float,
+                 workers: int):
+        self.kept, self.sources, self.settings = kept, sources, (sample_rate_hz, peak)
+        self._lengths, self._ends = lengths, lengths.cumsum(0)
+        # of one thread each, as when the recordings were decoded first: a resampler's sums may depend on it
+        self._pool = ThreadPoolExecutor(workers, "decode", torch.set_num_threads, (1,))
+        self._recent = lru_cache(max(RECENT, workers))(self._decode)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def element_size(self) -> int:
+        return 2
+
+    def __getitem__(self, key: slice) -> Tensor:
+        """Consecutive samples."""
+        start, stop, _ = key.indices(len(self))
+        return self._pool.submit(self._between, start, stop).result()
+
+    def windows(self, starts: Tensor, lengths: Tensor) -> list[Tensor]:
+        """samples[start : start + length] of each, decoded beside one another."""
+        return list(self._pool.map(self._between, starts.tolist(), (starts + lengths).tolist()))
+
+    def _between(self, start: int, stop: int) -> Tensor:
+        parts = [self.kept[start:stop]]
+        start = max(start, len(self.kept))
+        while start < stop:
+            number = int(torch.searchsorted(self._ends, start, right=True))
+            first, end = int(self._ends[number] - self._lengths[number]), int(self._ends[number])
+            parts.append(self._recent(number)[start - first : min(stop, end) - first])
+            start = end
+        return torch.cat(parts)
+
+    def _decode(self, number: int) -> Tensor:
+        source, length = self.sources[number], int(self._lengths[number])
+        (samples,), (reason,) = _read_all([source], *self.settings)
+        if reason or len(samples) != length:
+            raise InputError(f"{source}: expected the recording of {length} samples that was there at first, found "
+                             f"{reason or f'{len(samples)} samples'}")
+        return torch.from_numpy(samples)
+
+
 def decoded_audio(
-    root: Path, files: list[str], cache: Path, name: str, sample_rate_hz: int, peak: float, workers: int
-) -> tuple[Tensor, Tensor, Tensor, dict[str, str]]:
+    root: Path, files: list[str], cache: Path, name: str, sample_rate_hz: int, peak: float, workers: int,
+    members: Sequence[Member] | None = None, facts: Sequence = (), most_bytes: int = 0
+) -> tuple[Tensor | DecodedSamples, Tensor, Tensor, dict[str, str]]:
     """All audio `files` below `root`: int16 (total samples,), memory-mapped; starts and lengths (n,) int64; the
     unreadable files with reasons.
 
     An unreadable file has length 0 and is named in a warning. The cache holds NAME-KEY.i16 and NAME-KEY.json; KEY is a
     hash of the files' names, sizes and times and of the settings. Missing and damaged caches are created first, by one
-    of several processes. Raises InputError if no file can be read.
+    of several processes. members: the files, where they lie inside others; `files` are then their names, and `facts`
+    names, sizes and times of these others. most_bytes: of the samples that are stored; recordings beyond are decoded
+    when they are asked for; 0: all are stored. Raises InputError if no file can be read.
     """
-    status = [os.stat(root / file) for file in files]
-    facts = [[file, found.st_size, found.st_mtime_ns] for file, found in zip(files, status, strict=True)]
+    if members is None:
+        status = [os.stat(root / file) for file in files]
+        facts = [[file, found.st_size, found.st_mtime_ns] for file, found in zip(files, status, strict=True)]
+    else:
+        facts = [*facts, files]
+    sources: Sequence[Source] = [root / file for file in files] if members is None else members
     by_pyav = containers.version() if any(os.path.splitext(file)[1].lower() in BY_PYAV for file in files) else None
-    settings = VERSION, facts, sample_rate_hz, peak, soundfile.__libsndfile_version__, by_pyav
-    samples = cache / f"{name}-{cache_key(settings)}.i16"
-    notes = cached(samples, lambda: _decode(root, files, samples, sample_rate_hz, peak, workers))
+    settings = [VERSION, facts, sample_rate_hz, peak, soundfile.__libsndfile_version__, by_pyav]
+    samples = cache / f"{name}-{cache_key(settings + ([most_bytes] if most_bytes else []))}.i16"
+    notes = cached(samples, lambda: _decode(sources, files, samples, sample_rate_hz, peak, workers, most_bytes))
     lengths = torch.tensor(notes["lengths"], dtype=torch.int64)
-    unreadable = {str(root / file): reason for file, reason in notes["unreadable"].items()}
+    unreadable = {str(root / file) if members is None else file: reason for file, reason in notes["unreadable"].items()}
     warn_unreadable("audio files", len(files), unreadable)
-    return map_values(samples, np.int16, (int(lengths.sum()),)), lengths.cumsum(0) - lengths, lengths, unreadable
+    kept = notes.get("kept", len(files))
+    stored = int(lengths[:kept].sum())
+    mapped = map_values(samples, np.int16, (stored,)) if stored else torch.empty(0, dtype=torch.int16)
+    starts = lengths.cumsum(0) - lengths
+    if kept == len(files):
+        return mapped, starts, lengths, unreadable
+    found = DecodedSamples(mapped, sources, lengths, sample_rate_hz, peak, workers or usable_cores())
+    return found, starts, lengths, unreadable
 
 
-def _decode(root: Path, files: list[str], target: Path, sample_rate_hz: int, peak: float, workers: int) -> dict:
-    """Decodes into the file `target`. Returns lengths, and unreadable files with reasons."""
+def _decode(sources: Sequence[Source], files: list[str], target: Path, sample_rate_hz: int, peak: float, workers: int,
+            most_bytes: int) -> dict:
+    """Decodes into the file `target`, whole recordings up to `most_bytes`; 0: all. Returns lengths, and unreadable
+    files with reasons; and with `most_bytes` how many recordings were kept."""
     lengths: list[int] = []
     unreadable: dict[str, str] = {}
     workers = workers or usable_cores()
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
-    paths = [[str(root / file) for file in chunk] for chunk in chunks]
+    paths = [sources[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
+    written, kept = 0, None
     rates, peaks = [sample_rate_hz] * len(chunks), [peak] * len(chunks)
     pool = worker_pool(min(workers, len(chunks)), torch.set_num_threads, (1,))
     try:
@@ -212,17 +281,22 @@ def _decode(root: Path, files: list[str], target: Path, sample_rate_hz: int, pea
             # results are not bound to a name, so that an error frees them and cancels waiting tasks
             for chunk, (arrays, reasons) in zip(chunks, pool.map(_read_all, paths, rates, peaks), strict=True):
                 for name, array, reason in zip(chunk, arrays, reasons, strict=True):
-                    file.write(array.tobytes())
+                    if most_bytes and kept is None and written + array.nbytes > most_bytes:
+                        kept = len(lengths)
+                    if kept is None:
+                        file.write(array.tobytes())
+                        written += array.nbytes
                     lengths.append(len(array))
                     unreadable |= {name: reason} if reason else {}
                 bar.update(len(chunk))
-            _refuse_if_all(files, unreadable, root)
+            named = dict(zip(files, map(str, sources), strict=True))
+            _refuse_if_all([*named.values()], {named[file]: reason for file, reason in unreadable.items()})
     except BrokenProcessPool as error:
         raise InputError(f"data.workers: expected memory for {workers} decoding processes, found one killed") from error
-    return {"lengths": lengths, "unreadable": unreadable}
+    return {"lengths": lengths, "unreadable": unreadable} | ({} if kept is None else {"kept": kept})
 
 
-def _read_all(paths: list[str], sample_rate_hz: int, peak: float) -> tuple[list[np.ndarray], list[str]]:
+def _read_all(paths: Sequence[Source | str], sample_rate_hz: int, peak: float) -> tuple[list[np.ndarray], list[str]]:
     """For each path int16 (samples,) and ""; for an unreadable file an empty array and the reason."""
     arrays, reasons = [], []
     for path in paths:
@@ -233,12 +307,13 @@ def _read_all(paths: list[str], sample_rate_hz: int, peak: float) -> tuple[list[
             reasons.append("")
         except Exception as error:  # any error of a decoder means that this file is unreadable; it is reported
             arrays.append(np.empty(0, np.int16))
-            reason = str(error).removeprefix(f"Error opening {path!r}: ").removeprefix("Error : ")  # is named anyway
+            # the path is named anyway
+            reason = nameless(str(error)).removeprefix(f"Error opening {str(path)!r}: ").removeprefix("Error : ")
             reasons.append(" ".join(reason.split()) or type(error).__name__)
     return arrays, reasons
 
 
-def _refuse_if_all(files: list, unreadable: dict[str, str], root: Path = Path()) -> None:
+def _refuse_if_all(files: list, unreadable: dict[str, str]) -> None:
     if len(unreadable) == len(files):
-        raise InputError(f"{root / files[0]}: expected an audio file, found {unreadable[str(files[0])]}; "
+        raise InputError(f"{files[0]}: expected an audio file, found {unreadable[str(files[0])]}; "
                          f"none of {len(files)} can be read")

@@ -24,9 +24,10 @@ class AudioFolder(AudioData):
 
     def __init__(self, root: str, cache: str, name: str = "", sample_rate_hz: int = 16_000, crop: int = 7680,
                  length: int = 65_536, peak: float = 0.0, validation_fraction: float = 0.1, workers: int = 0,
-                 seed: int = 0):
+                 seed: int = 0, cache_bytes: int = 0):
         self.name = name or Path(root).resolve().name
-        super().__init__(root, cache, sample_rate_hz, crop, length, peak, validation_fraction, workers, seed)
+        super().__init__(root, cache, sample_rate_hz, crop, length, peak, validation_fraction, workers, seed,
+                         cache_bytes)
 
     def _recordings(self, root: Path) -> Recordings:
         parts = find_parts(root, SUFFIXES, "audio files")

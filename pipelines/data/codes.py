@@ -37,7 +37,7 @@ from pipelines.files.reading import read_file
 from pipelines.files.tensors import Place, tensor_places
 from pipelines.ranks.shares import by_first, leave_to_first, shared
 from pipelines.splits.base import Batch, Data, Split
-from pipelines.splits.rows import Channels, Piece, Rows, held
+from pipelines.splits.rows import Channels, FileRows, Piece, Rows, held
 
 Encode = Callable[[Batch], dict[str, Tensor]]
 
@@ -288,8 +288,8 @@ def read_fields(folder: Path, name: str, manifest: Manifest) -> dict[str, Rows]:
     kinds = [{field: (place.dtype, place.shape[1:]) for field, place in own.items()} for own in checked]
     for shard, kind in zip(shards, kinds, strict=True):
         expect(folder / shard.file, "fields", kind, kind == kinds[0], f"those of {shards[0].file}, {kinds[0]}")
-    return {field: Rows([Piece(folder / shard.file, own[field].offset, shard.count)
-                         for shard, own in zip(shards, checked, strict=True)], dtype, item)
+    return {field: FileRows([Piece(folder / shard.file, own[field].offset, shard.count)
+                             for shard, own in zip(shards, checked, strict=True)], dtype, item)
             for field, (dtype, item) in kinds[0].items() if dtype is not None}
 
 
@@ -342,7 +342,7 @@ def _range(path: Path, place: Place) -> tuple[np.ndarray, np.ndarray]:
     """Least and largest value of an array that is not empty, read in pieces: of labels (n, L) of each column (L,)."""
     assert place.dtype is not None
     count, columns = place.shape[0], place.shape[1:] if place.dtype == np.int64 else ()
-    rows = Rows([Piece(path, place.offset, count)], place.dtype, place.shape[1:])
+    rows = FileRows([Piece(path, place.offset, count)], place.dtype, place.shape[1:])
     step = max(1, PIECE // max(rows.item_bytes, 1))
     found = []
     for start in range(0, count, step):

@@ -4,10 +4,12 @@ FFmpeg finds out by content what a file is, and some formats name other files or
 are read, and nothing but the file itself is opened.
 """
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
+
+from pipelines.data.members import Member, Source
 
 MISSING = "it requires PyAV: pip install 'neural-discrete-representations[video]'"
 FORMATS = ("aac", "ac3", "amr", "ape", "asf", "avi", "caf", "eac3", "flac", "flv", "m4v", "matroska,webm",
@@ -25,7 +27,7 @@ def version() -> str | None:
 
 
 @contextmanager
-def opened(path: Path | str, kind: str) -> Iterator[tuple[Any, Any]]:
+def opened(path: Source | str, kind: str) -> Iterator[tuple[Any, Any]]:
     """The open container and its first stream of a kind, "audio" or "video", ready to decode.
 
     Raises ValueError without PyAV, for a file that is none of `FORMATS`, and for one without such a stream."""
@@ -33,7 +35,7 @@ def opened(path: Path | str, kind: str) -> Iterator[tuple[Any, Any]]:
         import av
     except ImportError:
         raise ValueError(MISSING) from None
-    with open(path, "rb") as file:
+    with io.BytesIO(path.read()) if isinstance(path, Member) else open(path, "rb") as file:
         try:
             container = av.open(file, metadata_errors="replace", container_options=OPTIONS)
         except (av.FFmpegError, ValueError) as error:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipelines.data.codes import CodeData, read_fields
 from pipelines.data.importing import CARD
 from pipelines.files.atomic import folder_made_whole, write_atomically
@@ -65,7 +67,8 @@ def layout_for(loaded: LoadedRun, data: CodeData, form: Format) -> Layout:
 
 def tokens_of(loaded: LoadedRun, data: CodeData, split: str, layout: Layout) -> Tokens:
     """All items of a split, as they are to be written."""
-    fields = read_fields(loaded.run.codes, split, data.manifest)
+    fields = {name: rows.array(np.arange(len(rows)))
+              for name, rows in read_fields(loaded.run.codes, split, data.manifest).items()}
     lengths = fields.get("lengths")
     labels = {name: Label(fields["labels"][:, column], data.classes[column])
               for column, name in enumerate(data.label_names)}

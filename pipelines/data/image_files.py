@@ -8,7 +8,7 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from pipelines.data.folders import shown, walk, warn_left_out, warn_unreadable
+from pipelines.data.members import Member, Source, nameless, readable
 from pipelines.data.workers import worker_pool
 from pipelines.files.errors import InputError, naming
 from pipelines.files.outputs import overviews
@@ -127,7 +128,7 @@ def _refuse_if_all(paths: list[Path], reasons: dict[str, str]) -> None:
                          "read")
 
 
-def read_image(path: Path | str, shape: Shape, values: Range | None = None) -> np.ndarray:
+def read_image(path: Source | str, shape: Shape, values: Range | None = None) -> np.ndarray:
     """The centre of an image as uint8 (c, h, w), cropped to the aspect ratio of (h, w) and resized; of h and w None all
     of it, at its own size.
 
@@ -141,9 +142,9 @@ def read_image(path: Path | str, shape: Shape, values: Range | None = None) -> n
         return fit_image(image, shape, values)
 
 
-def open_image(path: Path | str | BinaryIO) -> Image.Image:
+def open_image(path: Source | str | BinaryIO) -> Image.Image:
     """The file's header, whatever its suffix. Raises Pillow's exceptions."""
-    return Image.open(path, formats=sorted({*image_formats().values()} - {"MPO"}))
+    return Image.open(readable(path), formats=sorted({*image_formats().values()} - {"MPO"}))
 
 
 def fit_image(image: Image.Image, shape: Shape, values: Range | None = None) -> np.ndarray:
@@ -231,7 +232,7 @@ def _deep_colour(image: Image.Image, values: Range) -> tuple[Image.Image, Range]
     return made, (colours.min().item(), colours.max().item())
 
 
-def measure_values(paths: list[Path], workers: int) -> dict[int, Range]:
+def measure_values(paths: Sequence[Source], workers: int) -> dict[int, Range]:
     """The least and largest pixel value of each image with more than 8 bits per channel, by its position."""
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     with worker_pool(min(workers, len(chunks))) as pool:
@@ -239,7 +240,7 @@ def measure_values(paths: list[Path], workers: int) -> dict[int, Range]:
     return {number * CHUNK + place: values for number, own in enumerate(measured) for place, values in own.items()}
 
 
-def _measure_chunk(paths: list[Path]) -> dict[int, Range]:
+def _measure_chunk(paths: Sequence[Source]) -> dict[int, Range]:
     measured: dict[int, Range] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -255,17 +256,19 @@ def _measure_chunk(paths: list[Path]) -> dict[int, Range]:
 
 
 def decode_images(
-    paths: list[Path], target: Path, shape: tuple[int, int, int], values: Range | None, workers: int,
-    done: Callable[[int], object]
+    paths: Sequence[Source], target: Path, shape: tuple[int, int, int], values: Range | None, workers: int,
+    done: Callable[[int], object], kept: int | None = None
 ) -> Found:
-    """Writes `read_image` of each path to `target`, raw and in order: uint8 (n, *shape).
+    """Writes `read_image` of each path, or of the first `kept` ones, to `target`, raw and in order: uint8 (n, *shape).
 
     Unreadable images stay zero. Calls `done(count)` as images are finished. Raises OSError if the disk is too full for
     the file, and `concurrent.futures.process.BrokenProcessPool` if a process was killed.
     """
     with open(target, "wb") as file, naming(target):  # a full disk fails now, not after an hour of decoding
-        reserve(file, len(paths) * math.prod(shape))
-    tasks = [(target, start, paths[start : start + CHUNK], shape, values) for start in range(0, len(paths), CHUNK)]
+        kept = len(paths) if kept is None else kept
+        reserve(file, kept * math.prod(shape))
+    tasks = [(target, start, paths[start : start + CHUNK], shape, values, kept)
+             for start in range(0, len(paths), CHUNK)]
     found = Found()
     with worker_pool(min(workers, len(tasks))) as pool:
         for (_, start, chunk, *_), own in zip(tasks, pool.map(_decode_chunk, tasks), strict=True):
@@ -274,27 +277,31 @@ def decode_images(
     return found
 
 
-def _decode_chunk(task: tuple[Path, int, list[Path], tuple[int, int, int], Range | None]) -> Found:
-    """Decodes images and writes them to their position in the file; runs in a process of the pool."""
-    target, start, paths, shape, values = task
+def _decode_chunk(task: tuple[Path, int, Sequence[Source], tuple[int, int, int], Range | None, int]) -> Found:
+    """Decodes images and writes the first `kept` of all to their position in the file; runs in a process of the
+    pool."""
+    target, start, paths, shape, values, kept = task
     pixels, found = _read_all(paths, shape, values)
-    with open(target, "r+b") as file:
-        file.seek(start * pixels[0].nbytes)
-        file.write(pixels.tobytes())
+    if start < kept:
+        with open(target, "r+b") as file:
+            file.seek(start * pixels[0].nbytes)
+            file.write(pixels[: kept - start].tobytes())
     found.digests = {place: _digest(path) for place, path in enumerate(paths)}
     return found
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Source) -> str:
     """SHA-256 of a file; "" if it cannot be opened."""
     try:
+        if isinstance(path, Member):
+            return hashlib.sha256(path.read()).hexdigest()
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         return ""
 
 
-def _read_all(paths: list[Path], shape: tuple[int, int, int], values: Range | None) -> tuple[np.ndarray, Found]:
+def _read_all(paths: Sequence[Source], shape: tuple[int, int, int], values: Range | None) -> tuple[np.ndarray, Found]:
     """Pixels (n, *shape), zero for unreadable images, and what was found out about them."""
     pixels, found = np.zeros((len(paths), *shape), np.uint8), Found()
     with warnings.catch_warnings():
@@ -310,12 +317,13 @@ def _read_all(paths: list[Path], shape: tuple[int, int, int], values: Range | No
     return pixels, found
 
 
-def _read_one(path: Path, shape: Shape, values: Range | None) -> tuple[np.ndarray, Range | None, str]:
+def _read_one(path: Source, shape: Shape, values: Range | None) -> tuple[np.ndarray, Range | None, str]:
     """Pixels, the least and largest value of an image with more than 8 bits, and "" or why it cannot be read."""
     try:
         with open_image(path) as image:
             return *_fit(image, shape, values), ""
     except Exception as error:  # any error of a decoder means that this image is unreadable; it is reported
-        reason = str(error).removesuffix(f" {str(path)!r}")  # the path is named anyway
-        hint = f" ({suffix_hints()[suffix]})" if (suffix := Path(path).suffix.lower()) in suffix_hints() else ""
+        reason = nameless(str(error)).removesuffix(f" {str(path)!r}")  # the path is named anyway
+        suffix = Path(str(path)).suffix.lower()
+        hint = f" ({suffix_hints()[suffix]})" if suffix in suffix_hints() else ""
         return np.empty(0, np.uint8), None, (" ".join(reason.split()) or type(error).__name__) + hint

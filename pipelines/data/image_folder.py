@@ -9,10 +9,13 @@ Training therefore needs no loader processes: a batch is a gather from GPU memor
 
 import json
 import math
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,91 +36,91 @@ from pipelines.data.folders import (
     warn_left_out,
     warn_unreadable,
 )
-from pipelines.data.image_files import Found, Range, decode_images, image_formats, measure_values, suffix_hints
+from pipelines.data.image_files import (
+    Found,
+    Range,
+    decode_images,
+    image_formats,
+    measure_values,
+    read_image,
+    suffix_hints,
+)
 from pipelines.data.images import ImageSplit
+from pipelines.data.members import Source
 from pipelines.files.atomic import write_atomically
 from pipelines.files.errors import InputError
 from pipelines.files.platforms import usable_cores
 from pipelines.splits.base import Data, checked_hold_out_size, hold_out
+from pipelines.splits.rows import Rows
 
 VERSION = 2  # of the cached files
 DARK = 2**15  # 16-bit images whose largest value is below it are said to be dark
 
 
-class ImageFolder(Data):
+@dataclass(frozen=True)
+class Listed:
+    """The image files of one split, in a fixed order."""
+
+    sources: list[Source]
+    names: list[str]  # that stay the same wherever the data lie
+    labels: Tensor  # (n, L) int64
+    facts: list  # what JSON can hold, of which the cache's names depend: names, sizes and times
+
+
+class ImageFiles(Data):
     """uint8 (channels, *size): the centre of each image, resized to `store_size` and cropped to `size`.
 
     `size` and `store_size` are a number, of squares, or (height, width). A `store_size` above `size` leaves room for
-    random crops; `pad` and `flip` augment too (pipelines/data/images.py).
+    random crops; `pad` and `flip` augment too (pipelines/data/images.py). The decoded images are stored in `cache`
+    under a name that depends on every file's name, size and time and on the settings. `workers` processes decode them;
+    0 means one per core. Whatever is left out is counted, and unreadable images are named.
 
-    There are labels if all training images lie in class folders, at least two; with `labels` false there are none, and
-    images may also lie beside folders. The decoded images are stored in `cache` under a name that depends on every
-    file's name, size and time and on the settings. `workers` processes decode them; 0 means one per core. Whatever is
-    left out is counted, and unreadable images are named.
+    cache_bytes: images beyond so many bytes are not stored, and decoded each time they are asked for, with the same
+    result; every image is still decoded once first, to know which can be read. 0: all are stored.
 
     `range`: the values of pixels with more than 8 bits that become 0 and 255; "auto": the least (0 if all are integers
     above it) and the largest of the training images; None: 16 bits are reduced to their upper 8, 32 bits are refused.
 
-    Raises InputError for a folder that is missing or contains no readable image.
+    Raises InputError where no image can be read.
     """
 
     kind = "image"
 
-    def __init__(
-        self,
-        root: str,
-        cache: str,
-        name: str = "",
-        size: int | list[int] = 64,
-        store_size: int | list[int] = 0,
-        channels: int = 3,
-        range: str | list[float] | None = None,
-        labels: bool | None = None,
-        pad: int = 0,
-        flip: bool = False,
-        validation_fraction: float = 0.1,
-        workers: int = 0,
-        seed: int = 0,
-    ):
+    def __init__(self, root: str, cache: str, size: int | list[int], store_size: int | list[int], channels: int,
+                 range: str | list[float] | None, pad: int, flip: bool, validation_fraction: float, workers: int,
+                 seed: int, cache_bytes: int):
         self.shape = item_shape(size, channels)
         stored = (channels, *_stored_size(store_size, size))
         check_range(range)
-        if labels is not None and not isinstance(labels, bool):
-            raise InputError(f"data.labels: expected true, false or null, found {labels!r}")
-        if workers < 0:
-            raise InputError(f"data.workers: expected a number >= 0, found {workers}")
-        self.name = name or Path(root).resolve().name
+        for key, number in (("workers", workers), ("cache_bytes", cache_bytes)):
+            if number < 0:
+                raise InputError(f"data.{key}: expected a number >= 0, found {number}")
         self.augmentation = {"size": self.shape[1:], "pad": pad, "flip": flip}
-        parts = find_parts(Path(root), image_formats().keys(), "images", suffix_hints())
-        for part in parts.values():
-            warn_left_out(part.folder, part.details)
-        if labels is not False:
-            check_strays(parts["train"], "images", "give data.labels=false: all images, without labels")
-        names = class_names(parts["train"].files) if labels is not False else ()
-        if labels and not names:
-            raise InputError(f"data.labels: expected at least two class folders in {parts['train'].folder}, found none")
-        self.label_names, self.classes = (("class",), (names,)) if names else ((), ())
-        numbers = {split: self._labels(part) for split, part in parts.items()}
+        parts = self._listed()
         workers = workers or usable_cores()
-        rows = _rows(numbers, validation_fraction, seed)
-        paths = [part.folder / file.path for part in parts.values() for file in part.files]
-        key = [[split, part.folder.name, part.files] for split, part in parts.items()]
+        rows = _rows({split: part.labels for split, part in parts.items()}, validation_fraction, seed)
+        sources = [source for part in parts.values() for source in part.sources]
+        key = [[split, *part.facts] for split, part in parts.items()]
         if range == "auto":
-            self.values = _values_of_training(paths, rows["train"], Path(cache), self.name, key, workers)
+            self.values = _values_of_training(sources, rows["train"], Path(cache), self.name, key, workers)
         else:
             self.values = None if range is None else (range[0], range[1])
-        found = decoded(parts, Path(cache), self.name, stored, self.values, workers)
+        found = decoded(parts, Path(cache), self.name, stored, self.values, workers, cache_bytes)
         self.pixels, self.digest = found.pixels, found.digest
         rows = {split: own[found.readable[own]] for split, own in rows.items()}
-        of_all = torch.cat(list(numbers.values()))
+        of_all = torch.cat([part.labels for part in parts.values()])
         self.parts = {split: (own, of_all[own]) for split, own in rows.items()}
         self.splits = tuple(split for split in FOLDERS if split in self.parts)
         for split, (own, _) in self.parts.items():
             if not len(own):
                 raise InputError(f"{root}: expected images for {split}, found none that can be read")
-        self.left_out = sum((Counter(part.left_out) for part in parts.values()), Counter(
-            {"unreadable image": len(paths) - int(found.readable.sum())}))
+        unreadable = len(sources) - int(found.readable.sum())
+        self.left_out = Counter(self.left_out) + Counter({"unreadable image": unreadable})
         self.remarks = self._said_of_values(found.deep)
+
+    @abstractmethod
+    def _listed(self) -> dict[str, Listed]:
+        """The files of each split; also sets `name`, `label_names`, `classes` and `left_out`."""
 
     @classmethod
     def planned_shape(cls, settings: Mapping[str, Any]) -> tuple[int, ...] | None:
@@ -139,6 +142,52 @@ class ImageFolder(Data):
     def _split(self, name: str) -> ImageSplit:
         rows, labels = self.parts[name]
         return ImageSplit(self.pixels, labels, rows, **self.augmentation)
+
+
+class ImageFolder(ImageFiles):
+    """Images of a folder, as `ImageFiles` reads them.
+
+    There are labels if all training images lie in class folders, at least two; with `labels` false there are none, and
+    images may also lie beside folders. Raises InputError for a folder that is missing or contains no readable image.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        cache: str,
+        name: str = "",
+        size: int | list[int] = 64,
+        store_size: int | list[int] = 0,
+        channels: int = 3,
+        range: str | list[float] | None = None,
+        labels: bool | None = None,
+        pad: int = 0,
+        flip: bool = False,
+        validation_fraction: float = 0.1,
+        workers: int = 0,
+        seed: int = 0,
+        cache_bytes: int = 0,
+    ):
+        if labels is not None and not isinstance(labels, bool):
+            raise InputError(f"data.labels: expected true, false or null, found {labels!r}")
+        self.name = name or Path(root).resolve().name
+        self._root, self._wanted = Path(root), labels
+        super().__init__(root, cache, size, store_size, channels, range, pad, flip, validation_fraction, workers,
+                         seed, cache_bytes)
+
+    def _listed(self) -> dict[str, Listed]:
+        parts, labels = find_parts(self._root, image_formats().keys(), "images", suffix_hints()), self._wanted
+        for part in parts.values():
+            warn_left_out(part.folder, part.details)
+        if labels is not False:
+            check_strays(parts["train"], "images", "give data.labels=false: all images, without labels")
+        names = class_names(parts["train"].files) if labels is not False else ()
+        if labels and not names:
+            raise InputError(f"data.labels: expected at least two class folders in {parts['train'].folder}, found none")
+        self.label_names, self.classes = (("class",), (names,)) if names else ((), ())
+        self.left_out = sum((Counter(part.left_out) for part in parts.values()), Counter())
+        return {split: Listed([part.folder / file.path for file in part.files], [file.path for file in part.files],
+                              self._labels(part), [part.folder.name, part.files]) for split, part in parts.items()}
 
     def _labels(self, part: Part) -> Tensor:
         """Labels (n, L) int64 of the images of a folder; L = 0 if the training images have no classes."""
@@ -188,27 +237,54 @@ def _stored_size(store_size: int | list[int], size: int | list[int]) -> tuple[in
 class Decoded(NamedTuple):
     """All images of a folder."""
 
-    pixels: Tensor  # uint8 (n, c, h, w), memory-mapped
+    pixels: Tensor | Rows  # uint8 (n, c, h, w), memory-mapped, or decoded when they are asked for
     readable: Tensor  # bool (n,)
     deep: list[Range]  # least and largest value of each image with more than 8 bits
     digest: str  # SHA-256 over splits, paths and contents of the files, except those of the test split
 
 
-def decoded(parts: dict[str, Part], cache: Path, name: str, shape: tuple[int, int, int], values: Range | None,
-            workers: int) -> Decoded:
+class DecodedImages(Rows):
+    """Images uint8 (n, c, h, w), the first of them in a file, the others decoded when they are asked for."""
+
+    def __init__(self, kept: Tensor | None, sources: Sequence[Source], shape: tuple[int, int, int],
+                 values: Range | None, workers: int):
+        super().__init__(len(sources), np.dtype(np.uint8), shape)
+        self.kept, self.sources, self.values = kept, sources, values
+        self._pool = ThreadPoolExecutor(workers, "decode")  # Pillow decodes without Python's lock
+
+    def _fill(self, wanted: np.ndarray, found: np.ndarray) -> None:
+        stored = 0 if self.kept is None else int(np.searchsorted(wanted, len(self.kept)))
+        if self.kept is not None and stored:
+            found[:stored] = self.kept[torch.from_numpy(wanted[:stored])].flatten(1).numpy()
+        for place, pixels in enumerate(self._pool.map(self._one, wanted[stored:].tolist()), stored):
+            found[place] = pixels.reshape(-1)
+
+    def _one(self, number: int) -> np.ndarray:
+        source = self.sources[number]
+        try:
+            return read_image(source, (self.item[0], self.item[1], self.item[2]), self.values)
+        except Exception as error:  # any error of a decoder
+            raise InputError(f"{source}: expected the image that was there at first, found one that cannot be read "
+                             f"({' '.join(str(error).split()) or type(error).__name__})") from error
+
+
+def decoded(parts: Mapping[str, Listed], cache: Path, name: str, shape: tuple[int, int, int], values: Range | None,
+            workers: int, most_bytes: int) -> Decoded:
     """All images of the parts, one part after the other.
 
     The cache holds NAME-KEY.u8, raw pixels, and NAME-KEY.json, its checksum and what was found out while decoding; KEY
     is a hash of the list of files and the settings. Missing and damaged caches are created first, by one of several
-    processes.
+    processes. most_bytes: of the pixels; 0: all.
     """
-    paths = [part.folder / file.path for part in parts.values() for file in part.files]
-    listed = [[part.folder.name, part.files] for part in parts.values()]
-    pixels = cache / f"{name}-{cache_key([VERSION, listed, shape, values, PIL.__version__])}.u8"
+    paths = [source for part in parts.values() for source in part.sources]
+    listed = [part.facts for part in parts.values()]
+    kept = min(len(paths), most_bytes // math.prod(shape)) if most_bytes else len(paths)
+    key = [VERSION, listed, shape, values, PIL.__version__, *([] if kept == len(paths) else [kept])]
+    pixels = cache / f"{name}-{cache_key(key)}.u8"
 
     def decode() -> dict[str, Any]:
-        found = _decode(paths, pixels, shape, values, workers)
-        names = [(split, file.path) for split, part in parts.items() for file in part.files]
+        found = _decode(paths, pixels, shape, values, workers, kept)
+        names = [(split, file) for split, part in parts.items() for file in part.names]
         known = [[*name, found.digests[place]] for place, name in enumerate(names) if name[0] != "test"]
         return {"unreadable": found.unreadable, "deep": found.deep, "digest": cache_key(known, 64)}
 
@@ -217,14 +293,18 @@ def decoded(parts: dict[str, Part], cache: Path, name: str, shape: tuple[int, in
     deep, digest = [(low, high) for low, high in notes["deep"].values()], notes["digest"]
     warn_unreadable("images", len(paths), {str(paths[place]): reason for place, reason in unreadable.items()})
     readable = torch.tensor([place not in unreadable for place in range(len(paths))])
-    return Decoded(map_values(pixels, np.uint8, (len(paths), *shape)), readable, deep, digest)
+    mapped = map_values(pixels, np.uint8, (kept, *shape)) if kept else None
+    if mapped is not None and kept == len(paths):
+        return Decoded(mapped, readable, deep, digest)
+    return Decoded(DecodedImages(mapped, paths, shape, values, workers), readable, deep, digest)
 
 
-def _decode(paths: list[Path], target: Path, shape: tuple[int, int, int], values: Range | None, workers: int) -> Found:
-    """Decodes into the file `target`."""
+def _decode(paths: Sequence[Source], target: Path, shape: tuple[int, int, int], values: Range | None, workers: int,
+            kept: int) -> Found:
+    """Decodes all, and the first `kept` ones into the file `target`."""
     with (made_whole(target) as temporary, _naming_killed(workers),
           tqdm(total=len(paths), desc="decode", unit="image", disable=None, dynamic_ncols=True) as bar):
-        found = decode_images(paths, temporary, shape, values, workers, bar.update)
+        found = decode_images(paths, temporary, shape, values, workers, bar.update, kept)
         if len(found.unreadable) == len(paths):
             raise InputError(f"{paths[0]}: expected an image, found {found.unreadable[0]}; "
                              f"none of {len(paths)} can be read")
@@ -240,7 +320,7 @@ def _naming_killed(workers: int) -> Iterator[None]:
         raise InputError(f"data.workers: expected memory for {workers} decoding processes, found one killed") from error
 
 
-def _values_of_training(paths: list[Path], training: Tensor, cache: Path, name: str, key: list, workers: int
+def _values_of_training(paths: Sequence[Source], training: Tensor, cache: Path, name: str, key: list, workers: int
                         ) -> Range | None:
     """`data.range=auto`: of the training images with more than 8 bits; None if there are none.
 

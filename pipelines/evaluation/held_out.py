@@ -23,7 +23,7 @@ from pipelines.files.formats import FORMAT
 from pipelines.files.reading import read_json
 from pipelines.generation.actions import local_actions
 from pipelines.generation.scores import Scores, prior_bits, score_items
-from pipelines.metrics.nearest import code_distances, code_rows
+from pipelines.metrics.nearest import code_rows, nearest_items
 from pipelines.ranks.shares import by_first, first, shared
 from pipelines.runs.chain import LoadedRun
 from pipelines.runs.data import load_data
@@ -33,6 +33,7 @@ from pipelines.splits.order import spread
 
 CACHE = "held_out_scores.json"
 CODES, DATA = "extracted codes", "data"
+ITEMS = 2**14  # training items that are compared at once
 Codec = Callable[[Tensor, Tensor | None], Tensor | None]  # items in data units, lengths -> bits of lossless files
 
 
@@ -86,10 +87,9 @@ def nearest_training(loaded: LoadedRun, scores: Scores) -> tuple[Tensor, Tensor]
     data = CodeData(loaded.run.codes)
     check_same_stage1(data.manifest.stage1_hash, loaded.stage1, loaded.run.codes)
     train = data.split("train")
-    codes, lengths = split_codes(train, torch.arange(len(train) // data.manifest.views))
-    positions = None if lengths is None else scores.num_codes // scores.codes[0, 0].numel()
-    blocks = [block.min(1) for block in code_distances(code_rows(scores.codes, positions), code_rows(codes, lengths))]
-    return torch.cat([block.indices for block in blocks]), torch.cat([block.values for block in blocks])
+    positions = None if train.lengths is None else scores.num_codes // scores.codes[0, 0].numel()
+    parts = torch.arange(len(train) // data.manifest.views).split(ITEMS)
+    return nearest_items(code_rows(scores.codes, positions), (code_rows(*split_codes(train, rows)) for rows in parts))
 
 
 def split_codes(split: Split, items: Tensor) -> tuple[Tensor, Tensor | None]:

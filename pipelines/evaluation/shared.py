@@ -1,6 +1,7 @@
 """Figures of a run on any kind of data: bits per dimension, use of the codebook, the prior's bits, loss curves."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pipelines.evaluation.file_bytes import file_bytes
 from pipelines.evaluation.measured import Measured, Subject, measure, shared_batches, uses
 from pipelines.evaluation.table import each
 from pipelines.media import plots
-from pipelines.metrics.ngrams import bigram_bits, unigram_bits
+from pipelines.metrics.ngrams import Pieces, ngram_bits
 from pipelines.runs.store import TrainedStage
 from pipelines.splits.base import Batch, columns_of
 from pipelines.splits.lengths import conditioning
@@ -80,12 +81,12 @@ def add_prior(figures: dict, measured: Measured, subject: Subject, splits: dict[
     """The prior's bits per code on the split and on as many training items, beside unigram and bigram bits, and the
     rate."""
     num_codes, parts = figures["codes"]["num_codes"], [splits["train"], splits[subject.split_name]]
-    codes, real = zip(*(all_codes(split) for split in parts))
+    unigram, bigram = ngram_bits(code_pieces(parts[0]), len(parts[0]), code_pieces(parts[1]), num_codes)
     trained, held_out = (prior_bits(subject.loaded.stage2, split.to(subject.device), spread(len(parts[1]), len(split)),
                                     subject.options.batch_size) for split in parts)
     figures["codes"] |= {
-        "unigram_bits": each(unigram_bits(codes[0], codes[1], num_codes, real)),
-        "bigram_bits": each(bigram_bits(codes[0], codes[1], num_codes, real)),
+        "unigram_bits": each(unigram),
+        "bigram_bits": each(bigram),
         "prior_bits": each(held_out),
         "prior_bits_train": each(trained),
     }
@@ -95,12 +96,14 @@ def add_prior(figures: dict, measured: Measured, subject: Subject, splits: dict[
     figures["bits_per_dim"] |= {"rate_prior": rate, "total_prior": distortion + rate}
 
 
-def all_codes(split: CodeSplit) -> tuple[Tensor, Tensor]:
-    """Codes (n, t, g) of a split, and which positions (n, t) are not padding."""
-    codes = torch.cat([batch.x.flatten(1).cpu() for batch in split.evaluation_batches()])
-    codes = codes.reshape(len(codes), -1, split.num_codebooks)
-    whole = torch.full((len(codes),), codes.shape[1]) if split.lengths is None else split.lengths
-    return codes, torch.arange(codes.shape[1]) < whole[:, None]
+def code_pieces(split: CodeSplit) -> Pieces:
+    """Codes (n, t, g) of a split, and which positions (n, t) are not padding, some items at a time."""
+    def pieces() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in split.evaluation_batches():
+            codes = batch.x.cpu().reshape(len(batch.x), -1, split.num_codebooks)
+            whole = torch.full((len(codes),), codes.shape[1]) if batch.lengths is None else batch.lengths.cpu()
+            yield codes, torch.arange(codes.shape[1]) < whole[:, None]
+    return pieces
 
 
 @torch.no_grad()

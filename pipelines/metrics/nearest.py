@@ -3,7 +3,7 @@
 Axes: n queries, m items, t codes of an item in raster order (codebooks included), d features.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -39,6 +39,20 @@ def code_distances(queries: Tensor, items: Tensor) -> Iterator[Tensor]:
         for start in range(0, len(items), width):
             found[:, start : start + width] = _differing(part.to(dtype), columns[:, start : start + width])
         yield found / torch.maximum(_sizes(part)[:, None], sizes)
+
+
+def nearest_items(queries: Tensor, parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows of codes (n, t), and those of all items, some (m, t) at a time -> for each query the number of the nearest
+    item, the first of equally near ones, int64 (n,), and the share of codes that differ, float32 (n,)."""
+    nearest = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+    least, first = torch.full((len(queries),), torch.inf, device=queries.device), 0
+    for items in parts:
+        blocks = [block.min(1) for block in code_distances(queries, items)]
+        shares, places = (torch.cat(own) for own in zip(*((block.values, block.indices) for block in blocks)))
+        closer = shares < least
+        nearest, least = torch.where(closer, places + first, nearest), torch.where(closer, shares, least)
+        first += len(items)
+    return nearest, least
 
 
 def _sizes(rows: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ from stage2_prior.prior import Prior
 
 # What may differ from before in the configuration of a run that goes on.
 # Of data.range it is what came of it that counts, which stands among the facts of the example.
-MAY_CHANGE = {"train": RESUMABLE, "data": {"root", "download", "workers", "cache", "run", "range"}}
+MAY_CHANGE = {"train": RESUMABLE, "data": {"root", "download", "workers", "cache", "cache_bytes", "run", "range"}}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ Axes: n items, b items that are asked for; *item is the shape of one.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,20 +29,19 @@ class Piece(NamedTuple):
     items: int
 
 
-class Rows:
-    """An array (n, *item) in pieces, indexed along its first axis as a tensor on the CPU is.
+class Rows(ABC):
+    """An array (n, *item), read when it is indexed, along its first axis and as a tensor on the CPU is.
 
     What NumPy knows as uint16 is int16 in a tensor, bit for bit: torch cannot index uint16."""
 
     device = torch.device("cpu")
 
-    def __init__(self, pieces: Sequence[Piece], stored: np.dtype, item: tuple[int, ...]):
-        self.pieces, self.stored, self.item = pieces, stored, item
-        self.starts = np.cumsum([0, *(piece.items for piece in pieces)])
+    def __init__(self, items: int, stored: np.dtype, item: tuple[int, ...]):
+        self.items, self.stored, self.item = items, stored, item
         self.item_bytes = math.prod(item) * stored.itemsize
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return self.items
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -67,20 +67,35 @@ class Rows:
     def array(self, numbers: np.ndarray) -> np.ndarray:
         """The items at `numbers` (b,) int64, as they are stored: (b, *item).
 
-        Raises IndexError for a number that is none, and InputError where a file has become shorter."""
+        Raises IndexError for a number that is none, and InputError where a file has changed."""
         wanted, place = np.unique(numbers, return_inverse=True)
         if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < len(self):
             raise IndexError(f"items {wanted[0]} to {wanted[-1]} of {len(self)}")
         found = np.empty((len(wanted), self.item_bytes), np.uint8)
         if not found.size:
             return np.empty((len(numbers), *self.item), self.stored)
+        self._fill(wanted, found)
+        if not np.array_equal(place, np.arange(len(place))):
+            found = found[place]
+        return found.view(self.stored).reshape(len(numbers), *self.item)
+
+    @abstractmethod
+    def _fill(self, wanted: np.ndarray, found: np.ndarray) -> None:
+        """Writes the bytes of the items at `wanted` (m,), ascending and different, to `found` (m, item_bytes)."""
+
+
+class FileRows(Rows):
+    """Items that lie in pieces of files."""
+
+    def __init__(self, pieces: Sequence[Piece], stored: np.dtype, item: tuple[int, ...]):
+        self.pieces, self.starts = pieces, np.cumsum([0, *(piece.items for piece in pieces)])
+        super().__init__(int(self.starts[-1]), stored, item)
+
+    def _fill(self, wanted: np.ndarray, found: np.ndarray) -> None:
         owners = np.searchsorted(self.starts, wanted, side="right") - 1
         for owner in np.unique(owners).tolist():
             first, end = np.searchsorted(owners, [owner, owner + 1])
             self._read(self.pieces[owner], wanted[first:end] - self.starts[owner], found[first:end])
-        if not np.array_equal(place, np.arange(len(place))):
-            found = found[place]
-        return found.view(self.stored).reshape(len(numbers), *self.item)
 
     def _read(self, piece: Piece, rows: np.ndarray, found: np.ndarray) -> None:
         """Fills `found` (m, item_bytes) with ascending rows of a piece; neighbours are read at once."""

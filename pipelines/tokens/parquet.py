@@ -31,7 +31,7 @@ class Parquet(Format):
         return ParquetSource(path, options)
 
     def write(self, folder: Path, stem: str, tokens: Tokens) -> Path:
-        pa, pq = _pyarrow(folder / stem)
+        pa, pq = pyarrow_for(folder / stem)
         path = folder / f"{stem}{self.suffix}"
         key, axis = tokens.layout.key or CODES, tokens.layout.length_axis
         if tokens.lengths is not None and axis:
@@ -56,8 +56,8 @@ class ParquetSource(Source):
     """The lists' lengths and the labels are read; of the codes a row group when it is asked for."""
 
     def __init__(self, path: Path, options: Options):
-        _, pq = _pyarrow(path)
-        self.path, self.file = path, _read(path, lambda: pq.ParquetFile(path))
+        _, pq = pyarrow_for(path)
+        self.path, self.file = path, read_arrow(path, lambda: pq.ParquetFile(path))
         fields = {field.name: field for field in self.file.schema_arrow}
         lists = [name for name, field in fields.items() if _is_list(field.type) and not name.startswith(LOCAL)]
         key = options.key or (CODES if CODES in fields else lists[0] if len(lists) == 1 else CODES)
@@ -97,7 +97,7 @@ class ParquetSource(Source):
         self.labels = {}
         for name in fields:
             if name.startswith(LABEL):
-                column = _read(path, lambda name=name: self.file.read([name])[name])
+                column = read_arrow(path, lambda name=name: self.file.read([name])[name])
                 if column.null_count:
                     raise InputError(f"{path}: {name}: expected a value in each row, found {column.null_count} nulls")
                 values = np.array(column.to_pylist())
@@ -110,7 +110,7 @@ class ParquetSource(Source):
 
     def column(self, name: str) -> np.ndarray:
         """Another column, (n,)."""
-        return np.array(_read(self.path, lambda: self.file.read([name])[name]).to_pylist())
+        return np.array(read_arrow(self.path, lambda: self.file.read([name])[name]).to_pylist())
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
         items = np.zeros((len(numbers), *self.shape), self.dtype)
@@ -124,7 +124,8 @@ class ParquetSource(Source):
 
     def _shapes(self, group: int, depth: int) -> tuple[np.ndarray, np.ndarray]:
         """Lengths (m, depth) of the lists of each item of a row group, and all its codes, flat."""
-        column = _read(self.path, lambda: self.file.read_row_group(group, [self.key])).column(self.key).combine_chunks()
+        table = read_arrow(self.path, lambda: self.file.read_row_group(group, [self.key]))
+        column = table.column(self.key).combine_chunks()
         shapes = []
         inner, owner = column, np.arange(len(column))
         for _ in range(depth):
@@ -177,7 +178,8 @@ def _nested(pa: Any, items: np.ndarray) -> "pyarrow.Array":
     return made
 
 
-def _read(path: Path, reading: Any) -> Any:
+def read_arrow(path: Path, reading: Any) -> Any:
+    """What `reading()` gives. Raises InputError for a file that pyarrow cannot read."""
     import pyarrow as pa
 
     try:
@@ -187,7 +189,8 @@ def _read(path: Path, reading: Any) -> Any:
                          f"({' '.join(str(error).split())[:100]})") from None
 
 
-def _pyarrow(path: Path) -> tuple[Any, Any]:
+def pyarrow_for(path: Path) -> tuple[Any, Any]:
+    """pyarrow and pyarrow.parquet. Raises InputError where they are not installed."""
     try:
         import pyarrow
         import pyarrow.parquet

@@ -6,10 +6,15 @@ files of their published formats.
 
 
 import functools
+import io
+import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -56,9 +61,32 @@ def write_digits(root: Path) -> None:
         soundfile.write(root / f"{number % 10}_{['ann', 'bob'][number % 2]}_{number}.wav", wave, 8000)
 
 
+def write_tars(root: Path) -> None:
+    write_images(root / "loose")
+    (root / "tars").mkdir()
+    with tarfile.open(root / "tars" / "0.tar", "w") as tar:
+        for path in sorted((root / "loose").rglob("*.png"), key=lambda path: int(path.stem)):
+            tar.add(path, path.name)
+            label = tarfile.TarInfo(f"{path.stem}.txt")
+            label.size = 1
+            tar.addfile(label, io.BytesIO(path.parent.name.encode()))
+    shutil.rmtree(root / "loose")
+
+
+def write_parquet(root: Path) -> None:
+    write_images(root / "loose")
+    paths = sorted((root / "loose").rglob("*.png"))
+    cells = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
+    table = pa.table({"image": cells, "kind": [path.parent.name for path in paths]})
+    pq.write_table(table, root / "0.parquet", row_group_size=5)
+    shutil.rmtree(root / "loose")
+
+
 # What a folder of the user's holds, and settings that fit so few and small files.
 FILES = {
     "image_folder": (write_images, ["data.size=12", "data.workers=1"]),
+    "tar_shards": (write_tars, ["data.size=12", "data.workers=1", "data.labels=txt", "data.cache_bytes=3000"]),
+    "hf_parquet": (write_parquet, ["data.size=12", "data.workers=1", "data.labels=kind"]),
     "audio_folder": (write_clips, ["data.sample_rate_hz=8000", "data.crop=512", "data.length=2048", "data.workers=1"]),
     "fsdd": (write_digits, ["data.crop=512", "data.length=2048", "data.workers=1", "data.validation_fraction=0.3"]),
     "frames_folder": (write_episodes, ["data.clip_length=3", "data.validation_fraction=0.25"]),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipelines.evaluation.shared import all_codes
+from pipelines.evaluation.shared import code_pieces
 from pipelines.reporting.charts import bar_chart
 from pipelines.reporting.html import Html, join, picture, tag
 from pipelines.reporting.subject import ITEM_BYTES, LeftOut, Reported, encoded
@@ -44,15 +44,17 @@ def code_counts(reported: Reported) -> tuple[Tensor, str]:
     """How often each code of each codebook occurs, int64 (g, k), without padding; and where, in words."""
     num_codes, books = reported.quantizer.num_codes, reported.quantizer.num_codebooks
     if (found := reported.codes) is not None:
-        codes, real = all_codes(found.split("train"))
-        where = f"the {len(codes):,} extracted training items"
-    else:
-        batch = reported.held_out_items(COUNTED)
-        codes = encoded(reported, reported.as_read(batch))
-        lengths, where = code_lengths(batch, codes.shape[1]), f"{len(codes):,} held-out items"
-        codes = codes.reshape(len(codes), -1, books)
-        whole = torch.full((len(codes),), codes.shape[1]) if lengths is None else lengths
-        real = torch.arange(codes.shape[1]) < whole[:, None]
+        train = found.split("train")
+        counts = torch.zeros(books, num_codes, dtype=torch.int64)
+        for codes, real in code_pieces(train)():
+            counts += torch.stack([usage(book, num_codes, real) for book in codes.unbind(-1)])
+        return counts, f"the {len(train):,} extracted training items"
+    batch = reported.held_out_items(COUNTED)
+    codes = encoded(reported, reported.as_read(batch))
+    lengths, where = code_lengths(batch, codes.shape[1]), f"{len(codes):,} held-out items"
+    codes = codes.reshape(len(codes), -1, books)
+    whole = torch.full((len(codes),), codes.shape[1]) if lengths is None else lengths
+    real = torch.arange(codes.shape[1]) < whole[:, None]
     return torch.stack([usage(book, num_codes, real) for book in codes.unbind(-1)]), where
 
 

@@ -391,6 +391,28 @@ def test_a_long_recording_becomes_several_items(folder, load):
     assert found == {number: list(range(samples)) for number, samples in enumerate(kept)}
 
 
+def test_what_the_cache_has_no_room_for_is_decoded_when_it_is_asked_for(load, tmp_path):
+    """Resampled, so that the very sums of the resampler have to be repeated."""
+    for number in range(8):
+        noise = np.random.default_rng(number).uniform(-0.5, 0.5, 600 + 50 * number)
+        save(tmp_path / "files" / f"{number}.wav", noise, 11_025)
+    options = {"validation_fraction": 0.4, "peak": 0.9}
+    whole = load(tmp_path / "files", **options)
+    for most in (1, len(whole.samples)):  # bytes: none of the recordings, and about half
+        some = load(tmp_path / "files", cache_bytes=most, workers=2, **options)
+        assert len(some.samples.kept) * 2 <= most and len(some.samples) == len(whole.samples)
+        assert some.variance == whole.variance and (most == 1 or len(some.samples.kept))
+        for split in whole.splits:
+            assert torch.equal(some.split(split).resident("cpu").x, whole.split(split).resident("cpu").x)
+            for given in ({}, {"seed": 2, "epoch": 1}):
+                mine, theirs = everything(some, split, **given), everything(whole, split, **given)
+                assert torch.equal(mine.x, theirs.x) and torch.equal(mine.lengths, theirs.lengths)
+    some = load(tmp_path / "files", cache_bytes=1, **options)
+    save(tmp_path / "files" / "7.wav", np.zeros(100), 11_025)
+    with pytest.raises(InputError, match="7.wav: expected the recording of .* samples that was there at first"):
+        some.samples[len(some.samples) - 1 : len(some.samples)]
+
+
 def test_variance_is_of_the_training_samples_without_the_padding(folder, load, monkeypatch):
     monkeypatch.setattr("pipelines.data.audio.CHUNK", 100)
     data = load(folder({"train/0.wav": 30, "train/1.wav": 1000, "validation/2.wav": 700}))

@@ -269,6 +269,24 @@ def test_pictures_are_decoded_once(folder, load, monkeypatch):
     assert 99 in levels(changed, "train") + levels(changed, "validation")
 
 
+def test_what_the_cache_has_no_room_for_is_decoded_when_it_is_asked_for(folder, load, tmp_path):
+    root = folder(*(f"{number:02d}.png" for number in range(9)))
+    whole = load(root, validation_fraction=0.34, flip=True)
+    item = whole.pixels[0].numel()
+    some = load(root, validation_fraction=0.34, flip=True, cache_bytes=4 * item + 1, workers=2)
+    assert sorted(path.stat().st_size for path in (tmp_path / "cache").glob("*.u8")) == [4 * item, 9 * item]
+    assert some.digest == whole.digest and some.variance == whole.variance
+    for split in whole.splits:
+        for options in ({}, {"seed": 3, "epoch": 2}):
+            indices = torch.arange(len(whole.split(split))).flip(0)
+            assert torch.equal(some.split(split).batch(indices, **options).x,
+                               whole.split(split).batch(indices, **options).x)
+    last = int(some.parts["train"][0][-1])
+    (root / f"{last:02d}.png").write_bytes(b"changed")
+    with pytest.raises(InputError, match=f"{last:02d}.png: expected the image that was there at first"):
+        everything(some, "train")
+
+
 def test_of_two_that_start_together_one_decodes(folder, load, monkeypatch):
     root, calls = folder(*(f"{number}.png" for number in range(9))), []
     decode = image_files.decode_images

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from pipelines.metrics import nearest
 from pipelines.metrics.copies import copying, credits, quantiles
-from pipelines.metrics.nearest import code_distances, code_rows, feature_distances
+from pipelines.metrics.nearest import code_distances, code_rows, feature_distances, nearest_items
 from stage2_prior.pixelcnn import GatedPixelCNN
 from stage2_prior.sampling import sample_naive
 
@@ -92,3 +92,13 @@ def test_a_prior_that_was_overfit_to_200_items_is_found_out():
 def test_quantiles_of_distances():
     found = quantiles(torch.cat([torch.zeros(10), torch.arange(1.0, 92.0)]))
     assert found["identical"] == pytest.approx(10 / 101) and found["median"] == 41 and found["lowest_5_percent"] == 0
+
+
+@pytest.mark.parametrize("size", [1, 7, 50])
+def test_items_in_parts_have_the_nearest_of_all_and_the_first_of_equal_ones(size):
+    generator = torch.Generator().manual_seed(0)
+    items, queries = (torch.randint(0, 3, (count, 5), generator=generator) for count in (50, 12))
+    numbers, shares = nearest_items(code_rows(queries), map(code_rows, items.split(size)))
+    every = (queries[:, None] != items).sum(2)
+    assert torch.equal(numbers, torch.tensor([row.tolist().index(int(row.min())) for row in every]))
+    assert torch.equal(shares, every.amin(1) / 5)

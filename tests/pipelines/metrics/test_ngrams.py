@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipelines.metrics.ngrams import bigram_bits, unigram_bits
+from pipelines.metrics.ngrams import bigram_bits, ngram_bits, unigram_bits
 
 
 def test_unigram_of_known_counts():
@@ -84,3 +84,19 @@ def test_the_largest_codebook_takes_the_memory_of_its_pairs():
     codes = torch.randint(0, 65_536, (50, 64, 1), generator=torch.Generator().manual_seed(0))
     # hardly a pair occurs twice: with any weight the bits are nearly those of the unigram, above 14
     assert 14 < float(bigram_bits(codes[:40], codes[40:], 65_536)) < 17
+
+
+@pytest.mark.parametrize("size", [1, 7, 30])
+def test_items_in_pieces_cost_what_all_of_them_cost_at_once(size):
+    generator = torch.Generator().manual_seed(0)
+    parts = [(torch.randint(0, 9, (count, 5, 2), generator=generator),
+              torch.arange(5) < torch.randint(1, 6, (count, 1), generator=generator)) for count in (53, 20)]
+
+    def pieces(codes, real):
+        return lambda: zip(codes.split(size), real.split(size), strict=True)
+
+    unigram, bigram = ngram_bits(pieces(*parts[0]), 53, pieces(*parts[1]), 9)
+    (train, real), (test, held) = parts
+    assert torch.allclose(unigram, unigram_bits(train, test, 9, (real, held)), rtol=1e-12)
+    assert torch.allclose(bigram, bigram_bits(train, test, 9, (real, held)), rtol=1e-12)
+    assert torch.isfinite(bigram_bits(train[:1], test, 9)).all()  # one item: held out, and nothing counted
