@@ -227,6 +227,7 @@ class Encoder:
             if exceptions < 0:
                 raise ValueError(NOT_NUMBERS)
             done += more
+            exceptions = int(exceptions)  # in plain Python it is NumPy's
             self.exceptions += exceptions
             self.exception_bits += exceptions * (16 + leaves(logits.shape[1]).bit_length() - 1)
             self._out = np.concatenate((self._out, np.zeros_like(self._out)))

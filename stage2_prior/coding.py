@@ -23,6 +23,7 @@ from stage2_prior.compiler import give_up
 from stage2_prior.errors import CompilerError
 from stage2_prior.prior import Prior, Stepper
 from stage2_prior.sampling import evaluating
+from stage2_prior.split import SplitCodes
 from stage2_prior.stepping import each_step, naive_steps
 
 IMPLEMENTATIONS = ("compiled", "stepper", "naive")
@@ -32,7 +33,8 @@ BLOCK = 32  # items that a thread decodes side by side, at least, where there ar
 
 @torch.no_grad()
 def logits_of(prior: Prior, codes: Tensor, labels: Tensor | None = None, local: Tensor | None = None) -> Tensor:
-    """What `write` codes by: float64 (b, k, *grid[, g]), by one forward pass of a prior in float64."""
+    """What `write` codes `prior.sub_codes(codes)` by: float64 (b, k, *grid[, g]), by one forward pass of a prior in
+    float64."""
     check_precision(prior)
     with evaluating(prior, codes.device.type):
         return prior(codes, labels, None if local is None else local.double())
@@ -67,6 +69,9 @@ def read(
     fastest there is. progress: called with the number of positions done since the last call, summed over items.
     Damaged streams yield any codes: check them against a checksum."""
     check_precision(prior)
+    if isinstance(prior, SplitCodes):
+        return prior.whole_codes(read(decoder, streams, prior.prior, grid, labels, local, lengths, implementation,
+                                      progress))
     codebooks = [prior.num_codebooks] if prior.num_codebooks > 1 else []
     numbers = np.asarray(streams, np.int64)
     codes = torch.zeros(len(numbers), *grid, *codebooks, dtype=torch.int64)
@@ -105,7 +110,8 @@ def choose(
     the other, by a prior on the CPU, in float64. Codes beyond `lengths` are 0.
 
     costs: some of the items, their codes so far (b, *grid[, g]) and a position -> (b, k), in nats, of its codes. What a
-    code makes later ones cost is not looked at."""
+    code makes later ones cost is not looked at. Raises ValueError for a prior that splits codes: it has no logits of
+    all of them."""
     codebooks = [prior.num_codebooks] if prior.num_codebooks > 1 else []
     codes = torch.zeros(count, *grid, *codebooks, dtype=torch.int64)
     local = None if local is None else local.double()

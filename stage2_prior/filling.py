@@ -71,7 +71,7 @@ class _Task:
     def nats(self, codes: Tensor, rows: Tensor, local: Tensor | None) -> Tensor:
         """`Prior.code_nats` as float64, in parts that bound the memory."""
         parts = torch.arange(len(codes), device=codes.device)
-        size = max(1, LOGITS // (codes[0].numel() * self.prior.num_codes))
+        size = max(1, LOGITS // (codes[0].numel() * self.prior.logits_per_code))
         return torch.cat([
             self.prior.code_nats(codes[i], self.labels(rows[i]), None if local is None else local[i]).double()
             for i in torch.split(parts, size)

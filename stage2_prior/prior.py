@@ -19,6 +19,7 @@ from stage2_prior.fused import Nats
 from stage2_prior.precision import full_float32
 from stage2_prior.rule import Rule
 
+LOGITS = 2**26  # held at once where the batch can be divided: 256 MiB in float32
 NOT_FINITE = "logits: expected finite numbers, found NaN or infinity: the prior's weights are broken"
 
 
@@ -130,6 +131,16 @@ class Prior(nn.Module, ABC):
     ) -> Stepper | ReplayableStepper:
         """A new pass over `batch` grids, on the device and in the precision of the parameters."""
 
+    @property
+    def logits_per_code(self) -> int:
+        """How many numbers `forward` gives for each code."""
+        return self.num_codes
+
+    def sub_codes(self, codes: Tensor) -> Tensor:
+        """What is drawn and coded one after the other, and what the logits of `forward` are of: the codes themselves,
+        but for `split.SplitCodes`."""
+        return codes
+
     def compiled_loop(self) -> CompiledLoop | None:
         """The machine code that draws on a CPU, or None where the stepper draws on every device."""
         return None
@@ -152,9 +163,23 @@ class Prior(nn.Module, ABC):
     def code_nats(self, codes: Tensor, labels: Tensor | None = None, local: Tensor | None = None) -> Tensor:
         """-log p of each code given the earlier ones, in nats, shape (b, *grid[, g]); never below float32.
 
-        Outside autocast exact in float32: without TF32."""
+        Outside autocast exact in float32: without TF32. Without gradients in parts of the batch of at most LOGITS
+        logits, or of one item."""
+        size = len(codes)
+        if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            size = max(1, LOGITS // max(1, codes[:1].numel() * self.logits_per_code))
         with full_float32():
-            return nats(self(codes, labels, local), codes)
+            if len(codes) <= size:
+                return self.nats_of(self(codes, labels, local), codes)
+            found = []
+            for rows in torch.split(torch.arange(len(codes), device=codes.device), size):
+                own_labels, own_local = (None if x is None else x[rows] for x in (labels, local))
+                found.append(self.nats_of(self(codes[rows], own_labels, own_local), codes[rows]))
+            return torch.cat(found)
+
+    def nats_of(self, logits: Tensor, codes: Tensor) -> Tensor:
+        """-log p of each code by the logits of `forward`, shaped like codes."""
+        return nats(logits, codes)
 
     def check(self, codes: Tensor, labels: Tensor | None, local: Tensor | None) -> None:
         """Raises ValueError unless the arguments of `forward` are as declared.

@@ -23,6 +23,7 @@ from stage2_prior.errors import CompilerError
 from stage2_prior.precision import full_float32
 from stage2_prior.prior import NOT_FINITE, CompiledLoop, Prior, ReplayableStepper, Stepper
 from stage2_prior.rule import Rule
+from stage2_prior.split import SplitCodes
 
 BLOCK = 32  # samples that one thread of a compiled loop draws side by side: enough rows for the matrix products,
 #             few enough for the cached activations of a row of codes to stay in the processor's cache
@@ -52,7 +53,8 @@ def sample(
     mode and outside autocast.
 
     labels, local: as in `Prior.forward`. temperature 0 takes the likeliest code. top_k keeps exactly k codes, ties to
-    the lower one. top_p keeps the likeliest codes up to and including the one that crosses p.
+    the lower one. top_p keeps the likeliest codes up to and including the one that crosses p. Of a prior that splits
+    codes (`split.SplitCodes`) all three hold for each sub-code.
     known: int64, shaped like the result; codes that are not -1 are kept, the others are drawn in order (exact for a
     prefix in raster order).
     progress: called with (positions done, positions in total), summed over samples.
@@ -83,6 +85,13 @@ def sample_steps(
     rule = Rule(temperature, top_k, top_p)
     codes, local = _start(prior, uniforms, labels, local, rule, known)
     yield codes, 0
+    if isinstance(prior, SplitCodes):
+        for drawn, done in sample_steps(prior.prior, prior.sub_uniforms(uniforms), labels, local, temperature, top_k,
+                                        top_p, prior.sub_codes(codes)):
+            if done:
+                yield codes.copy_(prior.whole_codes(drawn)), done
+        codes.copy_(prior.whole_codes(drawn))
+        return
     with evaluating(prior, uniforms.device.type):
         loop = prior.compiled_loop() if uniforms.device.type == "cpu" else None
         if loop is not None:
@@ -111,6 +120,9 @@ def sample_naive(
     """As `sample`, with one full forward pass per code: slow, and obviously right."""
     rule = Rule(temperature, top_k, top_p)
     codes, local = _start(prior, uniforms, labels, local, rule, known)
+    if isinstance(prior, SplitCodes):
+        return prior.whole_codes(sample_naive(prior.prior, prior.sub_uniforms(uniforms), labels, local, temperature,
+                                              top_k, top_p, prior.sub_codes(codes), progress))
     positions = list(itertools.product(*map(range, codes.shape[1:])))
     with evaluating(prior, uniforms.device.type):
         for done, position in enumerate(positions, start=1):

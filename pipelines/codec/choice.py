@@ -17,6 +17,7 @@ from pipelines.files.errors import InputError
 from pipelines.splits.base import columns_of
 from stage1_vqvae.bottlenecks.base import Quantizer
 from stage2_prior.coding import choose
+from stage2_prior.split import SplitCodes
 
 
 def check_rate_weight(models: Models, rate_weight: float, lossless: bool) -> None:
@@ -26,6 +27,9 @@ def check_rate_weight(models: Models, rate_weight: float, lossless: bool) -> Non
     if rate_weight and lossless:
         raise InputError(f"rate_weight: expected 0 for a lossless file, whose codes are those of the encoder, found "
                          f"{rate_weight}")
+    if rate_weight and isinstance(models.stage2.module, SplitCodes):
+        raise InputError(f"rate_weight: expected 0 for a run whose prior splits codes, and has no logits of all "
+                         f"{models.stage2.module.num_codes} of them, found {rate_weight}")
     bottleneck = models.stage1.module.bottleneck
     if rate_weight and type(bottleneck).distances is Quantizer.distances:
         raise InputError(f"rate_weight: expected 0 for a run whose codes are not chosen by distance, "

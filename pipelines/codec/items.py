@@ -23,7 +23,6 @@ from pipelines.ranks.shares import by_first, shared
 from pipelines.splits.base import columns_of
 from pipelines.splits.noise import generator
 from stage1_vqvae.tiles import filled_up
-from stage2_prior.prior import nats
 
 T = TypeVar("T")
 RECORD = 1024  # bytes of a record's payload, about: more makes a smaller file, of which a damaged byte costs more items
@@ -430,12 +429,12 @@ def encoded(models: Models, given: Given, lossless: bool, batch_size: int, rate_
 def _values(models: Models, grid: Sequence[int]) -> int:
     """Logits of an item's codes."""
     bottleneck = models.stage1.module.bottleneck
-    return math.prod(grid) * int(bottleneck.num_codebooks) * int(bottleneck.num_codes)
+    return math.prod(grid) * int(bottleneck.num_codebooks) * models.stage2.module.logits_per_code
 
 
 def _code_bits(models: Models, group: Group, logits: Tensor) -> Tensor:
     """(n,): bits of labels and codes."""
-    each = models.without_padding(nats(logits, group.codes), group.lengths)
+    each = models.without_padding(models.prior.nats_of(logits, group.codes), group.lengths)
     labels = torch.zeros(len(group), dtype=torch.float64)
     for column in range(len(models.names)):
         frequencies = torch.log_softmax(torch.from_numpy(models.label_logits(column)[0]), 0)

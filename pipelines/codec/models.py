@@ -208,7 +208,7 @@ class Models:
     # --- items to streams and back --------------------------------------------------------------------------
 
     def code_logits(self, group: Group) -> Tensor:
-        """float64 (n, k, *grid[, g])."""
+        """float64 (n, k, *grid[, g]), of sub-codes where the prior splits codes."""
         return logits_of(self.prior, group.codes, columns_of(group.labels, self.prior_columns), self.local(group))
 
     def write(self, group: Group, logits: Tensor) -> Encoder:
@@ -224,7 +224,7 @@ class Models:
                 encoder.bits(beyond, self._hop_bits)
         for action in [] if group.actions is None or not self.num_actions else group.actions.flatten().tolist():
             encoder.bits(action, self.num_actions.bit_length())
-        write(encoder, logits, group.codes, self.positions(group.lengths))
+        write(encoder, logits, self.prior.sub_codes(group.codes), self.positions(group.lengths))
         if group.x is not None:
             self._write_data(encoder, group)
         return encoder

@@ -122,7 +122,7 @@ def reach(prior: Prior, grid: tuple[int, ...]) -> tuple[int, ...]:
     local = torch.zeros(2, prior.local_channels, *size, dtype=torch.float64) if prior.local_channels else None
     logits = model(codes, labels, local)
     changed = (logits[0] - logits[1]).abs().amax(0)
-    if books:
+    if changed.ndim > len(size):  # codebooks, or sub-codes
         changed = changed.amax(-1)
     where = (changed > 1e-9 * logits.abs().max()).nonzero()
     farthest = (where - torch.tensor(place)).abs().amax(0).tolist() if len(where) else [0] * len(size)

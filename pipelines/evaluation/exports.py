@@ -38,6 +38,7 @@ from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.base import Quantizer
 from stage2_prior.prior import Prior
+from stage2_prior.split import SplitCodes
 
 TOLERANCE = 1e-5  # of the largest absolute value, or of 1 if that is less: float32 sums taken in another order
 MOST_ITEMS = 4096  # in a batch of a torch.export program
@@ -261,6 +262,8 @@ def _described(loaded: LoadedRun, graphs: list[Graph], written: list[Exported]) 
         return {name: list(example.classes[example.label_names.index(name)]) for name in stage.condition_on}
 
     facts = {name: example.facts[name] for name in ("sample_rate_hz", "action_names") if name in example.facts}
+    if stage2 is not None and isinstance(stage2.module, SplitCodes):
+        facts |= {"prior_digits": stage2.module.parts, "prior_values": stage2.module.prior.num_codes}
     return {
         "kind": example.kind, **facts, "num_codes": bottleneck.num_codes, "num_codebooks": bottleneck.num_codebooks,
         "stage1_hash": stage1_hash(stage1), "stage2_hash": None if stage2 is None else stage2_hash(stage2),

@@ -24,6 +24,7 @@ from pipelines.splits.noise import draws, generator
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.video import PerFrame
 from stage2_prior.sampling import sample
+from stage2_prior.split import SplitCodes
 from stage2_prior.video import GatedPixelCNN3d
 
 
@@ -45,7 +46,8 @@ class Walk:
         clip, self.grid = stage2.codes.item_shape[0], stage2.codes.item_shape[1:]
         self.stride = stage2.codes.shape[1] // clip
         prior = stage2.module
-        self.window = min(clip - 1, prior.frames_seen) if isinstance(prior, GatedPixelCNN3d) else clip - 1
+        network = prior.prior if isinstance(prior, SplitCodes) else prior
+        self.window = min(clip - 1, network.frames_seen) if isinstance(network, GatedPixelCNN3d) else clip - 1
         self.kept = 1 if isinstance(stage1.module.decoder, PerFrame) else clip  # frames of codes that are decoded
         names = conditioning_labels(stage1, stage2)
         columns = [[names.index(name) for name in stage.condition_on] for stage in (stage2, stage1)]

@@ -87,6 +87,8 @@ SECTIONS = {"stage1": {"train": "stage1", "condition_on": "decoder_condition_on"
 def settings_of(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a stage by keys as they are typed: `train` of stage1/config.yaml is stage1."""
     known = {key: config[key] for key in ("data", "autoencoder", "prior", "train", "condition_on") if key in config}
+    if isinstance(inner := known.get("prior", {}).get("prior"), Mapping):  # of sub-codes, as it is given
+        known["prior"] = inner
     return flat({SECTIONS[stage].get(key, key): value for key, value in known.items()})
 
 

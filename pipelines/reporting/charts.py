@@ -10,6 +10,7 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 22, 10, 44  # pixels around the area that is draw
 COLOURS = 8  # of lines, in STYLE
 STEEP = 10  # times the median that the largest bar may be on a linear scale
 MOST_POINTS = 400  # of a line: more would fall on the same pixels
+MOST_BARS = 1000  # more would be thinner than half a pixel: each is then the highest of several values
 
 Point = tuple[float, float]
 
@@ -48,8 +49,10 @@ def bar_chart(values: Sequence[float], x: str, y: str, caption: str = "", level:
     up = _Scale([*([] if logarithmic else [0]), *above], logarithmic, HEIGHT - BOTTOM, TOP)
     foot = HEIGHT - BOTTOM
     path = [f"M{across(0):.1f},{foot}"]
-    for number, value in enumerate(values):
-        path.append(f"V{up(value) if value > 0 else foot:.1f}H{across(number + 1):.2f}")
+    step = -(-len(values) // MOST_BARS)
+    for start in range(0, len(values), step):
+        value = max(values[start : start + step])
+        path.append(f"V{up(value) if value > 0 else foot:.1f}H{across(min(start + step, len(values))):.2f}")
     marks = [tag("path", d="".join([*path, f"V{foot}Z"]), style="fill:var(--s0);fill-opacity:.75")]
     names = ["frequency of each code"]
     if level:

@@ -1,7 +1,7 @@
 """The configuration that a run was made with, so that `run=NAME` alone continues, extracts and evaluates it.
 
     stage1/config.yaml   seed, data, autoencoder, decoder_condition_on, stage1
-    stage2/config.yaml   prior, stage2, condition_on, condition_on_length
+    stage2/config.yaml   prior, stage2, condition_on, condition_on_length, split_codes
     settings.yaml        of the verbs after stage 1, as they were given when stage 1 was trained: all of stage 2 until
                          it has a config.yaml of its own, extract, evaluate
 
@@ -16,16 +16,18 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from pipelines.files.atomic import write_atomically
-from pipelines.files.checks import expect
+from pipelines.files.checks import expect, is_integer
 from pipelines.files.formats import CONFIG, FORMAT, migrated
 from pipelines.files.places import configs
+from pipelines.files.typed import LARGEST
 from pipelines.runs.config import find_target, read_config, resolved
 from pipelines.runs.data import data_set_class
+from pipelines.runs.facts import SPLIT
 from pipelines.runs.store import Run
 from pipelines.training.checkpoint import find_checkpoint
 
 SETTINGS = "settings.yaml"
-LATER = ("extract", "evaluate", "prior", "stage2", "condition_on", "condition_on_length")  # sections of that file
+LATER = ("extract", "evaluate", "prior", "stage2", "condition_on", "condition_on_length", "split_codes")  # sections
 
 
 def own_settings(run: Run) -> dict[str, Any]:
@@ -39,7 +41,9 @@ def own_settings(run: Run) -> dict[str, Any]:
         own |= {key: content[key] for key in LATER if key in content}
     if (path := run.stage2 / "config.yaml").is_file() and find_checkpoint(run.stage2) is not None:
         saved = migrated(read_config(path), path, CONFIG)
-        own |= {"prior": saved.get("prior"), "stage2": saved.get("train")}
+        own |= {"prior": saved.get("prior"), "stage2": saved.get("train"), "split_codes": 1}
+        if isinstance(saved.get("prior"), dict) and saved["prior"].get("_target_") == SPLIT:
+            own |= whole_and_parts(path, saved["prior"])
         own |= {key: saved.get(key) for key in ("condition_on", "condition_on_length")}
     for key in ("data", "autoencoder", "prior"):
         if key in own:
@@ -50,6 +54,15 @@ def own_settings(run: Run) -> dict[str, Any]:
     if data_set_class(run.stage1 / "config.yaml", own["data"].get("_target_")).own_run:
         own["data"]["run"] = str(run.root)
     return own
+
+
+def whole_and_parts(path: Path, split: dict) -> dict[str, Any]:
+    """Of the configuration of a `SplitCodes` the prior within, as it is given, and the sub-codes of a code."""
+    inner = split.get("prior")
+    sizes = [split.get("num_codebooks"), inner.get("num_codebooks") if isinstance(inner, dict) else None]
+    expect(path, "prior", sizes, all(is_integer(size, 1, LARGEST) for size in sizes) and sizes[1] % sizes[0] == 0,
+           "a prior of sub-codes with their number")
+    return {"prior": inner, "split_codes": sizes[1] // sizes[0]}
 
 
 def note_settings(run: Run, cfg: DictConfig) -> None:

@@ -17,8 +17,10 @@ from pipelines.runs.unfilled import unfilled
 from pipelines.splits.base import Data, label_columns
 from stage1_vqvae.likelihoods.base import Likelihood
 from stage2_prior.prior import Prior
+from stage2_prior.split import sub_codes_of
 
 COPIES = 4  # of the weights in training: themselves, the gradient, Adam's two moments
+SPLIT = "stage2_prior.split.SplitCodes"
 Makers = dict[str, Callable[[DictConfig], Any]]  # of each fact: from the tree with the facts before it to its value
 
 
@@ -87,8 +89,16 @@ def _bottleneck(tree: DictConfig) -> Any:
 
 
 def complete_prior(cfg: DictConfig, sizes: dict[str, Any]) -> dict:
-    """The prior's configuration with every `${facts.NAME}` resolved, NAME being one of `sizes`; else InputError."""
-    return _resolve("prior", cfg.prior, _given(sizes))
+    """The prior's configuration with every `${facts.NAME}` resolved, NAME being one of `sizes`; else InputError.
+
+    Where codes are split (`split_codes`), it is that of `SplitCodes` around a prior of the sub-codes."""
+    num_codes, books = sizes["num_codes"], sizes["num_codebooks"]
+    try:
+        parts, values = sub_codes_of(num_codes, cfg.split_codes)
+    except ValueError as error:
+        raise InputError(f"split_codes: {error}") from None
+    own = _resolve("prior", cfg.prior, _given(sizes | {"num_codes": values, "num_codebooks": parts * books}))
+    return own if parts == 1 else {"_target_": SPLIT, "num_codes": num_codes, "num_codebooks": books, "prior": own}
 
 
 def check_prior(prior: Prior, sizes: dict[str, Any]) -> None:

@@ -46,3 +46,4 @@ class General(Typed):
     decoder_condition_on: list[str] = field(default_factory=list)
     condition_on: list[str] | None = None
     condition_on_length: bool = True
+    split_codes: Count | None = None

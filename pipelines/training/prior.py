@@ -9,7 +9,7 @@ from pipelines.files.errors import InputError
 from pipelines.splits.base import Batch, Split, columns_of
 from pipelines.splits.lengths import conditioning
 from pipelines.training.task import Figures, Task
-from stage2_prior.prior import Prior, nats
+from stage2_prior.prior import Prior
 
 
 class PriorTask(Task):
@@ -18,15 +18,15 @@ class PriorTask(Task):
     title = "stage 2"
     criterion = "bits"
 
-    def __init__(self, prior: nn.Module, columns: list[int], mean_codes: dict[str, float], with_length: bool):
-        self.model = prior
+    def __init__(self, prior: Prior, columns: list[int], mean_codes: dict[str, float], with_length: bool):
+        self.model: Prior = prior
         self.columns = columns
         self.mean_codes = mean_codes  # mean number of codes per item of each split, without padding
         self.with_length = with_length
 
     def loss(self, network: nn.Module, batch: Batch, step: Tensor | int) -> tuple[Tensor, Figures]:
         logits = network(batch.x, self.labels(batch), self.local(batch))
-        nll = nats(logits, batch.x)
+        nll = self.model.nats_of(logits, batch.x)
         if batch.lengths is None:
             loss = nll.mean()
         else:  # over the mean number of codes, not this batch's own: so every rank's share weighs the same

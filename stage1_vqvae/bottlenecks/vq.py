@@ -24,17 +24,17 @@ from torch.optim import Optimizer
 
 from stage1_vqvae.bottlenecks.base import CodebookQuantizer, Latent, nmse
 from stage1_vqvae.bottlenecks.gaussian import normal
-from stage1_vqvae.bottlenecks.kmeans import kmeans
+from stage1_vqvae.bottlenecks.kmeans import kmeans_in_cells
 from stage1_vqvae.bottlenecks.nearest import nearest_codes, squared_distances
 from stage1_vqvae.bottlenecks.sums import sums_by_code
 from stage1_vqvae.collectives import from_first_rank, global_uniforms, learn_from_sum, rank_and_world
 from stage1_vqvae.schedules import progress
 
 ENCODINGS_PER_CODE = 32  # gathered for the initialisation from data: k-means is then stable
-# Larger codebooks start at encodings drawn at random: the time of k-means grows with K^2, from a few seconds here to a
-# minute on two cores at K = 8,192, as long as a thousand updates, and more than an hour at K = 65,536.
+# Larger codebooks start at the centres of k-means within cells: the time of k-means grows with K^2, from a few seconds
+# here to a minute on two cores at K = 8,192, as long as a thousand updates, and more than an hour at K = 65,536.
 MOST_CENTRES = 2048
-DRAWN_PER_CODE = 4  # encodings gathered for each of these
+DRAWN_PER_CODE = 4  # encodings gathered for each code of these
 DIRECTION_NOISE = 1e-3  # of DiVeQ, the standard deviation that its authors' package has
 GRADIENTS = "straight_through", "rotation", "diveq"
 
@@ -169,14 +169,11 @@ class VectorQuantizer(CodebookQuantizer):
     @torch.no_grad()
     def initialise(self, z: Tensor) -> None:
         """Sets each codebook to the k-means centres of encodings (n, dim), n >= num_codes, better 4 num_codes, in an
-        order of no meaning; above `MOST_CENTRES` codes to the first of them."""
+        order of no meaning; above `MOST_CENTRES` codes to those found within cells."""
         z = rearrange(z.to(self.codebook.dtype), "n (g d) -> g n d", g=self.num_codebooks)
         if self.cosine:
             z = F.normalize(z, dim=-1)
-        if self.num_codes > MOST_CENTRES and len(z[0]) >= self.num_codes:
-            self.codebook.copy_(z[:, : self.num_codes])
-        else:
-            self.codebook.copy_(torch.stack([kmeans(group, self.num_codes) for group in z]))
+        self.codebook.copy_(torch.stack([kmeans_in_cells(group, self.num_codes, MOST_CENTRES) for group in z]))
         from_first_rank(self.codebook.data)
         self.counts.zero_()
         self.initialised.fill_(True)

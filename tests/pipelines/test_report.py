@@ -228,6 +228,8 @@ def test_charts_have_round_marks_and_few_points():
     assert len(thin) <= charts.MOST_POINTS and thin[0] == (0, 1.0) and thin[-1] == (1000, 1.0)
     drawn = charts.line_chart({"a": [(1, 2.0), (3, 4.0)], "none": []}, "x", "y", logarithmic="xy")
     assert Elements(drawn).open == [] and drawn.count("<polyline") == 1 and "none" not in drawn
+    bars = [charts.bar_chart([1.0] * count, "x", "y") for count in (charts.MOST_BARS, 65_536)]
+    assert max(len(bar) for bar in bars) < 60 * charts.MOST_BARS and all("H458.00V" in bar for bar in bars)
     assert "NaN" not in charts.bar_chart([50.0, 0.01, 0.01, 0.0], "x", "y", level=("even", 25.0))
 
 

@@ -5,6 +5,7 @@ import torch
 
 from stage2_prior.pixelcnn import GatedPixelCNN
 from stage2_prior.prior import Prior
+from stage2_prior.split import SplitCodes
 from stage2_prior.transformer import Transformer
 from stage2_prior.video import GatedPixelCNN3d
 from stage2_prior.wavenet import WaveNet
@@ -22,6 +23,8 @@ PRIORS = {
     "transformer of two codebooks, with labels and local features": (
         lambda: Transformer(**SMALL, num_codebooks=2, grid=(3, 2), channels=32, num_classes=(3,), local_channels=2),
         (3, 2)),
+    "image of split codes": (
+        lambda: SplitCodes(GatedPixelCNN(**IMAGE | {"num_codes": 3, "num_codebooks": 2}), 9), (3, 5)),
     "video, with labels and actions": (
         lambda: GatedPixelCNN3d(**IMAGE, num_temporal_layers=1, num_classes=(3,), local_channels=2), (4, 3, 2)),
 }
