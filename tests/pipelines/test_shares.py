@@ -97,7 +97,7 @@ def test_evaluation(tiny, tiny_run, tmp_path, command):
     for name, ranks, kill in (("one", 1, None), ("two", 2, (1, 3))):
         run = shutil.copytree(tiny_run, tmp_path / name / "tiny")
         arguments = ("evaluate", *tiny, f"runs_dir={run.parent}", "evaluate.samples=20", "evaluate.batch_size=50",
-                     "evaluate.bound_samples=2", "evaluate.copies=20")
+                     "evaluate.bound_samples=2", "evaluate.copies=20", "evaluate.classifier=false")
         if kill is not None:
             assert command(*arguments, ranks=ranks, kill=kill, check=False).returncode == -signal.SIGKILL
             assert not (run / "metrics.json").exists() and not any(run.glob("figures/*"))
