@@ -70,8 +70,9 @@ VERBS = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ranks, verb", [
+    (2, "sample"), *(pytest.param(2, verb, marks=pytest.mark.slow) for verb in ("score", "compress", "reconstruct")),
+    *(pytest.param(4, verb, marks=pytest.mark.slow) for verb in VERBS)])
 def test_a_verb_that_writes_files(ranks, verb, tiny_run, digits, tmp_path, command):
     given, kill = VERBS[verb]
     given = [str(digits) if word == "DIGITS" else word for word in given]
