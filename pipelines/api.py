@@ -616,7 +616,7 @@ class BatchFunction:
         if self.column not in batch:
             raise InputError(f"column: expected one of {', '.join(batch)}, found {self.column!r}")
         given = batch[self.column]
-        x = [opened(one) for one in given] if given.dtype == object else given
+        x = [opened(one) for one in given]  # a list, since an array of one item could be taken for the item
         others = {name: values for name, values in batch.items() if name != self.column}
         if self.method == "encode":
             codes = self.run.encode(x, **self.options).numpy()
@@ -632,9 +632,10 @@ class BatchFunction:
 
 
 def opened(item: Any) -> Any:
-    """The image in the content of a file; anything else as it is. Raises InputError for a content that is no image."""
+    """The image in the content of a file, or a copy of an array, which may be read-only. Raises InputError for a
+    content that is no image."""
     if not isinstance(item, bytes):
-        return item
+        return np.array(item)
     try:
         return open_image(io.BytesIO(item))
     except (OSError, ValueError, SyntaxError) as error:

@@ -67,7 +67,8 @@ def sample_posterior(stage1: TrainedStage, split: Split, samples: int, batch_siz
 
     bounds, *shown = zip(*shared_batches(split, batch_size, "posterior", of_batch), strict=True)
     squares, drawn = (None if part[0] is None else torch.cat(part) for part in shown)
-    return Sampled(*torch.cat(bounds, 1), squares, drawn)
+    nll_nats, elbo, multi_sample = torch.cat(bounds, 1)
+    return Sampled(nll_nats, elbo, multi_sample, squares, drawn)
 
 
 def bounds(sampled: Sampled, sizes: Tensor, samples: int, variance: float | None) -> dict:

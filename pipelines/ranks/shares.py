@@ -22,7 +22,6 @@ from typing import Any, TextIO, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
 
 from pipelines.files.errors import USER_ERRNOS, InputError
 from pipelines.files.signals import Stopped
@@ -46,7 +45,7 @@ class _Left(BaseException):
 class _Group:
     rank: int
     world: int
-    store: dist.Store
+    store: Any  # of torch.distributed, as the group is
     gloo: Any
     stderr: TextIO
     working: bool = False  # on a part of its own: what is shared within it is not shared any further
@@ -113,6 +112,8 @@ def sharing() -> Iterator[None]:
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield
         return
+    from torch.distributed.rendezvous import rendezvous
+
     store, rank, world = next(rendezvous("env://"))
     store = dist.PrefixStore(f"shares{next(_sessions)}", store)
     gloo = dist.ProcessGroupGloo(store, rank, world, LONGEST)

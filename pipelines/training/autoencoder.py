@@ -36,6 +36,7 @@ class AutoencoderTask(Task):
         self.columns = columns  # of the labels, those that the decoder is conditioned on
         self._show = show
         bottleneck = autoencoder.bottleneck
+        self.needs_whole_batch = bottleneck.needs_whole_batch
         self.criterion = "objective" if bottleneck.rate_is_constant else "bound"
         self.settled_from = max(bottleneck.settled_from, autoencoder.beta_warmup_steps)
         self.usage: Tensor | None = None  # over the validation split
@@ -62,10 +63,6 @@ class AutoencoderTask(Task):
         if not counts:
             return found
         return found | self.model.bottleneck.usage_figures(distributed.sum_over_ranks(torch.stack(counts).sum(0)))
-
-    @property
-    def needs_whole_batch(self) -> bool:
-        return self.model.bottleneck.needs_whole_batch
 
     def figures(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         assert isinstance(model, Autoencoder)

@@ -23,7 +23,7 @@ class Task(ABC):
     settled_from: int = 0  # earlier steps are not comparable with later ones, and are never `best`
     model: nn.Module
     settings: Mapping[str, Any] = MappingProxyType({})  # of the run, by keys as they are typed: what warnings name
-    needs_whole_batch = False  # accumulated gradients take a pass without gradients before: `Bottleneck`
+    needs_whole_batch: bool = False  # accumulated gradients take a pass without gradients before: `Bottleneck`
 
     @abstractmethod
     def loss(self, network: nn.Module, batch: Batch, step: Tensor | int) -> tuple[Tensor, Figures]:

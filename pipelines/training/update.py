@@ -74,7 +74,7 @@ class AccumulatedUpdate(Update):
 
     def _learn(self, batch: Batch, step: Tensor | int) -> Result:
         rows = len(batch.x) // self._count
-        parts = [Batch(*(None if field is None else field[number * rows : (number + 1) * rows] for field in batch))
+        parts = [Batch._make(None if field is None else field[number * rows : (number + 1) * rows] for field in batch)
                  for number in range(self._count)]
         sums, total, found = MicroBatches(self._count), torch.zeros((), device=self.device), []
         if self.task.needs_whole_batch:

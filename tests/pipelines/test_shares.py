@@ -70,8 +70,9 @@ VERBS = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ranks, verb", [
+    (2, "sample"), *(pytest.param(2, verb, marks=pytest.mark.slow) for verb in ("score", "compress", "reconstruct")),
+    *(pytest.param(4, verb, marks=pytest.mark.slow) for verb in VERBS)])
 def test_a_verb_that_writes_files(ranks, verb, tiny_run, digits, tmp_path, command):
     given, kill = VERBS[verb]
     given = [str(digits) if word == "DIGITS" else word for word in given]
@@ -97,7 +98,7 @@ def test_evaluation(tiny, tiny_run, tmp_path, command):
     for name, ranks, kill in (("one", 1, None), ("two", 2, (1, 3))):
         run = shutil.copytree(tiny_run, tmp_path / name / "tiny")
         arguments = ("evaluate", *tiny, f"runs_dir={run.parent}", "evaluate.samples=20", "evaluate.batch_size=50",
-                     "evaluate.bound_samples=2", "evaluate.copies=20")
+                     "evaluate.bound_samples=2", "evaluate.copies=20", "evaluate.classifier=false")
         if kill is not None:
             assert command(*arguments, ranks=ranks, kill=kill, check=False).returncode == -signal.SIGKILL
             assert not (run / "metrics.json").exists() and not any(run.glob("figures/*"))
