@@ -57,14 +57,14 @@ def compress_files(kind: Kind, models: Models, source: Path, out: Path, lossless
     check_rate_weight(models, rate_weight, lossless)
     if lossless:
         models.check_lossless()
-    paths, many = kind.find_files(models.loaded, source), source.is_dir()
+    paths, several = kind.find_files(models.loaded, source), source.is_dir()
 
     def batches() -> Iterator[Given]:
         for start in range(0, len(paths), batch_size):
             for readable, items in _readable(kind, models, paths[start : start + batch_size], len(paths), whole):
                 yield Given(items.x, models.wanted_labels(labels, len(readable)), items.lengths,
                             models.wanted_actions(actions, len(readable), items.x.shape[2]),
-                            [path.relative_to(source).as_posix() for path in readable] if many else [])
+                            [path.relative_to(source).as_posix() for path in readable] if several else [])
 
     out.parent.mkdir(parents=True, exist_ok=True)
     if by_first(out.is_dir):

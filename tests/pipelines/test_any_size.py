@@ -98,6 +98,11 @@ def test_a_folder_of_files_of_any_size(run, image, tiny_run, command, tmp_path):
     assert "4 items of" in result.stdout
     for name, (height, width) in sizes.items():
         assert np.array_equal(np.array(Image.open(tmp_path / "out" / f"{name}.png")), image[0, :height, :width]), name
+    one, two = tmp_path / "in" / "a.png", tmp_path / "b.ndc"
+    run.compress_files(one, two, whole=True)
+    assert two.read_bytes() == run.compress(image), "a file by itself"
+    run.compress_files(tmp_path / "in", two)
+    assert Reader(io.BytesIO(two.read_bytes())).header.any_size is False
 
 
 @pytest.mark.parametrize(("grid", "usual"), [((19, 12), (4, 4)), ((3,), (128,)), ((129,), (128,)),
