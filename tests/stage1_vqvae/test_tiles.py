@@ -78,6 +78,7 @@ def test_networks_that_look_at_everything_are_refused(function, reason):
 
 
 def images() -> Autoencoder:
+    torch.manual_seed(0)
     settings = {"hidden": 8, "outer_hidden": 6, "residual_hidden": 4, "num_residual_blocks": 1, "num_downsamplings": 2,
                 "mixing_convolution": True}
     return awake(Autoencoder(ImageEncoder(1, 4, **settings), EMAQuantizer(16, 4), ImageDecoder(1, 4, **settings),
