@@ -210,7 +210,7 @@ def _prepare(folder: Path, manifest: Manifest, overwrite: bool) -> list[str]:
     there: list[str] = []
     for leftover in folder.glob(".*.tmp"):  # of a killed process
         leftover.unlink()
-    for path in [*folder.glob(MANIFEST), *sorted(folder.glob("*-[0-9][0-9][0-9][0-9][0-9].safetensors"))]:
+    for path in [*folder.glob(MANIFEST), *sorted(folder.glob("*-[0-9][0-9][0-9][0-9][0-9]*.safetensors"))]:
         if overwrite:  # the manifest first: if this is interrupted, what is left does not look like a data set
             path.unlink()
             continue
