@@ -34,11 +34,11 @@ def log_spectral_distance(real: Tensor, made: Tensor, sample_rate_hz: int, lengt
     """
     window, hop = round(WINDOW_S * sample_rate_hz), round(HOP_S * sample_rate_hz)
     frames = (-(-(lengths.cpu() - window) // hop)).clamp(min=0) + 1
-    clips, count = [mono(waves, lengths) for waves in (real, made)], int(frames.max())
-    loudest = torch.stack([_powers(clips[0], window, hop, part).amax((1, 2)) for part in _parts(count)]).amax(0)
+    count = int(frames.max())
+    loudest = torch.stack([_powers(real, lengths, window, hop, part).amax((1, 2)) for part in _parts(count)]).amax(0)
     floor, distances = (loudest * 10 ** (FLOOR_DB / 10)).clamp(min=SILENCE)[:, None, None], []
     for part in _parts(count):
-        powers = [_powers(own, window, hop, part) for own in clips]
+        powers = [_powers(waves, lengths, window, hop, part) for waves in (real, made)]
         difference = torch.maximum(powers[0], floor).log10() - torch.maximum(powers[1], floor).log10()
         distances.append((10 * difference).square().mean(2).sqrt())
     distance = torch.cat(distances, 1)
@@ -51,11 +51,12 @@ def _parts(count: int) -> list[range]:
     return [range(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE)]
 
 
-def _powers(clips: Tensor, window: int, hop: int, frames: range) -> Tensor:
-    """Clips (b, t) -> |STFT|^2 (b, f, k) of some frames, frame i starts at sample i * hop; a full-scale sine has power
-    1."""
-    own = clips[:, frames.start * hop : (frames.stop - 1) * hop + window]
+def _powers(waves: Tensor, lengths: Tensor, window: int, hop: int, frames: range) -> Tensor:
+    """Waves (b, 1, t) -> |STFT|^2 (b, f, k) of some frames, frame i starts at sample i * hop; a full-scale sine has
+    power 1."""
+    start = frames.start * hop
+    own = mono(waves[..., start : start + (len(frames) - 1) * hop + window], lengths - start)
     filled = F.pad(own, (0, (len(frames) - 1) * hop + window - own.shape[1]))
-    weights = torch.hann_window(window, dtype=clips.dtype)
+    weights = torch.hann_window(window, dtype=own.dtype)
     spectrum = torch.fft.rfft(filled.unfold(1, window, hop) * weights)
     return (spectrum.abs() * 2 / weights.sum()).square()
