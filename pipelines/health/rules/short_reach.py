@@ -1,7 +1,8 @@
 """The prior's receptive field covers less than an eighth of an axis of the grid: codes further apart are drawn as if
 they had nothing to do with each other.
 
-The healthy runs cover a third of it or more, walks in a room 3 of 16 frames.
+The healthy runs cover a third of it or more. Frames of video do not count: given the actions, one frame may be enough
+(RESULTS.md, doom_video).
 """
 
 import math
@@ -16,18 +17,17 @@ SHARE, ENOUGH = 8, 3  # an eighth of the axis; a third
 
 
 def find(prior: PriorFacts, settings: Mapping[str, Any]) -> Finding | None:
-    short = [axis for axis, (reach, size) in enumerate(zip(prior.reach, prior.grid)) if SHARE * reach < size - 1]
+    within = len(prior.grid) - 2  # the first axis within a frame of video
+    short = [axis for axis, (reach, size) in enumerate(zip(prior.reach, prior.grid))
+             if axis >= within and SHARE * reach < size - 1]
     if not short:
         return None
     axis = max(short, key=lambda axis: prior.grid[axis] / max(prior.reach[axis], 1))
     reach, size = prior.reach[axis], prior.grid[axis]
-    key = "prior.num_layers"
-    if len(prior.grid) == 3 and axis == 0 and "prior.num_temporal_layers" in settings:
-        key = "prior.num_temporal_layers"
-    layers, changes = settings.get(key), list[Change]()
+    layers, changes = settings.get("prior.num_layers"), list[Change]()
     if isinstance(layers, int):
-        changes.append(change(settings, key, math.ceil(layers * size / ENOUGH / max(reach, 1))))
-    if isinstance(first := settings.get("prior.first_kernel_size"), int) and key == "prior.num_layers":
+        changes.append(change(settings, "prior.num_layers", math.ceil(layers * size / ENOUGH / max(reach, 1))))
+    if isinstance(first := settings.get("prior.first_kernel_size"), int):
         changes.append(change(settings, "prior.first_kernel_size", max(7, first)))
     return Finding(f"the prior's receptive field reaches {reach} back along an axis of {size} positions",
                    "it is smaller than the grid: samples are right in small parts only",

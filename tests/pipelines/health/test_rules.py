@@ -126,12 +126,13 @@ SICK = {  # rule: evidence and the setting that it names first; None: in words a
     "short reach": [
         (evidence(STAGE2, prior=PriorFacts(1, 2, (64, 64), (4, 9)), settings={"prior.num_layers": 2}),
          "prior.num_layers=11"),
-        (evidence(STAGE2, prior=PriorFacts(1, 2, (32, 8, 8), (2, 8, 8)), settings={"prior.num_temporal_layers": 1}),
-         "prior.num_temporal_layers=6")],
+        (evidence(STAGE2, prior=PriorFacts(1, 2, (2, 64, 64), (1, 4, 64)), settings={"prior.num_layers": 2}),
+         "prior.num_layers=11")],
 }
 HEALTHY = [  # near the thresholds, and further from them than any healthy run
     evidence(rows=rows("train", "equal values", [0.98] * 8), settings={"autoencoder.likelihood.variance": 9}),
     evidence(STAGE2, prior=PriorFacts(1, 2, label_counts={"class": {"a": 900, "b": 1}})),
+    evidence(STAGE2, prior=PriorFacts(1, 2, (32, 8, 8), (1, 8, 8))),  # of video one frame may be enough
     evidence(codes=used(1, 64, 100)),
     evidence(rows=rows("validation", "codes used", [7, 7])),
     evidence(codes=used(0.55), settings={f"{BOTTLENECK}.rate_weight": 0.0, f"{BOTTLENECK}.revive_threshold": 0.05}),
