@@ -230,7 +230,8 @@ class Encoder:
             exceptions = int(exceptions)  # in plain Python it is NumPy's
             self.exceptions += exceptions
             self.exception_bits += exceptions * (16 + leaves(logits.shape[1]).bit_length() - 1)
-            self._out = np.concatenate((self._out, np.zeros_like(self._out)))
+            if done < len(codes):
+                self._out = np.concatenate((self._out, np.zeros_like(self._out)))
 
     def bits(self, value: int, count: int) -> None:
         """Writes an integer in [0, 2^count), count <= 62, as it is."""

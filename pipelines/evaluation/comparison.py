@@ -249,14 +249,19 @@ def draw_reconstructions(path: Path, systems: list[System], data: Data, split: s
 
 
 def panel(systems: list[System], rows: list[dict], x: str, y: str) -> tuple[str, str, dict[str, list[tuple]]]:
-    """Labels of both axes, and points: figure y over each system's steps, or column y over the axis x with one line for
-    each choice on the other axes."""
+    """Labels of both axes, and points: figure y over each system's steps; column y over the axis x with one line for
+    each choice on the other axes; or over the column x with one line for each choice on the first axis."""
     lines: dict[str, list[tuple]] = {}
     for system, own in zip(systems, rows, strict=True):
         if x == "step":
             logged = [step for step in read_metrics(system.run.stage1 / "metrics.jsonl") if step["split"] == "train"]
             lines[system.name] = [(step["step"], step[y]) for step in logged if y in step]
             continue
+        if x in COLUMNS:
+            first = next(iter(system.choices))
+            lines.setdefault(in_words({first: system.choices[first]}), []).append((own[x], own[y]))
+            continue
         others = in_words({axis: choice for axis, choice in system.choices.items() if axis != x})
         lines.setdefault(others, []).append((str(system.choices[x]), own[y]))
-    return x, COLUMNS[y][0] if y in COLUMNS else y, lines
+    title = {name: COLUMNS[name][0] if name in COLUMNS else name for name in (x, y)}
+    return title[x], title[y], lines

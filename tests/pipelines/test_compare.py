@@ -149,7 +149,7 @@ def test_every_set_composes_and_says_its_command(name, tmp_path):
     assert spec["published"].keys() <= {system.name for system in systems}
     for axes in spec["plot"]:
         assert axes.keys() == {"x", "y"}
-        assert axes["y"] in COLUMNS if axes["x"] in spec["axes"] else axes["x"] == "step"
+        assert axes["x"] == "step" or axes["y"] in COLUMNS and axes["x"] in (*spec["axes"], *COLUMNS)
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
@@ -169,6 +169,8 @@ def test_panels_of_a_plot(compared):
     _, label, lines = panel(systems, rows, x="step", y="z_e norm")
     assert label == "z_e norm" and list(lines) == ["VAE", "VQ-VAE"]
     assert [step for step, _ in lines["VQ-VAE"]] == [5, 10, 15, 20] and all(norm > 0 for _, norm in lines["VQ-VAE"])
+    assert panel(systems, rows, x="bound", y="nmse") == (
+        "bound, bits/dim", "NMSE", {own["system"]: [(own["bound"], own["nmse"])] for own in rows})
     for system in systems:
         system.choices["seed"] = 1
     assert row(replace(systems[1], name="VQ-VAE, seed 1"), None)["system"] == "VQ-VAE, seed 1"

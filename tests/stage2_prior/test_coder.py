@@ -53,6 +53,14 @@ def test_a_stream_is_as_long_as_the_codes_are_improbable():
     assert abs(8 * len(data) - bits - 4 - 4000 * (9 * 6e-5 + 2.2e-5)) <= 4 + 6 * 2.5
 
 
+def test_codes_written_one_by_one_make_the_same_stream():
+    logits, codes, _ = drawn(8, 200, 2.0)
+    encoder = Encoder()
+    for row in range(200):  # a buffer that doubles with each call is larger than any memory by then
+        encoder.codes(logits[row : row + 1], codes[row : row + 1])
+    assert encoder.finish() == written(logits, codes)[0]
+
+
 def test_codes_near_a_rounding_edge_are_sent_plainly_and_read_from_either_side():
     edge = (3 + 0.5) / STEPS  # log-odds halfway between two steps
     logits = np.array([[0.0, edge], [0.0, -edge], [0.0, edge + 3 * TOLERANCE], [0.0, 0.0]])
