@@ -11,7 +11,8 @@ from benchmarks.gpu_check.verbs import call_verb, metric_rows, on_device, run_ve
 __all__ = ["NEEDS", "main"]
 CONFIGS = ROOT / "configs" / "autoencoder"
 BOTTLENECKS = sorted(path.stem for path in (CONFIGS / "bottleneck").glob("*.yaml"))
-LIKELIHOODS = sorted({path.stem for path in (CONFIGS / "likelihood").glob("*.yaml")} - {"codes", "mu_law", "mu_law_wave"})
+NOT_OF_IMAGES = {"codes", "mu_law", "mu_law_wave"}
+LIKELIHOODS = sorted({path.stem for path in (CONFIGS / "likelihood").glob("*.yaml")} - NOT_OF_IMAGES)
 
 
 def main(recorder: Recorder) -> None:
