@@ -64,7 +64,8 @@ def predictions(measured: Measured, subject: Subject) -> dict:
 
     def continued(actions: Tensor | None) -> Tensor:
         return predict(subject.loaded.stage1, subject.loaded.stage2, batch.x[:, :, :context], data.clip_length, actions,
-                       batch.labels, subject.seed, options.batch_size)
+                       batch.labels, subject.seed, options.batch_size,
+                       temperature=options.prediction_temperature)
 
     last_frame = batch.x[:, :, context - 1 : context].expand_as(batch.x)
     clips = {"prediction": continued(batch.actions), "last_frame": last_frame,
@@ -77,7 +78,8 @@ def predictions(measured: Measured, subject: Subject) -> dict:
         actions[:, context:] = data.action_names.index(name)
         motion[name] = shifts(continued(actions), context)
     return {
-        "clips": len(items), "context": context, "frames": data.clip_length - context, **steps,
+        "clips": len(items), "context": context, "frames": data.clip_length - context,
+        "temperature": options.prediction_temperature, **steps,
         "shift_columns": motion,
         "shift_columns_recorded": recorded_shifts(batch, context, data.action_names),
     }

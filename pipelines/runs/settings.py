@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipelines.files.typed import Count, CountOrZero, Seed, Typed
+from pipelines.files.typed import Count, CountOrZero, Seed, Size, Typed
 
 
 @dataclass
@@ -28,6 +28,7 @@ class Evaluation(Typed):
     unconditional: str | None = None
     context: Count = 6
     predictions: CountOrZero = 64
+    prediction_temperature: Size = 1.0
     actions: list[str] | None = None
     classifier: bool = True
     copies: CountOrZero = 256

@@ -348,20 +348,24 @@ def test_actions_are_refused_for_video_without_actions(without_actions, command,
 def test_evaluation_measures_predictions_and_motion(runs, tmp_path, command, name):
     shutil.copytree(runs / name, tmp_path / name)
     table = command("evaluate", *TINY, *STAGES[name], f"run={name}", f"runs_dir={tmp_path}",
-                    "evaluate.actions=[left,right]").stdout
+                    "evaluate.actions=[left,right]", "evaluate.prediction_temperature=0").stdout
     figures = json.loads((tmp_path / name / "metrics.json").read_text())
     assert figures["copies"]["codes"]["share"] <= 1 and (tmp_path / name / "figures" / "nearest.png").is_file()
     found, codes = figures["video"], figures["codes"]
-    assert (found["clips"], found["context"], found["frames"]) == (3, 4, 4)
+    assert (found["clips"], found["context"], found["frames"], found["temperature"]) == (3, 4, 4, 0)
     for way in ("prediction", "last_frame", "reconstruction"):
         assert len(found[f"{way}_psnr_db"]) == len(found[f"{way}_ssim"]) == 4
     assert list(found["shift_columns"]) == ["left", "right"]
     assert list(found["shift_columns_recorded"]) == ["forward", "left", "right"] and 0 < codes["prior_bits"] < 5
     assert figures["bits_per_dim"]["rate_prior"] == pytest.approx(
         codes["codes_per_example"] * codes["prior_bits"] / (8 * 12 * 12 * 3), rel=1e-4)
+    split, loaded = Room(**ROOM).split("validation"), load_run(Run(tmp_path / name), CPU)
+    batch = split.batch(spread(3, len(split)))
+    likeliest = predict(loaded.stage1, loaded.stage2, batch.x[:, :, :4], 8, batch.actions, batch.labels, 0, 8,
+                        temperature=0)
+    assert found["prediction_psnr_db"] == pytest.approx(fidelity(likeliest, batch, 4)["psnr_db"], rel=1e-5)
     # the last frame repeated, by hand
-    split = Room(**ROOM).split("validation")
-    x = split.batch(spread(3, len(split))).x.double()
+    x = batch.x.double()
     error = (x[:, :, 4:] - x[:, :, 3:4]).square().mean((0, 1, 3, 4))
     assert found["last_frame_psnr_db"] == pytest.approx((10 * torch.log10(255**2 / error)).tolist(), rel=1e-4)
     for path in re.findall(r"\S+\.png", table):
@@ -376,6 +380,8 @@ def test_evaluation_measures_predictions_and_motion(runs, tmp_path, command, nam
     ("evaluate.actions=[up]",
      "evaluate.actions: expected names among forward, left, right, or null for all of them, found 'up'"),
     ("evaluate.predictions=-1", "evaluate.predictions: expected an integer >= 0, found -1"),
+    ("evaluate.prediction_temperature=-1",
+     "evaluate.prediction_temperature: expected a finite number >= 0, found -1"),
     ("evaluate.samples=-1", "evaluate.samples: expected an integer >= 0, found -1"),
     ("evaluate.batch_size=0", "evaluate.batch_size: expected an integer >= 1, found 0"),
 ])
