@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from stage1_vqvae.likelihoods.base import LEVELS
 from stage1_vqvae.likelihoods.mu_law import expand
-from stage1_vqvae.spectra import mel_bands
+from stage1_vqvae.spectra import FLOOR, cosine_transform, mel_bands, windowed_fourier
 
 
 class SoundEncoder(nn.Module):
@@ -57,6 +57,67 @@ class SoundEncoder(nn.Module):
         for block in self.blocks:
             x = block(x, None)
         return self.out(F.relu(x))
+
+
+class CepstralEncoder(nn.Module):
+    """Waves in network units (b, 1, t) -> (b, dim, t / hop_length), from their mel-frequency cepstral coefficients.
+
+    Chorowski, Weiss, Bengio and van den Oord (arXiv 1901.08810, sections II and IV) found that codes made of cepstra
+    say more about what is spoken and less about the voice than codes made of samples: the first `num_coefficients` of
+    `num_bands` describe the envelope of the spectrum, not the harmonics of a pitch. Their differences over time, which
+    the authors append, are left to the convolutions of the residual blocks. Hann windows of `window_length` samples
+    are centred on the samples of a code; outside a clip is silence. ValueError where hop_length does not divide t.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        hidden: int,
+        hop_length: int,
+        window_length: int,
+        sample_rate_hz: int,
+        num_bands: int,
+        num_coefficients: int,
+        num_residual_blocks: int,
+    ):
+        super().__init__()
+        if not 1 <= num_coefficients <= num_bands:
+            raise ValueError(f"num_coefficients: expected 1 to {num_bands}, found {num_coefficients}")
+        if window_length < hop_length or (window_length - hop_length) % 2:
+            raise ValueError(
+                f"window_length: expected {hop_length} or more by an even number, found {window_length}"
+            )
+        self.hop_length = hop_length
+        self.fourier: Tensor
+        self.bands: Tensor
+        self.cosines: Tensor
+        self.register_buffer("fourier", windowed_fourier(window_length), persistent=False)
+        self.register_buffer("bands", mel_bands(window_length, sample_rate_hz, num_bands), persistent=False)
+        self.register_buffer("cosines", cosine_transform(num_bands, num_coefficients), persistent=False)
+        self.input = nn.Conv1d(num_coefficients, hidden, 3, padding=1)
+        self.blocks = nn.ModuleList(ResidualBlock(hidden, ()) for _ in range(num_residual_blocks))
+        self.out = nn.Conv1d(hidden, dim, 1)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] % self.hop_length:
+            raise ValueError(f"expected a number of samples divisible by {self.hop_length}, found {x.shape[-1]}")
+        x = self.input(self.cepstra(x).to(x.dtype))
+        for block in self.blocks:
+            x = block(x, None)
+        return self.out(F.relu(x))
+
+    @torch.no_grad()
+    def cepstra(self, x: Tensor) -> Tensor:
+        """-> (b, num_coefficients, t / hop_length): in speech within some units of zero, the first most variable."""
+        with torch.autocast(x.device.type, enabled=False):
+            beside = (self.fourier.shape[-1] - self.hop_length) // 2
+            wave = F.pad(expand(x.to(self.fourier.dtype)), (beside, beside))
+            real, imaginary = F.conv1d(wave, self.fourier, stride=self.hop_length).transpose(1, 2).chunk(2, -1)
+            magnitudes = (real.square() + imaginary.square() + FLOOR**2).sqrt()
+            centred = (torch.log(magnitudes @ self.bands) + 6) / 2  # -52 dB, a usual level of a band of speech
+            return (centred @ self.cosines).transpose(1, 2)
 
 
 class SoundUpsampler(nn.Module):

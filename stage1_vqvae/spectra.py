@@ -81,3 +81,20 @@ def mel_bands(size: int, sample_rate_hz: int, num_bands: int) -> Tensor:
     nearest = F.one_hot((hz - edges[1:-1]).abs().argmin(0), size // 2 + 1).T.to(triangles.dtype)
     triangles = torch.where(triangles.sum(0) > 0, triangles, nearest)
     return triangles / triangles.sum(0)
+
+
+def windowed_fourier(size: int) -> Tensor:
+    """(2 (size / 2 + 1), 1, size): kernels of a convolution that makes the real, then the imaginary parts of a discrete
+    Fourier transform under a Hann window. A sine of full scale has magnitude 1."""
+    time, frequency = torch.arange(size, dtype=torch.float64), torch.arange(size // 2 + 1, dtype=torch.float64)
+    phase = 2 * math.pi * frequency[:, None] * time / size
+    window = torch.hann_window(size, dtype=torch.float64) * 4 / size
+    return (torch.cat([phase.cos(), -phase.sin()]) * window)[:, None].float()
+
+
+def cosine_transform(num_bands: int, num_coefficients: int) -> Tensor:
+    """(num_bands, num_coefficients): the discrete cosine transform (II), orthonormal, its lowest orders."""
+    place = (torch.arange(num_bands, dtype=torch.float64) + 0.5) * math.pi / num_bands
+    basis = torch.cos(place[:, None] * torch.arange(num_coefficients)) * math.sqrt(2 / num_bands)
+    basis[:, 0] /= math.sqrt(2)
+    return basis.float()

@@ -67,7 +67,8 @@ class Example:
         if self.kind == "audio":  # two codes of the encoder's are enough
             self.label_names = tuple(cfg.decoder_condition_on)
             self.classes = (CLASSES,) * len(self.label_names)
-            self.shape = (1, 2 * math.prod(cfg.autoencoder.encoder.strides))
+            encoder = cfg.autoencoder.encoder
+            self.shape = (1, 2 * (math.prod(encoder.strides) if "strides" in encoder else encoder.hop_length))
             self.x = torch.rand(1, *self.shape) - 0.5
         elif self.kind == "codes":
             self.shape = (1, 21, 21)  # those of doom

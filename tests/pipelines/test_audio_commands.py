@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,23 @@ def test_conversion_keeps_codes_and_length_and_changes_the_voice(run, recordings
     (one,) = waves(tmp_path / "bob").values()
     original = soundfile.read(recordings / "7_ann_0.wav")[0]
     assert len(one) == len(original) and len(waves(tmp_path / "ann")) == 28
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_several_processes_convert_to_the_bytes_of_one_also_after_one_was_killed(
+        ranks, run, recordings, command, tmp_path):
+    def convert(name: str, **how):
+        return command("convert_speaker", "--run", str(run), "--input", str(recordings), "--speaker", "ann",
+                       "--batch-size", "5", "--out", str(tmp_path / name), **how)
+
+    convert("one")
+    assert convert("shared", ranks=ranks, kill=(1, 1), check=False).returncode == -signal.SIGKILL
+    assert not waves(tmp_path / "shared")
+    assert convert("shared", ranks=ranks).stdout.count("28 conversions") == 1
+    one, shared = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.suffix != ".lock"}
+                   for name in ("one", "shared"))
+    assert shared == one and len(one) > 28
 
 
 def test_reconstruct_takes_any_rate_and_needs_the_speaker(run, command, tmp_path):

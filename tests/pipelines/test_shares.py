@@ -92,10 +92,11 @@ def test_a_verb_that_writes_files(ranks, verb, tiny_run, digits, tmp_path, comma
 
 
 @pytest.mark.slow
-def test_evaluation(tiny, tiny_run, tmp_path, command):
-    """Figures too; the other rank dies in its third batch."""
+@pytest.mark.parametrize("shared", [2, 4])
+def test_evaluation(shared, tiny, tiny_run, tmp_path, command):
+    """Figures too; the other rank dies in its second batch."""
     found = {}
-    for name, ranks, kill in (("one", 1, None), ("two", 2, (1, 3))):
+    for name, ranks, kill in (("one", 1, None), ("shared", shared, (1, 2))):
         run = shutil.copytree(tiny_run, tmp_path / name / "tiny")
         arguments = ("evaluate", *tiny, f"runs_dir={run.parent}", "evaluate.samples=20", "evaluate.batch_size=50",
                      "evaluate.bound_samples=2", "evaluate.copies=20", "evaluate.classifier=false")
@@ -105,7 +106,7 @@ def test_evaluation(tiny, tiny_run, tmp_path, command):
         assert command(*arguments, ranks=ranks).stdout.count("measured in") == 1
         found[name] = content(run)
     assert "metrics.json" in found["one"]
-    assert_same(found["two"], found["one"])
+    assert_same(found["shared"], found["one"])
 
 
 def test_an_error_is_said_once_and_ends_all_ranks(tiny_run, digits, tmp_path, command):

@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 from torch import nn
+from torchaudio.functional import create_dct
 
-from stage1_vqvae.audio import SoundEncoder, SoundUpsampler, SpectralGuide
+from stage1_vqvae.audio import CepstralEncoder, SoundEncoder, SoundUpsampler, SpectralGuide
 from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.vq import EMAQuantizer
 from stage1_vqvae.likelihoods.mu_law import MuLaw
-from stage1_vqvae.spectra import mel_bands
+from stage1_vqvae.spectra import FLOOR, mel_bands
 
 
 def encoder(strides=(2, 2, 2), blocks=1):
@@ -73,6 +74,52 @@ def test_a_code_is_made_of_the_samples_around_its_own():
     network(x)[0, :, 5].sum().backward()
     seen = x.grad[0, 0].nonzero().flatten()
     assert seen.min() == 5 * 8 - 7 and seen.max() == 5 * 8 + 7 + 7
+
+
+def cepstral(**changes):
+    torch.manual_seed(0)
+    given = dict(hidden=8, hop_length=16, window_length=64, sample_rate_hz=8000, num_bands=10, num_coefficients=6,
+                 num_residual_blocks=1)
+    return CepstralEncoder(5, **{**given, **changes}).double()
+
+
+def test_cepstra_are_the_cosine_transform_of_the_log_bands_of_the_wave():
+    """Against torch.stft and torchaudio's cosine transform, on the linear wave that the compressed one stands for."""
+    network, wave = cepstral(), torch.rand(2, 1, 160, dtype=torch.float64) - 0.5
+    spectrum = torch.stft(nn.functional.pad(wave[:, 0], (24, 24)), 64, 16, window=torch.hann_window(64).double(),
+                          center=False, return_complex=True).mT / 16
+    bands = (spectrum.abs().square() + FLOOR**2).sqrt() @ mel_bands(64, 8000, 10).double()
+    expected = ((bands.log() + 6) / 2) @ create_dct(6, 10, "ortho").double()
+    torch.testing.assert_close(network.cepstra(MuLaw().double().to_network(wave)), expected.mT, rtol=1e-5, atol=1e-5)
+    assert network(wave).shape == (2, 5, 10)
+
+
+def test_cepstra_of_low_order_describe_formants_and_not_pitch():
+    """Two vowels at two pitches: the envelope of the spectrum tells the vowels apart, whatever the pitch."""
+    t = torch.arange(4000, dtype=torch.float64) / 8000
+
+    def vowel(pitch_hz, formants_hz):
+        harmonics = torch.arange(1, int(4000 / pitch_hz)) * pitch_hz
+        heights = sum(1 / (1 + ((harmonics - formant) / 120) ** 2) for formant in formants_hz)
+        wave = (heights[:, None] * torch.cos(2 * math.pi * harmonics[:, None] * t)).sum(0)
+        return MuLaw().double().to_network(0.9 * wave / wave.abs().max())[None, None]
+
+    network = cepstral(hop_length=64, window_length=256, num_bands=40, num_coefficients=13)
+    low, high, other = (network.cepstra(vowel(*settings))[0, 1:, 10:-10].mean(1)
+                        for settings in ((100, (300, 2300)), (160, (300, 2300)), (100, (700, 1200))))
+    assert (low - high).norm() < (low - other).norm() / 3
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"num_coefficients": 11}, "num_coefficients: expected 1 to 10, found 11"),
+    ({"window_length": 15}, "window_length: expected 16 or more by an even number, found 15"),
+    ({"window_length": 65}, "window_length: expected 16 or more by an even number, found 65"),
+])
+def test_settings_that_no_cepstra_have_are_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        cepstral(**changes)
+    with pytest.raises(ValueError, match="divisible by 16, found 40"):
+        cepstral()(torch.zeros(1, 1, 40, dtype=torch.float64))
 
 
 def test_items_of_a_batch_do_not_mix():

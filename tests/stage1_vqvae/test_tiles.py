@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stage1_vqvae.audio import SoundEncoder, SoundUpsampler
+from stage1_vqvae.audio import CepstralEncoder, SoundEncoder, SoundUpsampler
 from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.autoregressive import AutoregressiveDecoder
 from stage1_vqvae.bottlenecks.vq import EMAQuantizer
@@ -59,6 +59,9 @@ def test_strides_and_residual_blocks_count_in_codes():
     """Whatever the weights: those of new residual branches are zero."""
     encoder = SoundEncoder(1, 4, hidden=8, strides=(2, 2, 3), num_residual_blocks=2)
     assert receptive_field(encoder, 1, [12], [1]) == (Field(3, 3),)  # two blocks, and half a window of each stride
+    cepstral = CepstralEncoder(4, hidden=8, hop_length=16, window_length=64, sample_rate_hz=8000, num_bands=10,
+                               num_coefficients=6, num_residual_blocks=2)
+    assert receptive_field(cepstral, 1, [16], [1]) == (Field(5, 5),)  # a window's 1.5 hops, the input, two blocks
     image = ImageEncoder(3, 4, hidden=8, outer_hidden=8, residual_hidden=4, num_residual_blocks=2, num_downsamplings=2,
                          mixing_convolution=True)
     assert receptive_field(image, 3, [4, 4], [1, 1]) == (Field(4, 4), Field(4, 4))
