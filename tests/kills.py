@@ -218,7 +218,7 @@ def kills(runs: Runs, short: bool, every: int = 1) -> Iterator[Try]:
     """SIGKILL at the n-th event, then the same command again."""
     for verb in COMMANDS:
         total = runs.events[verb]
-        few = [1, (1 + total) // 2, total]
+        few = [1 + (COMMANDS.index(verb) + 1) * (total - 1) // len(COMMANDS)]  # a quarter of the way, ..., the last
         numbers = few if short else range(1, total + 1, every)
         for number in numbers:
             def once(verb: str = verb, number: int = number) -> str:

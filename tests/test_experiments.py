@@ -119,14 +119,17 @@ def settings_of_bottlenecks(experiment: str) -> dict[str, dict]:
     return OmegaConf.to_container(cfg.autoencoder.get("bottlenecks", OmegaConf.create({})))
 
 
-@pytest.mark.parametrize("half", [0, pytest.param(1, marks=pytest.mark.slow)])  # composing takes 0.2 s each
+PARTS = 6  # by default each experiment takes one in six bottlenecks: composing takes 0.2 s each
+
+
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, PARTS))])
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_an_experiment_takes_every_bottleneck_and_sets_no_other(experiment, half):
+def test_an_experiment_takes_every_bottleneck_and_sets_no_other(experiment, part):
     image = Example(composed([f"experiment={experiment}"])).kind == "image"
     settings = settings_of_bottlenecks(experiment)
     assert set(settings) <= set(BOTTLENECKS)
     for number, bottleneck in enumerate(BOTTLENECKS):
-        if (number + EXPERIMENTS.index(experiment)) % 2 != half:
+        if (number + EXPERIMENTS.index(experiment)) % PARTS != part:
             continue
         cfg = composed([f"experiment={experiment}", f"autoencoder/bottleneck={bottleneck}"])
         path = Path(CONFIGS) / "autoencoder" / "bottleneck" / f"{bottleneck}.yaml"

@@ -22,7 +22,7 @@ def parts() -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("part, tries, ends", [
-    ("kills", 12, {"same bits"}),
+    ("kills", 4, {"same bits"}),
     ("signals", 8, {"stopped, saved, same bits"}),
     ("disks", 2, {"refused, same bits"}),
     ("writers", 3, {"0 refused", "1 refused", "both right"}),

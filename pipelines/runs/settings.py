@@ -29,6 +29,7 @@ class Evaluation(Typed):
     context: Count = 6
     predictions: CountOrZero = 64
     prediction_temperature: Size = 1.0
+    prediction_samples: Count = 1
     actions: list[str] | None = None
     classifier: bool = True
     copies: CountOrZero = 256

@@ -284,6 +284,7 @@ def test_wrong_flags_get_one_line_and_exit_status_2(tmp_path, flags, words):
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and words in result.stderr
 
 
+@pytest.mark.slow
 def test_a_rehearsal_writes_results_and_log(tmp_path):
     result = check("--device", "cpu", "--out", tmp_path / "out", *(word for name in QUICK for word in ("--only", name)))
     assert result.returncode == 0, result.stdout + (tmp_path / "out/log.txt").read_text()[-3000:]

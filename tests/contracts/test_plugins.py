@@ -93,6 +93,7 @@ def test_a_kind_of_data_and_a_metric_are_one_file_each(folder, tmp_path):
     assert "--columns COLUMNS" in listed.stdout
 
 
+@pytest.mark.slow  # a pytest within
 def test_they_pass_the_contract_tests(folder):
     selection = ["-k", "(toy or texture or LargestError) and not plugins", "-p", "no:cacheprovider"]
     result = run("-m", "pytest", Path(__file__).parent, *selection, folder=folder, cwd=ROOT)

@@ -190,6 +190,7 @@ def test_recordings_of_any_length_are_converted_and_reconstructed_whole(run, rec
     assert (tmp_path / "bob" / "spectrograms.png").exists()
 
 
+@pytest.mark.slow  # five commands
 def test_a_flat_folder_of_voices_trains_without_labels_and_says_so(recordings, arguments, command, tmp_path):
     """The experiment conditions its decoder on the speaker, which a folder without speaker folders does not tell."""
     (tmp_path / "voices").mkdir()

@@ -18,6 +18,7 @@ TINY = [
     "data=digits", "autoencoder.encoder.hidden=16", "autoencoder.encoder.outer_hidden=16",
     "autoencoder.encoder.residual_hidden=8", "autoencoder.encoder.num_downsamplings=1", "prior.channels=8",
     "prior.num_layers=2", "evaluate.bound_samples=3", "evaluate.copies=4", "evaluate.quality=0",
+    "evaluate.classifier=false",
     *(f"{stage}.{setting}" for stage in ("stage1", "stage2") for setting in
       ("steps=20", "batch_size=16", "validate_every=10", "checkpoint_every=10", "log_every=5")),
 ]
@@ -79,6 +80,7 @@ def test_the_same_is_written_as_a_page(compared):
         assert f"<td>{own['system']}</td>" in text and f'data-key="{own["bound"]}"' in text
 
 
+@pytest.mark.slow  # three comparisons more
 def test_what_was_done_is_not_done_again(compared, command):
     out, printed = compared
     before = times(out)

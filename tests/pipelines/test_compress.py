@@ -92,7 +92,7 @@ def test_a_file_of_another_run_is_refused(run, x):
         run.decompress(b"PK" + bytes(100))
 
 
-@pytest.mark.parametrize("flags", [[], ["--lossless"]])
+@pytest.mark.parametrize("flags", [["--lossless"], pytest.param([], marks=pytest.mark.slow)])
 def test_a_folder_becomes_one_file_and_comes_back_by_name(run, tiny_run, folder, command, tmp_path, flags):
     file = tmp_path / "out" / "digits.ndc"
     result = command("compress", "--run", str(tiny_run), "--input", str(folder), "--out", str(file), *flags)

@@ -48,7 +48,7 @@ def assert_close(one: Path, two: Path, limit: float) -> None:
                 assert abs(row[key] - other[key]) <= limit, f"step {row['step']}, {key}: {row[key]} {other[key]}"
 
 
-@pytest.mark.parametrize("bottleneck", ["ema", "gradient"])
+@pytest.mark.parametrize("bottleneck", ["ema", pytest.param("gradient", marks=pytest.mark.slow)])
 def test_stage1(bottleneck, tiny, tmp_path, command, on_two_ranks):
     """Data-driven initialisation and revival included: the threshold is set so high that codes are revived often.
 

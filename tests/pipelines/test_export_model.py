@@ -89,6 +89,7 @@ def test_files_hold_no_items_and_no_places_of_this_machine(pt2):
                     assert values and not any(value.any() for value in values)
 
 
+@pytest.mark.slow  # an environment of its own
 @needs_onnx
 def test_onnx_files_run_without_torch_and_this_project(tiny_run, digits, tmp_path, capsys):
     """By onnxruntime alone, on a given picture, in an interpreter that sees no folder of this project."""

@@ -51,7 +51,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", BOTTLENECKS)
+@pytest.mark.parametrize("name", [pytest.param("fsq", marks=pytest.mark.slow), "bsq"])
 def test_2_to_the_18_codes_pass_through_every_command(name, folder):
     for verb in (train_stage1, extract_codes, train_stage2):
         call(verb, *settings(folder, name))

@@ -49,7 +49,7 @@ MOMENTS = [
 ]
 
 
-@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+@pytest.mark.parametrize("stage", ["stage1", pytest.param("stage2", marks=pytest.mark.slow)])
 def test_a_training_that_is_killed_while_it_saves_ends_with_the_same_bits(stage, tiny, tiny_run, tmp_path, command):
     run, arguments = tmp_path / "tiny", (f"train_{stage}", *tiny, f"runs_dir={tmp_path}")
     shutil.copytree(tiny_run, run)

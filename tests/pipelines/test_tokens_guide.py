@@ -5,10 +5,12 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "tokens.md"
 
 
+@pytest.mark.slow  # trains another package
 def test_the_guide(tmp_path, command, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```(python|sh)\n(.*?)```", GUIDE.read_text(), re.DOTALL)

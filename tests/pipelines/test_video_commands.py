@@ -283,6 +283,7 @@ def without_actions(tmp_path_factory, command) -> tuple[Path, list[str]]:
     return folder / "runs" / "gifs", arguments
 
 
+@pytest.mark.slow  # seven commands
 def test_video_without_actions_trains_samples_predicts_and_evaluates(without_actions, command, tmp_path):
     run, arguments = without_actions
     assert CodeData(run / "codes").split("train").local is None
@@ -348,12 +349,13 @@ def test_actions_are_refused_for_video_without_actions(without_actions, command,
 def test_evaluation_measures_predictions_and_motion(runs, tmp_path, command, name):
     shutil.copytree(runs / name, tmp_path / name)
     table = command("evaluate", *TINY, *STAGES[name], f"run={name}", f"runs_dir={tmp_path}",
-                    "evaluate.actions=[left,right]", "evaluate.prediction_temperature=0").stdout
+                    "evaluate.actions=[left,right]", "evaluate.prediction_temperature=0.5",
+                    "evaluate.prediction_samples=2").stdout
     figures = json.loads((tmp_path / name / "metrics.json").read_text())
     assert figures["copies"]["codes"]["share"] <= 1 and (tmp_path / name / "figures" / "nearest.png").is_file()
     found, codes = figures["video"], figures["codes"]
-    assert (found["clips"], found["context"], found["frames"], found["temperature"]) == (3, 4, 4, 0)
-    for way in ("prediction", "last_frame", "reconstruction"):
+    assert (found["clips"], found["context"], found["frames"], found["temperature"]) == (3, 4, 4, 0.5)
+    for way in ("prediction", "mean", "last_frame", "reconstruction"):
         assert len(found[f"{way}_psnr_db"]) == len(found[f"{way}_ssim"]) == 4
     assert list(found["shift_columns"]) == ["left", "right"]
     assert list(found["shift_columns_recorded"]) == ["forward", "left", "right"] and 0 < codes["prior_bits"] < 5
@@ -361,16 +363,20 @@ def test_evaluation_measures_predictions_and_motion(runs, tmp_path, command, nam
         codes["codes_per_example"] * codes["prior_bits"] / (8 * 12 * 12 * 3), rel=1e-4)
     split, loaded = Room(**ROOM).split("validation"), load_run(Run(tmp_path / name), CPU)
     batch = split.batch(spread(3, len(split)))
-    likeliest = predict(loaded.stage1, loaded.stage2, batch.x[:, :, :4], 8, batch.actions, batch.labels, 0, 8,
-                        temperature=0)
-    assert found["prediction_psnr_db"] == pytest.approx(fidelity(likeliest, batch, 4)["psnr_db"], rel=1e-5)
+    twice = [torch.cat([own, own]) for own in (batch.x[:, :, :4], batch.actions, batch.labels)]
+    drawn = predict(loaded.stage1, loaded.stage2, twice[0], 8, *twice[1:], 0, 8, temperature=0.5)
+    assert found["prediction_psnr_db"] == pytest.approx(fidelity(drawn[:3], batch, 4)["psnr_db"], rel=1e-5)
+    mean = torch.stack([drawn[:3], drawn[3:]]).double().mean(0).round().to(torch.uint8)
+    assert found["mean_psnr_db"] == pytest.approx(fidelity(mean, batch, 4)["psnr_db"], rel=1e-5)
+    assert found["mean_psnr_db"] != found["prediction_psnr_db"] and found["samples"] == 2
     # the last frame repeated, by hand
     x = batch.x.double()
     error = (x[:, :, 4:] - x[:, :, 3:4]).square().mean((0, 1, 3, 4))
     assert found["last_frame_psnr_db"] == pytest.approx((10 * torch.log10(255**2 / error)).tolist(), rel=1e-4)
     for path in re.findall(r"\S+\.png", table):
         assert Path(path).is_file()
-    for words in ("predicted: PSNR, dB", "last frame repeated: SSIM", "columns per frame to the right: right",
+    for words in ("predicted: PSNR, dB", "mean of predictions: PSNR, dB",
+                  "last frame repeated: SSIM", "columns per frame to the right: right",
                   "  frame by frame"):
         assert words in table
 

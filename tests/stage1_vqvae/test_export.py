@@ -60,8 +60,10 @@ BOTTLENECKS = {"ema": lambda: EMAQuantizer(16, 4), "product": lambda: EMAQuantiz
                "residual": lambda: Residual(16, 4, num_codebooks=2)}
 
 
-@pytest.mark.parametrize("bottleneck", BOTTLENECKS)
-@pytest.mark.parametrize("make", [image, audio])
+@pytest.mark.parametrize(("make", "bottleneck"), [
+    *((image, bottleneck) for bottleneck in BOTTLENECKS),
+    *(pytest.param(audio, bottleneck, marks=() if bottleneck == "ema" else pytest.mark.slow)
+      for bottleneck in BOTTLENECKS)])
 def test_encoder_and_decoder_export_with_a_dynamic_batch(make, bottleneck):
     torch.manual_seed(0)
     model, x = make(BOTTLENECKS[bottleneck]())

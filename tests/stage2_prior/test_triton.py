@@ -74,6 +74,7 @@ def arguments_for(prior: CodebookPrior, n: int = N, grid: tuple[int, ...] = GRID
     return arguments
 
 
+@pytest.mark.slow  # 60 tests of kernels by an interpreter
 @not_interpreted
 def test_interpreted(pytestconfig):
     """Runs the tests of this file that are marked so, all of them."""
@@ -371,7 +372,8 @@ PUBLISHED = {
 @not_interpreted
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [
+    next(iter(PUBLISHED)), *(pytest.param(name, marks=pytest.mark.slow) for name in list(PUBLISHED)[1:])])
 def test_compiles_without_spills_and_without_tensor_cores(tmp_path, monkeypatch, capability, dtype, name):
     """For A100 and H100: exact multiply-adds, weights read 16 bytes at a time, in float32 everything in registers."""
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
