@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stage1_vqvae.audio import SoundEncoder, SoundUpsampler
+from stage1_vqvae.audio import CepstralEncoder, SoundEncoder, SoundUpsampler
 from stage1_vqvae.autoencoder import Autoencoder
 from stage1_vqvae.bottlenecks.base import Quantizer
 from stage1_vqvae.bottlenecks.bsq import BSQ
@@ -55,6 +55,13 @@ def audio(bottleneck: Quantizer) -> tuple[Autoencoder, Tensor]:
     return Autoencoder(encoder, bottleneck, decoder, likelihood), torch.rand(3, 1, 32) * 2 - 1
 
 
+def cepstra(bottleneck: Quantizer) -> tuple[Autoencoder, Tensor]:
+    model, x = audio(bottleneck)
+    model.encoder = CepstralEncoder(4, hidden=8, hop_length=4, window_length=16, sample_rate_hz=8000, num_bands=8,
+                                    num_coefficients=5, num_residual_blocks=1)
+    return model, x
+
+
 BOTTLENECKS = {"ema": lambda: EMAQuantizer(16, 4), "product": lambda: EMAQuantizer(16, 4, num_codebooks=2),
                "fsq": lambda: FSQ([5, 4], 4), "bsq": lambda: BSQ(4, 4), "simvq": lambda: SimVQ(num_codes=16, dim=4),
                "residual": lambda: Residual(16, 4, num_codebooks=2)}
@@ -63,7 +70,7 @@ BOTTLENECKS = {"ema": lambda: EMAQuantizer(16, 4), "product": lambda: EMAQuantiz
 @pytest.mark.parametrize(("make", "bottleneck"), [
     *((image, bottleneck) for bottleneck in BOTTLENECKS),
     *(pytest.param(audio, bottleneck, marks=() if bottleneck == "ema" else pytest.mark.slow)
-      for bottleneck in BOTTLENECKS)])
+      for bottleneck in BOTTLENECKS), (cepstra, "ema")])
 def test_encoder_and_decoder_export_with_a_dynamic_batch(make, bottleneck):
     torch.manual_seed(0)
     model, x = make(BOTTLENECKS[bottleneck]())
@@ -84,9 +91,10 @@ def test_codes_out_of_range_are_still_refused_outside_of_a_graph():
 
 @pytest.mark.skipif(find_spec("onnxscript") is None, reason="requires onnxscript")
 @pytest.mark.slow
-def test_encoder_and_decoder_of_audio_export_to_onnx(tmp_path):
+@pytest.mark.parametrize("make", [audio, cepstra])
+def test_encoder_and_decoder_of_audio_export_to_onnx(make, tmp_path):
     """Of images: tests/pipelines/test_export_model.py, which runs the files too."""
-    model, x = audio(EMAQuantizer(16, 4))
+    model, x = make(EMAQuantizer(16, 4))
     model.eval()
     for number, (network, given) in enumerate(((Encode(model), x), (Decode(model), model.encode(x)))):
         torch.onnx.export(network.eval(), (given,), tmp_path / f"{number}.onnx", dynamo=True, dynamic_shapes=(BATCH,))
