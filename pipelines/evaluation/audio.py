@@ -73,25 +73,34 @@ def classifiers(measured: Measured, subject: Subject) -> dict:
     options, seed = subject.options, subject.seed
     lengths = measured.sizes
     real = split.batch(torch.arange(len(split)))
-    converted = asked = made = None
-    if stage1.condition_on:
-        asked = other_classes(real.labels.cpu(), data.label_names, data.classes, stage1.condition_on, seed)
+    models = [trained(subject, column) for column in range(len(data.label_names))]
+    heard: list[list[float]] = [[] for _ in models]  # accuracies on the conversions of each turn, per label
+    made = None
+    for turn in range(conversions(subject)):
+        asked = other_classes(real.labels.cpu(), data.label_names, data.classes, stage1.condition_on, seed, turn)
         converted = convert(stage1, measured.codes, asked[:, stage1.decoder_columns], lengths, seed, options.batch_size)
+        for column, model in enumerate(models):
+            heard[column].append(accuracy(classify(model, converted, lengths), asked[:, column]))
     if stage2 is not None and options.samples:
         made = subject.samples(options.samples)
     found = {}
-    for column, name in enumerate(data.label_names):
-        model = trained(subject, column)
+    for column, (name, model) in enumerate(zip(data.label_names, models, strict=True)):
         true = real.labels[:, column].cpu()
-        wanted = true if asked is None else asked[:, column]
         found[name] = {
             "real": accuracy(classify(model, real.x.cpu(), lengths), true),
             "reconstructions": accuracy(classify(model, measured.reconstructions, lengths), true),
-            "conversions": None if converted is None else accuracy(classify(model, converted, lengths), wanted),
+            "conversions": math.fsum(heard[column]) / len(heard[column]) if heard[column] else None,
             "samples": None if made is None or name not in made.label_names
             else accuracy(classify(model, made.x, made.lengths), made.label(name)),
         }
     return found
+
+
+def conversions(subject: Subject) -> int:
+    """How many other classes each clip is converted to: `evaluate.conversions`, or as many as there are."""
+    data, changed = subject.data, subject.loaded.stage1.condition_on
+    others = max((len(data.classes[data.label_names.index(name)]) - 1 for name in changed), default=0)
+    return min(subject.options.conversions, others)
 
 
 def trained(subject: Subject, column: int) -> nn.Module:

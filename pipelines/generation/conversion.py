@@ -36,13 +36,16 @@ def convert(stage1: TrainedStage, codes: Tensor, labels: Tensor | None, lengths:
 
 
 def other_classes(labels: Tensor, label_names: Sequence[str], classes: Sequence[Sequence[str]], changed: Sequence[str],
-                  seed: int) -> Tensor:
-    """Labels (n, L) in which those named `changed` are of another class, drawn evenly by counters; the others stay."""
+                  seed: int, turn: int = 0) -> Tensor:
+    """Labels (n, L) in which those named `changed` are of another class, drawn evenly by counters; the others stay.
+
+    Of K classes, turns 0 to K - 2 give each other class once."""
     result = labels.clone()
     for name in changed:
         column = list(label_names).index(name)
         count = len(classes[column])
         if count > 1:
-            steps = 1 + counters.below(counters.words(seed, column, np.arange(len(labels))), count - 1)
+            first = counters.below(counters.words(seed, column, np.arange(len(labels))), count - 1)
+            steps = 1 + (first + turn) % (count - 1)
             result[:, column] = (labels[:, column] + torch.from_numpy(steps)) % count
     return result

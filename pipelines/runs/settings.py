@@ -31,6 +31,7 @@ class Evaluation(Typed):
     prediction_temperature: Size = 1.0
     prediction_samples: Count = 1
     actions: list[str] | None = None
+    conversions: CountOrZero = 1
     classifier: bool = True
     copies: CountOrZero = 256
     quality: CountOrZero = 1000

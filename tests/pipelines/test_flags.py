@@ -41,7 +41,7 @@ KEYS = [
     *(f"extract.{name}" for name in ("views", "batch_size", "shard_size", "overwrite", "device", "view")),
     *(f"evaluate.{name}" for name in ("split", "batch_size", "samples", "bound_samples", "unconditional", "context",
                                       "predictions", "prediction_temperature", "prediction_samples", "actions",
-                                      "classifier", "quality", "device", "judge")),
+                                      "conversions", "classifier", "quality", "device", "judge")),
     *(f"autoencoder.{name}" for name in ("beta", "beta_warmup_steps", "encoder", "bottleneck", "_target_")),
     *(f"autoencoder.bottleneck.{name}" for name in ("num_codes", "dim", "num_codebooks", "decay", "commitment_weight",
                                                     "revive_threshold", "initialise_from_data", "distance")),
