@@ -6,6 +6,8 @@ Axes: n pairs of frames, c channels, h rows, w columns.
 import torch
 from torch import Tensor
 
+PAIRS = 32  # at once: float64 copies of all would fill the memory, not the cache
+
 
 def horizontal_shifts(before: Tensor, after: Tensor) -> Tensor:
     """By how many columns each image moved to the right, (n,) int64; negative: to the left, as in a right turn.
@@ -13,6 +15,11 @@ def horizontal_shifts(before: Tensor, after: Tensor) -> Tensor:
     before, after: uint8 (n, c, h, w). Among all shifts up to half the width, the one with the highest correlation of
     the overlapping parts; ties, and constant images, give the smallest shift.
     """
+    parts = zip(before.split(PAIRS), after.split(PAIRS), strict=True)
+    return torch.cat([_shifts(*pair) for pair in parts])
+
+
+def _shifts(before: Tensor, after: Tensor) -> Tensor:
     best = torch.full((len(before),), -torch.inf, dtype=torch.float64)
     shifts = torch.zeros(len(before), dtype=torch.int64)
     for shift in sorted(range(-(before.shape[3] // 2), before.shape[3] // 2 + 1), key=abs):
