@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRAIN, VALIDATION = "#9ab3cc", "#c0392b"
+ON_AXES = 6  # names in a legend that has room between the lines
 
 
 def plot_lines(path: Path, panels: list[tuple[str, str, dict[str, list[tuple]]]]) -> None:
@@ -24,6 +25,8 @@ def plot_lines(path: Path, panels: list[tuple[str, str, dict[str, list[tuple]]]]
     Strings as x are spaced evenly in the order of their first use. The scale of y is logarithmic if positive values
     span a factor of more than 100."""
     figure = _new_figure(figsize=(5 * len(panels), 4))
+    names = {tuple(lines) for _, _, lines in panels}
+    apart = len(names) == 1 and len(min(names)) > ON_AXES  # one legend beside all panels, where it hides no point
     for axis, (x, y, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name, points in lines.items():
             points = [point for point in points if point[1] is not None]
@@ -32,8 +35,10 @@ def plot_lines(path: Path, panels: list[tuple[str, str, dict[str, list[tuple]]]]
         wide = bool(values) and 0 < 100 * min(values) < max(values)
         axis.set(xlabel=x, ylabel=y, yscale="log" if wide else "linear")
         axis.grid(alpha=0.3)
-        if any(lines):
+        if any(lines) and not apart:
             axis.legend()
+    if apart:
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper")
     _write_figure(path, figure)
 
 

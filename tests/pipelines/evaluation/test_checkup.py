@@ -65,7 +65,8 @@ def test_all_that_a_run_has_is_looked_at():
                                  "metrics.json"]
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10_compact", "fsdd", "imagenet128", "imagenet128_codec", "room_video"])
+@pytest.mark.parametrize("name", ["mnist", "cifar10_compact", "fsdd", "fsdd_fast", "imagenet128", "imagenet128_codec",
+                                  "room_video"])
 def test_the_pretrained_runs_are_healthy(name):
     assert load(name, "cpu").doctor() == []
 
