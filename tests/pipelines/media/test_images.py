@@ -186,6 +186,20 @@ def test_a_wide_span_of_values_is_drawn_on_a_logarithmic_scale(most, scale, tmp_
     assert ("set_yscale", (scale,)) in titles
 
 
+@pytest.mark.parametrize("count", [plots.ON_AXES, plots.ON_AXES + 1])
+def test_a_legend_of_many_names_stands_beside_the_panels(count, tmp_path, monkeypatch):
+    lines = {f"line {number}": [(0, 1.0), (1, float(number))] for number in range(count)}
+    found = []
+    monkeypatch.setattr(plots, "_write_figure", lambda path, figure: found.append(figure))
+    plots.plot_lines(tmp_path / "plot.png", [("x", "one", lines), ("x", "two", lines)])
+    on_axes = [axis.get_legend() for axis in found[0].axes]
+    if count == plots.ON_AXES:
+        assert None not in on_axes and not found[0].legends
+    else:
+        assert on_axes == [None, None]
+        assert [text.get_text() for text in found[0].legends[0].get_texts()] == list(lines)
+
+
 def read_width(folder, lines) -> int:
     """Of a plot with one panel."""
     plots.plot_lines(folder / "single.png", [("beta", "bound", lines)])
