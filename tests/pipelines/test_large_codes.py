@@ -70,11 +70,10 @@ def test_2_to_the_18_codes_pass_through_every_command(name, folder):
     assert (score.bits > 0).all()
     with pytest.raises(InputError, match="rate_weight: expected 0 for a run whose prior splits codes"):
         run.compress(pictures, rate_weight=1.0)
-    if name == "fsq":
-        call(evaluate, *settings(folder, name))
-        figures = json.loads((folder / name / "metrics.json").read_text())
-        # barely trained: the prior gives all codes about the same probability
-        assert figures["codes"]["num_codes"] == CODES and figures["codes"]["prior_bits"] == pytest.approx(18, abs=2)
+    call(evaluate, *settings(folder, name))
+    figures = json.loads((folder / name / "metrics.json").read_text())
+    # barely trained: the prior gives all codes about the same probability
+    assert figures["codes"]["num_codes"] == CODES and figures["codes"]["prior_bits"] == pytest.approx(18, abs=2)
 
 
 def test_a_run_knows_how_its_codes_are_split(folder):
