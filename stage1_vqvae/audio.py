@@ -1,9 +1,10 @@
-"""Encoder and decoder of audio (b c t): strided convolutions down to one vector for many samples, and back up.
+"""Encoders and decoder of audio (b c t): down to one vector for many samples, and back up.
 
 van den Oord et al. (arXiv 1711.00937, section 4.3): six convolutions of stride 2 and window 4, so one latent per 64
 samples. Here one-dimensional residual blocks follow at the rate of the codes, where they cost little; other strides
-give other factors. The upsampler mirrors the encoder. Before a WaveNet it gives the features that condition each
-sample; alone, with the logits of a symbol as `out_channels`, it is a plain, fast decoder.
+give other factors. A second encoder begins with cepstra in place of samples. The upsampler mirrors the first. Before a
+WaveNet it gives the features that condition each sample; alone, with the logits of a symbol as `out_channels`, it is a
+plain, fast decoder.
 
 Axes: b batch, c channels, t samples, n positions of the codes, L label columns, d latent dimension.
 """

@@ -25,8 +25,9 @@ def plot_lines(path: Path, panels: list[tuple[str, str, dict[str, list[tuple]]]]
     Strings as x are spaced evenly in the order of their first use. The scale of y is logarithmic if positive values
     span a factor of more than 100."""
     figure = _new_figure(figsize=(5 * len(panels), 4))
-    names = {tuple(lines) for _, _, lines in panels}
-    apart = len(names) == 1 and len(min(names)) > ON_AXES  # one legend beside all panels, where it hides no point
+    names = [list(lines) for _, _, lines in panels]
+    # one legend beside all panels, where it hides no point
+    apart = all(own == names[0] and len(own) > ON_AXES for own in names)
     for axis, (x, y, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name, points in lines.items():
             points = [point for point in points if point[1] is not None]
