@@ -169,6 +169,16 @@ def test_every_figure_of_a_published_run_is_explained():
     assert [row[1] for row in figures.measured(books)] == [2.0], "of several codebooks the mean"
 
 
+def test_the_mean_of_predictions_is_shown_where_there_are_several():
+    video = {"context": 6, "prediction_psnr_db": [20.0, 18.0], "mean_psnr_db": None}
+    found = json.loads((PRETRAINED / "room_video" / "metrics.json").read_text())
+    titles = {title: value for title, value, *_ in figures.measured(found | {"video": video})}
+    assert titles["predicted frames: PSNR"] == 19 and "mean of several predictions: PSNR" not in titles
+    several = found | {"video": video | {"mean_psnr_db": [21.0, 22.0]}}
+    titles = {title: value for title, value, *_ in figures.measured(several)}
+    assert titles["mean of several predictions: PSNR"] == 21.5
+
+
 def test_codes_are_counted_over_the_training_split(tiny_run):
     run = load(tiny_run, "cpu")
     counts, where = codebook.code_counts(Reported(run._loaded, run._kind))

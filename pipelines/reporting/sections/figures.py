@@ -193,7 +193,8 @@ QUALITY = {
     "coverage": ("coverage", HIGHER, "Share of held-out items with one of the set near them; 0.97 for real items."),
 }
 SETS = {"samples": "samples", "reconstructions": "reconstructions", "real": "training items"}
-VIDEO = {"prediction": "predicted frames", "last_frame": "last frame repeated", "reconstruction": "decoded true codes"}
+VIDEO = {"prediction": "predicted frames", "mean": "mean of several predictions", "last_frame": "last frame repeated",
+         "reconstruction": "decoded true codes"}
 
 
 def section(reported: Reported) -> Html:
@@ -228,7 +229,7 @@ def measured(figures: dict[str, Any]) -> Iterator[tuple[str, float, str, str, st
         for kind, unit in (("psnr_db", "dB"), ("ssim", "")):
             if steps := video.get(f"{way}_{kind}"):
                 name = "PSNR" if kind == "psnr_db" else "SSIM"
-                better = HIGHER if way == "prediction" else NEITHER
+                better = HIGHER if way in ("prediction", "mean") else NEITHER
                 yield (f"{title}: {name}", math.fsum(steps) / len(steps), unit, better,
                        f"Mean over {len(steps)} frames after a context of {video['context']}, against the recorded "
                        "ones.")
