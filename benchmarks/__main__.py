@@ -6,10 +6,11 @@
     python -m benchmarks --device cuda --out bench.json
     python -m benchmarks --curves docs/bench              # time over image size, K, layers, batch, clip length: plots
 
-The contenders of a work take turns, each in a process of its own. Times are medians of all runs but the first ones,
-which compile and take memory. The floor is the time of the operations or bytes that the work cannot avoid, at the
-highest rates that matrix products and copies reach in the same run. Peak memory is what a contender's process gains,
-its data and model included. Requires a system that can fork processes (Linux, macOS).
+The contenders of a work take turns, each in a process of its own. Times are medians of all turns but the first ones,
+which compile and take memory. A turn is one run, or of training half a second of steps, whose first is left out: it
+finds the caches full of another's data. The floor is the time of the operations or bytes that the work cannot avoid,
+at the highest rates that matrix products and copies reach in the same run. Peak memory is what a contender's process
+gains, its data and model included. Requires a system that can fork processes (Linux, macOS).
 """
 
 import argparse

@@ -41,8 +41,8 @@ def measure(name: str, sizes: Sizes, device: str, budget: float, long: bool = Fa
     described = {contender.name: describe(contender, long, free) for contender in contenders}
     running = [contender for contender in contenders
                if isinstance(contender, Contender) and "left_out" not in described[contender.name]]
-    settles = work.settles if budget else 1
-    for own, (first, times, peak) in zip(running, turns(running, work.device, budget, settles)):
+    settles, in_a_row = (work.settles, work.in_a_row) if budget else (1, 0.0)
+    for own, (first, times, peak) in zip(running, turns(running, work.device, budget, settles, in_a_row)):
         per = own.count
         described[own.name] |= {
             "first_s": first / per, "times_s": [taken / per for taken in times],
@@ -73,13 +73,14 @@ def describe(contender: Contender | Estimate, long: bool, free: float) -> dict[s
     return facts
 
 
-def turns(contenders: list[Contender], device: torch.device, budget: float, settles: int
+def turns(contenders: list[Contender], device: torch.device, budget: float, settles: int, in_a_row: float = 0.0
           ) -> list[tuple[float, list[float], float | None]]:
-    """(seconds of the first run, seconds of the others, peak MiB) of each contender.
+    """(seconds of the first run, seconds of a run in each turn, peak MiB) of each contender.
 
     The first run, which compiles and fills caches, is kept apart; `settles` - 1 more are not looked at. Then all take
     turns, so that each meets the same load of the machine: in at least `FEWEST_ROUNDS` rounds, in more while `budget`
-    lasts. Slow ones take fewer turns.
+    lasts. Slow ones take fewer turns. A turn is one run, or `in_a_row` seconds of runs, of which all but the first
+    count: it finds the processor's caches full of another's data.
     """
     children = [Child(lambda end, own=contender: serve(own, device, end)) for contender in contenders]
     try:
@@ -96,12 +97,20 @@ def turns(contenders: list[Contender], device: torch.device, budget: float, sett
                 break
             for child, taken in zip(children, times):
                 if not taken or taken[0] <= SLOW:
-                    taken.append(child.ask(True))
+                    taken.append(turn(child, in_a_row))
         peaks = [child.ask(False) for child in children]
     finally:
         for child in children:
             child.end()
     return list(zip(firsts, times, peaks))
+
+
+def turn(child: "Child", in_a_row: float) -> float:
+    """Seconds of a run: the mean over a turn's, the first one apart where others follow it."""
+    first, others = child.ask(True), []
+    while first + sum(others) < in_a_row:
+        others.append(child.ask(True))
+    return statistics.mean(others or [first])
 
 
 class Child:

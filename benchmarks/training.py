@@ -38,6 +38,7 @@ class TrainingStep(Work):
     """A work whose runs are steps of the loop."""
 
     settles = 6  # steps until a process of the loop has the memory that it reuses from then on
+    in_a_row = 0.5
 
 
 class OwnSteps(Driven):

@@ -83,6 +83,7 @@ class Work(ABC):
 
     title: ClassVar[str]  # in the table
     settles: ClassVar[int] = 1  # runs before those that count: they compile, fill caches, take memory that is kept
+    in_a_row: ClassVar[float] = 0.0  # seconds of a turn, for what users run again and again; 0: a turn is one run
     unit: ClassVar[str] = ""  # of a contender's `count`; times are then per unit, and speeds are shown too
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
 

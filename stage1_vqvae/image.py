@@ -16,6 +16,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from stage1_vqvae.transposed import ConvTranspose2d
+
 
 @torch.no_grad()
 def initialise(network: nn.Module, output_gain: float, initial_scale: float) -> None:
@@ -127,9 +129,9 @@ class ImageDecoder(nn.Module):
         layers: list[nn.Module] = [first, _residual_stack(hidden, residual_hidden, num_residual_blocks)]
         channels = hidden
         for units in units_of_halvings(num_downsamplings, hidden, outer_hidden)[-2::-1]:
-            layers += [nn.ConvTranspose2d(channels, units, 4, stride=2, padding=1), nn.ReLU(inplace=True)]
+            layers += [ConvTranspose2d(channels, units, 4, stride=2, padding=1), nn.ReLU(inplace=True)]
             channels = units
-        layers.append(nn.ConvTranspose2d(channels, out_channels, 4, stride=2, padding=1))
+        layers.append(ConvTranspose2d(channels, out_channels, 4, stride=2, padding=1))
         self.layers = nn.Sequential(*layers)
         initialise(self, output_gain=0.3, initial_scale=initial_scale)  # at first grey images, logits near 0
 

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from stage1_vqvae.image import ResidualBlock, initialise, units_of_halvings
+from stage1_vqvae.transposed import ConvTranspose3d
 
 
 class CausalConv3d(nn.Conv3d):
@@ -29,7 +30,7 @@ class CausalConv3d(nn.Conv3d):
         return super().forward(F.pad(x, (0, 0, 0, 0, self.before, 0)))
 
 
-class CausalConvTranspose3d(nn.ConvTranspose3d):
+class CausalConvTranspose3d(ConvTranspose3d):
     """Multiplies each axis by its stride s. An input frame reaches its own s output frames and later ones."""
 
     def __init__(

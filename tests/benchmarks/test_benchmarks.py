@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.runner import turn
+
 ROOT = Path(__file__).resolve().parents[2]
 WORKS = sorted(path.stem for path in (ROOT / "benchmarks" / "works").glob("*.py") if path.stem != "__init__")
 
@@ -15,6 +17,27 @@ WORKS = sorted(path.stem for path in (ROOT / "benchmarks" / "works").glob("*.py"
 def bench(*arguments: str, module: str = "benchmarks") -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True,
                           env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+
+
+class Timed:
+    """A contender's process whose runs take the given seconds."""
+
+    def __init__(self, *seconds: float):
+        self.seconds = list(seconds)
+
+    def ask(self, _: bool) -> float:
+        return self.seconds.pop(0)
+
+
+@pytest.mark.parametrize(("in_a_row", "seconds", "expected", "left"), [
+    (0.0, [5.0, 1.0], 5.0, 1),            # one run a turn
+    (0.5, [0.75, 1.0], 0.75, 1),          # a run that long is a turn
+    (0.5, [0.25, 0.125, 0.25, 9.0], 0.1875, 1),  # the first, which finds cold caches, does not count
+    (0.5, [0.4375, 0.125, 9.0], 0.125, 1),
+])
+def test_a_turn_is_one_run_or_the_mean_of_those_in_a_row(in_a_row, seconds, expected, left):
+    timed = Timed(*seconds)
+    assert turn(timed, in_a_row) == expected and len(timed.seconds) == left
 
 
 @pytest.fixture(scope="module")
